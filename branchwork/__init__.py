@@ -1,0 +1,70 @@
+"""Branchwork: convolutional networks that branch (Inception) and skip (residual).
+
+Each verb of the command is a function here with the same name, returns a value and prints nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from branchwork.blocks import Add as Add
+    from branchwork.blocks import Concat as Concat
+    from branchwork.blocks import InceptionA as InceptionA
+    from branchwork.blocks import ResidualBlock as ResidualBlock
+    from branchwork.datasets.describe import data as data
+    from branchwork.datasets.load import load_data as load_data
+    from branchwork.errors import BranchworkError as BranchworkError
+    from branchwork.nets import NETS as NETS
+    from branchwork.nets.build import build_net as build_net
+    from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
+    from branchwork.nets.weights import load_weights as load_weights
+    from branchwork.training.demo import demo as demo
+    from branchwork.training.evaluate import evaluate as evaluate
+    from branchwork.training.predict import predict as predict
+    from branchwork.training.recipe import Recipe as Recipe
+    from branchwork.training.recipe import course as course
+    from branchwork.training.recipe import fast as fast
+    from branchwork.training.run import load_run as load_run
+    from branchwork.training.seeds import resume_seeds as resume_seeds
+    from branchwork.training.seeds import train_seeds as train_seeds
+    from branchwork.training.train import resume as resume
+    from branchwork.training.train import train as train
+
+# Imported when first asked for, so that `branchwork --help` need not wait for torch.
+_HOMES = {
+    "Add": "blocks",
+    "BranchworkError": "errors",
+    "Concat": "blocks",
+    "InceptionA": "blocks",
+    "NETS": "nets",
+    "Recipe": "training.recipe",
+    "ResidualBlock": "blocks",
+    "build_net": "nets.build",
+    "course": "training.recipe",
+    "data": "datasets.describe",
+    "demo": "training.demo",
+    "evaluate": "training.evaluate",
+    "fast": "training.recipe",
+    "lecture_state_dict": "nets.weights",
+    "load_data": "datasets.load",
+    "load_run": "training.run",
+    "load_weights": "nets.weights",
+    "predict": "training.predict",
+    "resume": "training.train",
+    "resume_seeds": "training.seeds",
+    "train": "training.train",
+    "train_seeds": "training.seeds",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'branchwork' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"branchwork.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

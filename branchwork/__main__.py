@@ -1,0 +1,5 @@
+import sys
+
+from branchwork.cli import main
+
+sys.exit(main())

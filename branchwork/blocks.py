@@ -1,0 +1,183 @@
+"""The two joins, and the lecture's blocks built on them.
+
+A block is a set of named branches that read one input and meet in a join: `Concat` stacks their channels,
+`Add` sums them. The joins know their branches and nothing of strides, norms or activations. The names of the
+branches are module paths and state-dict keys: `incep1.b5.conv2.weight`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from branchwork.errors import NetError
+
+
+class _Join(nn.Module):
+    """Named branches that read one input. Subclasses say how the outputs meet."""
+
+    def __init__(self, **branches: nn.Module) -> None:
+        super().__init__()
+        if not branches:
+            raise NetError(f"{type(self).__name__} needs at least one branch: {type(self).__name__}(b1=nn.Conv2d(…))")
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def _outputs(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: branch(x) for name, branch in self.named_children()}
+
+    def _refuse(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
+        width = max(map(len, outputs))
+        shapes = "\n".join(f"  {name:<{width}}  {_shape(output)}" for name, output in outputs.items())
+        return NetError(
+            f"the branches of this {type(self).__name__} do not fit: {need}.\n"
+            f"  its input is {_shape(x)}; the branches give\n{shapes}\n{advice}"
+        )
+
+
+class Concat(_Join):
+    """Branches stacked along channels: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out, in the order of the arguments.
+
+    Every branch must give the same N, H′ and W′; `NetError` names the one that does not. The join of Inception
+    (Szegedy et al. 2014, section 4) and DenseNet (Huang et al. 2017, section 3).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self._outputs(x)
+        sizes = [tuple(output.shape[2:]) for output in outputs.values()]
+        if any(size != sizes[0] for size in sizes):
+            raise self._refuse(x, outputs, "Concat needs equal height and width", self._advice(x, outputs))
+        return torch.cat(list(outputs.values()), dim=1)
+
+    def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
+        """The padding or stride to change, for each branch whose size is not the one that most branches have."""
+        sizes = [tuple(output.shape[2:]) for output in outputs.values()]
+        same = tuple(x.shape[2:])
+        usual = same if same in sizes else max(sizes, key=sizes.count)
+        lines = []
+        for name, output in outputs.items():
+            if tuple(output.shape[2:]) == usual:
+                continue
+            for path, module in self.get_submodule(name).named_modules(prefix=name):
+                lines += _size_changes(path, module)
+        return "\n".join(lines) or "Change the odd branch so that all give one height and width."
+
+
+class Add(_Join):
+    """Branches summed: N×C×H×W in, N×C′×H′×W′ out, which every branch must give alike.
+
+    The join of residual nets (He et al. 2015, section 3.2): one branch is the residual F(x), the other the
+    shortcut, `nn.Identity()` where F keeps the shape. `NetError` names the branch that does not fit.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = self._outputs(x)
+        shapes = [output.shape for output in outputs.values()]
+        if any(shape != shapes[0] for shape in shapes):
+            raise self._refuse(x, outputs, "Add needs equal channels, height and width", self._advice(x, outputs))
+        total, *others = outputs.values()
+        for other in others:
+            total = total + other
+        return total
+
+    def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
+        shortcut = [name for name, _ in self.named_children() if isinstance(self.get_submodule(name), nn.Identity)]
+        others = [output for name, output in outputs.items() if name not in shortcut]
+        if not shortcut or not others or others[0].dim() != 4:
+            return "Change the odd branch so that all give one shape."
+        out, size = others[0].shape[1], others[0].shape[2:]
+        stride = max(1, round(x.shape[2] / size[0]))
+        if x.shape[1] != out or stride > 1:
+            step = f", stride={stride}" if stride > 1 else ""
+            return (
+                f"Give the shortcut a 1×1 projection, {shortcut[0]}=nn.Conv2d({x.shape[1]}, {out}, 1{step}), "
+                "or keep channels and stride in the other branch."
+            )
+        lines = []
+        for name in outputs:
+            for path, module in self.get_submodule(name).named_modules(prefix=name):
+                lines += _size_changes(path, module)
+        return "\n".join(lines) or "Change the odd branch so that all give one shape."
+
+
+class InceptionA(Concat):
+    """The lecture's Inception module: N×C×H×W in, N×88×H×W out, four branches and no activation anywhere.
+
+    `b1` 1×1 to 16 · `b5` 1×1 to 16, 5×5 to 24 · `b3` 1×1 to 16, 3×3 to 24, 3×3 to 24 · `pool` average-pool 3
+    (padding counted), 1×1 to 24; stacked in this order, 16+24+24+24 = 88 channels.
+    """
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__(
+            b1=nn.Conv2d(in_channels, 16, 1),
+            b5=_chain(conv1=nn.Conv2d(in_channels, 16, 1), conv2=nn.Conv2d(16, 24, 5, padding=2)),
+            b3=_chain(
+                conv1=nn.Conv2d(in_channels, 16, 1),
+                conv2=nn.Conv2d(16, 24, 3, padding=1),
+                conv3=nn.Conv2d(24, 24, 3, padding=1),
+            ),
+            pool=_chain(pool=nn.AvgPool2d(3, stride=1, padding=1), conv=nn.Conv2d(in_channels, 24, 1)),
+        )
+
+    out_channels = 16 + 24 + 24 + 24
+
+
+class ResidualBlock(Add):
+    """The lecture's residual block: N×C×H×W in and out, relu(x + F(x)), F = 3×3, ReLU, 3×3, all with C channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            residual=_chain(
+                conv1=nn.Conv2d(channels, channels, 3, padding=1),
+                relu=nn.ReLU(),
+                conv2=nn.Conv2d(channels, channels, 3, padding=1),
+            ),
+            shortcut=nn.Identity(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(super().forward(x))
+
+
+def _chain(**modules: nn.Module) -> nn.Sequential:
+    chain = nn.Sequential()
+    for name, module in modules.items():
+        chain.add_module(name, module)
+    return chain
+
+
+def _shape(x: Tensor) -> str:
+    """A shape without its batch: 16×28×28."""
+    return "×".join(str(int(n)) for n in x.shape[1:])
+
+
+def _size_changes(path: str, module: nn.Module) -> list[str]:
+    """Why this layer changes height and width, and what keeps them; nothing where it keeps them."""
+    if not isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) or module.padding == "same":
+        return []
+    kernel, stride, padding = (_pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding"))
+    dilation = _pair(getattr(module, "dilation", 1))
+    span = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    if stride != (1, 1):
+        return [f"`{path}` has stride {_short(stride)}: stride=1 keeps height and width."]
+    if tuple(2 * p for p in padding) == span:
+        return []
+    if any(s % 2 for s in span):
+        return [f"`{path}` has an even kernel, {_short(kernel)}, which cannot keep height and width: take an odd one."]
+    keeps = tuple(s // 2 for s in span)
+    return [
+        f"`{path}` has kernel {_short(kernel)} and padding {_short(padding)}: "
+        f"padding={_short(keeps)} keeps height and width."
+    ]
+
+
+def _pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
+    if value == "valid":
+        return (0, 0)
+    assert not isinstance(value, str), f"padding {value!r} is handled before"
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _short(pair: tuple[int, ...]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else str(pair)

@@ -1,0 +1,42 @@
+"""The command `branchwork`: one short file per verb. Only these files print, and none imports torch to be loaded."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError
+
+from branchwork.cli.data import data
+from branchwork.cli.demo import demo
+from branchwork.cli.evaluate import evaluate
+from branchwork.cli.predict import predict
+from branchwork.cli.train import train
+from branchwork.errors import BranchworkError, Interrupted
+
+app = App(
+    name="branchwork",
+    help="Convolutional networks that branch (Inception) and skip (residual): train, evaluate, predict.",
+    version=lambda: metadata.version("branchwork"),
+    help_format="plaintext",
+    result_action="return_value",
+)
+for verb in (train, evaluate, predict, data, demo):
+    app.command(verb)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
+    try:
+        done = app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return done if isinstance(done, int) else 0
+    except (CycloptsError, BranchworkError) as reason:
+        print(f"branchwork: {str(reason).strip()}", file=sys.stderr)
+        return 130 if isinstance(reason, Interrupted) else 2
+    except KeyboardInterrupt:
+        print("branchwork: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

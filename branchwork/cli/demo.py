@@ -1,0 +1,22 @@
+"""branchwork demo"""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import DATA, Json, deliver, show_results
+
+
+def demo(
+    *,
+    data: Annotated[str, Parameter(help=f"{DATA}: MNIST if it can be had.")] = "auto",
+    out: Annotated[Path, Parameter(help="The folder for the runs.")] = Path("runs/demo"),
+    json_file: Json = None,
+) -> None:
+    """Train both of the lecture's nets with the default recipe, and compare them."""
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    results = branchwork.demo(data, out=out, observer=Screen())
+    deliver(results, json_file, lambda: show_results(results))

@@ -1,0 +1,82 @@
+"""What the verbs share in showing a value: as a table for people, as JSON for programs."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from branchwork.files import write_whole
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from branchwork.training.train import Result
+
+Json = Annotated[Path | None, Parameter(name="--json", help="Write the figures into this file as JSON; - shows them.")]
+Source = Annotated[Path | None, Parameter(help="A folder that holds the files of MNIST or Fashion-MNIST.")]
+DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), or auto"
+
+
+def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:
+    """Show `value` as people read it, unless its JSON goes to the standard output."""
+    if json_file is not None:
+        plain = [dataclasses.asdict(v) for v in value] if isinstance(value, tuple) else dataclasses.asdict(value)
+        write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", json_file)
+    if json_file != Path("-"):
+        show()
+
+
+def write_text(text: str, path: Path) -> None:
+    """Into a file, or to the standard output where `path` is `-`."""
+    if path == Path("-"):
+        sys.stdout.write(text)
+    else:
+        write_whole(path, text)
+
+
+def make_table(*columns: str, title: str | None = None) -> "Table":
+    """A table whose first column is text and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+    return table
+
+
+def show(*parts: "Table | str") -> None:
+    """Print tables and lines of text. Paths stay in one piece, so that they can be copied."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 200  # a file has no edge at which a table would have to be cut
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+
+
+def show_results(results: "tuple[Result, ...]") -> None:
+    """One row for each trained net, and where the reports are."""
+    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy", "95 % interval")
+    for result in results:
+        table.add_row(
+            result.net,
+            f"{result.parameters:,}",
+            f"{result.macs:,}",
+            str(result.epochs),
+            f"{result.train_seconds:.1f}",
+            f"{result.test_accuracy:.2%}",
+            interval(result.test_interval),
+        )
+    first = results[0]
+    about = f"on {first.data}, {first.threads} threads, {first.device}, {first.precision}"
+    show(table, about, *(f"report: {result.report}" for result in results))
+
+
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.2%} – {bounds[1]:.2%}"

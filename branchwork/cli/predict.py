@@ -1,0 +1,65 @@
+"""branchwork predict"""
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import Json, deliver, make_table, show, write_text
+
+if TYPE_CHECKING:
+    from branchwork.training.predict import Prediction
+
+
+def predict(
+    run: Annotated[Path, Parameter(help="A run folder that branchwork train has made.")],
+    /,
+    *images: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
+    top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 3,
+    show_file: Annotated[
+        Path | None, Parameter(name="--show", help="Draw what the net really got into this file.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, Parameter(name="--csv", help="Write the answers into this file as CSV; - shows them.")
+    ] = None,
+    json_file: Json = None,
+) -> int:
+    """Say what a trained net takes pictures for, with probabilities."""
+    import branchwork
+
+    predictions = branchwork.predict(run, images, top=top, show=show_file)
+    if csv_file is not None:
+        write_text(_csv(predictions), csv_file)
+    if csv_file != Path("-") or json_file is not None:
+        deliver(predictions, json_file, lambda: _show(predictions, top, show_file))
+    failed = [prediction.error for prediction in predictions if prediction.error is not None]
+    for error in failed:
+        print(f"branchwork: {error}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _show(predictions: "tuple[Prediction, ...]", top: int, show_file: Path | None) -> None:
+    read = [prediction for prediction in predictions if prediction.error is None]
+    if not read:
+        return
+    table = make_table("picture", "answer", "", *[""] * (2 * (len(read[0].guesses) - 1)))
+    for prediction in read:
+        cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
+        table.add_row(prediction.image, *cells)
+    show(table, *([f"what the net got: {show_file}"] if show_file is not None else []))
+
+
+def _csv(predictions: "tuple[Prediction, ...]") -> str:
+    """A row for each picture and each of its classes; a picture that could not be read has one row, with the error."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "rank", "class", "probability", "error"))
+    for prediction in predictions:
+        for rank, guess in enumerate(prediction.guesses, 1):
+            writer.writerow((prediction.image, rank, guess.name, f"{guess.probability:.6f}", ""))
+        if prediction.error is not None:
+            writer.writerow((prediction.image, "", "", "", prediction.error))
+    return text.getvalue()

@@ -1,0 +1,109 @@
+"""branchwork train"""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import DATA, Json, Source, deliver, make_table, show, show_results
+from branchwork.errors import RecipeError
+from branchwork.training.recipe import RECIPES, Recipe, read_recipe
+
+if TYPE_CHECKING:
+    from branchwork.training.seeds import SeedsResult
+
+    Changes = Any
+else:
+    # A flag for each field of a recipe; what is not given keeps the recipe's own value.
+    Changes = dataclasses.make_dataclass(
+        "Changes",
+        [
+            (
+                field.name,
+                Annotated[get_type_hints(Recipe)[field.name] | None, Parameter(help=field.metadata["about"])],
+                None,
+            )
+            for field in dataclasses.fields(Recipe)
+        ],
+        namespace={"__module__": __name__},  # where cyclopts looks the hints up
+    )
+
+
+def train(
+    net: Annotated[str | None, Parameter(help="inception, residual, or a net of your own: file.py:Class.")] = None,
+    /,
+    *,
+    data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
+    recipe: Annotated[
+        Literal["fast", "course"] | None,
+        Parameter(help="fast (the default) or course, the lecture's own; the flags below change one field each."),
+    ] = None,
+    config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags go before it.")] = None,
+    seed: Annotated[int | None, Parameter(help="Fixes weights, split and order; 0 by default.")] = None,
+    seeds: Annotated[int | None, Parameter(help="Train with this many seeds, from --seed on.")] = None,
+    out: Annotated[Path | None, Parameter(help="The run folder; runs/NET-DATA-1, -2, … by default.")] = None,
+    resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None,
+    device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto (the default).")] = None,
+    threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
+    source: Source = None,
+    json_file: Json = None,
+    changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
+) -> None:
+    """Train a net into a run folder, and test it once at the end.
+
+    Ctrl-C saves, and --resume continues, to the same weights, bit for bit.
+    """
+    flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
+    options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
+    given = {key: value for key, value in options.items() if value is not None}
+    if resume is not None:
+        others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
+        _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
+        return
+    if net is None:
+        raise RecipeError("name the net to train: branchwork train inception, or a run to continue: --resume RUN")
+
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    screen = Screen()
+    data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
+    chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
+    if config is not None:
+        chosen = read_recipe(config, chosen)
+    chosen = chosen.but(flags)
+    if seeds is None:
+        result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
+        deliver(result, json_file, lambda: show_results((result,)))
+    else:
+        several = branchwork.train_seeds(net, seeds=seeds, data=data_set, recipe=chosen, observer=screen, **given)
+        deliver(several, json_file, lambda: _show_seeds(several))
+
+
+def _resume(folder: Path, others: list[str], source: Path | None, json_file: Path | None) -> None:
+    if others:
+        names = ", ".join(key if key == "NET" else f"--{key.replace('_', '-')}" for key in others)
+        raise RecipeError(f"--resume takes everything from {folder}: leave out {names}")
+
+    import branchwork
+    from branchwork.cli.progress import Screen
+    from branchwork.training.run import SEEDS
+
+    if (folder / SEEDS).exists():
+        several = branchwork.resume_seeds(folder, source=source, observer=Screen())
+        deliver(several, json_file, lambda: _show_seeds(several))
+    else:
+        result = branchwork.resume(folder, source=source, observer=Screen())
+        deliver(result, json_file, lambda: show_results((result,)))
+
+
+def _show_seeds(several: "SeedsResult") -> None:
+    table = make_table("seed", "validation", "test accuracy", "train s")
+    for result in several.results:
+        validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"
+        table.add_row(str(result.seed), validation, f"{result.test_accuracy:.2%}", f"{result.train_seconds:.1f}")
+    table.add_section()
+    table.add_row("mean", "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")
+    table.add_row("standard deviation", "", f"{100 * several.deviation:.2f} points", "")
+    show(table, f"{several.net} on {several.data}, {len(several.seeds)} seeds; runs in {several.folder}")

@@ -1,0 +1,62 @@
+"""Splits, order and normalisation: pure functions, so that a resumed or sharded training needs no other state."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from branchwork.datasets.load import Split
+from branchwork.errors import DataError
+
+
+def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Part `split` into training and validation, the latter with `fraction` of every class, drawn by `seed`.
+
+    With a fraction of 0 the validation part is empty. Raises `DataError` where a class would have none left.
+    """
+    if fraction == 0:
+        return split, split.pick(torch.empty(0, dtype=torch.int64))
+    generator = _generator(seed, "hold out")
+    held = []
+    for label in torch.unique(split.labels).tolist():
+        members = (split.labels == label).nonzero()[:, 0]
+        count = round(fraction * len(members))
+        if not 0 < count < len(members):
+            raise DataError(
+                f"class {label} has {len(members)} images, too few to hold out {fraction:.0%} for validation: "
+                "set --validation 0 or another fraction"
+            )
+        held.append(members[torch.randperm(len(members), generator=generator)[:count]])
+    validation = torch.cat(held).sort().values
+    kept = torch.ones(len(split), dtype=torch.bool)
+    kept[validation] = False
+    return split.pick(kept.nonzero()[:, 0]), split.pick(validation)
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` images in an epoch, int64: a function of its arguments and of nothing else."""
+    return torch.randperm(count, generator=_generator(seed, "order", epoch))
+
+
+def batches(order: Tensor, batch_size: int, start: int = 0) -> Iterator[Tensor]:
+    """The indices of each batch from batch number `start` on; the last batch may be smaller."""
+    for begin in range(start * batch_size, len(order), batch_size):
+        yield order[begin : begin + batch_size]
+
+
+def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8 N×C×H×W to float32: (pixel / 255 − mean) / std, channel by channel.
+
+    Training, evaluating and predicting all come through here.
+    """
+    shape = (1, -1, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(shape)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(shape)
+    return torch.addcmul(shift, images, scale)
+
+
+def _generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+    # SeedSequence mixes its words well, so neighbouring seeds and epochs share nothing.
+    words = [seed, epoch, *purpose.encode()]
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))

@@ -1,0 +1,37 @@
+"""Sheets of small images with captions, written as PNG or whatever matplotlib knows by the file's ending."""
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from branchwork.errors import RunError
+from branchwork.files import write_whole
+
+
+def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
+    """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, max(1, len(images)))
+    rows = max(1, math.ceil(len(images) / columns))
+    width = max(1.35 * columns, 0.085 * len(title))  # a title of n letters needs about 0.085 inches each
+    figure = Figure(figsize=(width, 1.75 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    for index in range(rows * columns):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.axis("off")
+        if index < len(images):
+            pixels = images[index].permute(1, 2, 0).numpy()
+            axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            axes.text(0.5, -0.05, captions[index], fontsize=8.5, ha="center", va="top", transform=axes.transAxes)
+    content = io.BytesIO()
+    try:
+        figure.savefig(content, format=path.suffix.removeprefix(".") or "png", dpi=130)
+    except ValueError as reason:
+        raise RunError(f"{path}: no picture can be written in this format. Take .png, .svg or .pdf.") from reason
+    write_whole(path, content.getvalue())

@@ -1,0 +1,73 @@
+"""What sizes a net gives and takes, found on the `meta` device: shapes are computed, pixels are not."""
+
+import copy
+
+import torch
+from torch import nn
+
+from branchwork.errors import NetError
+
+ImageSize = int | tuple[int, int]
+
+
+def height_and_width(image_size: ImageSize) -> tuple[int, int]:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise NetError(f"an image of {height}×{width} has no pixels: give image_size a positive height and width")
+    return height, width
+
+
+def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, name: str) -> int:
+    """How many numbers `body` gives for one image: the channels × height × width that a `Linear` must take.
+
+    Raises `NetError` with the smallest square image that works where `image_size` is too small for the `body` of
+    the net called `name`.
+    """
+    height, width = height_and_width(image_size)
+    shapes = _on_meta(body)
+    count = _features(shapes, in_channels, height, width)
+    if count is None:
+        smallest = _smallest_side(shapes, in_channels)
+        raise NetError(
+            f"{name} needs images of at least {smallest}×{smallest} pixels, and these are {height}×{width}: "
+            "enlarge the images, or take a net with fewer poolings"
+        )
+    return count
+
+
+def count_parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def count_macs(net: nn.Module, in_channels: int, image_size: ImageSize) -> int:
+    """Multiply-accumulates of one image through `net`: convolutions and matrix products, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _on_meta(net)(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
+    return int(counter.get_total_flops()) // 2
+
+
+def _on_meta(net: nn.Module) -> nn.Module:
+    return copy.deepcopy(net).to("meta").eval()
+
+
+def _features(shapes: nn.Module, in_channels: int, height: int, width: int) -> int | None:
+    try:
+        with torch.no_grad():
+            output = shapes(torch.empty(1, in_channels, height, width, device="meta"))
+    except RuntimeError:  # torch names no narrower type for an image smaller than a kernel
+        return None
+    return int(output.numel()) or None
+
+
+def _smallest_side(shapes: nn.Module, in_channels: int) -> int:
+    # Larger images always work once one does, so the border can be bisected.
+    low, high = 0, 1
+    while _features(shapes, in_channels, high, high) is None:
+        low, high = high, high * 2
+        assert high <= 1 << 16, "no image size works: the body is broken, not the image"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _features(shapes, in_channels, middle, middle) else (middle, high)
+    return high

@@ -1,0 +1,50 @@
+"""How long-running functions tell of their progress without printing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training stands after one optimiser step."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch. Accuracy is a fraction; None where nothing is held out for validation."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    validation_accuracy: float | None
+    seconds: float
+    images_per_second: float
+
+
+class Observer:
+    """Sees what happens and does nothing. The command line's own draws a progress bar."""
+
+    def note(self, message: str) -> None:
+        """One sentence that the user should read."""
+
+    def download(self, name: str, done: int, total: int) -> None:
+        """`done` of `total` bytes of `name` are here; total is 0 while it is unknown."""
+
+    def start(self, title: str) -> None:
+        """A training called `title` begins."""
+
+    def step(self, step: Step) -> None:
+        """An optimiser step is done."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is done."""
+
+    def end(self) -> None:
+        """The training that `start` announced is over, well or badly."""

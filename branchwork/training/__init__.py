@@ -1,0 +1,1 @@
+"""Training, evaluating and predicting, and the run folder that they share."""

@@ -1,0 +1,107 @@
+"""All that an exact resume needs, in one file of tensors: `last/state.safetensors`."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from branchwork.errors import RunError
+from branchwork.files import write_whole
+from branchwork.training.run import STATE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training is, beside its data: enough to begin it again in another process."""
+
+    net: str
+    data: str
+    recipe: dict[str, Any]
+    seed: int
+    device: str
+    threads: int
+    precision: str
+
+
+@dataclass
+class Position:
+    """Where a training stands. `step` counts within the epoch; `losses` are those of the epoch so far.
+
+    `step_seconds` is the part of `seconds` that went into optimiser steps, not into validation.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+
+
+def save_state(
+    folder: Path,
+    plan: Plan,
+    position: Position,
+    net: nn.Module,
+    optimizer: Optimizer,
+    best: dict[str, Tensor],
+) -> None:
+    tensors = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
+    tensors |= {f"best.{key}": tensor for key, tensor in best.items()}
+    for index, parameter in enumerate(net.parameters()):
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{index}.{key}"] = value
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    about = {"plan": json.dumps(asdict(plan)), "position": json.dumps(asdict(position))}
+    write_whole(folder / STATE, safetensors.torch.save(contiguous, metadata=about))
+
+
+@dataclass(frozen=True)
+class SavedState:
+    plan: Plan
+    position: Position
+    tensors: dict[str, Tensor]
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+    def restore(self, net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+        """Put weights, optimiser and random state back; gives the best weights so far."""
+        net.load_state_dict(self._part("net."))
+        for index, parameter in enumerate(net.parameters()):
+            for key, value in self._part(f"optimizer.{index}.").items():
+                # The fused optimisers read raw memory, so moments must lie as their parameter lies.
+                like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+                optimizer.state[parameter][key] = like.copy_(value)
+        torch.set_rng_state(self.tensors["random.cpu"])
+        if "random.cuda" in self.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.tensors["random.cuda"])
+        return self._part("best.")
+
+
+def load_state(folder: Path) -> SavedState:
+    """Raises `RunError` where the folder has no state to continue from, or a damaged one."""
+    path = folder / STATE
+    if not path.is_file():
+        raise RunError(
+            f"{folder} cannot be continued: {STATE} is missing. Give a folder that branchwork train has made."
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about = file.metadata()
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        return SavedState(Plan(**json.loads(about["plan"])), Position(**json.loads(about["position"])), tensors)
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as reason:
+        raise RunError(
+            f"{path} is damaged ({reason}): the training must be started again, with another --out"
+        ) from reason

@@ -1,0 +1,20 @@
+"""The newcomer's first minute: both of the lecture's nets, trained with the default recipe."""
+
+from pathlib import Path
+
+from branchwork.datasets.load import load_data
+from branchwork.observer import Observer
+from branchwork.training.train import Result, complete
+
+
+def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observer | None = None) -> tuple[Result, ...]:
+    """Train `inception` and `residual` on `data` into folders within `out`.
+
+    A net that was trained there before is not trained again, and one that was stopped is continued.
+    """
+    observer = observer or Observer()
+    data_set = load_data(data, observer=observer)
+    folder = Path(out) / data_set.name
+    return tuple(
+        complete(net, data_set, folder / net, None, 0, "auto", None, observer) for net in ("inception", "residual")
+    )

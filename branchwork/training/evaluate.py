@@ -1,0 +1,119 @@
+"""How good a trained net is, class by class, and where it errs most."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.pictures import draw_sheet
+from branchwork.errors import DataError
+from branchwork.observer import Observer
+from branchwork.training.infer import predict_logits
+from branchwork.training.metrics import ClassFigures, confusion_matrix, per_class, wilson_interval
+from branchwork.training.run import Model, load_run
+
+WORST = 24
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One misread test image: its index, both classes, and the probability that the net gave to the wrong one."""
+
+    index: int
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies are fractions; `interval` is the 95 % Wilson interval; `confusion` is by true class, then predicted.
+
+    `worst` are the mistakes made with the greatest confidence, first the greatest.
+    """
+
+    net: str
+    data: str
+    images: int
+    accuracy: float
+    interval: tuple[float, float]
+    classes: tuple[ClassFigures, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    worst: tuple[Mistake, ...]
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    source: Path | None = None,
+    picture: Path | None = None,
+    observer: Observer | None = None,
+) -> Evaluation:
+    """Evaluate the net of a run folder on the test images of `data`, by default those it was trained for.
+
+    Classes are matched by name. With `picture`, the worst mistakes are drawn into that file. Raises `DataError`
+    where the classes or the images do not match the net's.
+    """
+    trained = load_run(run)
+    data_set = load_data(data or trained.model.data, source=source, observer=observer)
+    _check_match(trained.model, data_set)
+    evaluation = evaluate_net(trained.net, trained.model, data_set)
+    if picture is not None:
+        draw_mistakes(picture, evaluation, data_set)
+    return evaluation
+
+
+def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
+    """Evaluate `net` on the test images of `data`, in float32."""
+    probabilities = predict_logits(net, data.test.images, model).softmax(1)
+    confidence, predicted = probabilities.max(1)
+    # The net's class numbers, found by name, since a data set may order its classes otherwise.
+    numbers = torch.tensor([model.classes.index(name) for name in data.classes])
+    labels = numbers[data.test.labels]
+    confusion = confusion_matrix(labels, predicted, len(model.classes))
+    correct, total = int(confusion.trace()), len(labels)
+    return Evaluation(
+        net=model.net,
+        data=data.name,
+        images=total,
+        accuracy=correct / total,
+        interval=wilson_interval(correct, total),
+        classes=per_class(confusion, model.classes),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        worst=_worst(labels, predicted, confidence, model.classes),
+    )
+
+
+def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
+    worst = evaluation.worst
+    captions = [f"{m.true} → {m.predicted}\n{m.probability:.0%}" for m in worst]
+    title = f"{evaluation.net} on {evaluation.data}: surest mistakes (true → predicted, its probability)"
+    draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
+
+
+def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, classes: tuple[str, ...]) -> tuple[Mistake, ...]:
+    wrong = (predicted != labels).nonzero()[:, 0]
+    first = wrong[confidence[wrong].argsort(descending=True, stable=True)[:WORST]]
+    return tuple(
+        Mistake(i, classes[int(labels[i])], classes[int(predicted[i])], float(confidence[i])) for i in first.tolist()
+    )
+
+
+def _check_match(model: Model, data: DataSet) -> None:
+    if set(data.classes) != set(model.classes):
+        only_net, only_data = set(model.classes) - set(data.classes), set(data.classes) - set(model.classes)
+        raise DataError(
+            f"the classes of {data.name} are not those that {model.net} was trained on ({model.data}):\n"
+            f"  only in the net: {', '.join(sorted(only_net)) or 'none'}\n"
+            f"  only in {data.name}: {', '.join(sorted(only_data)) or 'none'}\n"
+            "Evaluate on data with the same class names, or train a net on these."
+        )
+    found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
+    if found != needed:
+        raise DataError(
+            f"the images of {data.name} are {'×'.join(map(str, found))}, and {model.net} takes "
+            f"{'×'.join(map(str, needed))}"
+        )

@@ -1,0 +1,72 @@
+"""Images through a net: devices, precision, memory layout, and logits in large batches."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.datasets.batches import normalise
+from branchwork.errors import RecipeError
+from branchwork.training.run import Model
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+# Large enough that overheads vanish, small enough that activations stay in tens of megabytes.
+EVALUATION_BATCH = 500
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA or MPS where there is one, else the CPU. Raises `RecipeError` for a device that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as reason:
+        raise RecipeError(f"there is no device {name!r} here: take --device cpu, or auto") from reason
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """`fp32` or `bf16`; `auto` is bf16 where the processor multiplies it by itself (LOG.md has what that gains)."""
+    if name != "auto":
+        return name
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if native else "fp32"
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
+    """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous."""
+    images = torch.zeros(2, model.in_channels, *model.image_size).to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
+    training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(images)
+        return torch.channels_last
+    except RuntimeError:
+        net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        return torch.contiguous_format
+    finally:
+        net.train(training)
+
+
+def predict_logits(net: nn.Module, images: Tensor, model: Model, precision: torch.dtype = torch.float32) -> Tensor:
+    """Logits float32 N×K on the CPU of uint8 images N×C×H×W. Puts `net` in eval mode and back."""
+    device = next(net.parameters()).device
+    training = net.training
+    net.eval()
+    with torch.inference_mode(), autocast(device, precision):
+        logits = [
+            net(normalise(batch.to(device), model.mean, model.std)).float().cpu()
+            for batch in torch.split(images, EVALUATION_BATCH)
+        ]
+    net.train(training)
+    return torch.cat(logits)

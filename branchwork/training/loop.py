@@ -1,0 +1,200 @@
+"""The training loop: straight, over images that lie in memory as one tensor."""
+
+import json
+import math
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, Adam, Optimizer
+
+from branchwork.datasets.batches import batches, epoch_order, normalise
+from branchwork.datasets.load import Split
+from branchwork.errors import Interrupted, TrainingError
+from branchwork.files import write_whole
+from branchwork.observer import Epoch, Observer, Step
+from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
+from branchwork.training.infer import DTYPES, autocast, predict_logits
+from branchwork.training.recipe import Recipe
+from branchwork.training.run import METRICS, Model, write_model
+
+# A state is saved at the end of every epoch, and within an epoch when the last is older than this.
+SAVE_SECONDS = 30.0
+# Points of the loss curve that an epoch leaves in metrics.jsonl.
+CURVE_POINTS = 40
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        betas = (recipe.momentum, recipe.beta2)
+        return Adam(net.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
+    return SGD(net.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
+
+
+@dataclass
+class Loop:
+    """A net in training and where it stands. `best` are the weights that are kept, `interrupted` asks it to stop."""
+
+    plan: Plan
+    recipe: Recipe
+    folder: Path
+    model: Model
+    net: nn.Module
+    optimizer: Optimizer
+    layout: torch.memory_format
+    interrupted: threading.Event
+    observer: Observer
+    position: Position = field(default_factory=Position)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def begin(self, state: SavedState | None) -> None:
+        """Stand where `state` was saved; without one, at the start, and save that."""
+        if state is None:
+            self.best = _copy(self.net)
+            self.save()
+        else:
+            self.best = state.restore(self.net, self.optimizer)
+            self.position = state.position
+
+    def run(self, train: Split, validation: Split) -> None:
+        """Train to the end of the recipe; then the net holds the weights that are kept.
+
+        Raises `Interrupted` where it was asked to stop, with the state saved, and `TrainingError` where the loss
+        or a weight is no longer finite.
+        """
+        while self.position.epoch < self.recipe.epochs:
+            self._train_epoch(train)
+            self._close_epoch(len(train), validation)
+            if self.interrupted.is_set() and self.position.epoch < self.recipe.epochs:
+                self._stop()
+        self.net.load_state_dict(self.best)
+
+    def save(self) -> None:
+        save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best)
+
+    def _train_epoch(self, train: Split) -> None:
+        """The rest of the epoch that the training stands in."""
+        recipe, position, device = self.recipe, self.position, train.labels.device
+        precision = DTYPES[self.plan.precision]
+        steps = math.ceil(len(train) / recipe.batch_size)
+        # Reading a loss waits for the device, which on a GPU is dearer than the step.
+        read_every = 1 if device.type == "cpu" else 50
+        unread: list[Tensor] = []
+        began, seconds_before, step_seconds_before = (
+            time.perf_counter(),
+            position.seconds,
+            position.step_seconds,
+        )
+        saved = began
+        self.net.train()
+        order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
+        for chosen in batches(order, recipe.batch_size, position.step):
+            progress = (position.epoch * steps + position.step) / (recipe.epochs * steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = recipe.learning_rate_at(progress)
+            images = normalise(train.images[chosen], self.model.mean, self.model.std)
+            with autocast(device, precision):
+                logits = self.net(images.to(memory_format=self.layout))
+            loss = F.cross_entropy(logits.float(), train.labels[chosen], label_smoothing=recipe.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            unread.append(loss.detach())
+            position.step += 1
+
+            if len(unread) == read_every or position.step == steps or self.interrupted.is_set():
+                position.losses += torch.stack(unread).tolist()
+                now = time.perf_counter()
+                position.seconds = seconds_before + now - began
+                position.step_seconds = step_seconds_before + now - began
+                self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
+                unread.clear()
+                self._tell_step(steps, len(train))
+                if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
+                    self.save()
+                    saved = time.perf_counter()
+                    if self.interrupted.is_set():
+                        self._stop()
+
+    def _close_epoch(self, images: int, validation: Split) -> None:
+        """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
+        position = self.position
+        began = time.perf_counter()
+        self._need_finite(all(bool(weight.isfinite().all()) for weight in self.net.parameters()), "a weight")
+        accuracy = None
+        if len(validation):
+            logits = predict_logits(self.net, validation.images, self.model, DTYPES[self.plan.precision])
+            accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
+        previous = [epoch["validation_accuracy"] for epoch in position.history]
+        if accuracy is None or not previous or accuracy >= max(previous):
+            self.best = _copy(self.net)
+            position.best_epoch = position.epoch + 1
+        position.seconds += time.perf_counter() - began
+
+        step_seconds = position.step_seconds - sum(epoch["step_seconds"] for epoch in position.history)
+        seconds = position.seconds - sum(epoch["seconds"] for epoch in position.history)
+        train_loss = sum(position.losses) / len(position.losses)
+        position.history.append(
+            {
+                "epoch": position.epoch + 1,
+                "train_loss": train_loss,
+                "validation_accuracy": accuracy,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "seconds": seconds,
+                "step_seconds": step_seconds,
+                "images_per_second": images / step_seconds,
+                "loss_curve": _thin(position.losses),
+            }
+        )
+        position.epoch, position.step, position.losses = position.epoch + 1, 0, []
+        write_model(self.folder, self.best, self.model)
+        write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+        self.save()
+        self.observer.epoch(
+            Epoch(position.epoch, self.recipe.epochs, train_loss, accuracy, seconds, images / step_seconds)
+        )
+
+    def _tell_step(self, steps: int, images: int) -> None:
+        position, epochs = self.position, self.recipe.epochs
+        share = (position.epoch * steps + position.step) / (epochs * steps)
+        self.observer.step(
+            Step(
+                position.epoch + 1,
+                epochs,
+                position.step,
+                steps,
+                loss=position.losses[-1],
+                images_per_second=share * epochs * images / position.step_seconds,
+                seconds_left=(1 - share) / share * position.step_seconds,
+            )
+        )
+
+    def _need_finite(self, finite: bool, what: str) -> None:
+        if finite:
+            return
+        position, rate = self.position, self.recipe.learning_rate
+        kept = f"the weights of epoch {position.best_epoch}" if position.best_epoch else "the untrained weights"
+        raise TrainingError(
+            f"{what} became infinite or not a number in epoch {position.epoch + 1}, step {position.step}: the training "
+            f"has diverged. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
+            f"The last good state, {kept}, is kept in {self.folder}."
+        )
+
+    def _stop(self) -> None:
+        raise Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {self.folder}")
+
+
+def _copy(net: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in net.state_dict().items()}
+
+
+def _thin(losses: list[float]) -> list[float]:
+    """The losses as at most CURVE_POINTS means of neighbours."""
+    size = math.ceil(len(losses) / CURVE_POINTS)
+    parts = [losses[start : start + size] for start in range(0, len(losses), size)]
+    return [sum(part) / len(part) for part in parts]

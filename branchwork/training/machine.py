@@ -1,0 +1,63 @@
+"""What a figure was measured on."""
+
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def versions() -> dict[str, str]:
+    return {
+        "branchwork": metadata.version("branchwork"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def machine() -> str:
+    """Processor, cores and system in one line, and the GPU where there is one."""
+    words = [_processor(), f"{torch.get_num_threads()} threads", platform.system(), platform.machine()]
+    if torch.cuda.is_available():
+        words.insert(0, torch.cuda.get_device_name())
+    return ", ".join(words)
+
+
+def commit() -> str | None:
+    """The commit that this package is run from; None outside a checkout."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def peak_memory(device: str) -> int | None:
+    """Bytes: the most GPU memory that tensors took, or on a CPU the greatest resident size of this process.
+
+    None on Windows, which Python cannot ask.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "processor unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,80 @@
+"""What a trained net takes pictures for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from branchwork.datasets.images import find_pictures, read_picture, to_image
+from branchwork.datasets.pictures import draw_sheet
+from branchwork.errors import ImageError, RecipeError
+from branchwork.training.infer import predict_logits
+from branchwork.training.run import TrainedNet, load_run
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A class and its probability, a fraction."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one picture, first the likeliest; or `error`, why it could not be read."""
+
+    image: str
+    guesses: tuple[Guess, ...]
+    error: str | None = None
+
+
+def predict(
+    run: str | Path, images: Iterable[str | Path], *, top: int = 3, show: Path | None = None
+) -> tuple[Prediction, ...]:
+    """The `top` classes of each picture in `images`, files or folders, by the net of a run folder.
+
+    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of what the
+    net really got is drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run.
+    """
+    if top < 1:
+        raise RecipeError(f"top is {top}, and it must be at least 1")
+    trained = load_run(run)
+    paths = find_pictures(Path(image) for image in images)
+    if not paths:
+        raise ImageError("no pictures are named: give files, or a folder of them")
+    read: dict[Path, Tensor] = {}
+    errors: dict[Path, str] = {}
+    for path in paths:
+        try:
+            read[path] = _read(path, trained)
+        except ImageError as reason:
+            errors[path] = str(reason)
+    guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
+    predictions = tuple(Prediction(str(path), guesses.get(path, ()), errors.get(path)) for path in paths)
+    if show is not None and read:
+        captions = [f"{path.name}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}" for path in read]
+        draw_sheet(show, torch.stack(list(read.values())), captions, f"what {trained.model.net} got")
+    return predictions
+
+
+def _read(path: Path, trained: TrainedNet) -> Tensor:
+    model = trained.model
+    picture = read_picture(path)
+    try:
+        return to_image(picture, model.in_channels, model.image_size, model.pictures)
+    except ImageError as reason:
+        raise ImageError(f"{path}: {reason}") from reason
+
+
+def _guess(images: Sequence[Tensor], trained: TrainedNet, top: int) -> list[tuple[Guess, ...]]:
+    if not images:
+        return []
+    probabilities = predict_logits(trained.net, torch.stack(list(images)), trained.model).softmax(1)
+    values, indices = probabilities.topk(min(top, len(trained.model.classes)))
+    return [
+        tuple(Guess(trained.model.classes[index], value) for value, index in zip(*row, strict=True))
+        for row in zip(values.tolist(), indices.tolist(), strict=True)
+    ]

@@ -1,0 +1,149 @@
+"""How to train: one frozen dataclass, and the recipes that have a name. Nothing here needs torch."""
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+from branchwork.errors import RecipeError, nearest
+
+
+def _about(text: str) -> Any:
+    return field(metadata={"about": text})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train a net. Raises `RecipeError` where a value is impossible, naming it."""
+
+    epochs: int = _about("passes over the training images")
+    batch_size: int = _about("images in one optimiser step")
+    optimizer: Literal["adam", "sgd"] = _about("adam (Kingma and Ba 2014) or sgd")
+    learning_rate: float = _about("the peak learning rate")
+    momentum: float = _about("SGD's momentum, or Adam's first beta")
+    beta2: float = _about("Adam's second beta; 0 with sgd, which has none")
+    weight_decay: float = _about("L2 penalty, added to the gradient")
+    schedule: Literal["constant", "onecycle"] = _about("the learning rate over a run")
+    warmup: float = _about("share of a onecycle run in which the learning rate rises; 0 with constant")
+    label_smoothing: float = _about("share of the target spread evenly over all classes")
+    validation: float = _about("share of the training images held out; 0 trains on all and keeps the last epoch")
+    precision: Literal["auto", "fp32", "bf16"] = _about("bf16 convolutions; auto where the processor has them")
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name, value in dataclasses.asdict(self).items():
+            _check_type(name, value, hints[name])
+        self._need(self.epochs >= 1, "epochs", "at least 1")
+        self._need(self.batch_size >= 1, "batch_size", "at least 1")
+        self._need(self.learning_rate > 0, "learning_rate", "above 0")
+        self._need(0 <= self.momentum < 1, "momentum", "from 0 up to but not 1")
+        self._need(0 <= self.beta2 < 1, "beta2", "from 0 up to but not 1")
+        self._need(self.optimizer == "adam" or self.beta2 == 0, "beta2", "0, since sgd has no second beta")
+        self._need(self.weight_decay >= 0, "weight_decay", "at least 0")
+        self._need(0 <= self.warmup < 1, "warmup", "from 0 up to but not 1")
+        self._need(self.schedule == "onecycle" or self.warmup == 0, "warmup", "0 with a constant schedule")
+        self._need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 up to but not 1")
+        self._need(0 <= self.validation < 1, "validation", "from 0 up to but not 1: it is a share of the images")
+
+    def _need(self, holds: bool, name: str, needed: str) -> None:
+        if not holds:
+            raise RecipeError(f"{name} is {getattr(self, name)}, and it must be {needed}")
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate when the share `progress` of all steps, 0 to 1, is done.
+
+        `onecycle` rises from 1/25 of the peak in a half cosine and falls to nearly 0 in another (Smith and Topin
+        2018, as torch's OneCycleLR has it).
+        """
+        if self.schedule == "constant":
+            return self.learning_rate
+        if progress < self.warmup:
+            return _half_cosine(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
+        return _half_cosine(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
+
+    def but(self, changes: Mapping[str, Any]) -> Self:
+        """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for key in changes:
+            if key not in known:
+                raise RecipeError(f"no recipe has a key {key!r}.{nearest(key, known)}")
+        return dataclasses.replace(self, **changes)
+
+    def to_toml(self) -> str:
+        # JSON's numbers and strings are TOML's as well.
+        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(self).items())
+
+
+def fast(net: str = "inception", images: int = 60_000) -> Recipe:
+    """The default: high accuracy in seconds, tuned on validation images. See LOG.md for what was tried.
+
+    Fewer than 60,000 training `images` are passed over more often, by the root of the ratio.
+    """
+    return Recipe(
+        epochs=max(2, round(2 * math.sqrt(60_000 / images))),
+        batch_size=256,
+        optimizer="adam",
+        learning_rate=0.01 if net == "residual" else 0.005,
+        momentum=0.7,
+        beta2=0.9,
+        weight_decay=0.0,
+        schedule="onecycle",
+        warmup=0.2,
+        label_smoothing=0.0,
+        validation=0.1,
+        precision="auto",
+    )
+
+
+def course(net: str = "inception", images: int = 60_000) -> Recipe:
+    """The lecture's own, as written: batch 64, SGD 0.01 with momentum 0.5, ten epochs on all training images."""
+    del net, images  # one recipe for both nets and any data
+    return Recipe(
+        epochs=10,
+        batch_size=64,
+        optimizer="sgd",
+        learning_rate=0.01,
+        momentum=0.5,
+        beta2=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup=0.0,
+        label_smoothing=0.0,
+        validation=0.0,
+        precision="fp32",
+    )
+
+
+RECIPES = {"fast": fast, "course": course}
+
+
+def read_recipe(path: Path, base: Recipe) -> Recipe:
+    """`base` with the keys that the TOML file at `path` has."""
+    try:
+        return base.but(tomllib.loads(path.read_text()))
+    except OSError as reason:
+        raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
+        raise RecipeError(f"{path} is no TOML: {reason}") from reason
+    except RecipeError as reason:
+        raise RecipeError(f"{path}: {reason}") from reason
+
+
+def _check_type(name: str, value: object, hint: Any) -> None:
+    choices = get_args(hint)
+    if choices:
+        if value not in choices:
+            raise RecipeError(f"{name} is {value!r}, and it must be one of {', '.join(choices)}")
+        return
+    kinds = (int, float) if hint is float else hint
+    finite = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not finite:
+        raise RecipeError(f"{name} is {value!r}, and it must be {'a whole number' if hint is int else 'a number'}")
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
