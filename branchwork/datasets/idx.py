@@ -35,5 +35,10 @@ def from_idx(content: bytes, name: str, rank: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
+def rank_of(name: str) -> int:
+    """The rank that a file of MNIST has by its name, such as `t10k-images-idx3-ubyte`."""
+    return 3 if "-idx3-" in name else 1
+
+
 def to_idx(array: NDArray[np.uint8]) -> bytes:
     return bytes((0, 0, _UNSIGNED_BYTE, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()

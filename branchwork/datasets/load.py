@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from branchwork.datasets.idx import from_idx
+from branchwork.datasets.idx import from_idx, rank_of
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fetch
 from branchwork.errors import DataError, nearest
 from branchwork.observer import Observer
@@ -109,11 +109,10 @@ def _from_files(
     name: str, files: Bytes, origin: str, classes: tuple[str, ...], mean: float, std: float, pictures: str
 ) -> DataSet:
     def split(prefix: str) -> Split:
-        images_name, labels_name = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-        images = from_idx(files[images_name], images_name, rank=3)
-        labels = from_idx(files[labels_name], labels_name, rank=1)
-        if len(images) != len(labels):
-            raise DataError(f"{images_name} has {len(images):,} images and {labels_name} {len(labels):,} labels")
+        images, labels = (
+            from_idx(files[name], name, rank_of(name))
+            for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+        )
         # A copy, because torch needs memory that may be written to.
         return Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype("int64")))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
+from branchwork.datasets.idx import from_idx, rank_of
 from branchwork.errors import DataError
 from branchwork.files import write_whole
 from branchwork.observer import Observer
@@ -142,6 +143,7 @@ def _check(source: Source, files: Bytes) -> None:
     for name, expected in source.md5.items():
         found = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
         if found != expected:
+            from_idx(files[name], name, rank_of(name))  # says more where the file is truncated or no IDX file
             raise DataError(
                 f"{name} has the wrong checksum: expected md5 {expected}, found {found} "
                 f"({len(files[name]):,} bytes). It is damaged or another file."
@@ -221,7 +223,8 @@ class _Bar:
         self.done = 0
 
     def update(self, count: int) -> None:
-        self.done += count
+        # pooch counts whole chunks, and the last one is seldom whole.
+        self.done = min(self.done + count, self.total or self.done + count)
         self.observer.download(self.name, self.done, self.total)
 
     def reset(self) -> None:

@@ -1,0 +1,33 @@
+# make demo   set up, train both of the lecture's networks, show what came of it
+# make test   set up, run every check
+# Both may be run again at any time; what is set up already is left alone.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= auto
+
+.PHONY: demo test check
+
+demo: $(VENV)/.ready
+	@$(VENV)/bin/branchwork demo --data $(DATA)
+
+test: check
+	$(VENV)/bin/pytest
+
+# The checks that need no test run.
+check: $(VENV)/.ready-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Branchwork needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}. Name another: make PYTHON=python3.12")'
+	@echo "Setting up $(VENV), once. PyTorch is the largest part of it."
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(VENV)/bin/pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

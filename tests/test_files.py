@@ -1,0 +1,43 @@
+import os
+import stat
+
+import pytest
+
+from branchwork.errors import DataError, RunError
+from branchwork.files import need_writable, write_json, write_whole
+
+
+def test_a_file_is_written_with_its_folders_and_read_by_others(tmp_path):
+    path = tmp_path / "a/b/c.txt"
+    write_whole(path, "多分支")
+    assert path.read_text() == "多分支"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    write_json(path, {"x": 1})
+    assert path.read_text() == '{\n  "x": 1\n}\n'
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call):
+    path = tmp_path / "kept"
+    path.write_text("old")
+
+    def fail(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(RunError, match=r"cannot write .*kept \(3 bytes\): No space left on device. Free some space"):
+        write_whole(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file is a file, and a folder is needed"):
+        write_whole(tmp_path / "file/x", "y", error=DataError)
+    with pytest.raises(RunError, match="file is a file, and a folder is needed"):
+        need_writable(tmp_path / "file")
+
+
+def test_need_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+    need_writable(tmp_path / "new/folder")
+    assert os.listdir(tmp_path / "new/folder") == []

@@ -1,0 +1,104 @@
+import dataclasses
+import tomllib
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import OneCycleLR
+
+from branchwork import course, fast
+from branchwork.errors import RecipeError
+from branchwork.training.recipe import RECIPES, read_recipe
+
+
+def test_course_is_the_lectures():
+    recipe = course()
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer) == (10, 64, "sgd")
+    assert (recipe.learning_rate, recipe.momentum, recipe.schedule) == (0.01, 0.5, "constant")
+    assert (recipe.validation, recipe.weight_decay, recipe.precision) == (0, 0, "fp32")
+
+
+def test_the_learning_rate_is_torchs_onecycle():
+    recipe = fast().but({"learning_rate": 0.3, "warmup": 0.25})
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)
+    # torch's phases end at step pct·total − 1 and at step total − 1: here at 100 and at 400.
+    scheduler = OneCycleLR(optimizer, 0.3, total_steps=401, pct_start=101 / 401, final_div_factor=1e9)
+    for step in range(400):
+        expected = scheduler.get_last_lr()[0]
+        assert recipe.learning_rate_at(step / 400) == pytest.approx(expected, rel=1e-6, abs=1e-9), step
+        optimizer.step()
+        scheduler.step()
+
+
+def test_the_learning_rate_has_its_peak_after_the_warm_up():
+    recipe = fast().but({"learning_rate": 0.3, "warmup": 0.25})
+    assert recipe.learning_rate_at(0) == pytest.approx(0.3 / 25)
+    assert recipe.learning_rate_at(0.25) == pytest.approx(0.3)
+    assert recipe.learning_rate_at(1) == pytest.approx(0)
+    assert fast().but({"warmup": 0.0, "learning_rate": 0.3}).learning_rate_at(0) == pytest.approx(0.3)
+    assert course().learning_rate_at(0.9) == 0.01
+
+
+def test_fewer_images_are_passed_over_more_often():
+    assert fast("inception", 60_000).epochs < fast("inception", 6_000).epochs < 12
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
+    recipe = RECIPES[name]("residual", 6_000)
+    assert tomllib.loads(recipe.to_toml()) == dataclasses.asdict(recipe)
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    assert read_recipe(tmp_path / "recipe.toml", fast()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("epochs", 0, "epochs is 0, and it must be at least 1"),
+        ("epochs", 1.5, "whole number"),
+        ("epochs", True, "whole number"),
+        ("batch_size", 0, "batch_size is 0, and it must be at least 1"),
+        ("batch_size", -3, "at least 1"),
+        ("optimizer", "adamw", "one of adam, sgd"),
+        ("learning_rate", 0.0, "above 0"),
+        ("learning_rate", float("nan"), "must be a number"),
+        ("learning_rate", "fast", "must be a number"),
+        ("momentum", 1.0, "up to but not 1"),
+        ("beta2", -0.1, "up to but not 1"),
+        ("weight_decay", -1.0, "at least 0"),
+        ("schedule", "cosine", "one of constant, onecycle"),
+        ("warmup", 1.0, "up to but not 1"),
+        ("label_smoothing", 1.0, "up to but not 1"),
+        ("validation", 1.0, "share of the images"),
+        ("precision", "fp16", "one of auto, fp32, bf16"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(key, value, words):
+    with pytest.raises(RecipeError) as caught:
+        fast().but({key: value})
+    assert str(caught.value).startswith(key) and words in str(caught.value)
+
+
+def test_values_that_would_be_ignored_are_refused():
+    with pytest.raises(RecipeError, match=r"beta2 is 0\.9, and it must be 0, since sgd has no second beta"):
+        course().but({"beta2": 0.9})
+    with pytest.raises(RecipeError, match=r"warmup is 0\.1, and it must be 0 with a constant schedule"):
+        course().but({"warmup": 0.1})
+
+
+def test_an_unknown_key_is_told_its_neighbour(tmp_path):
+    with pytest.raises(RecipeError, match=r"no recipe has a key 'batchsize'. Did you mean 'batch_size'"):
+        fast().but({"batchsize": 3})
+    (tmp_path / "r.toml").write_text("learning-rate = 0.1")
+    with pytest.raises(RecipeError, match=r"r.toml: .*Did you mean 'learning_rate'"):
+        read_recipe(tmp_path / "r.toml", fast())
+
+
+def test_files_that_are_no_recipe_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        read_recipe(tmp_path / "none.toml", fast())
+    (tmp_path / "r.toml").write_text("epochs 3")
+    with pytest.raises(RecipeError, match="is no TOML"):
+        read_recipe(tmp_path / "r.toml", fast())
+    (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="is no TOML"):
+        read_recipe(tmp_path / "r.toml", fast())

@@ -1,0 +1,413 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from conftest import ROOT, WORDS, in_a_process
+from torch import nn
+from torch.nn import functional as F
+
+import branchwork as bw
+from branchwork.datasets.batches import epoch_order, hold_out, normalise
+from branchwork.datasets.load import DataSet, Split
+from branchwork.errors import Interrupted, NetError, RecipeError, RunError, TrainingError
+from branchwork.nets import NETS
+from branchwork.observer import Observer
+from branchwork.training import loop
+
+QUICK = bw.fast("residual").but({"epochs": 2, "batch_size": 100})
+
+
+def weights(folder: Path | str, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(Path(folder) / file)
+
+
+def same(first: Path | str, second: Path | str) -> bool:
+    """Whether two runs ended with the same weights, kept and last, and the same optimiser state, bit for bit."""
+    return all(
+        a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+        for file in ("model.safetensors", "last/state.safetensors")
+        for a, b in [(weights(first, file), weights(second, file))]
+    )
+
+
+class StopAt(Observer):
+    """Presses Ctrl-C at one optimiser step."""
+
+    def __init__(self, epoch, step):
+        self.at = (epoch, step)
+
+    def step(self, step):
+        if (step.epoch, step.step) == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_folder_holds_all_that_the_design_promises(run):
+    folder = Path(run.folder)
+    assert {path.name for path in folder.iterdir()} == {
+        "recipe.toml", "metrics.jsonl", "result.json", "model.safetensors", "model.json", "last", "report.html",
+    }  # fmt: skip
+    result = json.loads((folder / "result.json").read_text())
+    needed = """net data seed parameters macs epochs train_images train_seconds images_per_second validation_accuracy
+        test_accuracy test_interval peak_memory_bytes versions machine commit"""
+    assert set(needed.split()) <= result.keys()
+    assert (result["parameters"], result["macs"], result["train_images"]) == (41_514, 2_013_184, 5400)
+    assert result["test_interval"][0] < result["test_accuracy"] < result["test_interval"][1]
+    assert 0.95 < result["test_accuracy"] <= 1 and 0.95 < result["validation_accuracy"] <= 1
+    assert 1e8 < result["peak_memory_bytes"] < 1.5e9
+    assert result["versions"]["torch"] == torch.__version__
+    assert tomllib.loads((folder / "recipe.toml").read_text())["epochs"] == 4
+    epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4]
+    assert epochs[0]["train_loss"] > epochs[-1]["train_loss"]
+    assert result["train_seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in epochs))
+    assert result["validation_accuracy"] == max(epoch["validation_accuracy"] for epoch in epochs)
+    assert len(epochs[0]["loss_curve"]) <= loop.CURVE_POINTS
+
+
+def test_the_loop_equals_plain_torch_written_out(small):
+    recipe = bw.course().but({"epochs": 2})
+    bw.train("residual", data=small, recipe=recipe, seed=5, out="run")
+    torch.manual_seed(5)
+    net = NETS["residual"]()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.5)
+    for epoch in range(2):
+        for chosen in epoch_order(1500, 5, epoch).split(64):
+            loss = F.cross_entropy(
+                net((small.train.images[chosen] / 255 - 0.1307) / 0.3081), small.train.labels[chosen]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for key, tensor in weights("run").items():
+        torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=1e-5)
+
+
+def test_recipes_set_the_optimiser():
+    net = nn.Linear(2, 2)
+    adam = loop.make_optimizer(net, bw.fast().but({"momentum": 0.6, "beta2": 0.8, "weight_decay": 0.1}))
+    assert isinstance(adam, torch.optim.Adam)
+    assert (adam.defaults["betas"], adam.defaults["weight_decay"]) == ((0.6, 0.8), 0.1)
+    sgd = loop.make_optimizer(net, bw.course().but({"weight_decay": 0.2}))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.01, 0.5, 0.2)
+
+
+def test_the_best_epoch_on_validation_is_kept(small):
+    result = bw.train("residual", data=small, recipe=QUICK.but({"epochs": 5, "learning_rate": 0.05}), out="run")
+    history = [json.loads(line)["validation_accuracy"] for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert history[result.best_epoch - 1] == max(history) == result.validation_accuracy
+    _, validation = hold_out(small.train, 0.1, 0)
+    trained = bw.load_run("run")
+    with torch.no_grad():
+        logits = trained.net(normalise(validation.images, small.mean, small.std))
+    right = int((logits.argmax(1) == validation.labels).sum())
+    # Validation ran in the precision of training, this in float32: an image may fall on the other side.
+    assert right / len(validation) == pytest.approx(result.validation_accuracy, abs=2 / len(validation))
+
+
+def test_without_validation_all_is_trained_on_and_the_last_epoch_kept(small):
+    result = bw.train("residual", data=small, recipe=QUICK.but({"validation": 0.0}), out="run")
+    assert result.validation_accuracy is None and result.best_epoch == 2 and result.train_images == 1500
+    state = weights("run", "last/state.safetensors")
+    assert all(torch.equal(state[f"net.{key}"], tensor) for key, tensor in weights("run").items())
+
+
+def test_the_test_images_are_read_once_and_never_in_training(small, monkeypatch):
+    seen = []
+    evaluate = bw.training.train.evaluate_net  # type: ignore[attr-defined]
+    monkeypatch.setattr("branchwork.training.train.evaluate_net", lambda *a: (seen.append(1), evaluate(*a))[1])
+    shuffled = DataSet(**{**vars(small), "test": Split(small.test.images.flip(0), small.test.labels.flip(0))})
+    bw.train("residual", data=small, recipe=QUICK, out="a")
+    bw.train("residual", data=shuffled, recipe=QUICK, out="b")
+    assert len(seen) == 2 and same("a", "b")
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_same_seed_gives_the_same_weights_in_two_fresh_processes(net):
+    for out in ("first", "second"):
+        done = in_a_process("train", net, "--data", "sample", "--epochs", 1, "--seed", 3, "--out", out)
+        assert done.returncode == 0, done.stderr
+    assert same("first", "second")
+    assert (
+        Path("first/metrics.jsonl").read_text().split('"seconds"')[0]
+        == (Path("second/metrics.jsonl").read_text().split('"seconds"')[0])
+    )
+
+
+def test_another_seed_gives_other_weights(small):
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), seed=0, out="a")
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), seed=1, out="b")
+    assert not same("a", "b")
+
+
+# Trains with states saved within the epoch at every step, and kills itself with SIGKILL in the middle of the second.
+KILLED = """
+import os, signal, sys
+from branchwork import observer
+from branchwork.cli import main, progress
+from branchwork.training import loop
+loop.SAVE_SECONDS = 0.0
+def step(self, step):
+    if (step.epoch, step.step) == (2, 7):
+        os.kill(os.getpid(), signal.SIGKILL)
+progress.Screen.step = step
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_run_killed_within_an_epoch_and_resumed_ends_as_one_that_was_never_stopped(net):
+    order = ("train", net, "--data", "sample", "--epochs", 3, "--seed", 1)
+    whole = in_a_process(*order, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = in_a_process(*order, "--out", "killed", words=(sys.executable, "-c", KILLED))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not Path("killed/result.json").exists()
+    resumed = in_a_process("train", "--resume", "killed")
+    assert resumed.returncode == 0, resumed.stderr
+    assert same("whole", "killed")
+    first, second = (json.loads(Path(run, "result.json").read_text()) for run in ("whole", "killed"))
+    assert first["test_accuracy"] == second["test_accuracy"]
+    assert json.loads(Path("killed/metrics.jsonl").read_text().splitlines()[1])["epoch"] == 2
+
+
+@pytest.mark.parametrize("at", [(1, 1), (1, 14), (2, 5)])
+def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(small, at):
+    bw.train("residual", data=small, recipe=QUICK, out="whole")
+    with pytest.raises(Interrupted, match="branchwork train --resume stopped"):
+        bw.train("residual", data=small, recipe=QUICK, out="stopped", observer=StopAt(*at))
+    assert not Path("stopped/result.json").exists()
+    state = loop_position("stopped")
+    assert (state["epoch"], state["step"]) == ((at[0], 0) if at[1] == 14 else (at[0] - 1, at[1]))
+    resume_small("stopped", small)
+    assert same("whole", "stopped")
+
+
+def loop_position(folder: str) -> dict:
+    with safetensors.safe_open(f"{folder}/last/state.safetensors", framework="pt") as file:
+        return json.loads(file.metadata()["position"])
+
+
+def resume_small(folder: str, small: DataSet, monkey=pytest.MonkeyPatch) -> None:
+    with monkey.context() as patch:
+        patch.setattr("branchwork.training.train.load_data", lambda *a, **k: small)
+        bw.resume(folder)
+
+
+def test_ctrl_c_in_the_last_step_lets_the_run_finish(small):
+    result = bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(2, 14))
+    assert result.epochs == 2 and Path("run/result.json").exists()
+
+
+def test_ctrl_c_is_as_it_was_after_a_training(small):
+    before = signal.getsignal(signal.SIGINT)
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_training_runs_in_another_thread_too(small):
+    done = []
+    thread = threading.Thread(
+        target=lambda: done.append(bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1})))
+    )
+    thread.start()
+    thread.join()
+    assert done
+
+
+def test_a_real_ctrl_c_on_the_command_line_exits_130():
+    words = [*WORDS, "train", "residual", "--data", "sample", "--epochs", "50", "--out", "run"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not Path("run/metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert re.search(r"stopped, and saved. Continue with: branchwork train --resume run$", err.strip())
+    assert "Traceback" not in err
+    assert loop_position("run")["epoch"] >= 1
+
+
+@pytest.mark.parametrize("diverged", ["loss", "weight"])
+def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(small, diverged):
+    class Poison(nn.Module):
+        """Gives logits that are no numbers, or gets such a weight, from the second epoch on."""
+
+        def __init__(self):
+            super().__init__()
+            self.net = NETS["residual"]()
+            self.register_buffer("calls", torch.tensor(0), persistent=False)
+
+        def forward(self, x):
+            self.calls += self.training
+            if self.calls == 20 and diverged == "loss":
+                return self.net(x) * float("inf")
+            if self.calls == 28 and diverged == "weight":
+                self.net.conv1.bias.register_hook(lambda gradient: gradient * float("nan"))
+            return self.net(x)
+
+    sys.modules[__name__].Poison = Poison
+    with pytest.raises(TrainingError) as caught:
+        bw.train(f"{__name__}:Poison", data=small, recipe=QUICK.but({"epochs": 4}), out="run")
+    text = str(caught.value)
+    what = "the loss became" if diverged == "loss" else "a weight became"
+    where = "epoch 2, step 6" if diverged == "loss" else "epoch 2, step 14"
+    assert what in text and where in text and "--learning-rate 0.001" in text and "weights of epoch 1" in text
+    assert all(tensor.isfinite().all() for tensor in weights("run").values())
+    assert all(tensor.isfinite().all() for tensor in weights("run", "last/state.safetensors").values())
+
+
+def test_a_learning_rate_far_too_high_is_one_message(refused):
+    text = refused(
+        "train", "residual", "--data", "sample", "--recipe", "course", "--learning-rate", "1e9", "--out", "r"
+    )
+    assert text.startswith("the loss became infinite") and "the untrained weights, is kept in r" in text
+
+
+def test_a_learners_own_script_trains_unchanged(small):
+    # It calls .view, which refuses channels_last tensors.
+    result = bw.train(f"{ROOT}/tests/lecture.py:ResidualNet", data=small, recipe=QUICK.but({"epochs": 4}), out="run")
+    assert result.parameters == 41_514 and result.test_accuracy > 0.6
+    assert bw.load_run("run").net.fc.in_features == 512
+
+
+def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
+    with pytest.raises(NetError, match=r"gives \(1, 11\) for one image of 1×1×28×28, and \(1, 10\) is needed"):
+        bw.train(f"{ROOT}/tests/lecture.py:TooManyClasses", data=small, out="run")
+    with pytest.raises(RecipeError, match="batch_size is 1400, and there are only 1350 training images"):
+        bw.train("residual", data=small, recipe=QUICK.but({"batch_size": 1400}), out="run")
+    tiny = DataSet(**{**vars(small), "train": Split(small.train.images[..., :12, :12], small.train.labels)})
+    with pytest.raises(NetError, match="at least 16×16"):
+        bw.train("inception", data=tiny, out="run")
+    with pytest.raises(RecipeError, match="there is no device 'cuda:77'"):
+        bw.train("residual", data=small, device="cuda:77", out="run")
+    with pytest.raises(RecipeError, match="seed is -1"):
+        bw.train("residual", data=small, seed=-1, out="run")
+    with pytest.raises(RecipeError, match="threads is 0"):
+        bw.train("residual", data=small, threads=0, out="run")
+    assert os.listdir(".") == []
+
+
+def test_runs_get_folders_of_their_own_and_none_is_written_over(small, run):
+    one = QUICK.but({"epochs": 1})
+    assert bw.train("residual", data=small, recipe=one).folder == "runs/residual-sample-1"
+    assert bw.train("residual", data=small, recipe=one).folder == "runs/residual-sample-2"
+    before = weights("runs/residual-sample-1")
+    with pytest.raises(RunError, match="holds another run"):
+        bw.train("residual", data=small, recipe=one, seed=4, out="runs/residual-sample-1")
+    assert all(torch.equal(before[key], tensor) for key, tensor in weights("runs/residual-sample-1").items())
+
+
+def test_what_cannot_be_resumed_is_refused(run, tmp_path, small):
+    with pytest.raises(RunError, match="is finished"):
+        bw.resume(run.folder)
+    with pytest.raises(RunError, match="cannot be continued"):
+        bw.resume(tmp_path / "nothing")
+    with pytest.raises(Interrupted):
+        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    state = Path("run/last/state.safetensors")
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(RunError, match="is damaged"):
+        bw.resume("run")
+
+
+def test_settings_of_the_process_are_left_as_they_were(small):
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), threads=1)
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), random)
+
+
+def test_bf16_and_fp32_are_taken_as_told(small):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        recipe = QUICK.but({"epochs": 1, "precision": precision})
+        result = bw.train("residual", data=small, recipe=recipe, out=precision)
+        assert result.precision == precision
+        losses[precision] = json.loads(Path(precision, "metrics.jsonl").read_text())["train_loss"]
+    assert losses["fp32"] != losses["bf16"]
+    assert losses["fp32"] == pytest.approx(losses["bf16"], rel=0.1)
+
+
+def test_label_smoothing_and_weight_decay_change_the_training(small):
+    plain = QUICK.but({"epochs": 1})
+    for index, change in enumerate(({}, {"label_smoothing": 0.2}, {"weight_decay": 0.1})):
+        bw.train("residual", data=small, recipe=plain.but(change), out=str(index))
+    assert not same("0", "1") and not same("0", "2")
+
+
+def test_the_observer_sees_every_step_and_epoch(small):
+    class Watch(Observer):
+        def __init__(self):
+            self.steps, self.epochs, self.others = [], [], []
+
+        def start(self, title):
+            self.others.append(title)
+
+        def end(self):
+            self.others.append("end")
+
+        def step(self, step):
+            self.steps.append(step)
+
+        def epoch(self, epoch):
+            self.epochs.append(epoch)
+
+    watch = Watch()
+    bw.train("residual", data=small, recipe=QUICK, observer=watch)
+    assert [(s.epoch, s.step) for s in watch.steps] == [(e, s) for e in (1, 2) for s in range(1, 15)]
+    assert watch.steps[-1].seconds_left == 0 and watch.steps[0].seconds_left > 0
+    assert [e.epoch for e in watch.epochs] == [1, 2]
+    assert watch.others == ["residual on sample, seed 0", "end"]
+
+
+def test_seeds_are_trained_each_and_summed_up(small, monkeypatch):
+    one = QUICK.but({"epochs": 1})
+    several = bw.train_seeds("residual", seeds=3, seed=4, data=small, recipe=one, out="seeds")
+    accuracies = torch.tensor([result.test_accuracy for result in several.results], dtype=torch.float64)
+    assert several.seeds == (4, 5, 6) and several.mean == pytest.approx(float(accuracies.mean()))
+    assert several.deviation == pytest.approx(float(accuracies.std()))
+    bw.train("residual", data=small, recipe=one, seed=5, out="alone")
+    assert same("alone", "seeds/seed-5")
+    with pytest.raises(RecipeError, match="seeds is 1"):
+        bw.train_seeds("residual", seeds=1, data=small)
+
+
+def test_seeds_that_were_stopped_go_on_without_training_again(small, monkeypatch):
+    one = QUICK.but({"epochs": 1})
+
+    class SecondSeed(StopAt):
+        def start(self, title):
+            if title.endswith("seed 1"):
+                self.at = (1, 3)
+
+    with pytest.raises(Interrupted):
+        bw.train_seeds("residual", seeds=3, data=small, recipe=one, out="seeds", observer=SecondSeed(9, 9))
+    first = Path("seeds/seed-0/result.json").stat().st_mtime_ns
+    monkeypatch.setattr("branchwork.training.seeds.load_data", lambda *a, **k: small)
+    monkeypatch.setattr("branchwork.training.train.load_data", lambda *a, **k: small)
+    several = bw.resume_seeds("seeds")
+    assert Path("seeds/seed-0/result.json").stat().st_mtime_ns == first
+    assert several.seeds == (0, 1, 2) and json.loads(Path("seeds/result.json").read_text())["mean"] == several.mean
+    bw.train("residual", data=small, recipe=one, seed=1, out="alone")
+    assert same("alone", "seeds/seed-1")
+    Path("seeds/seeds.json").write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        bw.resume_seeds("seeds")
+
+
+def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
+    monkeypatch.setattr("branchwork.training.train.fast", lambda net, images: QUICK.but({"epochs": 1}))
+    first = bw.demo("sample", out="demo")
+    assert [result.net for result in first] == ["inception", "residual"]
+    assert bw.demo("sample", out="demo") == first
