@@ -1,6 +1,6 @@
 import lzma
-import runpy
 
+import make_sample
 import numpy as np
 import pytest
 import torch
@@ -35,9 +35,8 @@ def test_the_sample_has_no_picture_twice(sample):
 
 
 def test_the_script_that_is_kept_draws_evenly_and_the_same_each_time():
-    draw = runpy.run_path(str(ROOT / "scripts/make_sample.py"))["draw"]
     labels = np.repeat(np.arange(10), 20)
-    first, second = (draw(labels, 5, np.random.Generator(np.random.PCG64(11))) for _ in range(2))
+    first, second = (make_sample.draw(labels, 5, np.random.Generator(np.random.PCG64(11))) for _ in range(2))
     assert np.array_equal(first, second) and np.all(np.diff(first) > 0)
     assert np.bincount(labels[first]).tolist() == [5] * 10
 
@@ -60,6 +59,8 @@ def test_auto_falls_back_on_the_sample_and_says_so(monkeypatch):
     assert "embedded digits" in note and "Tried:" in note
     with pytest.raises(DataError, match="cannot be had"):
         load_data("mnist")
+    with pytest.raises(DataError, match="cannot be had"):
+        load_data("auto", source=ROOT)  # a folder that the user names is not passed over
 
 
 def test_a_misspelt_data_set_is_told_its_neighbour():

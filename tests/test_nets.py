@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import ROOT
 from lecture import InceptionNet, ResidualNet
 from torch import nn
 
@@ -77,8 +78,6 @@ def test_the_catalogue_is_found_by_name_and_a_typing_slip_is_told():
 
 
 def script(attribute: str) -> str:
-    from conftest import ROOT
-
     return f"{ROOT}/tests/lecture.py:{attribute}"
 
 
@@ -98,6 +97,7 @@ def test_a_callable_of_an_importable_module_is_built():
         (script("NeedsAnArgument"), "cannot be built without arguments"),
         (script("make_nothing"), "gives a NoneType, and a torch.nn.Module is needed"),
         (script("torch"), "is a module"),
+        (str(ROOT), "is a folder: name a net, or continue a run"),
         ("missing.py:Net", "there is no file missing.py"),
         ("no.such.module:Net", "cannot import no.such.module"),
     ],

@@ -52,6 +52,6 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
         classes,
         confusion,
         f"{evaluation.net} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} test images, "
-        f"95 % interval {interval(evaluation.interval)}; {wrong:,} misread",
+        f"95% interval {interval(evaluation.interval)}; {wrong:,} misread",
         *([f"the surest mistakes: {picture}"] if wrong else []),
     )

@@ -62,7 +62,7 @@ def show(*parts: "Table | str") -> None:
 
 def show_results(results: "tuple[Result, ...]") -> None:
     """One row for each trained net, and where the reports are."""
-    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy", "95 % interval")
+    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy", "95% interval")
     for result in results:
         table.add_row(
             result.net,

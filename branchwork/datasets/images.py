@@ -31,9 +31,7 @@ def read_picture(path: Path) -> Image.Image:
             with Image.open(path, formats=FORMATS) as picture:
                 width, height = picture.size
                 if width * height > _MOST_PIXELS:
-                    raise ImageError(
-                        f"{path} unpacks to {width:,}×{height:,} pixels; at most {_MOST_PIXELS:,} are read: shrink it"
-                    )
+                    raise Image.DecompressionBombError
                 picture.load()
                 return _eight_bits(ImageOps.exif_transpose(picture))
     except UnidentifiedImageError as reason:

@@ -64,13 +64,15 @@ def load_data(name: str = "auto", *, source: Path | None = None, observer: Obser
     """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), or `auto`.
 
     `auto` is MNIST if it can be had, else `sample`; `observer` is told which. `source` is a folder that holds the
-    files of MNIST or Fashion-MNIST. Raises `DataError`.
+    files of MNIST or Fashion-MNIST, and must then serve. Raises `DataError`.
     """
     observer = observer or Observer()
     if name == "auto":
         try:
             data = _mnist(source, observer)
         except DataError as reason:
+            if source is not None:
+                raise
             observer.note(f"MNIST cannot be had, so the 7,000 embedded digits of `sample` are used.\n{reason}")
             return _sample()
         observer.note(f"data: MNIST, from {data.origin}")

@@ -23,11 +23,10 @@ def build_net(net: str, *, in_channels: int = 1, num_classes: int = 10, image_si
     if net in NETS:
         return NETS[net](in_channels=in_channels, num_classes=num_classes, image_size=image_size)
     module_name, _, attribute = net.rpartition(":")
+    if Path(net).is_dir():
+        raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
     if not module_name:
-        raise NetError(
-            f"there is no net called {net!r}.{nearest(net, NETS)} A net of your own is file.py:Class; "
-            "a trained one is its run folder."
-        )
+        raise NetError(f"there is no net called {net!r}.{nearest(net, NETS)} A net of your own is file.py:Class.")
     made = _callable(_module(module_name), attribute, module_name)()
     if not isinstance(made, nn.Module):
         raise NetError(f"{net} gives a {type(made).__name__}, and a torch.nn.Module is needed: return the net")

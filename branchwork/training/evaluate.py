@@ -29,7 +29,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies are fractions; `interval` is the 95 % Wilson interval; `confusion` is by true class, then predicted.
+    """Accuracies are fractions; `interval` is the 95% Wilson interval; `confusion` is by true class, then predicted.
 
     `worst` are the mistakes made with the greatest confidence, first the greatest.
     """

@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -194,7 +195,7 @@ def _copy(net: nn.Module) -> dict[str, Tensor]:
 
 
 def _thin(losses: list[float]) -> list[float]:
-    """The losses as at most CURVE_POINTS means of neighbours."""
-    size = math.ceil(len(losses) / CURVE_POINTS)
-    parts = [losses[start : start + size] for start in range(0, len(losses), size)]
-    return [sum(part) / len(part) for part in parts]
+    """The losses as at most CURVE_POINTS means of neighbours, of as many each as can be."""
+    count = min(CURVE_POINTS, len(losses))
+    bounds = [len(losses) * point // count for point in range(count + 1)]
+    return [sum(losses[low:high]) / (high - low) for low, high in pairwise(bounds)]

@@ -10,7 +10,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): it holds near 0 and 1, where ±1.96·SE does not."""
+    """The 95% interval of a proportion (Wilson 1927): it holds near 0 and 1, where ±1.96·SE does not."""
     share, z2 = correct / total, Z_95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))

@@ -42,7 +42,7 @@ def write_report(
         f"<p>{result['epochs']} epochs, batch {recipe.batch_size}, {escape(recipe.optimizer)}, seed {result['seed']}, "
         f"on {escape(result['machine'])}</p>",
         _figures(
-            ("test accuracy", f"{evaluation.accuracy:.2%}", f"{low:.2%} to {high:.2%} at 95 %"),
+            ("test accuracy", f"{evaluation.accuracy:.2%}", f"{low:.2%} to {high:.2%} (95%)"),
             (
                 "training",
                 f"{result['train_seconds']:.1f} s",
@@ -128,7 +128,8 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9.6, 3.1), layout="constrained", facecolor="none")
         FigureCanvasSVG(figure)
-        loss, accuracy = figure.subplots(1, 2)
+        errors = [1 - epoch["validation_accuracy"] for epoch in history if epoch["validation_accuracy"] is not None]
+        loss, *others = figure.subplots(1, 2 if errors else 1, squeeze=False)[0]
         epochs, losses = [], []
         for index, epoch in enumerate(history):
             curve = epoch["loss_curve"]
@@ -138,17 +139,18 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
         loss.set(yscale="log", ylabel="training loss", xlabel="epoch", xlim=(0, len(history)))
         # On a log axis of less than a decade, only the minor ticks carry numbers.
         loss.yaxis.set_major_formatter("{x:g}")
-        errors = [1 - epoch["validation_accuracy"] for epoch in history if epoch["validation_accuracy"] is not None]
-        where = range(1, len(history) + 1)
-        if errors:
-            accuracy.plot(where, [100 * e for e in errors], "o-", color=_GOOD, linewidth=1.4, label="validation")
-        low, high = evaluation.interval
-        accuracy.axhspan(100 - 100 * high, 100 - 100 * low, color=_BAD, alpha=0.15, linewidth=0)
-        accuracy.axhline(100 - 100 * evaluation.accuracy, color=_BAD, linewidth=1.2, label="test, with 95 %")
-        accuracy.set(ylabel="error, %", xlabel="epoch", xlim=(0.5, len(history) + 0.5))
-        accuracy.set_ylim(bottom=0)
-        accuracy.legend(frameon=False)
-        for axes in (loss, accuracy):
+        for error in others:
+            low, high = (100 - 100 * bound for bound in evaluation.interval)
+            where = range(1, len(history) + 1)
+            error.plot(where, [100 * e for e in errors], "o-", color=_GOOD, linewidth=1.4, label="validation")
+            error.axhspan(high, low, color=_BAD, alpha=0.15, linewidth=0)
+            error.axhline(
+                100 - 100 * evaluation.accuracy, color=_BAD, linewidth=1.2, label="test, with its 95% interval"
+            )
+            error.set(ylabel="error, percent", xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+            error.set_ylim(bottom=0)
+            error.legend(frameon=False)
+        for axes in (loss, *others):
             axes.set_facecolor("none")
             axes.spines[["top", "right"]].set_visible(False)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

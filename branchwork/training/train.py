@@ -28,8 +28,9 @@ from branchwork.training.run import RECIPE, REPORT, RESULT, STATE, Model, claim_
 
 @dataclass(frozen=True)
 class Result:
-    """What a training came to; `result.json` holds it. Accuracies are fractions, `test_interval` is 95 %, Wilson.
+    """What a training came to; `result.json` holds it.
 
+    Accuracies are fractions, 0 to 1; `test_interval` is the 95% Wilson interval of the test accuracy.
     `train_seconds` is the time from the first batch to the last validation, without loading data, testing and
     reporting; `images_per_second` counts training images over the optimiser steps alone. `best_epoch` is the one
     whose weights were kept.

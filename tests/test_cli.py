@@ -1,0 +1,217 @@
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import WORDS, in_a_process
+
+import branchwork as bw
+from branchwork.cli.progress import Screen
+from branchwork.observer import Epoch, Step
+
+QUICK = ("--data", "sample", "--epochs", 1)
+
+
+def test_help_does_not_import_torch_and_says_each_verb():
+    names = (
+        "import sys; from branchwork.cli import main; main(['--help']); main(['train', '--help']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = in_a_process("-c", names, words=(sys.executable,))
+    assert done.returncode == 0, "--help imports torch"
+    for verb in ("train", "evaluate", "predict", "data", "demo"):
+        assert re.search(rf"^│ {verb} ", done.stdout, re.MULTILINE)
+    for flag in ("--learning-rate", "--batch-size", "--label-smoothing", "--resume", "--seeds", "--config"):
+        assert flag in done.stdout
+
+
+def test_the_module_is_the_command():
+    script = Path(sys.executable).with_name("branchwork")
+    assert in_a_process("--help").stdout == in_a_process("--help", words=(str(script),)).stdout
+    assert in_a_process("--version").stdout.strip() == "0.1.0"
+
+
+def test_importing_the_package_imports_nothing_heavy_and_each_name_is_there():
+    code = "import sys, branchwork; sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib', 'requests')))"
+    assert in_a_process("-c", code, words=(sys.executable,)).returncode == 0
+    for name in bw.__all__:
+        assert getattr(bw, name) is not None
+    assert set(bw.__all__) <= set(dir(bw))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        bw.nothing  # noqa: B018
+
+
+def test_training_shows_a_table_and_writes_the_same_as_json(command):
+    code, out, err = command("train", "residual", *QUICK, "--seed", 2, "--json", "r.json")
+    assert code == 0
+    result = json.loads(Path("r.json").read_text())
+    assert result == json.loads(Path("runs/residual-sample-1/result.json").read_text())
+    (row,) = [line for line in out.splitlines() if line.strip().startswith("residual")]
+    assert row.split()[:4] == ["residual", "41,514", "2,013,184", "1"]
+    assert f"{result['test_accuracy']:.2%}" in row and f"{result['test_interval'][1]:.2%}" in row
+    assert "report: runs/residual-sample-1/report.html" in out
+    lines = err.splitlines()
+    assert lines[0] == "residual on sample, seed 2"
+    assert re.fullmatch(r"epoch 1/1  loss \d\.\d{4}  validation \d\d\.\d\d%  [\d,]+ images/s  [\d.]+ s", lines[1])
+
+
+def test_json_alone_goes_to_the_standard_output(command):
+    code, out, _ = command("train", "residual", *QUICK, "--json", "-")
+    assert code == 0 and json.loads(out)["net"] == "residual"
+
+
+def test_recipe_flags_and_files_are_taken_in_order(command):
+    Path("r.toml").write_text("epochs = 3\nbatch_size = 128\n")
+    code, _, err = command("train", "residual", "--data", "sample", "--config", "r.toml", "--epochs", 1, "--out", "run")
+    assert code == 0, err
+    recipe = Path("run/recipe.toml").read_text()
+    assert "epochs = 1\n" in recipe and "batch_size = 128\n" in recipe and 'optimizer = "adam"' in recipe
+
+
+def test_several_seeds_show_each_and_the_mean(command):
+    code, out, _ = command("train", "residual", *QUICK, "--seeds", 2, "--out", "seeds", "--json", "s.json")
+    assert code == 0
+    summary = json.loads(Path("s.json").read_text())
+    assert f"{summary['mean']:.2%}" in out and f"{100 * summary['deviation']:.2f} points" in out
+    assert [line.split()[0] for line in out.splitlines() if re.match(r" [01] ", line)] == ["0", "1"]
+    code, again, _ = command("train", "--resume", "seeds")
+    assert code == 0 and again == out
+
+
+def test_evaluate_shows_classes_confusion_and_the_picture(run, command, tmp_path):
+    code, out, _ = command("evaluate", run.folder, "--picture", "worst.png", "--json", "e.json")
+    assert code == 0 and Path("worst.png").exists()
+    evaluation = json.loads(Path("e.json").read_text())
+    assert f"{evaluation['accuracy']:.2%} of 1,000 test images" in out and "surest mistakes: worst.png" in out
+    assert len(re.findall(r"^ \d +100 ", out, re.MULTILINE)) == 10
+    command("evaluate", run.folder)
+    assert Path(run.folder, "mistakes.png").exists()
+    Path(run.folder, "mistakes.png").unlink()
+
+
+def test_data_says_what_is_there_and_draws_it(command):
+    code, out, _ = command("data", "sample", "--json", "d.json")
+    assert code == 0 and Path("sample-examples.png").stat().st_size > 10_000
+    assert re.search(r"^ all +6,000 +1,000", out, re.MULTILINE) and "came from: the package itself" in out
+    assert json.loads(Path("d.json").read_text())["counts"]["test"]["9"] == 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "resdual", "--data", "sample"], "there is no net called 'resdual'. Did you mean 'residual'?"),
+        (["train"], "name the net to train"),
+        (["train", "residual", "--data", "mnits"], "there is no data set called 'mnits'. Did you mean 'mnist'?"),
+        (["train", "residual", "--batch-size", "0", "--data", "sample"], "batch_size is 0, and it must be at least 1"),
+        (["train", "residual", "--epochs", "two"], "epochs"),
+        (["train", "residual", "--epoch", "2"], "--epochs"),
+        (["train", "residual", "--recipe", "fats"], "fast"),
+        (["train", "residual", "--config", "none.toml", "--data", "sample"], "cannot read the recipe none.toml"),
+        (["train", "residual", "--device", "cuda:9", "--data", "sample"], "there is no device 'cuda:9' here"),
+        (["train", "residual", "--seeds", "1", "--data", "sample"], "seeds is 1"),
+        (["train", "--resume", "gone"], "gone cannot be continued"),
+        (["train", "residual", "--resume", "gone", "--seed", "1"], "leave out --seed, NET"),
+        (["train", "--resume", "gone", "--learning-rate", "1"], "leave out --learning-rate"),
+        (["evaluate", "gone"], "gone holds no trained net"),
+        (["predict", "gone", "x.png"], "gone holds no trained net"),
+        (["evalaute", "gone"], "evaluate"),
+        (["data", "cifar"], "there is no data set called 'cifar'"),
+        (["data", "mnist", "--source", "gone"], "there is no such folder"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, words, refused):
+    assert words in refused(*arguments)
+    assert os.listdir(".") in ([], ["cache"])
+
+
+def test_an_unknown_recipe_key_in_a_file_is_refused(refused):
+    Path("r.toml").write_text("epoch = 3\n")
+    assert "r.toml: no recipe has a key 'epoch'. Did you mean 'epochs'?" in refused(
+        "train", "residual", "--data", "sample", "--config", "r.toml"
+    )
+
+
+def test_an_output_folder_that_cannot_be_used_is_refused_and_untouched(refused, run):
+    before = sorted(path.name for path in Path(run.folder).iterdir())
+    assert "holds another run" in refused("train", "residual", *QUICK, "--out", run.folder)
+    assert sorted(path.name for path in Path(run.folder).iterdir()) == before
+    Path("file").write_text("")
+    assert "file is a file, and a folder is needed" in refused("train", "residual", *QUICK, "--out", "file")
+    assert "file is a file, and a folder is needed" in refused("train", "residual", *QUICK, "--out", "file/run")
+
+
+def test_an_unwritable_folder_is_refused(refused):
+    if os.geteuid() == 0:
+        folder = Path("/proc/branchwork")  # where not even root can make one
+    else:
+        Path("locked").mkdir(mode=0o500)
+        folder = Path("locked/run")
+    assert f"cannot write {folder}" in refused("train", "residual", *QUICK, "--out", folder)
+
+
+def test_a_disk_that_is_full_is_one_message_and_leaves_no_part():
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # no file may grow larger than this
+
+    words = [*WORDS, "train", "residual", *map(str, QUICK), "--out", "run"]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit, timeout=100)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(
+        r"^branchwork: cannot write run/last/state.safetensors \([\d,]+ bytes\)", done.stderr, re.MULTILINE
+    )
+    assert [path for path in Path("run").rglob("*") if path.is_file()] == []
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    done = in_a_process(
+        "-c", f"{' '.join(WORDS)} data sample --json - | head -1; exit ${{PIPESTATUS[0]}}", words=("bash",)
+    )
+    assert done.stdout == "{\n" and "Traceback" not in done.stderr and done.returncode in (0, 141)
+
+
+STEP = Step(epoch=2, epochs=3, step=5, steps=10, loss=0.5, images_per_second=1234, seconds_left=3725)
+EPOCH = Epoch(epoch=2, epochs=3, train_loss=0.25, validation_accuracy=None, seconds=1.5, images_per_second=4000)
+
+
+def test_plain_lines_say_loss_speed_and_time_left_now_and_then(capsys, monkeypatch):
+    screen = Screen()
+    screen.start("x")
+    screen.step(STEP)
+    monkeypatch.setattr("branchwork.cli.progress.PLAIN_SECONDS", -1)
+    screen.step(STEP)
+    screen.epoch(EPOCH)
+    screen.download("file.gz", 10, 2_000_000)
+    screen.download("file.gz", 2_000_000, 2_000_000)
+    screen.end()
+    assert capsys.readouterr().err.splitlines() == [
+        "x",
+        "epoch 2/3  step 5/10  loss 0.5000  1,234 images/s  1:02:05 left",
+        "epoch 2/3  loss 0.2500  4,000 images/s  1.5 s",
+        "fetching file.gz (2.0 MB)",
+    ]
+
+
+def test_a_terminal_gets_a_bar(monkeypatch):
+    from rich.console import Console
+
+    screen = Screen()
+    screen.console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with screen.console.file:
+        screen.download("file.gz", 10, 100)
+        assert screen.bar is not None
+        screen.download("file.gz", 100, 100)
+        assert screen.bar is None
+        screen.start("a title")
+        screen.step(STEP)
+        task = screen.bar.tasks[0]
+        assert (task.completed, task.total) == (15, 30) and "1:02:05 left" in task.fields["state"]
+        screen.epoch(EPOCH)
+        screen.end()
+        assert screen.bar is None
+    assert "loss 0.2500" in screen.console.export_text()

