@@ -5,13 +5,17 @@ A block is a set of named branches that read one input and meet in a join: `Conc
 branches are module paths and state-dict keys: `incep1.b5.conv2.weight`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.errors import NetError
+
+# The layers that may change height and width.
+_SIZED = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 class _Join(nn.Module):
@@ -24,8 +28,21 @@ class _Join(nn.Module):
         for name, branch in branches.items():
             self.add_module(name, branch)
 
+    def branches(self) -> dict[str, nn.Module]:
+        """Every branch by its name; one module that is several branches is there as often."""
+        return {name: branch for name, branch in self._modules.items() if branch is not None}
+
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: branch(x) for name, branch in self.named_children()}
+        return {name: branch(x) for name, branch in self.branches().items()}
+
+    def _size_advice(self, names: Iterable[str]) -> list[str]:
+        """For each layer in these branches that changes height and width, what keeps them."""
+        return [
+            line
+            for name in names
+            for path, layer in self.branches()[name].named_modules(prefix=name)
+            for line in _size_changes(path, layer)
+        ]
 
     def _refuse(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
         width = max(map(len, outputs))
@@ -39,7 +56,7 @@ class _Join(nn.Module):
 class Concat(_Join):
     """Branches stacked along channels: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out, in the order of the arguments.
 
-    Every branch must give the same N, H′ and W′; `NetError` names the one that does not. The join of Inception
+    Every branch must give the same H′ and W′; `NetError` names the one that does not. The join of Inception
     (Szegedy et al. 2014, section 4) and DenseNet (Huang et al. 2017, section 3).
     """
 
@@ -55,13 +72,8 @@ class Concat(_Join):
         sizes = [tuple(output.shape[2:]) for output in outputs.values()]
         same = tuple(x.shape[2:])
         usual = same if same in sizes else max(sizes, key=sizes.count)
-        lines = []
-        for name, output in outputs.items():
-            if tuple(output.shape[2:]) == usual:
-                continue
-            for path, module in self.get_submodule(name).named_modules(prefix=name):
-                lines += _size_changes(path, module)
-        return "\n".join(lines) or "Change the odd branch so that all give one height and width."
+        odd = [name for name, output in outputs.items() if tuple(output.shape[2:]) != usual]
+        return "\n".join(self._size_advice(odd)) or "Change the odd branch so that all give one height and width."
 
 
 class Add(_Join):
@@ -82,22 +94,20 @@ class Add(_Join):
         return total
 
     def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
-        shortcut = [name for name, _ in self.named_children() if isinstance(self.get_submodule(name), nn.Identity)]
-        others = [output for name, output in outputs.items() if name not in shortcut]
-        if not shortcut or not others or others[0].dim() != 4:
-            return "Change the odd branch so that all give one shape."
-        out, size = others[0].shape[1], others[0].shape[2:]
-        stride = max(1, round(x.shape[2] / size[0]))
-        if x.shape[1] != out or stride > 1:
+        shortcut = [name for name, branch in self.branches().items() if isinstance(branch, nn.Identity)]
+        others = {name: output for name, output in outputs.items() if name not in shortcut}
+        layers = [layer for name in others for layer in self.branches()[name].modules()]
+        stride = math.prod(_pair(layer.stride)[0] for layer in layers if isinstance(layer, _SIZED))
+        out = next(iter(others.values())).shape[1] if others else x.shape[1]
+        lines = []
+        if shortcut and (stride > 1 or x.shape[1] != out):
             step = f", stride={stride}" if stride > 1 else ""
-            return (
+            lines = [
                 f"Give the shortcut a 1×1 projection, {shortcut[0]}=nn.Conv2d({x.shape[1]}, {out}, 1{step}), "
                 "or keep channels and stride in the other branch."
-            )
-        lines = []
-        for name in outputs:
-            for path, module in self.get_submodule(name).named_modules(prefix=name):
-                lines += _size_changes(path, module)
+            ]
+        if stride == 1:
+            lines += self._size_advice(others)
         return "\n".join(lines) or "Change the odd branch so that all give one shape."
 
 
@@ -154,7 +164,7 @@ def _shape(x: Tensor) -> str:
 
 def _size_changes(path: str, module: nn.Module) -> list[str]:
     """Why this layer changes height and width, and what keeps them; nothing where it keeps them."""
-    if not isinstance(module, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d) or module.padding == "same":
+    if not isinstance(module, _SIZED) or module.padding == "same":
         return []
     kernel, stride, padding = (_pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding"))
     dilation = _pair(getattr(module, "dilation", 1))

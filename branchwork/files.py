@@ -8,6 +8,10 @@ from typing import Any
 
 from branchwork.errors import BranchworkError, RunError
 
+# It can only be read by setting it.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
+
 
 def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError] = RunError) -> None:
     """Write `content` to `path` through a neighbour that is synced and then renamed over it.
@@ -22,7 +26,7 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(neighbour, 0o644)  # temporary files are for their owner alone
+        os.chmod(neighbour, 0o666 & ~_UMASK)  # temporary files are for their owner alone
         os.replace(neighbour, path)
         _sync_folder(path.parent)
     except OSError as reason:
@@ -33,9 +37,15 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
 
 def need_writable(folder: Path) -> None:
     """Make `folder` where it is missing. Raises `RunError` where no file can be written into it."""
-    handle, neighbour = _neighbour(folder / "test", RunError)
+    handle, neighbour = _neighbour(folder / "a file", RunError)
     os.close(handle)
     os.unlink(neighbour)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what a process that was killed while it wrote `path` has left beside it."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -64,8 +74,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _plain(reason: OSError) -> str:
     if isinstance(reason, FileExistsError | NotADirectoryError):
-        return f"{reason.filename} is a file, and a folder is needed. Choose another place."
+        place = Path(reason.filename)
+        file = next(p for p in (place, *place.parents) if os.path.exists(p))
+        return f"{file} is a file, and a folder is needed. Choose another place."
     text = reason.strerror or str(reason)
     if isinstance(reason, PermissionError):
         return f"{text}. Choose a folder that you may write to."
-    return f"{text}. Free some space or choose another place, then run the command again."
+    return f"{text}. Free some space, or choose another place."

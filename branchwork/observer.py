@@ -32,10 +32,13 @@ class Observer:
     """Sees what happens and does nothing. The command line's own draws a progress bar."""
 
     def note(self, message: str) -> None:
-        """One sentence that the user should read."""
+        """Something that the user should read; its first line says it all."""
 
     def download(self, name: str, done: int, total: int) -> None:
         """`done` of `total` bytes of `name` are here; total is 0 while it is unknown."""
+
+    def download_end(self) -> None:
+        """The download that was told of last is over, well or badly."""
 
     def start(self, title: str) -> None:
         """A training called `title` begins."""

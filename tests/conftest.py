@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from branchwork.cli import main
@@ -16,6 +17,8 @@ from branchwork.training.train import Result, train
 
 ROOT = Path(__file__).parents[1]
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine
+hypothesis.settings.register_profile("no deadline", deadline=None)  # these machines are noisy
+hypothesis.settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)

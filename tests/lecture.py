@@ -81,6 +81,29 @@ class NeedsAnArgument(nn.Module):
         super().__init__()
 
 
+class FailsInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1 // 0, 2, 3)
+
+
+class TypeErrorInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2)
+
+
+class TiedNet(ResidualNet):
+    """Uses one convolution under two names, and a constant that lies on the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.again = self.rblock1.conv1
+
+    def forward(self, x):
+        return super().forward(x + torch.zeros(1))
+
+
 def make_residual():
     return ResidualNet()
 

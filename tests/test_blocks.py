@@ -106,3 +106,15 @@ def test_a_residual_branch_that_lost_its_padding_is_told_which():
     assert "`residual` has kernel 3 and padding 0: padding=1" in message(
         Add(residual=nn.Conv2d(10, 10, 3), shortcut=nn.Identity())
     )
+
+
+def test_one_module_in_two_branches_counts_twice():
+    shared = nn.Conv2d(3, 4, 1)
+    assert Concat(a=shared, b=shared)(X.float()).shape == (2, 8, 8, 8)
+    same = nn.Identity()
+    torch.testing.assert_close(Add(a=same, b=same)(X), 2 * X)
+
+
+def test_a_lost_padding_that_halves_a_small_image_is_not_taken_for_a_stride():
+    text = message(Add(residual=nn.Conv2d(10, 10, 3), shortcut=nn.Identity()), size=4)
+    assert "padding=1" in text and "stride" not in text

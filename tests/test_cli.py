@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -53,11 +54,22 @@ def test_training_shows_a_table_and_writes_the_same_as_json(command):
     assert result == json.loads(Path("runs/residual-sample-1/result.json").read_text())
     (row,) = [line for line in out.splitlines() if line.strip().startswith("residual")]
     assert row.split()[:4] == ["residual", "41,514", "2,013,184", "1"]
-    assert f"{result['test_accuracy']:.2%}" in row and f"{result['test_interval'][1]:.2%}" in row
+    assert f"{result['test_accuracy']:.2%}" in row and f"–{100 * result['test_interval'][1]:.2f})" in row
     assert "report: runs/residual-sample-1/report.html" in out
     lines = err.splitlines()
     assert lines[0] == "residual on sample, seed 2"
     assert re.fullmatch(r"epoch 1/1  loss \d\.\d{4}  validation \d\d\.\d\d%  [\d,]+ images/s  [\d.]+ s", lines[1])
+
+
+def test_the_table_fits_a_terminal_of_80_columns(run, monkeypatch, capsys):
+    from branchwork.cli import output
+
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    monkeypatch.setenv("TERM", "dumb")
+    output.show_results((dataclasses.replace(run, net="inception", macs=6_019_200, train_seconds=1234.5),))
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "inception" in line]
+    assert "6,019,200" in row and f"{run.test_accuracy:.2%} (" in row and row.rstrip().endswith(")")
 
 
 def test_json_alone_goes_to_the_standard_output(command):
@@ -117,6 +129,7 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["train", "--resume", "gone"], "gone cannot be continued"),
         (["train", "residual", "--resume", "gone", "--seed", "1"], "leave out --seed, NET"),
         (["train", "--resume", "gone", "--learning-rate", "1"], "leave out --learning-rate"),
+        (["evaluate", "gone", "--json", "--picture"], "--picture is a flag"),
         (["evaluate", "gone"], "gone holds no trained net"),
         (["predict", "gone", "x.png"], "gone holds no trained net"),
         (["evalaute", "gone"], "evaluate"),
@@ -186,13 +199,16 @@ def test_plain_lines_say_loss_speed_and_time_left_now_and_then(capsys, monkeypat
     monkeypatch.setattr("branchwork.cli.progress.PLAIN_SECONDS", -1)
     screen.step(STEP)
     screen.epoch(EPOCH)
-    screen.download("file.gz", 10, 2_000_000)
-    screen.download("file.gz", 2_000_000, 2_000_000)
+    for _ in range(2):  # a second mirror, where the first failed
+        screen.download("file.gz", 10, 2_000_000)
+        screen.download("file.gz", 2_000_000, 2_000_000)
+        screen.download_end()
     screen.end()
     assert capsys.readouterr().err.splitlines() == [
         "x",
         "epoch 2/3  step 5/10  loss 0.5000  1,234 images/s  1:02:05 left",
         "epoch 2/3  loss 0.2500  4,000 images/s  1.5 s",
+        "fetching file.gz (2.0 MB)",
         "fetching file.gz (2.0 MB)",
     ]
 
@@ -203,15 +219,18 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     screen = Screen()
     screen.console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     with screen.console.file:
-        screen.download("file.gz", 10, 100)
-        assert screen.bar is not None
-        screen.download("file.gz", 100, 100)
+        for done in (10, 100, 0, 100):  # as pooch tells it: to the end, then from the start, then the end again
+            screen.download("file.gz", done, 100)
+            assert screen.bar is not None and screen.bar.tasks[0].completed == done
+        screen.download_end()
         assert screen.bar is None
         screen.start("a title")
         screen.step(STEP)
         task = screen.bar.tasks[0]
         assert (task.completed, task.total) == (15, 30) and "1:02:05 left" in task.fields["state"]
-        screen.epoch(EPOCH)
+        screen.epoch(dataclasses.replace(EPOCH, validation_accuracy=0.75))
+        screen.step(STEP)
+        assert "validation 75.00%" in screen.bar.tasks[0].fields["state"]
         screen.end()
         assert screen.bar is None
     assert "loss 0.2500" in screen.console.export_text()

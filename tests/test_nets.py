@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from conftest import ROOT
@@ -7,6 +9,7 @@ from torch import nn
 import branchwork
 from branchwork import NETS, build_net
 from branchwork.errors import NetError
+from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
@@ -97,9 +100,11 @@ def test_a_callable_of_an_importable_module_is_built():
         (script("NeedsAnArgument"), "cannot be built without arguments"),
         (script("make_nothing"), "gives a NoneType, and a torch.nn.Module is needed"),
         (script("torch"), "is a module"),
+        (script("FailsInside"), "stops while it is built: ZeroDivisionError: integer division"),
+        (script("TypeErrorInside"), "stops while it is built: TypeError"),
         (str(ROOT), "is a folder: name a net, or continue a run"),
         ("missing.py:Net", "there is no file missing.py"),
-        ("no.such.module:Net", "cannot import no.such.module"),
+        ("no.such.module:Net", "no.such.module cannot be imported: No module named 'no'"),
     ],
 )
 def test_a_script_that_gives_no_net_is_refused(net, words):
@@ -115,3 +120,25 @@ def test_a_script_with_a_mistake_says_what_python_says(tmp_path):
     file.write_text("def broken(:\n")
     with pytest.raises(NetError, match="SyntaxError"):
         build_net(f"{file}:Net")
+    file.write_text("exit()\n")
+    with pytest.raises(NetError, match="SystemExit"):
+        build_net(f"{file}:Net")
+    file.write_text("x = 1\n")
+    with pytest.raises(NetError, match=r"has no 'Net'\. It defines no net\."):
+        build_net(f"{file}:Net")
+
+
+def test_a_script_imports_its_neighbours(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/my_parts.py").write_text("from torch import nn\nPart = nn.Flatten\n")
+    (tmp_path / "mine/net.py").write_text("from my_parts import Part\nclass Net(Part): pass\n")
+    before = list(sys.path)
+    assert isinstance(build_net(f"{tmp_path}/mine/net.py:Net"), nn.Flatten)
+    assert sys.path == before
+
+
+def test_names_of_scripts_are_short_for_people_and_full_for_programs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert full_name("mine/net.py:Net") == f"{tmp_path}/mine/net.py:Net" and full_name("residual") == "residual"
+    assert short_name("/some/where/lecture.py:Net") == "lecture-Net"
+    assert short_name("package.module:make") == "package.module-make" and short_name("residual") == "residual"

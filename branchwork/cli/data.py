@@ -43,7 +43,7 @@ def _show(summary: "DataSummary", sheet: Path) -> None:
         f"{summary.name}: images {'×'.join(map(str, summary.image_shape))}, "
         f"mean {_numbers(summary.mean)}, standard deviation {_numbers(summary.std)}",
         f"came from: {summary.origin}",
-        f"kept in:   {summary.folder}",
+        *([f"kept in:   {summary.folder}"] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
         f"examples:  {sheet}",
     )

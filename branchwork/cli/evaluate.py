@@ -33,6 +33,8 @@ def evaluate(
 
 
 def _show(evaluation: "Evaluation", picture: Path) -> None:
+    from branchwork.nets.build import short_name
+
     classes = make_table("class", "images", "precision", "recall", "F1")
     for figures in evaluation.classes:
         numbers = (f"{number:.2%}" for number in (figures.precision, figures.recall, figures.f1))
@@ -51,7 +53,7 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
     show(
         classes,
         confusion,
-        f"{evaluation.net} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} test images, "
-        f"95% interval {interval(evaluation.interval)}; {wrong:,} misread",
+        f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
+        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misread",
         *([f"the surest mistakes: {picture}"] if wrong else []),
     )

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
     from branchwork.training.train import Result
 
-Json = Annotated[Path | None, Parameter(name="--json", help="Write the figures into this file as JSON; - shows them.")]
+
+def _need_file(_: object, path: Path | None) -> None:
+    # A lone hyphen is the standard output; what else begins with one is a flag whose file was forgotten.
+    if path is not None and path.name.startswith("-") and path != STDOUT:
+        raise ValueError(f"needs a file, or - for the standard output, and {path} is a flag")
+
+
+STDOUT = Path("-")
+FILE = Parameter(allow_leading_hyphen=True, validator=_need_file)
+Json = Annotated[
+    Path | None, FILE, Parameter(name="--json", help="Write the figures into this file as JSON; - shows them.")
+]
 Source = Annotated[Path | None, Parameter(help="A folder that holds the files of MNIST or Fashion-MNIST.")]
 DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), or auto"
 
@@ -26,13 +37,13 @@ def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> Non
     if json_file is not None:
         plain = [dataclasses.asdict(v) for v in value] if isinstance(value, tuple) else dataclasses.asdict(value)
         write_text(json.dumps(plain, indent=2, ensure_ascii=False) + "\n", json_file)
-    if json_file != Path("-"):
+    if json_file != STDOUT:
         show()
 
 
 def write_text(text: str, path: Path) -> None:
     """Into a file, or to the standard output where `path` is `-`."""
-    if path == Path("-"):
+    if path == STDOUT:
         sys.stdout.write(text)
     else:
         write_whole(path, text)
@@ -62,16 +73,17 @@ def show(*parts: "Table | str") -> None:
 
 def show_results(results: "tuple[Result, ...]") -> None:
     """One row for each trained net, and where the reports are."""
-    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy", "95% interval")
+    from branchwork.nets.build import short_name
+
+    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)")
     for result in results:
         table.add_row(
-            result.net,
+            short_name(result.net),
             f"{result.parameters:,}",
             f"{result.macs:,}",
             str(result.epochs),
             f"{result.train_seconds:.1f}",
-            f"{result.test_accuracy:.2%}",
-            interval(result.test_interval),
+            f"{result.test_accuracy:.2%} ({interval(result.test_interval)})",
         )
     first = results[0]
     about = f"on {first.data}, {first.threads} threads, {first.device}, {first.precision}"
@@ -79,4 +91,4 @@ def show_results(results: "tuple[Result, ...]") -> None:
 
 
 def interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.2%} – {bounds[1]:.2%}"
+    return f"{100 * bounds[0]:.2f}–{100 * bounds[1]:.2f}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Json, deliver, make_table, show, write_text
+from branchwork.cli.output import FILE, STDOUT, Json, deliver, make_table, show, write_text
+from branchwork.errors import RecipeError
 
 if TYPE_CHECKING:
     from branchwork.training.predict import Prediction
@@ -23,25 +24,27 @@ def predict(
         Path | None, Parameter(name="--show", help="Draw what the net really got into this file.")
     ] = None,
     csv_file: Annotated[
-        Path | None, Parameter(name="--csv", help="Write the answers into this file as CSV; - shows them.")
+        Path | None, FILE, Parameter(name="--csv", help="Write the answers into this file as CSV; - shows them.")
     ] = None,
     json_file: Json = None,
 ) -> int:
     """Say what a trained net takes pictures for, with probabilities."""
+    if csv_file == json_file == STDOUT:
+        raise RecipeError("--csv - and --json - both go to the standard output: write one of them into a file")
+
     import branchwork
 
     predictions = branchwork.predict(run, images, top=top, show=show_file)
     if csv_file is not None:
         write_text(_csv(predictions), csv_file)
-    if csv_file != Path("-") or json_file is not None:
-        deliver(predictions, json_file, lambda: _show(predictions, top, show_file))
+    deliver(predictions, json_file, lambda: None if csv_file == STDOUT else _show(predictions, show_file))
     failed = [prediction.error for prediction in predictions if prediction.error is not None]
     for error in failed:
         print(f"branchwork: {error}", file=sys.stderr)
     return 2 if failed else 0
 
 
-def _show(predictions: "tuple[Prediction, ...]", top: int, show_file: Path | None) -> None:
+def _show(predictions: "tuple[Prediction, ...]", show_file: Path | None) -> None:
     read = [prediction for prediction in predictions if prediction.error is None]
     if not read:
         return

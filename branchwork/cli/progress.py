@@ -3,7 +3,7 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from branchwork.observer import Epoch, Observer, Step
 
@@ -15,54 +15,45 @@ class Screen(Observer):
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar: Progress | None = None
-        self.task: TaskID | None = None
+        self.task = TaskID(0)
         self.said = 0.0
-        self.downloading: str | None = None
+        self.accuracy = ""  # of the last epoch, as words
+        self.downloading = False
 
     def note(self, message: str) -> None:
         self._print(message)
 
     def download(self, name: str, done: int, total: int) -> None:
-        finished = total > 0 and done >= total
-        if self.console.is_terminal:
-            if self.downloading != name:
-                self._close()
-                self.bar = Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(),
-                    DownloadColumn(),
-                    console=self.console,
-                    transient=True,
-                )
-                self.bar.start()
-                self.task = self.bar.add_task(f"fetching {name}", total=total or None)
-            assert self.bar is not None and self.task is not None
+        if not self.downloading and not self.console.is_terminal:
+            self._print(f"fetching {name}" + (f" ({total / 1e6:.1f} MB)" if total else ""))
+        elif not self.downloading:
+            bar = self._open(TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+            self.task = bar.add_task(f"fetching {name}", total=None)
+        self.downloading = True
+        if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total or None)
-            if finished:
-                self._close()
-        elif self.downloading != name:
-            size = f" ({total / 1e6:.1f} MB)" if total else ""
-            self._print(f"fetching {name}{size}")
-        self.downloading = name
+
+    def download_end(self) -> None:
+        self.downloading = False
+        self._close()
 
     def start(self, title: str) -> None:
         self._print(title)
         self.said = time.monotonic()
         if not self.console.is_terminal:
             return
-        self.bar = Progress(
+        self.accuracy = ""
+        bar = self._open(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f} %  {task.fields[state]}"),
-            console=self.console,
-            transient=True,
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[state]}"),
         )
-        self.bar.start()
-        self.task = self.bar.add_task("", total=None, epoch="1", state="")
+        self.task = bar.add_task("", total=None, epoch="1", state="")
 
     def step(self, step: Step) -> None:
-        state = f"loss {step.loss:.4f}  {step.images_per_second:,.0f} images/s  {_duration(step.seconds_left)} left"
-        if self.bar is not None and self.task is not None:
+        speed = f"{step.images_per_second:,.0f} images/s  {_duration(step.seconds_left)} left"
+        state = f"loss {step.loss:.4f}{self.accuracy}  {speed}"
+        if self.bar is not None:
             self.bar.update(
                 self.task,
                 total=step.epochs * step.steps,
@@ -75,10 +66,11 @@ class Screen(Observer):
             self._print(f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  {state}")
 
     def epoch(self, epoch: Epoch) -> None:
-        accuracy = "" if epoch.validation_accuracy is None else f"  validation {epoch.validation_accuracy:.2%}"
+        if epoch.validation_accuracy is not None:
+            self.accuracy = f"  validation {epoch.validation_accuracy:.2%}"
         self.said = time.monotonic()
         self._print(
-            f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.4f}{accuracy}  "
+            f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.4f}{self.accuracy}  "
             f"{epoch.images_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
         )
 
@@ -89,10 +81,16 @@ class Screen(Observer):
         # Through the bar's console, so that lines appear above the bar.
         self.console.print(text, markup=False)
 
+    def _open(self, *columns: ProgressColumn) -> Progress:
+        self._close()
+        self.bar = Progress(*columns, console=self.console, transient=True)
+        self.bar.start()
+        return self.bar
+
     def _close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
-        self.bar = self.task = None
+        self.bar = None
 
 
 def _duration(seconds: float) -> str:

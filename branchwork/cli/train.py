@@ -88,9 +88,9 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
     import branchwork
     from branchwork.cli.progress import Screen
-    from branchwork.training.run import SEEDS
+    from branchwork.training.run import SEEDS, holds
 
-    if (folder / SEEDS).exists():
+    if holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, observer=Screen())
         deliver(several, json_file, lambda: _show_seeds(several))
     else:
@@ -99,6 +99,8 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
 
 def _show_seeds(several: "SeedsResult") -> None:
+    from branchwork.nets.build import short_name
+
     table = make_table("seed", "validation", "test accuracy", "train s")
     for result in several.results:
         validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"
@@ -106,4 +108,4 @@ def _show_seeds(several: "SeedsResult") -> None:
     table.add_section()
     table.add_row("mean", "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")
     table.add_row("standard deviation", "", f"{100 * several.deviation:.2f} points", "")
-    show(table, f"{several.net} on {several.data}, {len(several.seeds)} seeds; runs in {several.folder}")
+    show(table, f"{short_name(several.net)} on {several.data}, {len(several.seeds)} seeds; runs in {several.folder}")

@@ -13,11 +13,14 @@ from branchwork.observer import Observer
 
 @dataclass(frozen=True)
 class DataSummary:
-    """A data set in figures; `counts` is images by class name for `train` and `test`, `files` are name and md5."""
+    """A data set in figures.
+
+    `counts` is images by class name for `train` and `test`; `files` are name and md5 in `folder`, where there is one.
+    """
 
     name: str
     origin: str
-    folder: str
+    folder: str | None
     files: dict[str, str]
     image_shape: tuple[int, int, int]
     counts: dict[str, dict[str, int]]
@@ -40,7 +43,7 @@ def data(
     return DataSummary(
         name=loaded.name,
         origin=loaded.origin,
-        folder=str(cache_folder() / loaded.name) if files else "the package itself",
+        folder=str(cache_folder() / loaded.name) if files else None,
         files=dict(files.md5) if files else {},
         image_shape=(loaded.channels, *loaded.image_size),
         counts={"train": _counts(loaded.train, loaded), "test": _counts(loaded.test, loaded)},

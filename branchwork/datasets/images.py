@@ -1,5 +1,6 @@
 """Reading people's pictures, which may be anything: what is read is one sound picture, or one clear error."""
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,6 +41,8 @@ def read_picture(path: Path) -> Image.Image:
         raise ImageError(f"there is no file {path}") from reason
     except Image.DecompressionBombError as reason:
         raise ImageError(f"{path} unpacks to more than {_MOST_PIXELS:,} pixels: shrink it") from reason
+    except (PermissionError, IsADirectoryError) as reason:
+        raise ImageError(f"{path} cannot be read: {reason.strerror}") from reason
     except (OSError, SyntaxError, ValueError, EOFError) as reason:  # what Pillow's decoders raise on damage
         raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from where it came") from reason
 
@@ -48,10 +51,14 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
     """The files named, and the pictures right inside the folders named. Raises `ImageError` for an empty folder."""
     found = []
     for argument in arguments:
-        if not argument.is_dir():
+        if not os.path.isdir(argument):
             found.append(argument)
             continue
-        inside = sorted(p for p in argument.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+        try:
+            names = sorted(os.listdir(argument))
+        except OSError as reason:
+            raise ImageError(f"the folder {argument} cannot be read: {reason.strerror}") from reason
+        inside = [argument / name for name in names if Path(name).suffix.lower() in _SUFFIXES and name[0] != "."]
         if not inside:
             raise ImageError(
                 f"the folder {argument} holds no pictures: give one with {', '.join(sorted(_SUFFIXES))} files"
@@ -72,10 +79,11 @@ def to_image(picture: Image.Image, channels: int, size: tuple[int, int], picture
 def _eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         # 16-bit grey comes as "I;16" or "I": scaled by its own range, since writers do not agree on white.
-        numbers = np.asarray(picture).astype(np.float64)
+        numbers = np.asarray(picture).astype(np.float32)
         low, high = np.nanmin(numbers), np.nanmax(numbers)
-        scaled = np.nan_to_num((numbers - low) / max(high - low, 1e-12)) * 255
-        return Image.fromarray(scaled.round().astype(np.uint8))
+        numbers -= low
+        numbers *= 255 / max(float(high - low), 1e-12)
+        return Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         return _on_ground(picture.convert("RGBA"))
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
@@ -83,8 +91,10 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 def _on_ground(picture: Image.Image) -> Image.Image:
     """A picture with transparency laid on white, or on black where what is opaque is itself light."""
-    pixels = np.asarray(picture)
-    grey, alpha = np.asarray(picture.convert("L")).astype(np.float64), pixels[..., 3] / 255
+    # A small copy is enough to tell, and a large picture would take gigabytes as floating-point numbers.
+    small = picture.reduce(max(1, max(picture.size) // 256))
+    alpha = np.asarray(small)[..., 3].astype(np.float64)
+    grey = np.asarray(small.convert("L")).astype(np.float64)
     light = alpha.sum() > 0 and (grey * alpha).sum() / alpha.sum() > 127
     ground = Image.new("RGBA", picture.size, "black" if light else "white")
     return Image.alpha_composite(ground, picture).convert("RGB")

@@ -12,7 +12,10 @@ from branchwork.files import write_whole
 
 
 def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
-    """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title."""
+    """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
+
+    Raises `RunError` where matplotlib writes no file with the ending of `path`.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -21,17 +24,20 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     width = max(1.35 * columns, 0.085 * len(title))  # a title of n letters needs about 0.085 inches each
     figure = Figure(figsize=(width, 1.75 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    form = path.suffix.removeprefix(".").lower() or "png"
+    if form not in figure.canvas.get_supported_filetypes():
+        raise RunError(f"{path}: no picture can be written in this format. Take .png, .svg or .pdf.")
+    figure.suptitle(title, fontsize=11, parse_math=False)
     for index in range(rows * columns):
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.axis("off")
         if index < len(images):
             pixels = images[index].permute(1, 2, 0).numpy()
             axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.text(0.5, -0.05, captions[index], fontsize=8.5, ha="center", va="top", transform=axes.transAxes)
+            axes.text(
+                0.5, -0.05, captions[index],
+                fontsize=8.5, ha="center", va="top", transform=axes.transAxes, parse_math=False,
+            )  # fmt: skip
     content = io.BytesIO()
-    try:
-        figure.savefig(content, format=path.suffix.removeprefix(".") or "png", dpi=130)
-    except ValueError as reason:
-        raise RunError(f"{path}: no picture can be written in this format. Take .png, .svg or .pdf.") from reason
+    figure.savefig(content, format=form, dpi=130)
     write_whole(path, content.getvalue())

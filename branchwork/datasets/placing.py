@@ -43,13 +43,13 @@ def place(picture: Image.Image, size: tuple[int, int], rule: Rule) -> NDArray[np
     An image that already follows the rule, or whose negative does, keeps every pixel. Raises `ImageError` where
     there is no figure.
     """
-    grey = np.asarray(picture.convert("L"))
+    picture = picture.convert("L")
+    grey = np.asarray(picture)
     if grey.shape == size:
         for image in (grey, 255 - grey):
             if _follows(image, rule):
                 return image
     if max(grey.shape) > _WORKING_SIDE:
-        picture = picture.convert("L")
         picture.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
         grey = np.asarray(picture)
     ink = _ink(grey.astype(np.float64))

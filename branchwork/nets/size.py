@@ -43,8 +43,9 @@ def count_macs(net: nn.Module, in_channels: int, image_size: ImageSize) -> int:
     """Multiply-accumulates of one image through `net`: convolutions and matrix products, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    image = torch.zeros(1, in_channels, *height_and_width(image_size))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        _on_meta(net)(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
+        copy.deepcopy(net).cpu().eval()(image)
     return int(counter.get_total_flops()) // 2
 
 

@@ -1,27 +1,27 @@
 """All that an exact resume needs, in one file of tensors: `last/state.safetensors`."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from branchwork.errors import RunError
-from branchwork.files import write_whole
-from branchwork.training.run import STATE
+from branchwork.training.run import STATE, write_tensors
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training is, beside its data: enough to begin it again in another process."""
+    """What a training is: enough to begin it again in another process. `checksum` is that of the training data."""
 
     net: str
     data: str
+    checksum: int
     recipe: dict[str, Any]
     seed: int
     device: str
@@ -33,7 +33,7 @@ class Plan:
 class Position:
     """Where a training stands. `step` counts within the epoch; `losses` are those of the epoch so far.
 
-    `step_seconds` is the part of `seconds` that went into optimiser steps, not into validation.
+    `step_seconds` is the part of `seconds` that did not go into validation.
     """
 
     epoch: int = 0
@@ -59,11 +59,10 @@ def save_state(
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = value
     tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    if plan.device.startswith("cuda"):
+        tensors["random.cuda"] = torch.cuda.get_rng_state(plan.device)
     about = {"plan": json.dumps(asdict(plan)), "position": json.dumps(asdict(position))}
-    write_whole(folder / STATE, safetensors.torch.save(contiguous, metadata=about))
+    write_tensors(folder / STATE, tensors, about)
 
 
 @dataclass(frozen=True)
@@ -76,23 +75,29 @@ class SavedState:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
     def restore(self, net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-        """Put weights, optimiser and random state back; gives the best weights so far."""
-        net.load_state_dict(self._part("net."))
+        """Put weights, optimiser and random state back; gives the best weights so far.
+
+        Raises `RunError` where `net` is no longer the one that was saved.
+        """
+        try:
+            net.load_state_dict(self._part("net."))
+        except RuntimeError as reason:
+            raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
         for index, parameter in enumerate(net.parameters()):
             for key, value in self._part(f"optimizer.{index}.").items():
                 # The fused optimisers read raw memory, so moments must lie as their parameter lies.
-                like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-                optimizer.state[parameter][key] = like.copy_(value)
+                like = parameter if value.shape == parameter.shape else value.to(parameter.device)
+                optimizer.state[parameter][key] = torch.empty_like(like).copy_(value)
         torch.set_rng_state(self.tensors["random.cpu"])
-        if "random.cuda" in self.tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self.tensors["random.cuda"])
+        if "random.cuda" in self.tensors:
+            torch.cuda.set_rng_state(self.tensors["random.cuda"], self.plan.device)
         return self._part("best.")
 
 
 def load_state(folder: Path) -> SavedState:
     """Raises `RunError` where the folder has no state to continue from, or a damaged one."""
     path = folder / STATE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RunError(
             f"{folder} cannot be continued: {STATE} is missing. Give a folder that branchwork train has made."
         )

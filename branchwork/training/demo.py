@@ -4,7 +4,7 @@ from pathlib import Path
 
 from branchwork.datasets.load import load_data
 from branchwork.observer import Observer
-from branchwork.training.train import Result, complete
+from branchwork.training.train import Result, complete, make_plan
 
 
 def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observer | None = None) -> tuple[Result, ...]:
@@ -15,6 +15,5 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observe
     observer = observer or Observer()
     data_set = load_data(data, observer=observer)
     folder = Path(out) / data_set.name
-    return tuple(
-        complete(net, data_set, folder / net, None, 0, "auto", None, observer) for net in ("inception", "residual")
-    )
+    plans = {folder / net: make_plan(net, data_set, None, 0, "auto", None) for net in ("inception", "residual")}
+    return complete(plans, data_set, "stopped, and saved. Run the same command again to continue.", observer)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.errors import DataError
+from branchwork.nets.build import short_name
 from branchwork.observer import Observer
 from branchwork.training.infer import predict_logits
 from branchwork.training.metrics import ClassFigures, confusion_matrix, per_class, wilson_interval
@@ -54,14 +55,14 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the net of a run folder on the test images of `data`, by default those it was trained for.
 
-    Classes are matched by name. With `picture`, the worst mistakes are drawn into that file. Raises `DataError`
-    where the classes or the images do not match the net's.
+    Classes are matched by name. With `picture`, the worst mistakes, if any, are drawn into that file. Raises
+    `DataError` where the classes or the images do not match the net's.
     """
     trained = load_run(run)
     data_set = load_data(data or trained.model.data, source=source, observer=observer)
     _check_match(trained.model, data_set)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
-    if picture is not None:
+    if picture is not None and evaluation.worst:
         draw_mistakes(picture, evaluation, data_set)
     return evaluation
 
@@ -90,7 +91,7 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
 def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     worst = evaluation.worst
     captions = [f"{m.true} → {m.predicted}\n{m.probability:.0%}" for m in worst]
-    title = f"{evaluation.net} on {evaluation.data}: surest mistakes (true → predicted, its probability)"
+    title = f"{short_name(evaluation.net)} on {evaluation.data}: surest mistakes (true → predicted, its probability)"
     draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
 
 

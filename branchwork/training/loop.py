@@ -15,13 +15,13 @@ from torch.optim import SGD, Adam, Optimizer
 
 from branchwork.datasets.batches import batches, epoch_order, normalise
 from branchwork.datasets.load import Split
-from branchwork.errors import Interrupted, TrainingError
+from branchwork.errors import Interrupted, RunError, TrainingError
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
 from branchwork.training.infer import DTYPES, autocast, predict_logits
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import METRICS, Model, write_model
+from branchwork.training.run import METRICS, STATE, Model, holds, write_model
 
 # A state is saved at the end of every epoch, and within an epoch when the last is older than this.
 SAVE_SECONDS = 30.0
@@ -76,7 +76,13 @@ class Loop:
         self.net.load_state_dict(self.best)
 
     def save(self) -> None:
-        save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best)
+        """Write the state; where the disk is full, the last one is still there, and the error says how to go on."""
+        try:
+            save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best)
+        except RunError as reason:
+            if not holds(self.folder, STATE):
+                raise
+            raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
 
     def _train_epoch(self, train: Split) -> None:
         """The rest of the epoch that the training stands in."""
@@ -117,6 +123,7 @@ class Loop:
                 unread.clear()
                 self._tell_step(steps, len(train))
                 if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
+                    self._need_finite_weights()
                     self.save()
                     saved = time.perf_counter()
                     if self.interrupted.is_set():
@@ -126,7 +133,7 @@ class Loop:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
         position = self.position
         began = time.perf_counter()
-        self._need_finite(all(bool(weight.isfinite().all()) for weight in self.net.parameters()), "a weight")
+        self._need_finite_weights()
         accuracy = None
         if len(validation):
             logits = predict_logits(self.net, validation.images, self.model, DTYPES[self.plan.precision])
@@ -175,11 +182,14 @@ class Loop:
             )
         )
 
+    def _need_finite_weights(self) -> None:
+        self._need_finite(all(bool(weight.isfinite().all()) for weight in self.net.parameters()), "a weight")
+
     def _need_finite(self, finite: bool, what: str) -> None:
         if finite:
             return
         position, rate = self.position, self.recipe.learning_rate
-        kept = f"the weights of epoch {position.best_epoch}" if position.best_epoch else "the untrained weights"
+        kept = f"with the weights of epoch {position.best_epoch}" if position.best_epoch else "before any epoch"
         raise TrainingError(
             f"{what} became infinite or not a number in epoch {position.epoch + 1}, step {position.step}: the training "
             f"has diverged. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "

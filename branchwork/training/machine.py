@@ -18,7 +18,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, cores and system in one line, and the GPU where there is one."""
+    """Processor, threads and system in one line, and the GPU where there is one."""
     words = [_processor(), f"{torch.get_num_threads()} threads", platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
@@ -39,13 +39,19 @@ def commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def peak_memory(device: str) -> int | None:
-    """Bytes: the most GPU memory that tensors took, or on a CPU the greatest resident size of this process.
+def reset_peak_memory(device: torch.device) -> None:
+    """Count anew on a GPU. What a process takes on a CPU is counted from its start by the system."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: the most GPU memory that tensors took, or on a CPU the greatest resident size of this process so far.
 
     None on Windows, which Python cannot ask.
     """
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
     import resource

@@ -10,8 +10,12 @@ from torch import Tensor
 from branchwork.datasets.images import find_pictures, read_picture, to_image
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.errors import ImageError, RecipeError
+from branchwork.nets.build import short_name
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import TrainedNet, load_run
+
+# Pictures on a sheet of what the net got: more would be too small to see.
+MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,11 @@ def predict(
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
     predictions = tuple(Prediction(str(path), guesses.get(path, ()), errors.get(path)) for path in paths)
     if show is not None and read:
-        captions = [f"{path.name}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}" for path in read]
-        draw_sheet(show, torch.stack(list(read.values())), captions, f"what {trained.model.net} got")
+        shown = list(read)[:MOST_SHOWN]
+        captions = [f"{path.name}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}" for path in shown]
+        few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
+        title = f"{few} as {short_name(trained.model.net)} got it, and its answer"
+        draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title)
     return predictions
 
 

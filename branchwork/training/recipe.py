@@ -66,12 +66,21 @@ class Recipe:
         return _half_cosine(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
 
     def but(self, changes: Mapping[str, Any]) -> Self:
-        """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has."""
+        """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has.
+
+        With another `optimizer`, `beta2` becomes its usual one unless it is given too; with another `schedule`, so
+        does `warmup`.
+        """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
                 raise RecipeError(f"no recipe has a key {key!r}.{nearest(key, known)}")
-        return dataclasses.replace(self, **changes)
+        follow: dict[str, Any] = {}
+        if changes.get("optimizer", self.optimizer) != self.optimizer:
+            follow["beta2"] = 0.999 if changes["optimizer"] == "adam" else 0.0
+        if changes.get("schedule", self.schedule) != self.schedule:
+            follow["warmup"] = 0.3 if changes["schedule"] == "onecycle" else 0.0
+        return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:
         # JSON's numbers and strings are TOML's as well.
@@ -124,7 +133,7 @@ RECIPES = {"fast": fast, "course": course}
 def read_recipe(path: Path, base: Recipe) -> Recipe:
     """`base` with the keys that the TOML file at `path` has."""
     try:
-        return base.but(tomllib.loads(path.read_text()))
+        return base.but(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as reason:
         raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:

@@ -15,6 +15,7 @@ from torch import Tensor
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.load import DataSet, Split
 from branchwork.files import write_whole
+from branchwork.nets.build import short_name
 from branchwork.training.evaluate import Evaluation
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import REPORT
@@ -34,7 +35,7 @@ def write_report(
     batch: Split,
 ) -> None:
     """Write `report.html` into `folder`. `batch` holds training images as they lie in the data set."""
-    title = f"{result['net']} on {data.name}"
+    title = f"{short_name(result['net'])} on {data.name}"
     low, high = evaluation.interval
     darkest, lightest = _range(batch, data)
     parts = [
@@ -57,7 +58,7 @@ def write_report(
             ),
         ),
         "<h2>Learning</h2>",
-        f"<p>{_learning_words(history, evaluation)}</p>",
+        f"<p>{_learning_words(history, result['best_epoch'], evaluation)}</p>",
         f'<div class="curves">{_curves(history, evaluation)}</div>',
         '<div class="pair"><section>',
         "<h2>Which class it takes for which</h2>",
@@ -90,7 +91,7 @@ def write_report(
         "<footer>Made by Branchwork. The figures are also in result.json, one line for each epoch in metrics.jsonl."
         "</footer>",
     ]
-    style = (resources.files("branchwork") / "training/report.css").read_text()
+    style = (resources.files("branchwork") / "training/report.css").read_text(encoding="utf-8")
     write_whole(
         folder / REPORT,
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -106,14 +107,13 @@ def _figures(*figures: tuple[str, str, str]) -> str:
     return f'<div class="figures">{cards}</div>'
 
 
-def _learning_words(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
-    accuracies = [epoch["validation_accuracy"] for epoch in history]
-    if None in accuracies:
+def _learning_words(history: Sequence[dict[str, Any]], best: int, evaluation: Evaluation) -> str:
+    accuracy = history[best - 1]["validation_accuracy"]
+    if accuracy is None:
         return "All training images were trained on, so there is no validation; the last epoch was kept."
-    best = max(range(len(history)), key=lambda epoch: (accuracies[epoch], epoch))
     return (
-        f"The weights of epoch {best + 1} were kept: {accuracies[best]:.2%} on validation images that were not trained "
-        f"on. The test images were read once, at the end: {evaluation.accuracy:.2%}."
+        f"The weights of epoch {best} were kept: {accuracy:.2%} on validation images that were not trained on. "
+        f"The test images were read once, at the end: {evaluation.accuracy:.2%}."
     )
 
 

@@ -1,7 +1,10 @@
 """The run folder: one training's recipe, figures, weights and report. Its files appear whole or not at all."""
 
+import copy
 import dataclasses
 import json
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ from torch import Tensor, nn
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError
 from branchwork.files import need_writable, write_json, write_whole
-from branchwork.nets.build import build_net
+from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
+FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT)
 SEEDS = "seeds.json"
 
 
@@ -49,13 +53,11 @@ class Model:
             recipe,
         )
 
-    def build(self) -> nn.Module:
-        """The net with fresh weights. Raises `NetError` where it does not give one logit for each class."""
-        net = build_net(
+    def builder(self) -> Callable[[], nn.Module]:
+        """What makes the net with fresh weights. Raises `NetError`."""
+        return find_builder(
             self.net, in_channels=self.in_channels, num_classes=len(self.classes), image_size=self.image_size
         )
-        _check_output(net, self)
-        return net
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,13 @@ def load_run(folder: str | Path) -> TrainedNet:
     """The trained net of a run folder. Raises `RunError` or `WeightsError` where files are missing or damaged."""
     folder = Path(folder)
     path = folder / MODEL
-    if not path.exists():
+    if not os.path.exists(path):
+        begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
-            f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made"
-            + (f", or finish this one with branchwork train --resume {folder}" if (folder / STATE).exists() else "")
+            f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
         )
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         tuples: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
@@ -85,15 +87,25 @@ def load_run(folder: str | Path) -> TrainedNet:
     except (ValueError, TypeError, AttributeError, OSError) as reason:
         raise RunError(f"{path} is damaged ({reason}): copy the run again, or train again") from reason
     with torch.random.fork_rng(devices=[]):
-        net = model.build()
+        net = model.builder()()
     load_weights(net, folder)
     return TrainedNet(net.eval(), model, folder)
 
 
-def write_model(folder: Path, weights: dict[str, Tensor], model: Model) -> None:
+def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> None:
     write_json(folder / MODEL, dataclasses.asdict(model))
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-    write_whole(folder / WEIGHTS, safetensors.torch.save(contiguous))
+    write_tensors(folder / WEIGHTS, weights)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    # Clones, because safetensors refuses tensors that share memory, as tied weights do.
+    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(plain, metadata=about))
+
+
+def holds(folder: Path, *names: str) -> list[str]:
+    """Those of the files called `names` that are in `folder`."""
+    return [name for name in names if os.path.exists(folder / name)]
 
 
 def claim_folder(out: str | Path | None, default_name: str) -> Path:
@@ -102,7 +114,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     Raises `RunError` where `out` holds a run already or cannot be written.
     """
     folder = _first_free(default_name) if out is None else Path(out)
-    held = [name for name in (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, SEEDS) if (folder / name).exists()]
+    held = holds(folder, *FILES, SEEDS)
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "
         raise RunError(f"{folder} holds another run ({', '.join(held)}): {finished}choose another --out")
@@ -125,24 +137,26 @@ def _first_free(name: str) -> Path:
         return folder
 
 
-def _check_output(net: nn.Module, model: Model) -> None:
-    """One image through the net, before any work is built upon it."""
-    training = net.training
-    image = torch.zeros(1, model.in_channels, *model.image_size)
-    size = f"1×{model.in_channels}×{model.image_size[0]}×{model.image_size[1]}"
-    try:
-        with torch.no_grad():
-            output = net.eval()(image)
-    except NetError:
-        raise
-    except Exception as reason:  # a learner's own forward may raise anything
-        raise NetError(f"{model.net} cannot take an image of {size}: {type(reason).__name__}: {reason}") from reason
-    finally:
-        net.train(training)
-    needed = (1, len(model.classes))
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if found != needed:
-        raise NetError(
-            f"{model.net} gives {found} for one image of {size}, and {needed} is needed: "
-            f"one tensor with a logit for each of the {len(model.classes)} classes"
-        )
+def check_net(net: nn.Module, model: Model) -> None:
+    """Raises `NetError` where `net` does not give one logit for each class from one image, in train and in eval mode.
+
+    Its buffers, such as the statistics of a batch norm, are left alone.
+    """
+    size = f"{model.in_channels}×{model.image_size[0]}×{model.image_size[1]}"
+    needed = (2, len(model.classes))
+    for mode in (True, False):
+        # Two images, since a batch norm in train mode refuses one that it has nothing to compare with.
+        images = torch.zeros(2, model.in_channels, *model.image_size)
+        try:
+            with torch.no_grad():
+                output = copy.deepcopy(net).train(mode)(images)
+        except NetError:
+            raise
+        except Exception as reason:  # a learner's own forward may raise anything
+            raise NetError(f"{model.net} cannot take images of {size}: {type(reason).__name__}: {reason}") from reason
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        if found != needed:
+            raise NetError(
+                f"{model.net} gives {found} for two images of {size}, and {needed} is needed: "
+                f"one tensor with a logit for each of the {len(model.classes)} classes"
+            )

@@ -4,15 +4,16 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import RecipeError, RunError
 from branchwork.files import write_json
+from branchwork.nets.build import short_name
 from branchwork.observer import Observer
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.checkpoint import Plan
+from branchwork.training.recipe import Recipe
 from branchwork.training.run import RESULT, SEEDS, claim_folder
-from branchwork.training.train import Result, complete
+from branchwork.training.train import Result, complete, make_plan
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,6 @@ class SeedsResult:
     mean_train_seconds: float
     results: tuple[Result, ...]
     folder: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What `seeds.json` holds: enough to train the seeds that are not trained yet."""
-
-    net: str
-    data: str
-    recipe: dict[str, Any]
-    seeds: list[int]
-    device: str
-    threads: int | None
 
 
 def train_seeds(
@@ -59,40 +48,37 @@ def train_seeds(
     if seeds < 2:
         raise RecipeError(f"seeds is {seeds}, and a mean with a deviation needs at least 2: for one, leave it out")
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    recipe = recipe or fast(net, len(data_set.train))
-    plan = _Plan(net, data_set.name, asdict(recipe), list(range(seed, seed + seeds)), device, threads)
-    folder = claim_folder(out, f"{Path(net).stem.replace(':', '-')}-{data_set.name}-seeds")
-    write_json(folder / SEEDS, asdict(plan))
-    return _train(plan, folder, data_set, observer)
+    plans = [make_plan(net, data_set, recipe, number, device, threads) for number in range(seed, seed + seeds)]
+    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
+    write_json(folder / SEEDS, [asdict(plan) for plan in plans])
+    return _train(plans, folder, data_set, observer)
 
 
-def resume_seeds(folder: str | Path, *, source: Path | None = None, observer: Observer | None = None) -> SeedsResult:
+def resume_seeds(
+    folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
+) -> SeedsResult:
     """Train those seeds of a folder that `train_seeds` has made which are not trained yet."""
     observer = observer or Observer()
     path = Path(folder) / SEEDS
     try:
-        plan = _Plan(**json.loads(path.read_text()))
+        plans = [Plan(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError) as reason:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
-    data_set = load_data(plan.data, source=source, observer=observer)
-    return _train(plan, Path(folder), data_set, observer)
+    return _train(plans, Path(folder), data or load_data(plans[0].data, source=source, observer=observer), observer)
 
 
-def _train(plan: _Plan, folder: Path, data: DataSet, observer: Observer) -> SeedsResult:
-    recipe = Recipe(**plan.recipe)
-    results = [
-        complete(plan.net, data, folder / f"seed-{seed}", recipe, seed, plan.device, plan.threads, observer)
-        for seed in plan.seeds
-    ]
+def _train(plans: list[Plan], folder: Path, data: DataSet, observer: Observer) -> SeedsResult:
+    again = f"stopped, and saved. Continue with: branchwork train --resume {folder}"
+    results = complete({folder / f"seed-{plan.seed}": plan for plan in plans}, data, again, observer)
     accuracies = [result.test_accuracy for result in results]
     summary = SeedsResult(
-        net=plan.net,
-        data=plan.data,
-        seeds=tuple(plan.seeds),
+        net=plans[0].net,
+        data=data.name,
+        seeds=tuple(plan.seed for plan in plans),
         mean=statistics.mean(accuracies),
         deviation=statistics.stdev(accuracies),
         mean_train_seconds=statistics.mean(result.train_seconds for result in results),
-        results=tuple(results),
+        results=results,
         folder=str(folder),
     )
     write_json(folder / RESULT, asdict(summary))

@@ -3,7 +3,8 @@
 import json
 import signal
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,18 +13,19 @@ import torch
 
 from branchwork.datasets.batches import batches, epoch_order, hold_out
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import RecipeError, RunError
-from branchwork.files import write_json, write_whole
+from branchwork.errors import Interrupted, RecipeError, RunError
+from branchwork.files import remove_parts, write_json, write_whole
+from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.infer import pick_device, pick_layout, pick_precision
 from branchwork.training.loop import Loop, make_optimizer
-from branchwork.training.machine import commit, machine, peak_memory, versions
+from branchwork.training.machine import commit, machine, peak_memory, reset_peak_memory, versions
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.report import write_report
-from branchwork.training.run import RECIPE, REPORT, RESULT, STATE, Model, claim_folder
+from branchwork.training.run import FILES, RECIPE, REPORT, RESULT, STATE, Model, check_net, claim_folder, holds
 
 
 @dataclass(frozen=True)
@@ -80,88 +82,128 @@ def train(
     `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
     """
     observer = observer or Observer()
-    if threads is not None and threads < 1:
-        raise RecipeError(f"threads is {threads}, and it must be at least 1")
-    if seed < 0:
-        raise RecipeError(f"seed is {seed}, and it must be at least 0")
-    where = pick_device(device)
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    recipe = recipe or fast(net, len(data_set.train))
-    plan = Plan(
-        net=net,
-        data=data_set.name,
-        recipe=asdict(recipe),
-        seed=seed,
-        device=str(where),
-        threads=threads or torch.get_num_threads(),
-        precision=pick_precision(recipe.precision, where),
-    )
-    # Whatever cannot be trained must be known before the folder is made, and leave nothing behind.
-    _splits(plan, data_set)
-    with torch.random.fork_rng(devices=[]):
-        Model.of(net, data_set, plan.recipe).build()
-    folder = claim_folder(out, f"{Path(net).stem.replace(':', '-')}-{data_set.name}")
-    return _run(plan, data_set, folder, None, observer)
+    plan = make_plan(net, data_set, recipe, seed, device, threads)
+    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}")
+    with _interruptible() as interrupted:
+        return _run(plan, data_set, folder, None, interrupted, observer)
 
 
-def resume(run: str | Path, *, source: Path | None = None, observer: Observer | None = None) -> Result:
+def resume(
+    run: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
+) -> Result:
     """Continue the training of a run folder that was stopped at any point, to the same weights, bit for bit.
 
-    Raises `RunError` where the folder holds no training, a damaged one, or one that is finished.
+    `data` is by default loaded by its name. Raises `RunError` where the folder holds no training, a damaged one, or
+    one that is finished, and where the data are not those that it began with.
     """
     observer = observer or Observer()
     folder = Path(run)
-    if (folder / RESULT).exists():
+    if holds(folder, RESULT):
         raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
     state = load_state(folder)
-    data_set = load_data(state.plan.data, source=source, observer=observer)
-    return _run(state.plan, data_set, folder, state, observer)
+    data_set = data or load_data(state.plan.data, source=source, observer=observer)
+    with _interruptible() as interrupted:
+        return _run(state.plan, data_set, folder, state, interrupted, observer)
 
 
-def complete(
-    net: str, data: DataSet, out: Path, recipe: Recipe | None, seed: int, device: str, threads: int | None,
-    observer: Observer,
-) -> Result:  # fmt: skip
-    """The result of the training in the folder `out`: read where it is finished, resumed where it was stopped,
-    trained where there is none."""
-    if (out / RESULT).exists():
-        observer.note(f"{net} was trained before; delete {out} to train it again")
-        return read_result(out)
-    if (out / STATE).exists():
-        return resume(out, observer=observer)
-    return train(net, data=data, recipe=recipe, seed=seed, out=out, device=device, threads=threads, observer=observer)
+def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Observer) -> tuple[Result, ...]:
+    """The results of several trainings on `data`, each in the folder that `plans` gives it.
+
+    One that is finished is read, one that was stopped goes on, the others are trained. Raises `Interrupted` after
+    Ctrl-C, in which `again` says how to go on.
+    """
+    results = []
+    with _interruptible() as interrupted:
+        for folder, plan in plans.items():
+            if interrupted.is_set():
+                raise Interrupted(again)
+            if holds(folder, RESULT):
+                observer.note(f"{folder} is trained already; delete it to train it again")
+                results.append(read_result(folder))
+                continue
+            state = load_state(folder) if holds(folder, STATE) else None
+            if state is None:
+                claim_folder(folder, "")
+            try:
+                results.append(_run(plan if state is None else state.plan, data, folder, state, interrupted, observer))
+            except Interrupted:
+                raise Interrupted(again) from None
+    return tuple(results)
 
 
 def read_result(folder: Path) -> Result:
     """The result of a finished run. Raises `RunError` where it is damaged."""
     path = folder / RESULT
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
         return Result(**fields | {"test_interval": tuple(fields["test_interval"])})
     except (OSError, ValueError, TypeError, KeyError) as reason:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
 
 
-def _splits(plan: Plan, data: DataSet) -> tuple[Split, Split]:
-    """Training and validation images. Raises `RecipeError` where they are fewer than a batch."""
-    recipe = Recipe(**plan.recipe)
-    train, validation = hold_out(data.train, recipe.validation, plan.seed)
+def make_plan(net: str, data: DataSet, recipe: Recipe | None, seed: int, device: str, threads: int | None) -> Plan:
+    """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
+
+    Raises `RecipeError`, `DataError` or `NetError`.
+    """
+    if threads is not None and threads < 1:
+        raise RecipeError(f"threads is {threads}, and it must be at least 1")
+    if not 0 <= seed < 2**63:
+        raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
+    recipe = recipe or fast(net, len(data.train))
+    where = pick_device(device)
+    train, _ = hold_out(data.train, recipe.validation, seed)
     if recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
         )
-    return train, validation
+    plan = Plan(
+        net=full_name(net),
+        data=data.name,
+        checksum=_checksum(data.train),
+        recipe=asdict(recipe),
+        seed=seed,
+        device=str(where),
+        threads=threads or torch.get_num_threads(),
+        precision=pick_precision(recipe.precision, where),
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = Model.of(plan.net, data, plan.recipe)
+        check_net(model.builder()(), model)
+    return plan
 
 
-def _run(plan: Plan, data: DataSet, folder: Path, state: SavedState | None, observer: Observer) -> Result:
+def _checksum(split: Split) -> int:
+    return zlib.crc32(split.labels.numpy().tobytes(), zlib.crc32(split.images.numpy().tobytes()))
+
+
+def _run(
+    plan: Plan,
+    data: DataSet,
+    folder: Path,
+    state: SavedState | None,
+    interrupted: threading.Event,
+    observer: Observer,
+) -> Result:
+    if _checksum(data.train) != plan.checksum:
+        raise RunError(
+            f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+        )
     recipe = Recipe(**plan.recipe)
     device = pick_device(plan.device)
-    train_split, validation = _splits(plan, data)
+    train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
-    observer.start(f"{plan.net} on {data.name}, seed {plan.seed}")
+    for name in FILES:
+        remove_parts(folder / name)
+    reset_peak_memory(device)
+    observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
-        with _settings(plan, device), _interruptible() as interrupted:
-            net = model.build()
+        with _settings(plan.threads, device):
+            build = model.builder()
+            torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
+            net = build()
+            macs = count_macs(net, model.in_channels, model.image_size)
             layout = pick_layout(net, model)
             net.to(device)
             optimizer = make_optimizer(net, recipe)
@@ -169,22 +211,22 @@ def _run(plan: Plan, data: DataSet, folder: Path, state: SavedState | None, obse
             loop.begin(state)
             write_whole(folder / RECIPE, recipe.to_toml())
             loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
-            return _finish(loop, data, train_split)
+            return _finish(loop, data, train_split, macs)
     finally:
         observer.end()
 
 
-def _finish(loop: Loop, data: DataSet, train: Split) -> Result:
+def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     """Test the kept weights, and write the report and the result."""
     plan, model, position = loop.plan, loop.model, loop.position
-    memory = peak_memory(plan.device)
+    memory = peak_memory(torch.device(plan.device))
     evaluation = evaluate_net(loop.net.to("cpu"), model, data)
     result = Result(
         net=plan.net,
         data=data.name,
         seed=plan.seed,
         parameters=count_parameters(loop.net),
-        macs=count_macs(loop.net, model.in_channels, model.image_size),
+        macs=macs,
         epochs=loop.recipe.epochs,
         best_epoch=position.best_epoch,
         train_images=len(train),
@@ -211,16 +253,15 @@ def _finish(loop: Loop, data: DataSet, train: Split) -> Result:
 
 
 @contextmanager
-def _settings(plan: Plan, device: torch.device) -> Iterator[None]:
-    """Threads and random state as the plan has them, and afterwards as they were."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(plan.threads)
+def _settings(threads: int, device: torch.device) -> Iterator[None]:
+    """This many threads, and afterwards threads and random state as they were."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(plan.seed)
             yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @contextmanager
