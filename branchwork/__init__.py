@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
     from branchwork.errors import BranchworkError as BranchworkError
+    from branchwork.inspection import inspect as inspect
     from branchwork.nets import NETS as NETS
     from branchwork.nets.build import build_net as build_net
     from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
     from branchwork.nets.weights import load_weights as load_weights
+    from branchwork.trace.graph import trace as trace
+    from branchwork.trace.reduce import reduction as reduction
     from branchwork.training.demo import demo as demo
     from branchwork.training.evaluate import evaluate as evaluate
     from branchwork.training.predict import predict as predict
@@ -45,6 +48,7 @@ _HOMES = {
     "demo": "training.demo",
     "evaluate": "training.evaluate",
     "fast": "training.recipe",
+    "inspect": "inspection",
     "lecture_state_dict": "nets.weights",
     "load_data": "datasets.load",
     "load_run": "training.run",
@@ -52,6 +56,8 @@ _HOMES = {
     "predict": "training.predict",
     "resume": "training.train",
     "resume_seeds": "training.seeds",
+    "reduction": "trace.reduce",
+    "trace": "trace.graph",
     "train": "training.train",
     "train_seeds": "training.seeds",
 }

@@ -10,18 +10,19 @@ from cyclopts import App, CycloptsError
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
+from branchwork.cli.inspect import inspect
 from branchwork.cli.predict import predict
 from branchwork.cli.train import train
 from branchwork.errors import BranchworkError, Interrupted
 
 app = App(
     name="branchwork",
-    help="Convolutional networks that branch (Inception) and skip (residual): train, evaluate, predict.",
+    help="Convolutional networks that branch (Inception) and skip (residual): train, inspect, evaluate, predict.",
     version=lambda: metadata.version("branchwork"),
     help_format="plaintext",
     result_action="return_value",
 )
-for verb in (train, evaluate, predict, data, demo):
+for verb in (train, evaluate, predict, inspect, data, demo):
     app.command(verb)
 
 

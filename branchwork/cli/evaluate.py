@@ -44,7 +44,9 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
     # Long names would make the matrix too wide to be read: its columns are then numbered.
     long = max(map(len, names)) > 4
     heads = [str(index) for index in range(len(names))] if long else names
-    confusion = make_table("true, then answered", *heads, title="Confusion matrix")
+    confusion = make_table(
+        "true class", *heads, title="Confusion matrix: a row for each true class, a column for each answer"
+    )
     for index, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
         label = f"{index} {name}" if long else name
         confusion.add_row(label, *(f"{count:,}" if count else "·" for count in row))

@@ -53,21 +53,31 @@ def _on_meta(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).to("meta").eval()
 
 
+def smallest_square(net: nn.Module, in_channels: int, limit: int) -> int | None:
+    """The side of the smallest square image that `net` takes as it is built; None where it does not take `limit`."""
+    shapes = _on_meta(net)
+    return _bisect(shapes, in_channels, 0, limit) if _features(shapes, in_channels, limit, limit) else None
+
+
 def _features(shapes: nn.Module, in_channels: int, height: int, width: int) -> int | None:
     try:
         with torch.no_grad():
             output = shapes(torch.empty(1, in_channels, height, width, device="meta"))
-    except RuntimeError:  # torch names no narrower type for an image smaller than a kernel
+        return int(output.numel()) or None
+    except Exception:  # an image smaller than a kernel, or whatever else a learner's own forward raises
         return None
-    return int(output.numel()) or None
 
 
 def _smallest_side(shapes: nn.Module, in_channels: int) -> int:
-    # Larger images always work once one does, so the border can be bisected.
     low, high = 0, 1
     while _features(shapes, in_channels, high, high) is None:
         low, high = high, high * 2
         assert high <= 1 << 16, "no image size works: the body is broken, not the image"
+    return _bisect(shapes, in_channels, low, high)
+
+
+def _bisect(shapes: nn.Module, in_channels: int, low: int, high: int) -> int:
+    """The smallest side that works, where `low` does not and `high` does: between them, larger images always work."""
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _features(shapes, in_channels, middle, middle) else (middle, high)

@@ -1,0 +1,175 @@
+"""branchwork inspect"""
+
+import re
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import Json, deliver, make_table, show
+from branchwork.errors import NetError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from branchwork.inspection import Inspection, Row
+    from branchwork.trace.reduce import Reduction
+
+
+def inspect(
+    net: Annotated[
+        str | None, Parameter(help="inception, residual, a net of your own (file.py:Class), or a run folder.")
+    ] = None,
+    /,
+    *,
+    input_size: Annotated[
+        str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; 1x28x28 by default.")
+    ] = None,
+    by: Annotated[
+        Literal["block", "branch", "op"] | None, Parameter(help="Fold the rows by block, by branch or by operation.")
+    ] = None,
+    conv: Annotated[
+        str | None, Parameter(help="Instead of a net: the input of one convolution, as 192x28x28.", group="1×1")
+    ] = None,
+    kernel: Annotated[int | None, Parameter(help="With --conv: the kernel's side.", group="1×1")] = None,
+    out: Annotated[int | None, Parameter(help="With --conv: the channels that come out.", group="1×1")] = None,
+    through: Annotated[
+        int | None, Parameter(help="With --conv: the channels of a 1×1 convolution before it.", group="1×1")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Show every operation of a net: its shape, parameters, MACs, memory, and what it sees of the image.
+
+    With --conv, --kernel, --out and --through: what a 1×1 convolution before another one saves.
+    """
+    import branchwork
+
+    if conv is not None:
+        if (
+            kernel is None
+            or out is None
+            or through is None
+            or net is not None
+            or input_size is not None
+            or by is not None
+        ):
+            raise NetError("--conv goes with --kernel, --out and --through, all three, and with no net")
+        saved = branchwork.reduction(_shape(conv, "--conv"), kernel=kernel, out=out, through=through)
+        deliver(saved, json_file, lambda: _show_reduction(saved))
+        return
+    if net is None or kernel is not None or out is not None or through is not None:
+        raise NetError(
+            "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
+        )
+    shape = None if input_size is None else _shape(input_size, "--input")
+    inspection = branchwork.inspect(net, shape, by=by)
+    deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
+
+
+def _shape(text: str, flag: str) -> tuple[int, int, int]:
+    found = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", text)
+    if found is None or "0" in found.groups():
+        raise NetError(f"{flag} is {text!r}, and channels, height and width are needed, as 1x28x28")
+    channels, height, width = map(int, found.groups())
+    return channels, height, width
+
+
+def _show(inspection: "Inspection", *, folded: bool) -> None:
+    title = f"{inspection.net}, one image of {_times(inspection.input_shape)}"
+    show(_table(inspection, title, folded), *_totals(inspection), *_notes(inspection))
+
+
+def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
+    table = make_table("name", "operation", "output", "parameters", "MACs", "share", "memory", "sees", title=title)
+    table.columns[1].justify = "left"
+    table.padding = (0, 1, 0, 0)
+    names = [row.name for row in inspection.rows] if folded else _indented(inspection.rows)
+    for name, row in zip(names, inspection.rows, strict=True):
+        table.add_row(
+            name,
+            f"{_OPERATIONS.get(row.op, row.op)} {row.detail}".strip(),
+            _times(row.output_shape),
+            f"{row.parameters:,}" if row.parameters else "·",
+            f"{row.macs:,}" if row.macs else "·",
+            f"{row.share:.1%}" if row.macs else "·",
+            _bytes(row.activation_bytes) if row.activation_bytes else "·",
+            _times(row.receptive_field) if row.receptive_field else "·",
+        )
+    table.add_section()
+    table.add_row("all", "", "", f"{inspection.parameters:,}", f"{inspection.macs:,}", "100.0%", "", "")
+    return table
+
+
+_OPERATIONS = {
+    "conv2d": "conv", "max_pool2d": "max-pool", "avg_pool2d": "average-pool", "cat": "concat", "view": "view",
+    "batch_norm": "batch norm",
+}  # fmt: skip
+
+
+def _indented(rows: "tuple[Row, ...]") -> list[str]:
+    """Names under those of their blocks; `├` begins a branch of a join, `│` goes on with it, `╰` is the join."""
+    names = []
+    blocks: list[str] = []
+    before = None
+    for row in rows:
+        parts = row.name.split(".")
+        # What the block is called is said once, on the first row that is in it.
+        shared = 0
+        while shared < min(len(blocks), len(parts) - 1) and blocks[shared] == parts[shared]:
+            shared += 1
+        blocks = parts[:-1]
+        mark = "├ " if row.branch is not None and row.branch != before else "│ " if row.branch is not None else ""
+        if row.op in ("cat", "add") and before is not None:
+            mark = "╰ "
+        before = row.branch
+        names.append("  " * min(shared, 1) + mark + ".".join(parts[shared:]))
+    return names
+
+
+def _totals(inspection: "Inspection") -> list[str]:
+    lines = [
+        f"{inspection.parameters:,} parameters ({_bytes(inspection.weight_bytes)}), {inspection.macs:,} MACs an image; "
+        f"activations take {_bytes(inspection.peak_activation_bytes)} at the most (inference, float32)"
+    ]
+    if inspection.smallest_input is not None:
+        lines.append(f"the smallest square image that it takes as it is built: {inspection.smallest_input} pixels")
+    if inspection.unreached:
+        lines.append(f"parameters that no operation uses: {', '.join(inspection.unreached)}")
+    if inspection.classes is not None and inspection.mean is not None and inspection.std is not None:
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (inspection.mean, inspection.std))
+        lines.append(f"classes: {', '.join(inspection.classes)}; pixels normalised with mean {mean}, deviation {std}")
+    return lines
+
+
+def _notes(inspection: "Inspection") -> list[str]:
+    """What each 1×1 convolution before a larger one saves, or costs."""
+    lines = []
+    for saved in inspection.reductions:
+        way = "down" if saved.through < saved.channels else "up" if saved.through > saved.channels else "straight"
+        change = saved.direct - saved.total
+        lines.append(
+            f"{saved.name}: 1×1 {way} from {saved.channels} to {saved.through} channels before a "
+            f"{_times(saved.kernel)}: {'saves' if change > 0 else 'costs'} {abs(change):,} MACs "
+            f"({saved.total:,} with it, {saved.direct:,} without)"
+        )
+    return lines
+
+
+def _show_reduction(saved: "Reduction") -> None:
+    kernel = _times(saved.kernel)
+    pixels = saved.first // (saved.channels * saved.through)
+    area = saved.kernel[0] * saved.kernel[1]
+    ratio = f"{saved.times:.2f} times fewer" if saved.times >= 1 else f"{1 / saved.times:.2f} times more"
+    show(
+        f"{kernel} alone:  {pixels:,} pixels × {area} × {saved.channels} × {saved.out} = {saved.direct:,} MACs",
+        f"through 1×1:  {pixels:,} × {saved.channels} × {saved.through} = {saved.first:,}",
+        f"   and {kernel}:  {pixels:,} × {area} × {saved.through} × {saved.out} = {saved.second:,}",
+        f"   together:  {saved.total:,} MACs, {ratio}",
+    )
+
+
+def _times(numbers: tuple[int, ...]) -> str:
+    return "×".join(map(str, numbers))
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

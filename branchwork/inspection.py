@@ -1,0 +1,181 @@
+"""The verb `inspect`: what a net does to an image, what each operation costs, and what a 1×1 convolution saves."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from branchwork.nets.build import build_net, short_name
+from branchwork.nets.size import smallest_square
+from branchwork.trace.graph import Branch, Node, Trace, trace
+from branchwork.trace.reduce import Reduction, reductions
+from branchwork.training.run import MODEL, holds, load_run
+
+Shape3 = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation, or several that were folded. `share` is that of the net's MACs, a fraction.
+
+    `branch` is the innermost join's branch that it belongs to, as `incep1.cat/b5`, None outside of joins. `detail` says
+    what the operation's name leaves open. `output_shape` and `receptive_field` are those of the last operation.
+    """
+
+    name: str
+    op: str
+    detail: str
+    branch: str | None
+    output_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    share: float
+    activation_bytes: int
+    receptive_field: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found. The parameters of `rows` and of `unreached`, which no operation uses, are all `parameters`.
+
+    `blocks` has the class of each child of the net. `smallest_input` is the side of the smallest square image, up to
+    `input_shape`, that the net takes as it is built. `classes`, `mean` and `std` are a run's.
+    """
+
+    net: str
+    input_shape: Shape3
+    parameters: int
+    macs: int
+    weight_bytes: int
+    peak_activation_bytes: int
+    smallest_input: int | None
+    rows: tuple[Row, ...]
+    unreached: tuple[str, ...]
+    reductions: tuple[Reduction, ...]
+    blocks: dict[str, str]
+    classes: tuple[str, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+def inspect(
+    net: str | Path | nn.Module,
+    input_shape: Shape3 | None = None,
+    *,
+    by: Literal["block", "branch", "op"] | None = None,
+) -> Inspection:
+    """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
+
+    `input_shape` is C, H, W; by default 1×28×28, or what a run was trained on. `by` folds the rows: by the child of the
+    net that they are in, by branch, or by kind of operation. Raises `NetError`.
+    """
+    if not isinstance(net, nn.Module) and holds(Path(net), MODEL):
+        trained = load_run(net)
+        model = trained.model
+        shape = input_shape or (model.in_channels, *model.image_size)
+        return _inspect(
+            trained.net, short_name(model.net), shape, by, classes=model.classes, mean=model.mean, std=model.std
+        )
+    shape = input_shape or (1, 28, 28)
+    if isinstance(net, nn.Module):
+        return _inspect(net, type(net).__name__, shape, by)
+    with torch.random.fork_rng(devices=[]):
+        module = build_net(str(net), in_channels=shape[0], image_size=shape[1:])
+    return _inspect(module, short_name(str(net)), shape, by)
+
+
+def _inspect(
+    net: nn.Module,
+    name: str,
+    shape: Shape3,
+    by: str | None,
+    *,
+    classes: tuple[str, ...] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Inspection:
+    traced = trace(net, shape)
+    rows = _rows(traced)
+    if by is not None:
+        rows = _fold(rows, _KEYS[by])
+    return Inspection(
+        net=name,
+        input_shape=shape,
+        parameters=traced.parameters,
+        macs=traced.macs,
+        weight_bytes=traced.weight_bytes,
+        peak_activation_bytes=traced.peak_activation_bytes,
+        smallest_input=smallest_square(net, shape[0], min(shape[1:])),
+        rows=tuple(rows),
+        unreached=traced.unreached,
+        reductions=tuple(reductions(traced)),
+        blocks={path: name for path, name in traced.classes.items() if path and "." not in path},
+        classes=classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _rows(traced: Trace) -> list[Row]:
+    branches: dict[str, str] = {}
+    details: dict[str, str] = {}
+    for join in sorted(traced.joins, key=lambda join: -sum(len(branch.nodes) for branch in join.branches)):
+        # From the largest join to the smallest, so that the innermost has the last word.
+        for branch in join.branches:
+            branches |= dict.fromkeys(branch.nodes, f"{join.node}/{branch.name}")
+    for join in traced.joins:
+        details[join.node] = _meeting(next(n for n in traced.nodes if n.name == join.node), join.branches)
+    total = max(1, traced.macs)
+    return [
+        Row(
+            name=node.name,
+            op=node.op,
+            detail=details.get(node.name, node.detail),
+            branch=branches.get(node.name),
+            output_shape=node.output_shape,
+            parameters=node.parameters,
+            macs=node.macs,
+            share=node.macs / total,
+            activation_bytes=node.activation_bytes,
+            receptive_field=node.field,
+        )
+        for node in traced.nodes
+    ]
+
+
+def _meeting(node: Node, branches: Sequence[Branch]) -> str:
+    """The channels that add up for a concatenation, the branches that do for a sum."""
+    if node.op == "add":
+        return " + ".join(branch.name for branch in branches)
+    return " + ".join(str(branch.channels) for branch in branches) + f" = {node.output_shape[0]}"
+
+
+_KEYS: dict[str, Callable[[Row], str]] = {
+    "block": lambda row: row.name.split(".")[0],
+    "branch": lambda row: row.branch or row.name,
+    "op": lambda row: row.op,
+}
+
+
+def _fold(rows: Sequence[Row], key: Callable[[Row], str]) -> list[Row]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return [
+        Row(
+            name=name,
+            op=group[0].op if len(group) == 1 else f"{len(group)} operations",
+            detail=group[0].detail if len(group) == 1 else "",
+            branch=None,
+            output_shape=group[-1].output_shape,
+            parameters=sum(row.parameters for row in group),
+            macs=sum(row.macs for row in group),
+            share=sum(row.share for row in group),
+            activation_bytes=sum(row.activation_bytes for row in group),
+            receptive_field=group[-1].receptive_field,
+        )
+        for name, group in groups.items()
+    ]

@@ -1,0 +1,82 @@
+"""What a 1×1 convolution before a larger one saves, or costs (Szegedy et al. 2014, section 4)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from branchwork.errors import NetError
+from branchwork.trace.graph import Trace
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """MACs of a k×k convolution from `channels` to `out` channels, at one output size, by two ways.
+
+    `direct` is the convolution alone; `first` and `second` are a 1×1 to `through` channels and the same k×k after it.
+    """
+
+    name: str
+    channels: int
+    through: int
+    out: int
+    kernel: tuple[int, int]
+    direct: int
+    first: int
+    second: int
+
+    @property
+    def total(self) -> int:
+        return self.first + self.second
+
+    @property
+    def times(self) -> float:
+        """How many times fewer MACs the way through the 1×1 takes; below 1 where it costs work."""
+        return self.direct / self.total
+
+
+def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, through: int) -> Reduction:
+    """For one convolution that keeps height and width, on an input C×H×W. Raises `NetError` for impossible numbers."""
+    numbers = {"channels": input_shape[0], "height": input_shape[1], "width": input_shape[2]}
+    for name, number in (numbers | {"kernel": kernel, "out": out, "through": through}).items():
+        if number < 1:
+            raise NetError(f"{name} is {number}, and it must be at least 1")
+    channels, height, width = input_shape
+    pixels = height * width
+    return Reduction(
+        name=f"{channels}×{height}×{width}",
+        channels=channels,
+        through=through,
+        out=out,
+        kernel=(kernel, kernel),
+        direct=pixels * kernel * kernel * channels * out,
+        first=pixels * channels * through,
+        second=pixels * kernel * kernel * through * out,
+    )
+
+
+def reductions(trace: Trace) -> Iterable[Reduction]:
+    """Every 1×1 convolution of a net whose output goes into one larger convolution and nowhere else."""
+    by_name = {node.name: node for node in trace.nodes}
+    readers: dict[str, list[str]] = {}
+    for node in trace.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node.name)
+    for node in trace.nodes:
+        after = [by_name[name] for name in readers.get(node.name, [])]
+        while len(after) == 1 and after[0].op in ("relu", "batch_norm"):
+            after = [by_name[name] for name in readers.get(after[0].name, [])]
+        if node.kernel != (1, 1) or len(after) != 1 or after[0].kernel is None or after[0].kernel == (1, 1):
+            continue
+        second = after[0]
+        if node.groups != 1 or second.groups != 1 or second.kernel is None:
+            continue
+        through, channels = node.output_shape[0], node.channels
+        yield Reduction(
+            name=node.name,
+            channels=channels,
+            through=through,
+            out=second.output_shape[0],
+            kernel=second.kernel,
+            direct=second.macs // through * channels,
+            first=node.macs,
+            second=second.macs,
+        )
