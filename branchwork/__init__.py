@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from branchwork.nets.build import build_net as build_net
     from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
     from branchwork.nets.weights import load_weights as load_weights
-    from branchwork.trace.graph import trace as trace
-    from branchwork.trace.reduce import reduction as reduction
+    from branchwork.tracing.graph import trace as trace
+    from branchwork.tracing.reduce import reduction as reduction
     from branchwork.training.demo import demo as demo
     from branchwork.training.evaluate import evaluate as evaluate
     from branchwork.training.predict import predict as predict
@@ -56,8 +56,8 @@ _HOMES = {
     "predict": "training.predict",
     "resume": "training.train",
     "resume_seeds": "training.seeds",
-    "reduction": "trace.reduce",
-    "trace": "trace.graph",
+    "reduction": "tracing.reduce",
+    "trace": "tracing.graph",
     "train": "training.train",
     "train_seeds": "training.seeds",
 }

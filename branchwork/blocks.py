@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.errors import NetError
-
-# The layers that may change height and width.
-_SIZED = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
+from branchwork.geometry import SIZED, pair, size_changes, times
+from branchwork.language import say
 
 
 class _Join(nn.Module):
@@ -41,15 +40,20 @@ class _Join(nn.Module):
             line
             for name in names
             for path, layer in self.branches()[name].named_modules(prefix=name)
-            for line in _size_changes(path, layer)
+            for line in size_changes(path, layer)
         ]
 
     def _refuse(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
         width = max(map(len, outputs))
-        shapes = "\n".join(f"  {name:<{width}}  {_shape(output)}" for name, output in outputs.items())
+        shapes = "\n".join(f"  {name:<{width}}  {times(output.shape[1:])}" for name, output in outputs.items())
+        kind = type(self).__name__
         return NetError(
-            f"the branches of this {type(self).__name__} do not fit: {need}.\n"
-            f"  its input is {_shape(x)}; the branches give\n{shapes}\n{advice}"
+            say(
+                f"the branches of this {kind} do not fit: {need}.\n"
+                f"  its input is {times(x.shape[1:])}; the branches give\n{shapes}\n{advice}",
+                f"这个 {kind} 的分支合不到一起：{need}。\n"
+                f"  输入是 {times(x.shape[1:])}，各分支给出\n{shapes}\n{advice}",
+            )
         )
 
 
@@ -64,7 +68,12 @@ class Concat(_Join):
         outputs = self._outputs(x)
         sizes = [tuple(output.shape[2:]) for output in outputs.values()]
         if any(size != sizes[0] for size in sizes):
-            raise self._refuse(x, outputs, "Concat needs equal height and width", self._advice(x, outputs))
+            raise self._refuse(
+                x,
+                outputs,
+                say("Concat needs equal height and width", "Concat 要求高和宽都相同"),
+                self._advice(x, outputs),
+            )
         return torch.cat(list(outputs.values()), dim=1)
 
     def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
@@ -73,7 +82,10 @@ class Concat(_Join):
         same = tuple(x.shape[2:])
         usual = same if same in sizes else max(sizes, key=sizes.count)
         odd = [name for name, output in outputs.items() if tuple(output.shape[2:]) != usual]
-        return "\n".join(self._size_advice(odd)) or "Change the odd branch so that all give one height and width."
+        return "\n".join(self._size_advice(odd)) or say(
+            "Change the odd branch so that all give one height and width.",
+            "修改不一致的那条分支，使各分支的高和宽相同。",
+        )
 
 
 class Add(_Join):
@@ -87,7 +99,12 @@ class Add(_Join):
         outputs = self._outputs(x)
         shapes = [output.shape for output in outputs.values()]
         if any(shape != shapes[0] for shape in shapes):
-            raise self._refuse(x, outputs, "Add needs equal channels, height and width", self._advice(x, outputs))
+            raise self._refuse(
+                x,
+                outputs,
+                say("Add needs equal channels, height and width", "Add 要求通道数、高和宽都相同"),
+                self._advice(x, outputs),
+            )
         total, *others = outputs.values()
         for other in others:
             total = total + other
@@ -97,18 +114,24 @@ class Add(_Join):
         shortcut = [name for name, branch in self.branches().items() if isinstance(branch, nn.Identity)]
         others = {name: output for name, output in outputs.items() if name not in shortcut}
         layers = [layer for name in others for layer in self.branches()[name].modules()]
-        stride = math.prod(_pair(layer.stride)[0] for layer in layers if isinstance(layer, _SIZED))
+        stride = math.prod(pair(layer.stride)[0] for layer in layers if isinstance(layer, SIZED))
         out = next(iter(others.values())).shape[1] if others else x.shape[1]
         lines = []
         if shortcut and (stride > 1 or x.shape[1] != out):
             step = f", stride={stride}" if stride > 1 else ""
+            projection = f"{shortcut[0]}=nn.Conv2d({x.shape[1]}, {out}, 1{step})"
             lines = [
-                f"Give the shortcut a 1×1 projection, {shortcut[0]}=nn.Conv2d({x.shape[1]}, {out}, 1{step}), "
-                "or keep channels and stride in the other branch."
+                say(
+                    f"Give the shortcut a 1×1 projection, {projection}, "
+                    "or keep channels and stride in the other branch.",
+                    f"给捷径加一个 1×1 投影：{projection}；或者让另一条分支保持通道数和步长。",
+                )
             ]
         if stride == 1:
             lines += self._size_advice(others)
-        return "\n".join(lines) or "Change the odd branch so that all give one shape."
+        return "\n".join(lines) or say(
+            "Change the odd branch so that all give one shape.", "修改不一致的那条分支，使各分支的形状相同。"
+        )
 
 
 class InceptionA(Concat):
@@ -155,39 +178,3 @@ def _chain(**modules: nn.Module) -> nn.Sequential:
     for name, module in modules.items():
         chain.add_module(name, module)
     return chain
-
-
-def _shape(x: Tensor) -> str:
-    """A shape without its batch: 16×28×28."""
-    return "×".join(str(int(n)) for n in x.shape[1:])
-
-
-def _size_changes(path: str, module: nn.Module) -> list[str]:
-    """Why this layer changes height and width, and what keeps them; nothing where it keeps them."""
-    if not isinstance(module, _SIZED) or module.padding == "same":
-        return []
-    kernel, stride, padding = (_pair(getattr(module, key)) for key in ("kernel_size", "stride", "padding"))
-    dilation = _pair(getattr(module, "dilation", 1))
-    span = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-    if stride != (1, 1):
-        return [f"`{path}` has stride {_short(stride)}: stride=1 keeps height and width."]
-    if tuple(2 * p for p in padding) == span:
-        return []
-    if any(s % 2 for s in span):
-        return [f"`{path}` has an even kernel, {_short(kernel)}, which cannot keep height and width: take an odd one."]
-    keeps = tuple(s // 2 for s in span)
-    return [
-        f"`{path}` has kernel {_short(kernel)} and padding {_short(padding)}: "
-        f"padding={_short(keeps)} keeps height and width."
-    ]
-
-
-def _pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
-    if value == "valid":
-        return (0, 0)
-    assert not isinstance(value, str), f"padding {value!r} is handled before"
-    return (value, value) if isinstance(value, int) else tuple(value)
-
-
-def _short(pair: tuple[int, ...]) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else str(pair)

@@ -1,7 +1,10 @@
 """What a user can do wrong. Each error carries one message: what was found, where, what was needed, what to change."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BranchworkError(Exception):
@@ -38,6 +41,14 @@ class TrainingError(BranchworkError):
 
 class Interrupted(BranchworkError):
     """The user stopped a training; its state is saved and it can be continued."""
+
+
+def own_line(reason: BaseException) -> str:
+    """`file.py, line 12`: the innermost line that is neither torch's nor ours; "" where there is none."""
+    ours = str(Path(__file__).parent)
+    frames = traceback.extract_tb(reason.__traceback__)
+    own = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and not f.filename.startswith((ours, "<"))]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

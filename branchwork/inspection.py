@@ -10,8 +10,8 @@ from torch import nn
 
 from branchwork.nets.build import build_net, short_name
 from branchwork.nets.size import smallest_square
-from branchwork.trace.graph import Branch, Node, Trace, trace
-from branchwork.trace.reduce import Reduction, reductions
+from branchwork.tracing.graph import Branch, Node, Trace, trace
+from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape3 = tuple[int, int, int]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from branchwork.inspection import Inspection, Row
-    from branchwork.trace.reduce import Reduction
+    from branchwork.tracing.reduce import Reduction
 
 
 def inspect(
@@ -37,7 +37,7 @@ def inspect(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Show every operation of a net: its shape, parameters, MACs, memory, and what it sees of the image.
+    """Show every operation of a net: its shape, parameters, MACs, memory, and how much of the image it sees.
 
     With --conv, --kernel, --out and --through: what a 1×1 convolution before another one saves.
     """
@@ -75,15 +75,24 @@ def _shape(text: str, flag: str) -> tuple[int, int, int]:
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:
     title = f"{inspection.net}, one image of {_times(inspection.input_shape)}"
-    show(_table(inspection, title, folded), *_totals(inspection), *_notes(inspection))
+    show(_table(inspection, title, folded), *_totals(inspection), *_notes(inspection), columns=5)
 
 
 def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
     table = make_table("name", "operation", "output", "parameters", "MACs", "share", "memory", "sees", title=title)
-    table.columns[1].justify = "left"
+    table.columns[0].overflow = "fold"
+    table.columns[1].justify, table.columns[1].no_wrap = "left", False
     table.padding = (0, 1, 0, 0)
-    names = [row.name for row in inspection.rows] if folded else _indented(inspection.rows)
-    for name, row in zip(names, inspection.rows, strict=True):
+    block, branch = "", None
+    for row in inspection.rows:
+        name = row.name
+        if not folded:
+            top, _, rest = row.name.partition(".")
+            if rest and top != block:
+                table.add_row(top, inspection.blocks.get(top, ""), style="bold")
+            if rest:
+                name = f"  {_mark(row, branch)}{rest}"
+            block, branch = top, row.branch
         table.add_row(
             name,
             f"{_OPERATIONS.get(row.op, row.op)} {row.detail}".strip(),
@@ -95,34 +104,20 @@ def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
             _times(row.receptive_field) if row.receptive_field else "·",
         )
     table.add_section()
-    table.add_row("all", "", "", f"{inspection.parameters:,}", f"{inspection.macs:,}", "100.0%", "", "")
+    table.add_row("all", "", "", f"{inspection.parameters:,}", f"{inspection.macs:,}", "100%", "", "")
     return table
 
 
-_OPERATIONS = {
-    "conv2d": "conv", "max_pool2d": "max-pool", "avg_pool2d": "average-pool", "cat": "concat", "view": "view",
-    "batch_norm": "batch norm",
-}  # fmt: skip
+_OPERATIONS = {"conv2d": "conv", "max_pool2d": "max-pool", "avg_pool2d": "avg-pool", "batch_norm": "batch norm"}
 
 
-def _indented(rows: "tuple[Row, ...]") -> list[str]:
-    """Names under those of their blocks; `├` begins a branch of a join, `│` goes on with it, `╰` is the join."""
-    names = []
-    blocks: list[str] = []
-    before = None
-    for row in rows:
-        parts = row.name.split(".")
-        # What the block is called is said once, on the first row that is in it.
-        shared = 0
-        while shared < min(len(blocks), len(parts) - 1) and blocks[shared] == parts[shared]:
-            shared += 1
-        blocks = parts[:-1]
-        mark = "├ " if row.branch is not None and row.branch != before else "│ " if row.branch is not None else ""
-        if row.op in ("cat", "add") and before is not None:
-            mark = "╰ "
-        before = row.branch
-        names.append("  " * min(shared, 1) + mark + ".".join(parts[shared:]))
-    return names
+def _mark(row: "Row", before: str | None) -> str:
+    """`├` begins a branch of a join, `│` goes on with it, `╰` is the join."""
+    if row.op in ("cat", "add") and before is not None and row.branch != before:
+        return "╰ "
+    if row.branch is None:
+        return ""
+    return "│ " if row.branch == before else "├ "
 
 
 def _totals(inspection: "Inspection") -> list[str]:

@@ -60,14 +60,22 @@ def make_table(*columns: str, title: str | None = None) -> "Table":
     return table
 
 
-def show(*parts: "Table | str") -> None:
-    """Print tables and lines of text. Paths stay in one piece, so that they can be copied."""
+def show(*parts: "Table | str", columns: int | None = None) -> None:
+    """Print tables and lines of text. Paths stay in one piece, so that they can be copied.
+
+    A table that is too wide for the terminal loses columns from the right, but for the first `columns`.
+    """
     from rich.console import Console
+    from rich.measure import Measurement
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 200  # a file has no edge at which a table would have to be cut
+    wide = console.options.update(max_width=1000)
     for part in parts:
+        if not isinstance(part, str) and columns is not None:
+            while len(part.columns) > columns and Measurement.get(console, wide, part).maximum > console.width:
+                part.columns.pop()
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from branchwork.errors import NetError, nearest
+from branchwork.errors import NetError, nearest, own_line
+from branchwork.language import say
 from branchwork.nets import NETS
 from branchwork.nets.size import ImageSize
 
@@ -117,9 +118,9 @@ def _build(builder: Callable[[], object], net: str) -> nn.Module:
 
 
 def _words(reason: BaseException) -> str:
-    """What Python says, and in which line of whose file."""
-    place = reason.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    at = f" ({place.tb_frame.f_code.co_filename}, line {place.tb_lineno})" if place is not None else ""
-    return f"{type(reason).__name__}: {reason}{at if not isinstance(reason, SyntaxError) else ''}"
+    """What Python says, and in which line of whose file, with a hint where a learner often needs one."""
+    words = f"{type(reason).__name__}: {reason}"
+    if "before Module.__init__" in words:
+        words = say("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()")
+    line = own_line(reason)
+    return f"{words} ({line})" if line and not isinstance(reason, SyntaxError) else words

@@ -16,8 +16,11 @@ from torch import Tensor, nn
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError
 from branchwork.files import need_writable, write_json, write_whole
+from branchwork.geometry import times
+from branchwork.language import say
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
+from branchwork.tracing.teach import failure
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
@@ -88,7 +91,8 @@ def load_run(folder: str | Path) -> TrainedNet:
         raise RunError(f"{path} is damaged ({reason}): copy the run again, or train again") from reason
     with torch.random.fork_rng(devices=[]):
         net = model.builder()()
-    load_weights(net, folder)
+        load_weights(net, folder)
+        check_net(net, model)
     return TrainedNet(net.eval(), model, folder)
 
 
@@ -138,25 +142,52 @@ def _first_free(name: str) -> Path:
 
 
 def check_net(net: nn.Module, model: Model) -> None:
-    """Raises `NetError` where `net` does not give one logit for each class from one image, in train and in eval mode.
+    """Raises `NetError` where `net` does not give one logit for each class from each image, in train and in eval mode.
 
     Its buffers, such as the statistics of a batch norm, are left alone.
     """
-    size = f"{model.in_channels}×{model.image_size[0]}×{model.image_size[1]}"
-    needed = (2, len(model.classes))
+    shape = (model.in_channels, *model.image_size)
     for mode in (True, False):
-        # Two images, since a batch norm in train mode refuses one that it has nothing to compare with.
-        images = torch.zeros(2, model.in_channels, *model.image_size)
+        # Two images: a batch norm in train mode refuses one, and a view that mixes images is seen.
         try:
             with torch.no_grad():
-                output = copy.deepcopy(net).train(mode)(images)
-        except NetError:
-            raise
+                output = copy.deepcopy(net).train(mode)(torch.zeros(2, *shape))
         except Exception as reason:  # a learner's own forward may raise anything
-            raise NetError(f"{model.net} cannot take images of {size}: {type(reason).__name__}: {reason}") from reason
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        if found != needed:
-            raise NetError(
-                f"{model.net} gives {found} for two images of {size}, and {needed} is needed: "
-                f"one tensor with a logit for each of the {len(model.classes)} classes"
+            mine = NetError(f"{model.net} cannot take images of {times(shape)}: {type(reason).__name__}: {reason}")
+            raise failure(net, shape) or mine from reason
+        _check_output(output, len(model.classes), model.net)
+
+
+def _check_output(output: object, classes: int, net: str) -> None:
+    if output is None:
+        raise NetError(
+            say(
+                f"{net}: forward returns nothing: end it with `return x`",
+                f"{net}：forward 没有返回值：最后要写 `return x`",
             )
+        )
+    if not isinstance(output, Tensor):
+        found = type(output).__name__
+        raise NetError(
+            say(
+                f"{net} gives a {found}, and one tensor of logits is needed: return the logits alone",
+                f"{net} 返回的是 {found}，需要的是一个 logits 张量：只返回 logits",
+            )
+        )
+    if tuple(output.shape) == (2, classes):
+        return
+    rows = output.shape[0] if output.dim() else 0
+    if output.dim() == 2 and rows != 2:
+        raise NetError(
+            say(
+                f"{net} makes {rows} rows of 2 images: a view mixes them; write x.view(x.size(0), -1)",
+                f"{net} 把 2 张图变成了 {rows} 行：某个 view 把不同的图混在了一起；应写成 x.view(x.size(0), -1)",
+            )
+        )
+    found = times(tuple(output.shape[1:]))
+    raise NetError(
+        say(
+            f"{net} gives {found} numbers for an image, and {classes} are needed: a logit for each class",
+            f"{net} 对每张图给出 {found} 个数，需要 {classes} 个：每一类一个 logit",
+        )
+    )

@@ -3,11 +3,12 @@
 Built on `torch.export`, which reads an ordinary script without running it on real data: only shapes are computed.
 """
 
-import copy
 import linecache
+import logging
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError
-from branchwork.trace.costs import VIEWS, Field, argument, field_of, macs_of, pair
+from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, pair
+from branchwork.tracing.teach import failure
+from branchwork.tracing.twin import blank, make_twin
 
 Shape = tuple[int, ...]
 
@@ -95,33 +98,28 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
 
     `net` is left as it was: mode, weights, hooks and random state. Raises `NetError` where its forward cannot be read.
     """
-    twin = _twin(net)
-    image = torch.zeros(1, *input_shape)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    twin = make_twin(net)
+    image = blank(net, 1, input_shape)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), _quiet():
         try:
             program = torch.export.export(twin, (image,), strict=False)
         except Exception as reason:  # the net's own forward may raise anything, and so may export
-            raise NetError(_cannot(twin, image, reason)) from reason
+            first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+            unread = f"the net runs, but its operations cannot be read, since they depend on the pixels: {first}"
+            raise failure(net, input_shape) or NetError(unread) from reason
     return _Reader(twin, program).read(tuple(input_shape))
 
 
-def _twin(net: nn.Module) -> nn.Module:
-    """A copy in eval mode that shares the tensors of `net`, so that a large net is not held twice."""
-    own: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
-    own |= {id(b): b.detach() for b in net.buffers()}
-    return copy.deepcopy(net, own).eval()
-
-
-def _cannot(net: nn.Module, image: Tensor, reason: Exception) -> str:
-    size = "×".join(map(str, image.shape[1:]))
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the traceback that torch logs where shapes do not fit: the error tells it better."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        net(image)
-    except NetError as own:
-        return f"the net cannot take an image of {size}: {own}"
-    except Exception as own:  # what the net says itself is plainer than what export makes of it
-        return f"the net cannot take an image of {size}: {type(own).__name__}: {own}"
-    first = str(reason).strip().splitlines()[0]
-    return f"the net runs, but its operations cannot be read, since they depend on the pixels ({first})"
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Reader:
@@ -235,25 +233,26 @@ class _Reader:
             for source in node.inputs:
                 own = sorted(ancestors[source] - shared, key=order.__getitem__)
                 shape = by_name[source].output_shape if source in by_name else ()
-                name = _branch_name(node, own)
+                name = _branch_name(node, own, beside_shortcut=bool(shared & set(node.inputs)))
                 branches.append(Branch(name, tuple(own), shape[0] if shape else 0))
             yield Join(node.name, tuple(branches))
 
 
-def _branch_name(join: Node, own: Sequence[str]) -> str:
+def _branch_name(join: Node, own: Sequence[str], *, beside_shortcut: bool) -> str:
     """What the names of a branch have in common, as seen from the block that joins it.
 
-    `b5` of `incep1.b5.conv1` and `incep1.b5.conv2`; `branch5x5` of `incep1.branch5x5_1` and `incep1.branch5x5_2`.
+    `b5` of `incep1.b5.conv1` and `incep1.b5.conv2`; `branch5x5` of `incep1.branch5x5_1` and `incep1.branch5x5_2`. Where
+    they have nothing in common, `residual` beside a shortcut, and the last of them elsewhere.
     """
     if not own:
         return "shortcut"
-    prefix = f"{join.path}." if join.path else ""
-    parts = [name.removeprefix(prefix).split(".") for name in own]
+    parts = [name.removeprefix(f"{join.path}.").split(".") for name in own]
     whole = list(takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
     if whole:
         return ".".join(names[0] for names in whole)
     letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*(names[0] for names in parts), strict=False))
-    return "".join(letter[0] for letter in letters).rstrip("_") or parts[-1][0]
+    common = "".join(letter[0] for letter in letters).rstrip("_")
+    return common or ("residual" if beside_shortcut else parts[-1][0])
 
 
 def _op(node: fx.Node) -> str:

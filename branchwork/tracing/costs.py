@@ -10,16 +10,17 @@ from torch import fx
 # fmt: off
 # Operations that give another view of the same memory.
 VIEWS = frozenset({
-    "view", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "swapaxes", "unsqueeze", "squeeze", "expand",
-    "slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind", "alias", "detach", "identity",
+    "view", "flatten", "unflatten", "permute", "transpose", "t", "movedim", "swapaxes", "unsqueeze", "squeeze",
+    "expand", "slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind", "alias", "detach",
+    "identity",
 })
 
 # Operations that treat each position by itself, so that what it sees does not change.
 _POINTWISE = frozenset({
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh", "hardsigmoid",
-    "sigmoid", "tanh", "softplus", "prelu", "clamp", "batch_norm", "dropout", "feature_dropout", "alpha_dropout", "add",
-    "sub", "mul", "div", "cat", "neg", "exp", "abs", "square", "sqrt", "rsqrt", "pow", "maximum", "minimum", "where",
-    "clone", "detach", "alias", "identity", "to", "type_as", "channel_shuffle",
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardtanh",
+    "hardsigmoid", "sigmoid", "tanh", "softplus", "prelu", "clamp", "batch_norm", "dropout", "feature_dropout",
+    "alpha_dropout", "add", "sub", "mul", "div", "cat", "neg", "exp", "abs", "square", "sqrt", "rsqrt", "pow",
+    "maximum", "minimum", "where", "clone", "detach", "alias", "identity", "to", "type_as", "channel_shuffle",
 })
 # fmt: on
 

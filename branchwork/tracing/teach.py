@@ -1,0 +1,317 @@
+"""Errors that teach: where a forward pass fails, the shapes up to there, what is wrong, and what to write instead."""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from branchwork.errors import NetError, own_line
+from branchwork.geometry import size_changes, times
+from branchwork.language import say
+from branchwork.tracing.twin import blank, make_twin
+
+# Lines of the flow that are shown: those before the failure matter.
+_SHOWN = 10
+
+
+def failure(net: nn.Module, input_shape: Sequence[int]) -> NetError | None:
+    """Why `net` cannot take images C×H×W, for a learner to read; None where it can.
+
+    `net` is left as it was: mode, weights, hooks and random state.
+    """
+    twin = make_twin(net)
+    recorder = _Recorder(twin)
+    images = blank(net, 2, input_shape)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
+            twin(images)
+        return None
+    except NetError as reason:  # a join has said already what does not fit
+        problem = str(reason)
+    except Exception as reason:  # a learner's own forward may raise anything
+        problem = _diagnose(net, recorder, tuple(input_shape), reason)
+        line = own_line(reason)
+        problem += f" ({line})" if line else ""
+    return NetError(f"{problem}\n{recorder.flow(tuple(input_shape))}")
+
+
+@dataclass
+class _Step:
+    """One operation: the module that ran it, its name, what went in, and what came out: None where it failed."""
+
+    path: str
+    op: str
+    arguments: tuple[Any, ...]
+    output: Tensor | None = None
+
+    def weight(self) -> Tensor:
+        weight = self.arguments[1]
+        assert isinstance(weight, Tensor), f"{self.op} has a weight"
+        return weight
+
+
+class _Recorder(TorchFunctionMode):
+    """Sees every operation of a net while it runs, and which module runs it.
+
+    `words` are torch's own about the failure.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.steps: list[_Step] = []
+        self.running: list[str] = []
+        self.words = ""
+        self.passed: tuple[str, str] | None = None
+        paths = {module: path for path, module in net.named_modules()}
+        for path, module in net.named_modules():
+            module.register_forward_pre_hook(self._enter(path, paths))
+            module.register_forward_hook(lambda *_: self.running.pop() and None)
+
+    def _enter(self, path: str, paths: dict[nn.Module, str]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            self.running.append(path)
+            for argument in arguments:
+                if isinstance(argument, nn.Module):
+                    self.passed = (path, paths.get(argument, type(argument).__name__))
+
+        return enter
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("i")
+        step = _Step(self.running[-1] if self.running else "", _NAMES.get(name, name), (*args, *kwargs.values()))
+        self.steps.append(step)
+        output = func(*args, **kwargs)
+        if isinstance(output, Tensor) and name not in ("get", "set"):
+            step.output = output
+        else:
+            self.steps.remove(step)  # a question, such as x.size(0), and no operation
+        return output
+
+    @property
+    def failed(self) -> _Step | None:
+        return self.steps[-1] if self.steps and self.steps[-1].output is None else None
+
+    def maker(self, tensor: Any) -> _Step | None:
+        """The operation that gave `tensor`."""
+        return next((step for step in reversed(self.steps) if step.output is tensor), None)
+
+    def flow(self, input_shape: tuple[int, ...]) -> str:
+        rows = [(say("input", "输入"), "", times(input_shape))]
+        for step in self.steps:
+            shape = "✗" if step.output is None else times(step.output.shape[1:])
+            rows.append((step.path or "forward", step.op, shape))
+        if len(rows) > _SHOWN:
+            rows = [*rows[:1], ("…", "", ""), *rows[-_SHOWN:]]
+        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        return "\n".join(f"  {name:<{wide[0]}}  {op:<{wide[1]}}  {shape}".rstrip() for name, op, shape in rows)
+
+
+_NAMES = {"radd": "add", "concat": "cat", "reshape": "view", "matmul": "linear"}
+
+
+def _diagnose(net: nn.Module, seen: _Recorder, input_shape: tuple[int, ...], reason: Exception) -> str:
+    """What is wrong and what to write, in one or two lines."""
+    seen.words = str(reason)
+    if seen.passed is not None:
+        return _module_passed(*seen.passed)
+    step = seen.failed
+    if step is not None:
+        about = {
+            "linear": _linear, "conv2d": _conv, "max_pool2d": _too_small, "avg_pool2d": _too_small, "cat": _cat,
+            "add": _add, "view": _view,
+        }.get(step.op)  # fmt: skip
+        words = about(net, seen, step, input_shape) if about else None
+        if words:
+            return words
+    return _python(net, reason)
+
+
+def _module_passed(path: str, name: str) -> str:
+    return say(
+        f"`{path}` was given the module `{name}` itself, not its output: write self.{path}(self.{name}(x))",
+        f"传给 `{path}` 的是模块 `{name}` 本身，而不是它的输出：应写成 self.{path}(self.{name}(x))",
+    )
+
+
+def _linear(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    x, weight = step.arguments[0], step.weight()
+    name, (out, needed), shape = step.path or "linear", weight.shape, tuple(x.shape[1:])
+    if len(shape) == 3:
+        found = prod(shape)
+        change = "" if found == needed else f", nn.Linear({found}, {out})"
+        return say(
+            f"`{name}` takes a row of numbers for each image, and {times(shape)} arrives: flatten it first, "
+            f"x = x.view(x.size(0), -1){change}",
+            f"`{name}` 要的是每张图一行数，来的却是 {times(shape)}：先展平，x = x.view(x.size(0), -1){change}",
+        )
+    if shape[-1] == needed:
+        return None
+    source = seen.maker(x)
+    before = tuple(source.arguments[0].shape[1:]) if source is not None and source.op in ("view", "flatten") else ()
+    arrive = f"{times(before)} = {shape[-1]}" if prod(before) == shape[-1] else str(shape[-1])
+    return say(
+        f"`{name}` expects {needed} features, but {arrive} arrive: nn.Linear({shape[-1]}, {out})",
+        f"`{name}` 需要 {needed} 个特征，来的却是 {arrive} 个：改成 nn.Linear({shape[-1]}, {out})",
+    )
+
+
+def _conv(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    x, weight = step.arguments[0], step.weight()
+    layer = net.get_submodule(step.path) if step.path else None
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    name, needed, found = step.path or "conv2d", weight.shape[1] * groups, x.shape[1]
+    if x.dim() != 4:
+        return say(
+            f"`{name}` takes images N×C×H×W, and {times(tuple(x.shape))} arrives: it must come before the flattening",
+            f"`{name}` 要的是 N×C×H×W 的图，来的却是 {times(tuple(x.shape))}：它应该放在展平之前",
+        )
+    if found == needed:
+        return _too_small(net, seen, step, input_shape)
+    out, kernel = weight.shape[0], weight.shape[2] if weight.shape[2] == weight.shape[3] else tuple(weight.shape[2:])
+    if seen.maker(x) is None:
+        return say(
+            f"`{name}` expects {needed} channels, and the images have {found}: nn.Conv2d({found}, {out}, {kernel}), or "
+            f"images of {needed}×{times(input_shape[1:])}",
+            f"`{name}` 需要 {needed} 个通道，而图像有 {found} 个：改成 nn.Conv2d({found}, {out}, {kernel})，"
+            f"或者用 {needed}×{times(input_shape[1:])} 的图像",
+        )
+    arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({found}, {out}, {kernel})"
+    return say(
+        f"`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
+        f"`{name}` 需要 {needed} 个通道，来的却是 {arrives}：改成 {layer_words}",
+    )
+
+
+def _too_small(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    if "greater than actual input size" not in seen.words and "too small" not in seen.words:
+        return None
+    size, shape = times(input_shape[1:]), times(tuple(step.arguments[0].shape[1:]))
+    smallest = _smallest_above(net, input_shape)
+    remedy = (
+        say(f"the smallest that works is {smallest}×{smallest}", f"最小可用的是 {smallest}×{smallest}")
+        if smallest
+        else say("take fewer poolings, or pad the convolutions", "请减少池化，或给卷积加填充")
+    )
+    return say(
+        f"images of {size} are too small: at `{step.path or step.op}` only {shape} is left; {remedy}",
+        f"{size} 的图像太小：到 `{step.path or step.op}` 只剩 {shape}；{remedy}",
+    )
+
+
+def _cat(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    tensors = [tensor for tensor in step.arguments[0] if isinstance(tensor, Tensor)]
+    sizes = [tuple(tensor.shape[2:]) for tensor in tensors]
+    usual = max(sizes, key=sizes.count)
+    if any(tensor.dim() != 4 for tensor in tensors) or len(set(sizes)) == 1:
+        return None
+    parts = ", ".join(f"{_source(seen, tensor)} {times(tuple(tensor.shape[1:]))}" for tensor in tensors)
+    advice: list[str] = []
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if size != usual:
+            advice += _advice(net, seen, tensor)
+    return say(
+        f"torch.cat needs equal height and width, and its parts are {parts}. {' '.join(advice)}",
+        f"torch.cat 要求高和宽都相同，而各部分是 {parts}。{''.join(advice)}",
+    ).rstrip()
+
+
+def _add(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    tensors = [tensor for tensor in step.arguments[:2] if isinstance(tensor, Tensor)]
+    if len(tensors) < 2 or any(tensor.dim() != 4 for tensor in tensors):
+        return None
+    a, b = tensors
+    # The shortcut is the part that was made first.
+    first, last = sorted(tensors, key=lambda tensor: _index(seen, tensor))
+    parts = f"{_source(seen, a)} {times(tuple(a.shape[1:]))} + {_source(seen, b)} {times(tuple(b.shape[1:]))}"
+    if a.shape[1] != b.shape[1]:
+        stride = max(1, round(first.shape[2] / last.shape[2]))
+        step_words = f", stride={stride}" if stride > 1 else ""
+        layer = f"nn.Conv2d({first.shape[1]}, {last.shape[1]}, 1{step_words})"
+        return say(
+            f"a sum needs equal channels, height and width, and here it is {parts}: "
+            f"give the shortcut a 1×1 projection, {layer}",
+            f"相加要求通道数、高和宽都相同，这里却是 {parts}：给捷径加一个 1×1 投影 {layer}",
+        )
+    advice = _advice(net, seen, last) or _advice(net, seen, first)
+    return say(
+        f"a sum needs equal channels, height and width, and here it is {parts}. {' '.join(advice)}",
+        f"相加要求通道数、高和宽都相同，这里却是 {parts}。{''.join(advice)}",
+    ).rstrip()
+
+
+def _view(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+    x = step.arguments[0]
+    shape = tuple(x.shape[1:])
+    if not x.is_contiguous():
+        return say(
+            "view needs a tensor that lies in one piece, and this one does not: write x.reshape(…) instead",
+            "view 要求张量在内存中连续，而这里不是：改用 x.reshape(…)",
+        )
+    return say(
+        f"the numbers in this view do not fit: an image is {times(shape)} = {prod(shape)} there; write "
+        f"x.view(x.size(0), -1), and let the next layer be nn.Linear({prod(shape)}, …)",
+        f"这个 view 里的数字不对：此处每张图是 {times(shape)} = {prod(shape)}；写成 x.view(x.size(0), -1)，"
+        f"下一层用 nn.Linear({prod(shape)}, …)",
+    )
+
+
+def _python(net: nn.Module, reason: Exception) -> str:
+    """For what Python or torch says itself, with a hint where a learner often needs one."""
+    words = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
+    missing = re.search(r"object has no attribute '(\w+)'", words)
+    if isinstance(reason, AttributeError) and missing:
+        close = difflib.get_close_matches(missing[1], [name for name, _ in net.named_children()], n=1)
+        hint = say(f" Did you mean self.{close[0]}?", f" 是不是想写 self.{close[0]}？") if close else ""
+        return f"{type(reason).__name__}: {words}.{hint}"
+    if isinstance(reason, NotImplementedError) and "forward" in words:
+        return say(
+            "the class has no forward: define `def forward(self, x)`, at the same indentation as __init__",
+            "这个类没有 forward：请定义 `def forward(self, x)`，缩进与 __init__ 相同",
+        )
+    passed = re.search(r"must be Tensor, not (\w+)", words)
+    if passed and hasattr(nn, passed[1]):
+        return say(
+            f"a module ({passed[1]}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
+            f"传入的是模块本身（{passed[1]}），而不是它的输出：要调用它，例如 F.relu(self.conv1(x))",
+        )
+    return f"{type(reason).__name__}: {words}"
+
+
+def _source(seen: _Recorder, tensor: Tensor) -> str:
+    maker = seen.maker(tensor)
+    return "x" if maker is None else f"`{maker.path.split('.')[-1] or maker.op}`"
+
+
+def _index(seen: _Recorder, tensor: Tensor) -> int:
+    return next((index for index, step in enumerate(seen.steps) if step.output is tensor), -1)
+
+
+def _advice(net: nn.Module, seen: _Recorder, tensor: Tensor) -> list[str]:
+    """Which layer on the way to `tensor` changed its size: back to where it forked from the others."""
+    lines: list[str] = []
+    maker = seen.maker(tensor)
+    while maker is not None and maker.op not in ("cat", "add") and not lines:
+        if maker.path:
+            lines = size_changes(maker.path, net.get_submodule(maker.path))
+        maker = seen.maker(maker.arguments[0]) if maker.arguments else None
+    return lines
+
+
+def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
+    """The smallest square image that works and is larger than this one, on the `meta` device; None up to 512."""
+    meta = make_twin(net).to("meta")
+    for side in range(min(input_shape[1:]) + 1, 513):
+        try:
+            with torch.no_grad():
+                meta(torch.empty(2, input_shape[0], side, side, device="meta"))
+            return side
+        except Exception:  # still too small, or a flattened size that is typed in
+            continue
+    return None
