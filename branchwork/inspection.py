@@ -1,6 +1,6 @@
 """The verb `inspect`: what a net does to an image, what each operation costs, and what a 1×1 convolution saves."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,13 +8,15 @@ from typing import Literal
 import torch
 from torch import nn
 
+from branchwork.errors import NetError
+from branchwork.nets import NETS
 from branchwork.nets.build import build_net, short_name
 from branchwork.nets.size import smallest_square
-from branchwork.tracing.graph import Branch, Node, Trace, trace
+from branchwork.tracing.graph import Branch, Join, Node, Trace, trace
 from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
-Shape3 = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Row:
 
 
 @dataclass(frozen=True)
+class BranchCost:
+    """A branch of a join: the channels that it gives, and its MACs, also as a share of the net's."""
+
+    name: str
+    channels: int
+    macs: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `inspect` found. The parameters of `rows` and of `unreached`, which no operation uses, are all `parameters`.
 
@@ -46,14 +58,16 @@ class Inspection:
     """
 
     net: str
-    input_shape: Shape3
+    input_shape: Shape
     parameters: int
     macs: int
     weight_bytes: int
     peak_activation_bytes: int
+    depends_on_pixels: bool
     smallest_input: int | None
     rows: tuple[Row, ...]
     unreached: tuple[str, ...]
+    joins: dict[str, tuple[BranchCost, ...]]
     reductions: tuple[Reduction, ...]
     blocks: dict[str, str]
     classes: tuple[str, ...] | None = None
@@ -63,14 +77,15 @@ class Inspection:
 
 def inspect(
     net: str | Path | nn.Module,
-    input_shape: Shape3 | None = None,
+    input_shape: Shape | None = None,
     *,
     by: Literal["block", "branch", "op"] | None = None,
 ) -> Inspection:
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
-    `input_shape` is C, H, W; by default 1×28×28, or what a run was trained on. `by` folds the rows: by the child of the
-    net that they are in, by branch, or by kind of operation. Raises `NetError`.
+    `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default 1×28×28, or what a run was
+    trained on. `by` folds the rows: by the child of the net that they are in, by branch, or by kind of operation.
+    Raises `NetError`.
     """
     if not isinstance(net, nn.Module) and holds(Path(net), MODEL):
         trained = load_run(net)
@@ -82,15 +97,20 @@ def inspect(
     shape = input_shape or (1, 28, 28)
     if isinstance(net, nn.Module):
         return _inspect(net, type(net).__name__, shape, by)
+    if net in NETS and len(shape) != 3:
+        raise NetError(f"{net} takes images, and its input needs channels, height and width, as 1x28x28")
     with torch.random.fork_rng(devices=[]):
-        module = build_net(str(net), in_channels=shape[0], image_size=shape[1:])
+        if len(shape) == 3:
+            module = build_net(str(net), in_channels=shape[0], image_size=(shape[1], shape[2]))
+        else:
+            module = build_net(str(net))
     return _inspect(module, short_name(str(net)), shape, by)
 
 
 def _inspect(
     net: nn.Module,
     name: str,
-    shape: Shape3,
+    shape: Shape,
     by: str | None,
     *,
     classes: tuple[str, ...] | None = None,
@@ -108,9 +128,11 @@ def _inspect(
         macs=traced.macs,
         weight_bytes=traced.weight_bytes,
         peak_activation_bytes=traced.peak_activation_bytes,
-        smallest_input=smallest_square(net, shape[0], min(shape[1:])),
+        depends_on_pixels=traced.depends_on_pixels,
+        smallest_input=smallest_square(net, shape[0], min(shape[1:])) if len(shape) == 3 else None,
         rows=tuple(rows),
         unreached=traced.unreached,
+        joins={join.node: tuple(_costs(join, traced)) for join in traced.joins},
         reductions=tuple(reductions(traced)),
         blocks={path: name for path, name in traced.classes.items() if path and "." not in path},
         classes=classes,
@@ -144,6 +166,13 @@ def _rows(traced: Trace) -> list[Row]:
         )
         for node in traced.nodes
     ]
+
+
+def _costs(join: Join, traced: Trace) -> Iterable[BranchCost]:
+    macs = {node.name: node.macs for node in traced.nodes}
+    for branch in join.branches:
+        total = sum(macs[name] for name in branch.nodes)
+        yield BranchCost(branch.name, branch.channels, total, total / max(1, traced.macs))
 
 
 def _meeting(node: Node, branches: Sequence[Branch]) -> str:

@@ -21,6 +21,10 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # these mach
 hypothesis.settings.load_profile("no deadline")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--overwrite", action="store_true", help="write the golden texts anew; look at the difference")
+
+
 @pytest.fixture(autouse=True)
 def own_places(tmp_path, monkeypatch):
     """Each test works in a folder of its own, with a cache of its own."""

@@ -104,6 +104,12 @@ class TiedNet(ResidualNet):
         return super().forward(x + torch.zeros(1))
 
 
+class Depends(ResidualNet):
+    def forward(self, x):
+        print("a word that must not be in the table")
+        return super().forward(x if x.sum() > 0 else -x)
+
+
 def make_residual():
     return ResidualNet()
 

@@ -120,7 +120,7 @@ def test_a_wrong_input_on_the_command_line_says_what_the_net_needs(refused):
     assert "`conv1` expects 1 channels, and the images have 3" in text and "images of 1×28×28" in text
     text = refused("inspect", f"{ROOT}/tests/lecture.py:ResidualNet", "--input", "1x32x32")
     assert "`fc` expects 512 features, but 32×5×5 = 800 arrive: nn.Linear(800, 10)" in text
-    for wrong in ("28", "1x0x28", "1x28x28x3", "axbxc"):
+    for wrong in ("", "1x0x28", "1x-3x28", "axbxc"):
         assert "channels, height and width are needed" in refused("inspect", "residual", "--input", wrong)
 
 

@@ -244,13 +244,21 @@ def test_a_hundred_layers_are_traced_without_their_activations():
     assert time.perf_counter() - began < 60  # not a measurement: only that it does no work of that size
 
 
-def test_a_net_that_depends_on_the_pixels_says_so():
-    class Depends(nn.Module):
+def test_a_net_that_depends_on_the_pixels_is_run_once_and_says_so(command):
+    class Depends(ResidualNet):
         def forward(self, x):
-            return x.flatten(1) if x.sum() > 0 else -x.flatten(1)
+            return super().forward(x if x.sum() > 0 else -x)
 
-    with pytest.raises(NetError, match="depend on the pixels"):
-        trace(Depends(), (1, 4, 4))
+    net = Depends()
+    plain, run = trace(ResidualNet(), (1, 28, 28)), trace(net, (1, 28, 28))
+    assert run.depends_on_pixels and not plain.depends_on_pixels
+    assert run.macs == 2_013_184 and run.parameters == sum(node.parameters for node in run.nodes) == 41_514
+    convs = [[(n.name, n.op, n.output_shape, n.macs, n.field) for n in t.nodes if n.parameters] for t in (plain, run)]
+    assert convs[0] == convs[1]
+    assert [join.branches for join in run.joins] == [join.branches for join in plain.joins]
+    code, out, err = command("inspect", f"{ROOT}/tests/lecture.py:Depends")
+    assert "a word that must not be in the table" in err and "a word" not in out
+    assert code == 0 and "these are those that it ran for a black image" in out
 
 
 def test_reduction_is_the_lectures_sum():
@@ -291,6 +299,39 @@ def test_inspect_knows_the_smallest_input_and_a_run(run):
     assert bw.inspect(nn.Sequential(nn.Conv2d(1, 1, 7), nn.AdaptiveAvgPool2d(1), nn.Flatten())).smallest_input == 7
     inspection = bw.inspect(run.folder)
     assert inspection.classes == tuple("0123456789") and inspection.mean == (0.1307,) and inspection.macs == 2_013_184
+
+
+GOLDENS = {
+    "inception": ("inception",),
+    "residual": ("residual",),
+    "residual-3x32x32": ("residual", "--input", "3x32x32"),
+    "lecture-inception": (f"{ROOT}/tests/lecture.py:InceptionNet",),
+    "lecture-residual-by-branch": (f"{ROOT}/tests/lecture.py:ResidualNet", "--by", "branch"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_the_table_is_as_it_was_and_adds_up(name, command, request):
+    code, out, err = command("inspect", *GOLDENS[name])
+    assert code == 0, err
+    text = "\n".join(line.rstrip() for line in out.splitlines()) + "\n"
+    golden = ROOT / f"tests/goldens/{name}.txt"
+    if request.config.getoption("--overwrite"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+    rows = [line.split("  ") for line in text.splitlines()]
+    numbers = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    (total,) = [row for row in numbers if row[:1] == ["all"]]
+    macs = [int(row[4].replace(",", "")) for row in numbers if len(row) == 8 and row[4].replace(",", "").isdigit()]
+    assert sum(macs) == int(total[2].replace(",", ""))
+
+
+def test_nets_that_take_no_images_are_inspected():
+    rows = bw.inspect(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (49, 16)).rows
+    assert sum(row.macs for row in rows) == 49 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 49 * 49 * 16
+    assert bw.inspect(nn.Sequential(nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10)), (784,)).macs == 39_700
+    with pytest.raises(NetError, match="takes images"):
+        bw.inspect("residual", (784,))
 
 
 def test_the_command_shows_rows_totals_and_what_a_1x1_costs(command):

@@ -1,6 +1,8 @@
 """branchwork inspect"""
 
 import re
+import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -22,7 +24,8 @@ def inspect(
     /,
     *,
     input_size: Annotated[
-        str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; 1x28x28 by default.")
+        str | None,
+        Parameter(name="--input", help="Channels, height and width, as 3x32x32; 1x28x28 by default. No batch."),
     ] = None,
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Fold the rows by block, by branch or by operation.")
@@ -53,24 +56,27 @@ def inspect(
             or by is not None
         ):
             raise NetError("--conv goes with --kernel, --out and --through, all three, and with no net")
-        saved = branchwork.reduction(_shape(conv, "--conv"), kernel=kernel, out=out, through=through)
+        shape = _shape(conv, "--conv")
+        if len(shape) != 3:
+            raise NetError(f"--conv is {conv!r}, and channels, height and width are needed, as 192x28x28")
+        saved = branchwork.reduction((shape[0], shape[1], shape[2]), kernel=kernel, out=out, through=through)
         deliver(saved, json_file, lambda: _show_reduction(saved))
         return
     if net is None or kernel is not None or out is not None or through is not None:
         raise NetError(
             "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
         )
-    shape = None if input_size is None else _shape(input_size, "--input")
-    inspection = branchwork.inspect(net, shape, by=by)
+    size = None if input_size is None else _shape(input_size, "--input")
+    with redirect_stdout(sys.stderr):  # what a script prints must not mix with the table
+        inspection = branchwork.inspect(net, size, by=by)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
 
 
-def _shape(text: str, flag: str) -> tuple[int, int, int]:
-    found = re.fullmatch(r"(\d+)[x×](\d+)[x×](\d+)", text)
-    if found is None or "0" in found.groups():
+def _shape(text: str, flag: str) -> tuple[int, ...]:
+    numbers = re.split("[x×]", text)
+    if not all(number.isdecimal() and int(number) for number in numbers):
         raise NetError(f"{flag} is {text!r}, and channels, height and width are needed, as 1x28x28")
-    channels, height, width = map(int, found.groups())
-    return channels, height, width
+    return tuple(map(int, numbers))
 
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:
@@ -125,6 +131,8 @@ def _totals(inspection: "Inspection") -> list[str]:
         f"{inspection.parameters:,} parameters ({_bytes(inspection.weight_bytes)}), {inspection.macs:,} MACs an image; "
         f"activations take {_bytes(inspection.peak_activation_bytes)} at the most (inference, float32)"
     ]
+    if inspection.depends_on_pixels:
+        lines.append("its operations depend on the pixels: these are those that it ran for a black image")
     if inspection.smallest_input is not None:
         lines.append(f"the smallest square image that it takes as it is built: {inspection.smallest_input} pixels")
     if inspection.unreached:
@@ -136,8 +144,12 @@ def _totals(inspection: "Inspection") -> list[str]:
 
 
 def _notes(inspection: "Inspection") -> list[str]:
-    """What each 1×1 convolution before a larger one saves, or costs."""
+    """What each branch of a join costs, and what each 1×1 convolution before a larger one saves, or costs."""
     lines = []
+    for name, branches in inspection.joins.items():
+        if name.endswith("cat") or ".cat@" in name:
+            parts = " · ".join(f"{b.name} {b.channels} channels, {b.share:.1%}" for b in branches)
+            lines.append(f"{name} joins {parts} of the MACs")
     for saved in inspection.reductions:
         way = "down" if saved.through < saved.channels else "up" if saved.through > saved.channels else "straight"
         change = saved.direct - saved.total

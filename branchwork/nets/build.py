@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -70,7 +71,9 @@ def _module(name: str) -> ModuleType:
     # The script's folder, so that it imports its neighbours as it does when it is run.
     sys.path.insert(0, folder)
     try:
-        loaded = load()
+        # What a script prints must not mix with what the command shows.
+        with redirect_stdout(sys.stderr):
+            loaded = load()
     except ModuleNotFoundError as reason:
         raise NetError(f"{name} cannot be imported: {reason}. Give a file as path/to/file.py:Class.") from reason
     except (Exception, SystemExit) as reason:
@@ -109,7 +112,8 @@ _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 def _build(builder: Callable[[], object], net: str) -> nn.Module:
     try:
-        made = builder()
+        with redirect_stdout(sys.stderr):
+            made = builder()
     except (Exception, SystemExit) as reason:
         raise NetError(f"{net} stops while it is built: {_words(reason)}") from reason
     if not isinstance(made, nn.Module):

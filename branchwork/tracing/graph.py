@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from branchwork.errors import NetError
 from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, pair
+from branchwork.tracing.record import recorded_graph
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank, make_twin
 
@@ -87,6 +87,7 @@ class Trace:
     unreached: tuple[str, ...]
     classes: dict[str, str]
     peak_activation_bytes: int
+    depends_on_pixels: bool
 
     @property
     def macs(self) -> int:
@@ -96,7 +97,8 @@ class Trace:
 def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
     """The trace of `net`, in eval mode, for one image of `input_shape` (C, H, W).
 
-    `net` is left as it was: mode, weights, hooks and random state. Raises `NetError` where its forward cannot be read.
+    `net` is left as it was: mode, weights, hooks and random state. A net whose operations depend on the pixels is run
+    once, on a black image, and `depends_on_pixels` says so. Raises `NetError` where its forward fails.
     """
     twin = make_twin(net)
     image = blank(net, 1, input_shape)
@@ -104,10 +106,13 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
         try:
             program = torch.export.export(twin, (image,), strict=False)
         except Exception as reason:  # the net's own forward may raise anything, and so may export
-            first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-            unread = f"the net runs, but its operations cannot be read, since they depend on the pixels: {first}"
-            raise failure(net, input_shape) or NetError(unread) from reason
-    return _Reader(twin, program).read(tuple(input_shape))
+            problem = failure(net, input_shape)
+            if problem is not None:
+                raise problem from reason
+            return _Reader(twin, *recorded_graph(make_twin(net), image)).read(tuple(input_shape), True)
+    signature = program.graph_signature
+    others = {*signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
+    return _Reader(twin, program.graph, dict(signature.inputs_to_parameters), others).read(tuple(input_shape), False)
 
 
 @contextmanager
@@ -125,20 +130,18 @@ def _quiet() -> Iterator[None]:
 class _Reader:
     """Reads an exported program into a trace."""
 
-    def __init__(self, net: nn.Module, program: "torch.export.ExportedProgram") -> None:
+    def __init__(self, net: nn.Module, graph: fx.Graph, weights: dict[str, str], others: set[str]) -> None:
         self.net = net
-        self.graph = program.graph
-        signature = program.graph_signature
+        self.graph = graph
         self.parameters = dict(net.named_parameters())
-        self.weights: dict[str, str] = dict(signature.inputs_to_parameters)
-        self.not_images = set(self.weights) | set(signature.inputs_to_buffers)
-        self.not_images |= set(signature.inputs_to_lifted_tensor_constants)
+        self.weights = weights
+        self.not_images = weights.keys() | others
         self.unseen = set(self.parameters)
         self.names: dict[fx.Node, str] = {}
         self.fields: dict[fx.Node, Field | None] = {}
         self.uses: dict[str, int] = {}
 
-    def read(self, input_shape: Shape) -> Trace:
+    def read(self, input_shape: Shape, depends_on_pixels: bool) -> Trace:
         nodes: list[Node] = []
         for node in self.graph.nodes:
             if node.op == "placeholder":
@@ -160,6 +163,7 @@ class _Reader:
             unreached=tuple(name for name in self.parameters if name in self.unseen),
             classes={path: type(module).__name__ for path, module in self.net.named_modules()},
             peak_activation_bytes=_peak(nodes, input_shape),
+            depends_on_pixels=depends_on_pixels,
         )
 
     def _node(self, node: fx.Node, input_shape: Shape) -> Node:

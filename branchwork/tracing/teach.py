@@ -2,18 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from branchwork.errors import NetError, own_line
 from branchwork.geometry import size_changes, times
 from branchwork.language import say
+from branchwork.tracing.record import Recorder, Step
 from branchwork.tracing.twin import blank, make_twin
 
 # Lines of the flow that are shown: those before the failure matter.
@@ -26,7 +24,7 @@ def failure(net: nn.Module, input_shape: Sequence[int]) -> NetError | None:
     `net` is left as it was: mode, weights, hooks and random state.
     """
     twin = make_twin(net)
-    recorder = _Recorder(twin)
+    recorder = Recorder(twin)
     images = blank(net, 2, input_shape)
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
@@ -35,90 +33,27 @@ def failure(net: nn.Module, input_shape: Sequence[int]) -> NetError | None:
     except NetError as reason:  # a join has said already what does not fit
         problem = str(reason)
     except Exception as reason:  # a learner's own forward may raise anything
+        recorder.words = str(reason)
         problem = _diagnose(net, recorder, tuple(input_shape), reason)
         line = own_line(reason)
         problem += f" ({line})" if line else ""
-    return NetError(f"{problem}\n{recorder.flow(tuple(input_shape))}")
+    return NetError(f"{problem}\n{_flow(recorder.steps, tuple(input_shape))}")
 
 
-@dataclass
-class _Step:
-    """One operation: the module that ran it, its name, what went in, and what came out: None where it failed."""
-
-    path: str
-    op: str
-    arguments: tuple[Any, ...]
-    output: Tensor | None = None
-
-    def weight(self) -> Tensor:
-        weight = self.arguments[1]
-        assert isinstance(weight, Tensor), f"{self.op} has a weight"
-        return weight
+def _flow(steps: Sequence[Step], input_shape: tuple[int, ...]) -> str:
+    """The shapes on the way to the failure, a line for each operation."""
+    rows = [(say("input", "输入"), "", times(input_shape))]
+    for step in steps:
+        shape = "✗" if step.output is None else times(step.output.shape[1:])
+        rows.append((step.path or "forward", step.op, shape))
+    if len(rows) > _SHOWN:
+        rows = [*rows[:1], ("…", "", ""), *rows[-_SHOWN:]]
+    wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"  {name:<{wide[0]}}  {op:<{wide[1]}}  {shape}".rstrip() for name, op, shape in rows)
 
 
-class _Recorder(TorchFunctionMode):
-    """Sees every operation of a net while it runs, and which module runs it.
-
-    `words` are torch's own about the failure.
-    """
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.steps: list[_Step] = []
-        self.running: list[str] = []
-        self.words = ""
-        self.passed: tuple[str, str] | None = None
-        paths = {module: path for path, module in net.named_modules()}
-        for path, module in net.named_modules():
-            module.register_forward_pre_hook(self._enter(path, paths))
-            module.register_forward_hook(lambda *_: self.running.pop() and None)
-
-    def _enter(self, path: str, paths: dict[nn.Module, str]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self.running.append(path)
-            for argument in arguments:
-                if isinstance(argument, nn.Module):
-                    self.passed = (path, paths.get(argument, type(argument).__name__))
-
-        return enter
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("i")
-        step = _Step(self.running[-1] if self.running else "", _NAMES.get(name, name), (*args, *kwargs.values()))
-        self.steps.append(step)
-        output = func(*args, **kwargs)
-        if isinstance(output, Tensor) and name not in ("get", "set"):
-            step.output = output
-        else:
-            self.steps.remove(step)  # a question, such as x.size(0), and no operation
-        return output
-
-    @property
-    def failed(self) -> _Step | None:
-        return self.steps[-1] if self.steps and self.steps[-1].output is None else None
-
-    def maker(self, tensor: Any) -> _Step | None:
-        """The operation that gave `tensor`."""
-        return next((step for step in reversed(self.steps) if step.output is tensor), None)
-
-    def flow(self, input_shape: tuple[int, ...]) -> str:
-        rows = [(say("input", "输入"), "", times(input_shape))]
-        for step in self.steps:
-            shape = "✗" if step.output is None else times(step.output.shape[1:])
-            rows.append((step.path or "forward", step.op, shape))
-        if len(rows) > _SHOWN:
-            rows = [*rows[:1], ("…", "", ""), *rows[-_SHOWN:]]
-        wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
-        return "\n".join(f"  {name:<{wide[0]}}  {op:<{wide[1]}}  {shape}".rstrip() for name, op, shape in rows)
-
-
-_NAMES = {"radd": "add", "concat": "cat", "reshape": "view", "matmul": "linear"}
-
-
-def _diagnose(net: nn.Module, seen: _Recorder, input_shape: tuple[int, ...], reason: Exception) -> str:
+def _diagnose(net: nn.Module, seen: Recorder, input_shape: tuple[int, ...], reason: Exception) -> str:
     """What is wrong and what to write, in one or two lines."""
-    seen.words = str(reason)
     if seen.passed is not None:
         return _module_passed(*seen.passed)
     step = seen.failed
@@ -140,7 +75,7 @@ def _module_passed(path: str, name: str) -> str:
     )
 
 
-def _linear(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+def _linear(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
     x, weight = step.arguments[0], step.weight()
     name, (out, needed), shape = step.path or "linear", weight.shape, tuple(x.shape[1:])
     if len(shape) == 3:
@@ -162,7 +97,7 @@ def _linear(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int
     )
 
 
-def _conv(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+def _conv(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
     x, weight = step.arguments[0], step.weight()
     layer = net.get_submodule(step.path) if step.path else None
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
@@ -189,8 +124,8 @@ def _conv(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, 
     )
 
 
-def _too_small(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
-    if "greater than actual input size" not in seen.words and "too small" not in seen.words:
+def _too_small(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
+    if not any(words in seen.words for words in ("greater than actual input size", "too small")):
         return None
     size, shape = times(input_shape[1:]), times(tuple(step.arguments[0].shape[1:]))
     smallest = _smallest_above(net, input_shape)
@@ -205,7 +140,7 @@ def _too_small(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[
     )
 
 
-def _cat(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+def _cat(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
     tensors = [tensor for tensor in step.arguments[0] if isinstance(tensor, Tensor)]
     sizes = [tuple(tensor.shape[2:]) for tensor in tensors]
     usual = max(sizes, key=sizes.count)
@@ -222,7 +157,7 @@ def _cat(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, .
     ).rstrip()
 
 
-def _add(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+def _add(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
     tensors = [tensor for tensor in step.arguments[:2] if isinstance(tensor, Tensor)]
     if len(tensors) < 2 or any(tensor.dim() != 4 for tensor in tensors):
         return None
@@ -246,7 +181,7 @@ def _add(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, .
     ).rstrip()
 
 
-def _view(net: nn.Module, seen: _Recorder, step: _Step, input_shape: tuple[int, ...]) -> str | None:
+def _view(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
     x = step.arguments[0]
     shape = tuple(x.shape[1:])
     if not x.is_contiguous():
@@ -284,16 +219,16 @@ def _python(net: nn.Module, reason: Exception) -> str:
     return f"{type(reason).__name__}: {words}"
 
 
-def _source(seen: _Recorder, tensor: Tensor) -> str:
+def _source(seen: Recorder, tensor: Tensor) -> str:
     maker = seen.maker(tensor)
     return "x" if maker is None else f"`{maker.path.split('.')[-1] or maker.op}`"
 
 
-def _index(seen: _Recorder, tensor: Tensor) -> int:
+def _index(seen: Recorder, tensor: Tensor) -> int:
     return next((index for index, step in enumerate(seen.steps) if step.output is tensor), -1)
 
 
-def _advice(net: nn.Module, seen: _Recorder, tensor: Tensor) -> list[str]:
+def _advice(net: nn.Module, seen: Recorder, tensor: Tensor) -> list[str]:
     """Which layer on the way to `tensor` changed its size: back to where it forked from the others."""
     lines: list[str] = []
     maker = seen.maker(tensor)
