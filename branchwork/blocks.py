@@ -25,6 +25,10 @@ class _Join(nn.Module):
         if not branches:
             raise NetError(f"{type(self).__name__} needs at least one branch: {type(self).__name__}(b1=nn.Conv2d(…))")
         for name, branch in branches.items():
+            if not isinstance(branch, nn.Module):
+                raise NetError(
+                    f"the branch {name} is a {type(branch).__name__}, and a module is needed: nn.Identity() …"
+                )
             self.add_module(name, branch)
 
     def branches(self) -> dict[str, nn.Module]:
@@ -32,7 +36,11 @@ class _Join(nn.Module):
         return {name: branch for name, branch in self._modules.items() if branch is not None}
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
-        return {name: branch(x) for name, branch in self.branches().items()}
+        outputs = {name: branch(x) for name, branch in self.branches().items()}
+        for name, output in outputs.items():
+            if not isinstance(output, Tensor):
+                raise NetError(f"the branch {name} gives a {type(output).__name__}, and a tensor is needed")
+        return outputs
 
     def _size_advice(self, names: Iterable[str]) -> list[str]:
         """For each layer in these branches that changes height and width, what keeps them."""

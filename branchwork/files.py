@@ -1,12 +1,16 @@
 """Files that appear whole or not at all."""
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from branchwork.errors import BranchworkError, RunError
+
+T = TypeVar("T")
 
 # It can only be read by setting it.
 _UMASK = os.umask(0o022)
@@ -16,10 +20,18 @@ os.umask(_UMASK)
 def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError] = RunError) -> None:
     """Write `content` to `path` through a neighbour that is synced and then renamed over it.
 
-    A reader sees the old file or the new one, never a part. Raises `error` where the disk is full or the
-    folder cannot be written; the old file is then untouched and the neighbour removed.
+    A reader sees the old file or the new one, never a part. A link is followed, and what is no file, such as
+    /dev/stdout, is written to as it is. Raises `error` where the disk is full or the folder cannot be written; the old
+    file is then untouched and the neighbour removed.
     """
     data = content.encode() if isinstance(content, str) else content
+    path = Path(os.path.realpath(path))
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        try:
+            path.write_bytes(data)
+        except OSError as reason:
+            raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
+        return
     handle, neighbour = _neighbour(path, error)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -49,7 +61,38 @@ def remove_parts(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_fields(kind: type[T], fields: object) -> T:
+    """A dataclass from JSON. Raises `TypeError` where a field is missing, surplus or of another type."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"it holds a {type(fields).__name__}, and named fields are needed")
+    values = {}
+    for name, hint in get_type_hints(kind).items():
+        value = fields.get(name)
+        values[name] = tuple(value) if get_origin(hint) is tuple and isinstance(value, list) else value
+        if name in fields and not _fits(values[name], hint):
+            raise TypeError(f"{name} is {value!r:.60}")
+    return kind(**values | {name: fields[name] for name in fields.keys() - values.keys()})
+
+
+def _fits(value: object, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if origin in (Union, UnionType):
+        return any(_fits(value, kind) for kind in inner)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return hint is Any or isinstance(value, origin or hint)
 
 
 def _neighbour(path: Path, error: type[BranchworkError]) -> tuple[int, str]:
@@ -75,7 +118,7 @@ def _sync_folder(folder: Path) -> None:
 def _plain(reason: OSError) -> str:
     if isinstance(reason, FileExistsError | NotADirectoryError):
         place = Path(reason.filename)
-        file = next(p for p in (place, *place.parents) if os.path.exists(p))
+        file = next(p for p in (place, *place.parents) if os.path.lexists(p))
         return f"{file} is a file, and a folder is needed. Choose another place."
     text = reason.strerror or str(reason)
     if isinstance(reason, PermissionError):

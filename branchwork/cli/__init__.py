@@ -1,5 +1,6 @@
 """The command `branchwork`: one short file per verb. Only these files print, and none imports torch to be loaded."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ app = App(
     version=lambda: metadata.version("branchwork"),
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 for verb in (train, evaluate, predict, inspect, data, demo):
     app.command(verb)
@@ -28,9 +30,13 @@ for verb in (train, evaluate, predict, inspect, data, demo):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
         done = app(arguments, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return done if isinstance(done, int) else 0
     except (CycloptsError, BranchworkError) as reason:
         print(f"branchwork: {str(reason).strip()}", file=sys.stderr)

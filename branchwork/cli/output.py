@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ def _need_file(_: object, path: Path | None) -> None:
     # A lone hyphen is the standard output; what else begins with one is a flag whose file was forgotten.
     if path is not None and path.name.startswith("-") and path != STDOUT:
         raise ValueError(f"needs a file, or - for the standard output, and {path} is a flag")
+    if path is not None and os.path.isdir(path):
+        raise ValueError(f"needs a file, and {path} is a folder")
 
 
 STDOUT = Path("-")

@@ -25,6 +25,8 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises `ImageError` for what is no picture, truncated, or too large when unpacked.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{path} is no file that can be read as a picture")
     try:
         # Pillow only warns of some damage and of some sizes; both are judged here.
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Sheets of small images with captions, written as PNG or whatever matplotlib knows by the file's ending."""
+"""Sheets of small images with captions, written as PNG, JPEG, SVG or PDF by the file's ending."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from branchwork.files import write_whole
 def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
 
-    Raises `RunError` where matplotlib writes no file with the ending of `path`.
+    Raises `RunError` where `path` ends in something else than .png, .jpg, .svg or .pdf.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -25,8 +25,8 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     figure = Figure(figsize=(width, 1.75 * rows + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     form = path.suffix.removeprefix(".").lower() or "png"
-    if form not in figure.canvas.get_supported_filetypes():
-        raise RunError(f"{path}: no picture can be written in this format. Take .png, .svg or .pdf.")
+    if form not in ("png", "jpg", "jpeg", "svg", "pdf"):
+        raise RunError(f"{path}: no picture can be written in this format. Take .png, .jpg, .svg or .pdf.")
     figure.suptitle(title, fontsize=11, parse_math=False)
     for index in range(rows * columns):
         axes = figure.add_subplot(rows, columns, index + 1)

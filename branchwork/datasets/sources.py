@@ -88,6 +88,8 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
     """
     observer = observer or Observer()
     cache = cache_folder() / source.name
+    if folder is not None and not os.path.isdir(folder):
+        raise DataError(f"{source.name} cannot be read from {folder}: there is no such folder")
     with suppress(*_FAULTS):
         # Without the lock, so that a cache which this user may only read serves too.
         return _from_cache(source, cache)

@@ -3,9 +3,10 @@
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,9 +31,11 @@ def build_net(net: str, *, in_channels: int = 1, num_classes: int = 10, image_si
 
 def find_builder(net: str, *, in_channels: int, num_classes: int, image_size: ImageSize) -> Callable[[], nn.Module]:
     """What `build_net` calls: a user's script has been imported once this is back, and draws no more random numbers."""
+    if in_channels < 1 or num_classes < 1:
+        raise NetError(f"a net of {in_channels} channels and {num_classes} classes: there must be one at least of each")
     if net in NETS:
         return partial(NETS[net], in_channels=in_channels, num_classes=num_classes, image_size=image_size)
-    if Path(net).is_dir():
+    if net and os.path.isdir(net):
         raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
     where, _, attribute = net.rpartition(":")
     if not where:
@@ -56,7 +59,7 @@ def short_name(net: str) -> str:
 def _module(name: str) -> ModuleType:
     path = Path(name)
     if path.suffix == ".py":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise NetError(f"there is no file {path}")
         # A name of its own, so that a script called torch.py or test.py does not shadow what others import.
         spec = importlib.util.spec_from_file_location(f"branchwork_script_{path.stem}", path)
@@ -70,6 +73,7 @@ def _module(name: str) -> ModuleType:
         folder = str(Path.cwd())
     # The script's folder, so that it imports its neighbours as it does when it is run.
     sys.path.insert(0, folder)
+    here = os.getcwd()
     try:
         # What a script prints must not mix with what the command shows.
         with redirect_stdout(sys.stderr):
@@ -79,7 +83,9 @@ def _module(name: str) -> ModuleType:
     except (Exception, SystemExit) as reason:
         raise NetError(f"{name} stops while it is imported: {_words(reason)}") from reason
     finally:
-        sys.path.remove(folder)
+        os.chdir(here)  # a script that changes it must not move where runs are written
+        with suppress(ValueError):
+            sys.path.remove(folder)
     return loaded if isinstance(loaded, ModuleType) else module
 
 

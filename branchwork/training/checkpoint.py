@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from branchwork.errors import RunError
+from branchwork.errors import RecipeError, RunError
+from branchwork.files import read_fields
+from branchwork.training.recipe import Recipe
 from branchwork.training.run import STATE, write_tensors
 
 
@@ -43,6 +45,11 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
     step_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        counts = (self.epoch, self.step, self.best_epoch, self.seconds, self.step_seconds)
+        if min(counts) < 0 or self.epoch != len(self.history) or self.best_epoch > self.epoch:
+            raise ValueError("its counts do not go together")
 
 
 def save_state(
@@ -79,19 +86,23 @@ class SavedState:
 
         Raises `RunError` where `net` is no longer the one that was saved.
         """
+        best = self._part("best.")
         try:
+            net.load_state_dict(best)
             net.load_state_dict(self._part("net."))
         except RuntimeError as reason:
             raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
         for index, parameter in enumerate(net.parameters()):
             for key, value in self._part(f"optimizer.{index}.").items():
+                if value.shape not in (parameter.shape, ()) or not value.is_floating_point():
+                    raise RunError(f"the saved state is damaged: {key} of parameter {index} is {tuple(value.shape)}")
                 # The fused optimisers read raw memory, so moments must lie as their parameter lies.
                 like = parameter if value.shape == parameter.shape else value.to(parameter.device)
                 optimizer.state[parameter][key] = torch.empty_like(like).copy_(value)
         torch.set_rng_state(self.tensors["random.cpu"])
         if "random.cuda" in self.tensors:
             torch.cuda.set_rng_state(self.tensors["random.cuda"], self.plan.device)
-        return self._part("best.")
+        return best
 
 
 def load_state(folder: Path) -> SavedState:
@@ -105,8 +116,13 @@ def load_state(folder: Path) -> SavedState:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        return SavedState(Plan(**json.loads(about["plan"])), Position(**json.loads(about["position"])), tensors)
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as reason:
+        plan = read_fields(Plan, json.loads(about["plan"]))
+        Recipe(**plan.recipe)
+        position = read_fields(Position, json.loads(about["position"]))
+        if tensors["random.cpu"].dtype != torch.uint8 or len(tensors["random.cpu"]) != len(torch.get_rng_state()):
+            raise ValueError("its random state is not one")
+        return SavedState(plan, position, tensors)
+    except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError, RecipeError) as reason:
         raise RunError(
             f"{path} is damaged ({reason}): the training must be started again, with another --out"
         ) from reason

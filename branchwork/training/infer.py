@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.batches import normalise
-from branchwork.errors import RecipeError
+from branchwork.errors import RecipeError, WeightsError
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -22,9 +22,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as reason:
-        raise RecipeError(f"there is no device {name!r} here: take --device cpu, or auto") from reason
-    return device
+        if device.type in ("cpu", "cuda", "mps"):
+            return device
+        reason = None
+    except (RuntimeError, AssertionError, ImportError) as fault:
+        reason = fault
+    raise RecipeError(f"there is no device {name!r} here to train on: take cpu, or auto") from reason
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -69,4 +72,7 @@ def predict_logits(net: nn.Module, images: Tensor, model: Model, precision: torc
             for batch in torch.split(images, EVALUATION_BATCH)
         ]
     net.train(training)
-    return torch.cat(logits)
+    result = torch.cat(logits)
+    if not bool(result.isfinite().all()):
+        raise WeightsError(f"{model.net} answers with numbers that are infinite or none: its weights are damaged")
+    return result

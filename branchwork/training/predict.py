@@ -1,5 +1,6 @@
 """What a trained net takes pictures for."""
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Prediction:
 
 
 def predict(
-    run: str | Path, images: Iterable[str | Path], *, top: int = 3, show: Path | None = None
+    run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, show: Path | None = None
 ) -> tuple[Prediction, ...]:
     """The `top` classes of each picture in `images`, files or folders, by the net of a run folder.
 
@@ -46,7 +47,7 @@ def predict(
     if top < 1:
         raise RecipeError(f"top is {top}, and it must be at least 1")
     trained = load_run(run)
-    paths = find_pictures(Path(image) for image in images)
+    paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
     if not paths:
         raise ImageError("no pictures are named: give files, or a folder of them")
     read: dict[Path, Tensor] = {}
@@ -57,14 +58,22 @@ def predict(
         except ImageError as reason:
             errors[path] = str(reason)
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
-    predictions = tuple(Prediction(str(path), guesses.get(path, ()), errors.get(path)) for path in paths)
+    predictions = tuple(Prediction(_printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
     if show is not None and read:
         shown = list(read)[:MOST_SHOWN]
-        captions = [f"{path.name}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}" for path in shown]
+        captions = [
+            f"{_printable(Path(path.name))}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}"
+            for path in shown
+        ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
         title = f"{few} as {short_name(trained.model.net)} got it, and its answer"
         draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title)
     return predictions
+
+
+def _printable(path: Path) -> str:
+    """A name that can be written as text, whatever bytes the file system has for it."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _read(path: Path, trained: TrainedNet) -> Tensor:

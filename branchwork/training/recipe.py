@@ -133,10 +133,10 @@ RECIPES = {"fast": fast, "course": course}
 def read_recipe(path: Path, base: Recipe) -> Recipe:
     """`base` with the keys that the TOML file at `path` has."""
     try:
-        return base.but(tomllib.loads(path.read_text(encoding="utf-8")))
+        return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as reason:
         raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as reason:
+    except (ValueError, RecursionError) as reason:
         raise RecipeError(f"{path} is no TOML: {reason}") from reason
     except RecipeError as reason:
         raise RecipeError(f"{path}: {reason}") from reason
@@ -149,7 +149,7 @@ def _check_type(name: str, value: object, hint: Any) -> None:
             raise RecipeError(f"{name} is {value!r}, and it must be one of {', '.join(choices)}")
         return
     kinds = (int, float) if hint is float else hint
-    finite = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    finite = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1e18  # a NaN is not
     if not finite:
         raise RecipeError(f"{name} is {value!r}, and it must be {'a whole number' if hint is int else 'a number'}")
 

@@ -12,10 +12,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from branchwork.datasets.load import DataSet
+from branchwork.datasets.placing import RULES
 from branchwork.errors import NetError, RunError
-from branchwork.files import need_writable, write_json, write_whole
+from branchwork.files import need_writable, read_fields, write_json, write_whole
 from branchwork.geometry import times
 from branchwork.language import say
 from branchwork.nets.build import find_builder
@@ -41,6 +43,13 @@ class Model:
     pictures: str
     data: str
     recipe: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        whole = self.in_channels >= 1 and min(self.image_size) >= 1
+        if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
+            raise ValueError("its image size, channels, mean and standard deviation do not go together")
+        if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in RULES:
+            raise ValueError("its classes are not several different names, or its kind of pictures is unknown")
 
     @classmethod
     def of(cls, net: str, data: DataSet, recipe: dict[str, Any]) -> "Model":
@@ -82,12 +91,8 @@ def load_run(folder: str | Path) -> TrainedNet:
             f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
         )
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        tuples: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        model = Model(**tuples)
-    except (ValueError, TypeError, AttributeError, OSError) as reason:
+        model = read_fields(Model, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, OSError, RecursionError) as reason:
         raise RunError(f"{path} is damaged ({reason}): copy the run again, or train again") from reason
     with torch.random.fork_rng(devices=[]):
         net = model.builder()()
@@ -149,13 +154,29 @@ def check_net(net: nn.Module, model: Model) -> None:
     shape = (model.in_channels, *model.image_size)
     for mode in (True, False):
         # Two images: a batch norm in train mode refuses one, and a view that mixes images is seen.
+        twin = copy.deepcopy(net).train(mode)
         try:
-            with torch.no_grad():
-                output = copy.deepcopy(net).train(mode)(torch.zeros(2, *shape))
-        except Exception as reason:  # a learner's own forward may raise anything
+            with torch.set_grad_enabled(mode):
+                output = twin(torch.zeros(2, *shape))
+        except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
             mine = NetError(f"{model.net} cannot take images of {times(shape)}: {type(reason).__name__}: {reason}")
             raise failure(net, shape) or mine from reason
         _check_output(output, len(model.classes), model.net)
+        if mode:
+            _check_learning(twin, output, model.net)
+
+
+def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
+    """One backward pass, since a net whose logits have no gradient can be run and not trained."""
+    if not any(parameter.requires_grad for parameter in net.parameters()):
+        raise NetError(f"{name} has no parameter to train: give it layers, and leave requires_grad as it is")
+    try:
+        F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
+    except Exception as reason:
+        raise NetError(
+            f"{name} cannot be trained, since no gradient comes back from its logits ({reason}): look for no_grad, "
+            "detach(), .item() or an operation in place"
+        ) from reason
 
 
 def _check_output(output: object, classes: int, net: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import RecipeError, RunError
-from branchwork.files import write_json
+from branchwork.files import read_fields, write_json
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
@@ -45,8 +45,8 @@ def train_seeds(
 ) -> SeedsResult:
     """Train with `seeds` seeds from `seed` on, each into its own folder within `out`; the rest is as for `train`."""
     observer = observer or Observer()
-    if seeds < 2:
-        raise RecipeError(f"seeds is {seeds}, and a mean with a deviation needs at least 2: for one, leave it out")
+    if not 2 <= seeds <= 1000:
+        raise RecipeError(f"seeds is {seeds}, and it must be from 2, for a deviation, to 1000: for one, leave it out")
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
     plans = [make_plan(net, data_set, recipe, number, device, threads) for number in range(seed, seed + seeds)]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
@@ -61,8 +61,10 @@ def resume_seeds(
     observer = observer or Observer()
     path = Path(folder) / SEEDS
     try:
-        plans = [Plan(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as reason:
+        plans = [read_fields(Plan, fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+        if len({plan.seed for plan in plans}) != len(plans) or len(plans) < 2:
+            raise ValueError("it needs two different seeds at least")
+    except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
     return _train(plans, Path(folder), data or load_data(plans[0].data, source=source, observer=observer), observer)
 

@@ -1,6 +1,7 @@
 """Training a net into a run folder, from the start or from where it was stopped."""
 
 import json
+import os
 import signal
 import threading
 import zlib
@@ -10,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from branchwork.datasets.batches import batches, epoch_order, hold_out
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import Interrupted, RecipeError, RunError
-from branchwork.files import remove_parts, write_json, write_whole
+from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, own_line
+from branchwork.files import read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
@@ -136,9 +138,8 @@ def read_result(folder: Path) -> Result:
     """The result of a finished run. Raises `RunError` where it is damaged."""
     path = folder / RESULT
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return Result(**fields | {"test_interval": tuple(fields["test_interval"])})
-    except (OSError, ValueError, TypeError, KeyError) as reason:
+        return read_fields(Result, json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
 
 
@@ -147,8 +148,9 @@ def make_plan(net: str, data: DataSet, recipe: Recipe | None, seed: int, device:
 
     Raises `RecipeError`, `DataError` or `NetError`.
     """
-    if threads is not None and threads < 1:
-        raise RecipeError(f"threads is {threads}, and it must be at least 1")
+    most = 4 * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most:
+        raise RecipeError(f"threads is {threads}, and it must be at least 1 and at most {most} here")
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     recipe = recipe or fast(net, len(data.train))
@@ -191,11 +193,24 @@ def _run(
             f"{folder} was begun on other training images than {data.name} has now: train into another folder"
         )
     recipe = Recipe(**plan.recipe)
+    with _alone(folder):
+        return _run_alone(plan, recipe, data, folder, state, interrupted, observer)
+
+
+def _run_alone(
+    plan: Plan,
+    recipe: Recipe,
+    data: DataSet,
+    folder: Path,
+    state: SavedState | None,
+    interrupted: threading.Event,
+    observer: Observer,
+) -> Result:
+    for name in FILES:
+        remove_parts(folder / name)
     device = pick_device(plan.device)
     train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
-    for name in FILES:
-        remove_parts(folder / name)
     reset_peak_memory(device)
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
@@ -210,7 +225,13 @@ def _run(
             loop = Loop(plan, recipe, folder, model, net, optimizer, layout, interrupted, observer)
             loop.begin(state)
             write_whole(folder / RECIPE, recipe.to_toml())
-            loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
+            try:
+                loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
+            except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
+                if ":" not in plan.net:
+                    raise  # our own net: our own mistake, to be seen whole
+                where = f"epoch {loop.position.epoch + 1}, step {loop.position.step + 1}"
+                raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
             return _finish(loop, data, train_split, macs)
     finally:
         observer.end()
@@ -250,6 +271,23 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     write_report(loop.folder, asdict(result), loop.recipe, position.history, evaluation, data, train.pick(first))
     write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises `RunError` where another process trains in this folder."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"another process trains in {folder}: wait for it, or choose another --out") from None
+    except OSError as reason:
+        raise RunError(f"cannot write into {folder}: {reason.strerror or reason}") from reason
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager
