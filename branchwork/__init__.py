@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
     from branchwork.nets.weights import load_weights as load_weights
     from branchwork.tracing.graph import trace as trace
+    from branchwork.tracing.lint import lint as lint
     from branchwork.tracing.reduce import reduction as reduction
     from branchwork.training.demo import demo as demo
     from branchwork.training.evaluate import evaluate as evaluate
@@ -50,6 +51,7 @@ _HOMES = {
     "fast": "training.recipe",
     "inspect": "inspection",
     "lecture_state_dict": "nets.weights",
+    "lint": "tracing.lint",
     "load_data": "datasets.load",
     "load_run": "training.run",
     "load_weights": "nets.weights",

@@ -25,22 +25,22 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
     file is then untouched and the neighbour removed.
     """
     data = content.encode() if isinstance(content, str) else content
-    path = Path(os.path.realpath(path))
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+    target = Path(os.path.realpath(path))
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
         try:
-            path.write_bytes(data)
+            target.write_bytes(data)
         except OSError as reason:
             raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
         return
-    handle, neighbour = _neighbour(path, error)
+    handle, neighbour = _neighbour(target, error, path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(neighbour, 0o666 & ~_UMASK)  # temporary files are for their owner alone
-        os.replace(neighbour, path)
-        _sync_folder(path.parent)
+        os.replace(neighbour, target)
+        _sync_folder(target.parent)
     except OSError as reason:
         raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
     finally:
@@ -49,7 +49,7 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
 
 def need_writable(folder: Path) -> None:
     """Make `folder` where it is missing. Raises `RunError` where no file can be written into it."""
-    handle, neighbour = _neighbour(folder / "a file", RunError)
+    handle, neighbour = _neighbour(folder / "a file", RunError, folder / "a file")
     os.close(handle)
     os.unlink(neighbour)
 
@@ -95,13 +95,13 @@ def _fits(value: object, hint: Any) -> bool:
     return hint is Any or isinstance(value, origin or hint)
 
 
-def _neighbour(path: Path, error: type[BranchworkError]) -> tuple[int, str]:
-    """An open temporary file beside `path`, and its name."""
+def _neighbour(path: Path, error: type[BranchworkError], shown: Path) -> tuple[int, str]:
+    """An open temporary file beside `path`, which messages call `shown`, and its name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
-        raise error(f"cannot write {path}: {_plain(reason)}") from reason
+        raise error(f"cannot write {shown}: {_plain(reason)}") from reason
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """The verb `inspect`: what a net does to an image, what each operation costs, and what a 1×1 convolution saves."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,10 @@ from branchwork.errors import NetError
 from branchwork.nets import NETS
 from branchwork.nets.build import build_net, short_name
 from branchwork.nets.size import smallest_square
+from branchwork.tracing.draw import draw
 from branchwork.tracing.graph import Branch, Join, Node, Trace, trace
+from branchwork.tracing.lint import Finding
+from branchwork.tracing.lint import lint as find_mistakes
 from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
@@ -70,6 +73,7 @@ class Inspection:
     joins: dict[str, tuple[BranchCost, ...]]
     reductions: tuple[Reduction, ...]
     blocks: dict[str, str]
+    findings: tuple[Finding, ...] | None
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -80,23 +84,25 @@ def inspect(
     input_shape: Shape | None = None,
     *,
     by: Literal["block", "branch", "op"] | None = None,
+    picture: Path | None = None,
+    lint: bool = False,
 ) -> Inspection:
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
     `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default 1×28×28, or what a run was
     trained on. `by` folds the rows: by the child of the net that they are in, by branch, or by kind of operation.
-    Raises `NetError`.
+    With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`, `findings` are what is probably a
+    mistake; without, they are None. Raises `NetError`.
     """
     if not isinstance(net, nn.Module) and holds(Path(net), MODEL):
         trained = load_run(net)
         model = trained.model
         shape = input_shape or (model.in_channels, *model.image_size)
-        return _inspect(
-            trained.net, short_name(model.net), shape, by, classes=model.classes, mean=model.mean, std=model.std
-        )
+        found = _inspect(trained.net, short_name(model.net), shape, by, picture, lint)
+        return replace(found, classes=model.classes, mean=model.mean, std=model.std)
     shape = input_shape or (1, 28, 28)
     if isinstance(net, nn.Module):
-        return _inspect(net, type(net).__name__, shape, by)
+        return _inspect(net, type(net).__name__, shape, by, picture, lint)
     if net in NETS and len(shape) != 3:
         raise NetError(f"{net} takes images, and its input needs channels, height and width, as 1x28x28")
     with torch.random.fork_rng(devices=[]):
@@ -104,20 +110,13 @@ def inspect(
             module = build_net(str(net), in_channels=shape[0], image_size=(shape[1], shape[2]))
         else:
             module = build_net(str(net))
-    return _inspect(module, short_name(str(net)), shape, by)
+    return _inspect(module, short_name(str(net)), shape, by, picture, lint)
 
 
-def _inspect(
-    net: nn.Module,
-    name: str,
-    shape: Shape,
-    by: str | None,
-    *,
-    classes: tuple[str, ...] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
-) -> Inspection:
+def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: Path | None, lint: bool) -> Inspection:
     traced = trace(net, shape)
+    if picture is not None:
+        draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs an image")
     rows = _rows(traced)
     if by is not None:
         rows = _fold(rows, _KEYS[by])
@@ -134,10 +133,8 @@ def _inspect(
         unreached=traced.unreached,
         joins={join.node: tuple(_costs(join, traced)) for join in traced.joins},
         reductions=tuple(reductions(traced)),
+        findings=find_mistakes(net, shape) if lint else None,
         blocks={path: name for path, name in traced.classes.items() if path and "." not in path},
-        classes=classes,
-        mean=mean,
-        std=std,
     )
 
 

@@ -110,6 +110,27 @@ class Depends(ResidualNet):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+class Detached(ResidualNet):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
+class NoParameters(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10]
+
+
+class FailsLater(ResidualNet):
+    calls = 0
+
+    def forward(self, x):
+        if len(x) > 2:
+            FailsLater.calls += 1
+        if FailsLater.calls == 2:
+            raise ValueError("not today")
+        return super().forward(x)
+
+
 def make_residual():
     return ResidualNet()
 

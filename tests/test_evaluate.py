@@ -115,6 +115,31 @@ def test_missing_and_damaged_files_of_a_run_are_named(copy, file, content, error
     assert words in str(caught.value) and str(copy) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("net", 5), ("in_channels", 0), ("in_channels", "1"), ("image_size", 28), ("image_size", [28]), ("classes", []),
+        ("classes", ["a", "a"]), ("classes", "0123456789"), ("mean", [0.1, 0.2]), ("std", [0.0]), ("std", [None]),
+        ("mean", [float("nan")]), ("pictures", "faces"), ("data", None), ("extra", 1),
+    ],
+)  # fmt: skip
+def test_a_model_whose_fields_cannot_be_is_refused(copy, field, value):
+    model = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(model | {field: value}))
+    with pytest.raises(RunError, match="is damaged"):
+        bw.load_run(copy)
+
+
+def test_weights_that_are_no_numbers_are_no_answer(copy):
+    import safetensors.torch
+
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    weights["fc.bias"][:] = float("nan")
+    safetensors.torch.save_file(weights, copy / "model.safetensors")
+    with pytest.raises(WeightsError, match="infinite or none"):
+        bw.evaluate(copy)
+
+
 def test_weights_of_another_net_in_a_run_are_refused(copy):
     model = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(model | {"net": "inception"}))

@@ -30,6 +30,19 @@ def test_a_disk_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkey
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["kept"]
 
 
+def test_a_link_is_followed_and_a_device_is_written_to(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_whole(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(fifo, "through")
+    assert os.read(reader, 100) == b"through" and fifo.is_fifo()
+    os.close(reader)
+
+
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file is a file, and a folder is needed"):

@@ -90,7 +90,7 @@ def test_the_other_commands_work_one_after_the_other(readme, checkout, offline):
     out = run(script, checkout, offline)
     assert script.count("branchwork train") >= 3
     assert out.count("test accuracy") >= 3 and "Confusion matrix" in out and "7.jpg" in out
-    for picture in ("runs/first/report.html", "runs/first/mistakes.png", "got.png"):
+    for picture in ("runs/first/report.html", "runs/first/mistakes.png", "runs/got.png", "runs/inception.svg"):
         assert (checkout / picture).is_file()
 
 

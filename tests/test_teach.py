@@ -135,17 +135,6 @@ def test_a_net_that_is_right_has_nothing_to_be_taught_and_is_left_alone(net):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
-def test_a_run_whose_script_was_broken_afterwards_says_so_in_predict(small, tmp_path, refused):
-    mine = tmp_path / "mine.py"
-    text = (ROOT / "tests/lecture.py").read_text()
-    mine.write_text(text)
-    recipe = bw.fast("residual").but({"epochs": 1, "batch_size": 100})
-    bw.train(f"{mine}:ResidualNet", data=small, recipe=recipe, out="run")
-    mine.write_text(text.replace("return self.fc(x.view(n, -1))", "return self.fc(x)"))
-    for arguments in (("predict", "run", ROOT / "docs/digits"), ("evaluate", "run"), ("inspect", "run")):
-        assert "32×4×4 arrives: flatten it first" in refused(*arguments)
-
-
 def test_an_addition_of_what_is_not_images_is_left_to_python():
     class Odd(nn.Module):
         def forward(self, x):

@@ -349,9 +349,22 @@ def test_the_command_shows_rows_totals_and_what_a_1x1_costs(command):
     assert code == 0 and "120,422,400" in out and "12,443,648 MACs, 9.68 times fewer" in out
 
 
+def test_the_command_draws_and_lints(command):
+    code, out, _ = command("inspect", "inception", "--draw", "i.svg", "--lint", "--json", "i.json")
+    assert code == 0 and "drawn: i.svg" in out
+    assert "`incep1` and `conv2` are one affine map" in out and "1,036,800 as one 9×9 convolution" in out
+    findings = json.loads(Path("i.json").read_text())["findings"]
+    assert [finding["rule"] for finding in findings] == ["affine", "affine"]
+    assert findings[0].keys() == {"rule", "module", "file", "line", "message"}
+    assert Path("i.svg").read_text().startswith("<svg") and "88×4×4 = 1408" in Path("i.svg").read_text()
+    code, out, _ = command("inspect", "residual", "--lint")
+    assert code == 0 and out.rstrip().endswith("lint: nothing to mend")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("residual", "--draw", "r.txt"), "Take .svg or .png"),
         ((), "name a net to inspect"),
         (("--conv", "192x28x28", "--kernel", "5"), "all three"),
         (("residual", "--conv", "192x28x28", "--kernel", "5", "--out", "3", "--through", "2"), "with no net"),

@@ -327,11 +327,83 @@ def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
     fewer = DataSet(**{**vars(small), "train": Split(small.train.images[:-1], small.train.labels[:-1])})
     with pytest.raises(RunError, match="was begun on other training images than sample has now"):
         bw.resume("run", data=fewer)
-    script.write_text(text.replace("rblock2", "rblock3"))
-    with pytest.raises(RunError, match="is no longer the net that this training began with"):
+    state = Path("run/last/state.safetensors")
+    whole = state.read_bytes()
+    state.write_bytes(whole.replace(b"net.rblock2.conv1.bias", b"net.rblock9.conv1.bias"))
+    with pytest.raises(RunError, match=r"is no longer the net that this training began with|is damaged"):
         bw.resume("run", data=small)
-    script.write_text(text)
+    state.write_bytes(whole)
     bw.resume("run", data=small)
+
+
+def test_a_script_that_was_edited_or_lost_does_not_change_the_runs_that_it_made(small, tmp_path):
+    script = tmp_path / "net.py"
+    script.write_text((ROOT / "tests/lecture.py").read_text())
+    bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="whole")
+    with pytest.raises(Interrupted):
+        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    script.write_text("broken(")
+    bw.resume("run", data=small)
+    script.unlink()
+    assert same("whole", "run")
+    assert bw.load_run("run").net.fc.in_features == 512
+
+
+@pytest.mark.parametrize("damage", ["shape", "kind", "missing"])
+def test_a_damaged_optimiser_state_is_refused(small, damage):
+    with pytest.raises(Interrupted):
+        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    path = Path("run/last/state.safetensors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = weights("run", "last/state.safetensors")
+    name = "optimizer.0.exp_avg"
+    tensors[name] = {"shape": tensors[name][:1], "kind": tensors[name].long(), "missing": tensors[name]}[damage]
+    if damage == "missing":
+        del tensors["random.cpu"]
+    path.write_bytes(safetensors.torch.save(tensors, metadata=about))
+    with pytest.raises(RunError, match="damaged"):
+        bw.resume("run", data=small)
+
+
+@pytest.mark.parametrize("field", ["epoch", "step", "best_epoch", "history", "losses", "seconds"])
+@pytest.mark.parametrize("value", [None, -1, "x", 7])
+def test_a_position_that_cannot_be_is_refused(small, field, value):
+    with pytest.raises(Interrupted):
+        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+    path = Path("run/last/state.safetensors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    if field in ("step", "seconds") and value == 7:
+        return  # this can be
+    about["position"] = json.dumps(json.loads(about["position"]) | {field: value})
+    path.write_bytes(safetensors.torch.save(weights("run", "last/state.safetensors"), metadata=about))
+    with pytest.raises(RunError, match="is damaged"):
+        bw.resume("run", data=small)
+
+
+def test_two_trainings_do_not_share_a_folder(small):
+    class Second(Observer):
+        def step(self, step):
+            if step.step == 2:
+                with pytest.raises(RunError, match="another process trains in run"):
+                    bw.resume("run", data=small)
+
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), out="run", observer=Second())
+    assert not Path("run/.lock").exists()
+
+
+NETS_THAT_CANNOT_LEARN = {
+    "Detached": "no gradient comes back from its logits",
+    "NoParameters": "has no parameter to train",
+    "FailsLater": "failed in epoch 1, step 2: not today",
+}
+
+
+@pytest.mark.parametrize("name", NETS_THAT_CANNOT_LEARN)
+def test_a_net_that_cannot_be_trained_is_one_message(small, name):
+    with pytest.raises((NetError, TrainingError), match=NETS_THAT_CANNOT_LEARN[name]):
+        bw.train(f"{ROOT}/tests/lecture.py:{name}", data=small, recipe=QUICK)
 
 
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
@@ -348,8 +420,9 @@ def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small)
         bw.train("residual", data=small, seed=-1, out="run")
     with pytest.raises(RecipeError, match="seed is 9223372036854775808"):
         bw.train("residual", data=small, seed=2**63, out="run")
-    with pytest.raises(RecipeError, match="threads is 0"):
-        bw.train("residual", data=small, threads=0, out="run")
+    for threads in (0, 200_000):
+        with pytest.raises(RecipeError, match=f"threads is {threads}"):
+            bw.train("residual", data=small, threads=threads, out="run")
     with pytest.raises(NetError, match="Did you mean 'residual'"):
         bw.train_seeds("resdual", data=small, out="run")
     assert os.listdir(".") == []

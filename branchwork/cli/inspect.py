@@ -3,11 +3,12 @@
 import re
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Json, deliver, make_table, show
+from branchwork.cli.output import STDOUT, Json, deliver, make_table, show
 from branchwork.errors import NetError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def inspect(
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Fold the rows by block, by branch or by operation.")
     ] = None,
+    draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
+    lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
     conv: Annotated[
         str | None, Parameter(help="Instead of a net: the input of one convolution, as 192x28x28.", group="1×1")
     ] = None,
@@ -68,8 +71,10 @@ def inspect(
         )
     size = None if input_size is None else _shape(input_size, "--input")
     with redirect_stdout(sys.stderr):  # what a script prints must not mix with the table
-        inspection = branchwork.inspect(net, size, by=by)
+        inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
+    if draw is not None and json_file != STDOUT:
+        show(f"drawn: {draw}")
 
 
 def _shape(text: str, flag: str) -> tuple[int, ...]:
@@ -81,7 +86,8 @@ def _shape(text: str, flag: str) -> tuple[int, ...]:
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:
     title = f"{inspection.net}, one image of {_times(inspection.input_shape)}"
-    show(_table(inspection, title, folded), *_totals(inspection), *_notes(inspection), columns=5)
+    words = [*_totals(inspection), *_notes(inspection), *_findings(inspection)]
+    show(_table(inspection, title, folded), *words, columns=5)
 
 
 def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
@@ -159,6 +165,16 @@ def _notes(inspection: "Inspection") -> list[str]:
             f"({saved.total:,} with it, {saved.direct:,} without)"
         )
     return lines
+
+
+def _findings(inspection: "Inspection") -> list[str]:
+    if inspection.findings is None:
+        return []
+    lines = [""]
+    for finding in inspection.findings:
+        place = f"  ({finding.file}, line {finding.line})" if finding.file is not None else ""
+        lines.append(f"{finding.rule}: {finding.message}{place}")
+    return lines if inspection.findings else ["", "lint: nothing to mend"]
 
 
 def _show_reduction(saved: "Reduction") -> None:

@@ -103,6 +103,18 @@ def field_of(op: str, node: fx.Node, fields: Sequence[Field | None]) -> Field | 
     return None
 
 
+def window_of(op: str, node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """What one output sees of the input, and the step to the next, height and width; None where it is no window."""
+    if op == "conv2d":
+        reach = zip(_shape(node.args[1])[2:], pair(argument(node, 5, 1)), strict=True)
+        height, width = (d * (k - 1) + 1 for k, d in reach)
+        return (height, width), pair(argument(node, 3, 1))
+    if op in ("max_pool2d", "avg_pool2d"):
+        kernel = argument(node, 1, 1)
+        return pair(kernel), pair(argument(node, 2, None) or kernel)
+    return ((1, 1), (1, 1)) if op in _POINTWISE else None
+
+
 def macs_of(op: str, node: fx.Node) -> int:
     """Multiply-accumulates an image: products of convolutions, linear layers and matrix products, as papers count them.
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, pair
+from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, pair, window_of
 from branchwork.tracing.record import recorded_graph
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank, make_twin
@@ -31,7 +31,9 @@ class Node:
     `name` is unique: the path of the module that made it, with the operation where a module's own `forward` made it
     (`incep1.cat`) and `@2` for the second use. `path` is that module alone, "" for the net itself. `inputs` are names;
     the net's input is `input`. `output_shape` is without the batch. `kernel`, `groups` and `channels`, the ones that
-    come in, are a convolution's, and None, 1 and 0 elsewhere. `parameters` are those used here for the first time, so
+    come in, are a convolution's, and None, 1 and 0 elsewhere. `window` is how much of its input one output sees, height
+    and width, and `stride` the step from one output to the next; both are 1 but for convolutions and poolings, and None
+    where an operation mixes positions in another way. `parameters` are those used here for the first time, so
     that they add up; `macs` are multiply-accumulates an image; `activation_bytes` is 0 for a view. `field` is the
     receptive field, height and width in pixels of the input, None where an operation mixes all of it. `file` and
     `line` are the place in the user's own code.
@@ -46,6 +48,8 @@ class Node:
     kernel: tuple[int, int] | None
     groups: int
     channels: int
+    window: tuple[int, int] | None
+    stride: tuple[int, int] | None
     parameters: int
     macs: int
     activation_bytes: int
@@ -75,13 +79,15 @@ class Join:
 class Trace:
     """A net's graph for one input size, in the order in which it runs.
 
-    `parameters` are all of the net's, those in `unreached` included, which no operation uses. `classes` has the class
-    of each module by its path, "" for the net itself.
+    `outputs` are the names of the nodes that the net gives back. `parameters` are all of the net's, those in
+    `unreached` included, which no operation uses. `classes` has the class of each module by its path, "" for the net
+    itself.
     """
 
     input_shape: Shape
     nodes: tuple[Node, ...]
     joins: tuple[Join, ...]
+    outputs: tuple[str, ...]
     parameters: int
     weight_bytes: int
     unreached: tuple[str, ...]
@@ -158,6 +164,7 @@ class _Reader:
             input_shape=input_shape,
             nodes=tuple(nodes),
             joins=tuple(self._joins(nodes)),
+            outputs=tuple(self.names[n] for n in self.graph.output_node().all_input_nodes if n in self.names),
             parameters=sum(parameter.numel() for parameter in self.parameters.values()),
             weight_bytes=sum(p.numel() * p.element_size() for p in self.parameters.values()),
             unreached=tuple(name for name in self.parameters if name in self.unseen),
@@ -177,6 +184,7 @@ class _Reader:
         assert output is not None, "only nodes with a tensor become rows"
         file, line = _place(node)
         own_field = self.fields[node]
+        window, stride = window_of(op, node) or (None, None)
         return Node(
             name=self.names[node],
             path=path,
@@ -187,6 +195,8 @@ class _Reader:
             kernel=_kernel(node) if op == "conv2d" else None,
             groups=argument(node, 6, 1) if op == "conv2d" else 1,
             channels=_value(node.args[0]).shape[1] if op == "conv2d" else 0,
+            window=window,
+            stride=stride,
             parameters=self._parameters(node),
             macs=macs_of(op, node),
             activation_bytes=0 if op in VIEWS else output.numel() * output.element_size(),

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 
 @dataclass
@@ -84,7 +85,7 @@ def recorded_graph(twin: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, 
     """
     recorder = Recorder(twin)
     with recorder:
-        twin(image)
+        output = twin(image)
     graph = fx.Graph()
     known: dict[int, fx.Node] = {}
     weights: dict[str, str] = {}
@@ -112,6 +113,7 @@ def recorded_graph(twin: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, 
         node.meta = {"val": step.output.to("meta") if step.output is not None else None, "stack_trace": step.stack}
         node.meta["nn_module_stack"] = {step.path: (step.path, "")}
         known[id(step.output)] = node
+    graph.output(tuple(known[id(part)] for part in pytree.tree_leaves(output) if id(part) in known))
     return graph, weights, others
 
 

@@ -40,8 +40,8 @@ def write_report(
     darkest, lightest = _range(batch, data)
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{result['epochs']} epochs, batch {recipe.batch_size}, {escape(recipe.optimizer)}, seed {result['seed']}, "
-        f"on {escape(result['machine'])}</p>",
+        f"<p>{result['epochs']} epoch{'s' * (result['epochs'] > 1)}, batch {recipe.batch_size}, "
+        f"{escape(recipe.optimizer)}, seed {result['seed']}, on {escape(result['machine'])}</p>",
         _figures(
             ("test accuracy", f"{evaluation.accuracy:.2%}", f"{low:.2%} to {high:.2%} (95%)"),
             (
@@ -73,8 +73,9 @@ def write_report(
         f"<p>{_mistake_words(evaluation)}</p>",
         _mistakes(evaluation, data.test.images),
         "<h2>A batch as the net sees it</h2>",
-        f"<p>The first {len(batch)} training images after normalising with mean {_numbers(data.mean)} and standard "
-        f"deviation {_numbers(data.std)}; black is {darkest:.2f}, white {lightest:.2f}.</p>",
+        f"<p>The first {len(batch)} training images of the first epoch, after normalising with mean "
+        f"{_numbers(data.mean)} and standard deviation {_numbers(data.std)}; "
+        f"black is {darkest:.2f}, white {lightest:.2f}.</p>",
         _batch(batch, data),
         "<h2>How it was made</h2>",
         _facts(
@@ -153,7 +154,7 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
         for axes in (loss, *others):
             axes.set_facecolor("none")
             axes.spines[["top", "right"]].set_visible(False)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(color=_INK, alpha=0.12, linewidth=0.7)
         content = io.StringIO()
         figure.savefig(content, format="svg", metadata={"Date": None})

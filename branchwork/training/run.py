@@ -27,7 +27,7 @@ from branchwork.tracing.teach import failure
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
 FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT)
-SEEDS = "seeds.json"
+SEEDS, SCRIPT = "seeds.json", "net.py"
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def load_run(folder: str | Path) -> TrainedNet:
     folder = Path(folder)
     path = folder / MODEL
     if not os.path.exists(path):
+        if holds(folder, SEEDS):
+            raise RunError(f"{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0")
         begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
             f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
@@ -95,7 +97,7 @@ def load_run(folder: str | Path) -> TrainedNet:
     except (ValueError, TypeError, OSError, RecursionError) as reason:
         raise RunError(f"{path} is damaged ({reason}): copy the run again, or train again") from reason
     with torch.random.fork_rng(devices=[]):
-        net = model.builder()()
+        net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
         check_net(net, model)
     return TrainedNet(net.eval(), model, folder)
@@ -110,6 +112,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, st
     # Clones, because safetensors refuses tensors that share memory, as tied weights do.
     plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
     write_whole(path, safetensors.torch.save(plain, metadata=about))
+
+
+def keep_script(folder: Path, net: str) -> None:
+    """Keep a learner's script as it was when the run began: it will be edited, and the weights are of this version."""
+    where, _, _ = net.rpartition(":")
+    if where.endswith(".py") and not holds(folder, SCRIPT):
+        write_whole(folder / SCRIPT, Path(where).read_bytes())
+
+
+def kept_net(folder: Path, net: str) -> str:
+    """The net argument of a run: its script where that is unchanged, else the version that the run has kept."""
+    where, _, attribute = net.rpartition(":")
+    if not where.endswith(".py") or not holds(folder, SCRIPT):
+        return net
+    kept = folder / SCRIPT
+    same = os.path.isfile(where) and Path(where).read_bytes() == kept.read_bytes()
+    return net if same else f"{kept}:{attribute}"
 
 
 def holds(folder: Path, *names: str) -> list[str]:

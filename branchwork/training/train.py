@@ -7,7 +7,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,7 +27,19 @@ from branchwork.training.loop import Loop, make_optimizer
 from branchwork.training.machine import commit, machine, peak_memory, reset_peak_memory, versions
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.report import write_report
-from branchwork.training.run import FILES, RECIPE, REPORT, RESULT, STATE, Model, check_net, claim_folder, holds
+from branchwork.training.run import (
+    FILES,
+    RECIPE,
+    REPORT,
+    RESULT,
+    STATE,
+    Model,
+    check_net,
+    claim_folder,
+    holds,
+    keep_script,
+    kept_net,
+)
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,8 @@ def _run_alone(
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
         with _settings(plan.threads, device):
-            build = model.builder()
+            keep_script(folder, plan.net)
+            build = replace(model, net=kept_net(folder, plan.net)).builder()
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)

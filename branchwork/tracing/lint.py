@@ -1,0 +1,294 @@
+"""What is probably a mistake in a net that runs: each finding says where, and what to change.
+
+A rule that cannot be sure stays silent: a net that is right has no findings.
+"""
+
+import copy
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from branchwork.tracing.affine import segments
+from branchwork.tracing.costs import VIEWS
+from branchwork.tracing.graph import Node, Trace, trace
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One probable mistake. `module` is a path, "" for the net itself; `file` and `line` are in the user's own code."""
+
+    rule: str
+    module: str
+    file: str | None
+    line: int | None
+    message: str
+
+
+def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
+    """What is probably a mistake in `net` on images of `input_shape` (C, H, W); nothing for a net that is right.
+
+    `net` is left as it was: copies run twice, forward and backward, on two images of noise, to see gradients and
+    outputs in either mode. Raises `NetError` where its forward cannot be read.
+    """
+    seen = _Seen(net, trace(net, input_shape), _run(net, input_shape, train=False), _run(net, input_shape, train=True))
+    return tuple(finding for rule in _RULES for finding in rule(seen))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One forward and backward: what came out, and the names of the parameters that a gradient reached."""
+
+    output: Any
+    moved: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A net and all that the rules look at. A run is None where the net fails in that mode, or gives no tensor."""
+
+    net: nn.Module
+    trace: Trace
+    eval: _Run | None
+    train: _Run | None
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        return {node.name: node for node in self.trace.nodes}
+
+    @property
+    def moved(self) -> set[str]:
+        """The parameters that a gradient reaches in one mode at least: auxiliary heads are there in training only."""
+        return set().union(*(run.moved for run in (self.eval, self.train) if run is not None))
+
+    def finding(self, rule: str, module: str, message: str) -> Finding:
+        """A finding about a module: at its first operation, or at the forward that should have called it."""
+        for node in self.trace.nodes:
+            if node.file is not None and _within(node.name.partition("@")[0], module.partition("@")[0]):
+                return Finding(rule, module, node.file, node.line, message)
+        return Finding(rule, module, *self._forward(module), message)
+
+    def _forward(self, module: str) -> tuple[str | None, int | None]:
+        """The forward of the nearest module around `module` whose class is the user's own."""
+        while True:
+            module = module.rpartition(".")[0]
+            code = getattr(type(self.net.get_submodule(module)).forward, "__code__", None)
+            if code is not None and "/torch/" not in code.co_filename:
+                return code.co_filename, code.co_firstlineno
+            if not module:
+                return None, None
+
+
+def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Run | None:
+    """A copy's outputs and gradients. Every parameter of the copy asks for one: freezing is no mistake."""
+    twin = copy.deepcopy(net).train(train)
+    parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
+    kind = next(iter(parameters.values()), torch.zeros(()))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        try:
+            output = twin(torch.rand(2, *input_shape, dtype=kind.dtype, device=kind.device))
+            tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+            ends = [tensor.sum() for tensor in tensors if tensor.requires_grad]
+            gradients = torch.autograd.grad(ends, list(parameters.values()), allow_unused=True) if ends else ()
+        except Exception:  # the net's own code may raise anything; it ran in the trace, and what is seen there counts
+            return None
+    reached = zip(parameters, gradients, strict=True) if ends else ()
+    return _Run(output, frozenset(name for name, g in reached if g is not None)) if tensors else None
+
+
+def _unused_modules(seen: _Seen) -> Iterator[Finding]:
+    """Modules that are defined and never called."""
+    parameters = dict(seen.net.named_parameters())
+    for module in _largest(set(seen.trace.unreached) - seen.moved, parameters):
+        if module not in parameters:
+            yield seen.finding(
+                "unused-module",
+                module,
+                f"`{module}` has {_count(parameters, module)} parameters and is never called: call it in forward, "
+                "or remove it.",
+            )
+
+
+def _no_gradient(seen: _Seen) -> Iterator[Finding]:
+    """Parameters that take part and cannot learn. Whether there is a way is asked, not how large a gradient is."""
+    if seen.eval is None and seen.train is None:
+        return
+    parameters = dict(seen.net.named_parameters())
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    for module in _largest(set(parameters) - set(seen.trace.unreached) - seen.moved - frozen, parameters):
+        yield seen.finding(
+            "no-gradient",
+            module,
+            f"no gradient reaches `{module}`, so its {_count(parameters, module)} parameters never learn: remove the "
+            "detach(), torch.no_grad() or .data after it, or freeze it openly with requires_grad_(False).",
+        )
+
+
+def _shared_modules(seen: _Seen) -> Iterator[Finding]:
+    """One layer with parameters that reads the same tensor in several branches of a join.
+
+    Sharing between different tensors is a design: Siamese nets, recurrent steps, one head for all scales.
+    """
+    nodes = seen.nodes
+    # One module may have several paths: the first stands for all.
+    first = {module: path for path, module in seen.net.named_modules()}
+    one_path = {path: first[module] for path, module in seen.net.named_modules(remove_duplicate=False)}
+    layers = [path for module, path in first.items() if any(True for _ in module.parameters(recurse=False))]
+    found: set[str] = set()
+    for join in seen.trace.joins:
+        uses: dict[str, list[Node]] = {}
+        branches = [set(branch.nodes) for branch in join.branches]
+        for name in sorted(set().union(*branches)):
+            layer = one_path.get(name.partition("@")[0], "")
+            if layer in layers:
+                uses.setdefault(layer, []).append(nodes[name])
+        shared = {layer for layer, own in uses.items() if len({_branch_of(node, branches) for node in own}) > 1}
+        same = {layer for layer in shared if _read_alike(uses[layer], nodes)}
+        for module in _largest(shared, [*layers, join.node]):
+            if module not in found and any(_within(layer, module) for layer in same):
+                found.add(module)
+                yield seen.finding(
+                    "shared-module",
+                    module,
+                    f"`{module}` is one module in several branches that meet in `{join.node}`: they share its weights. "
+                    "Give each branch a module of its own.",
+                )
+
+
+def _branch_of(node: Node, branches: Sequence[Collection[str]]) -> int:
+    """The first that has it: what several run once and read together, such as a stem, is in all of these."""
+    return next(index for index, branch in enumerate(branches) if node.name in branch)
+
+
+def _read_alike(uses: Iterable[Node], nodes: Mapping[str, Node]) -> bool:
+    """Whether two of these read one tensor, a pooling that keeps its shape put aside."""
+    read = []
+    for use in uses:
+        source = use.inputs[0]
+        while source in nodes and _keeps_shape(nodes[source]):
+            source = nodes[source].inputs[0]
+        # The parts of a split have one name in the trace.
+        if source not in nodes or nodes[source].op not in ("chunk", "split", "split_with_sizes", "unbind"):
+            read.append(source)
+    return len(set(read)) < len(read)
+
+
+def _keeps_shape(node: Node) -> bool:
+    return node.op in ("avg_pool2d", "max_pool2d") and node.stride == (1, 1)
+
+
+def _batch_norm_one(seen: _Seen) -> Iterator[Finding]:
+    """Batch norms of maps of one pixel. One for features after a linear layer is common, and its need well known."""
+    norms = [n for n in seen.trace.nodes if n.op == "batch_norm" and n.output_shape[1:] == (1, 1)]
+    if norms:
+        others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
+        yield seen.finding(
+            "batch-norm-one",
+            norms[0].path,
+            f"`{norms[0].path}`{others} normalises maps of 1×1: in training a batch of one image has one value per "
+            "channel, and fails. Use batches of at least 2 and drop a smaller last one, or remove the norm.",
+        )
+
+
+def _softmax_end(seen: _Seen) -> Iterator[Finding]:
+    """A softmax at the end, in training too: that eval mode alone gives probabilities is right."""
+    nodes = seen.nodes
+    last = nodes.get(seen.trace.outputs[0]) if len(seen.trace.outputs) == 1 else None
+    while last is not None and last.op in VIEWS:
+        last = nodes.get(last.inputs[0])
+    if last is None or last.op not in ("softmax", "log_softmax"):
+        return
+    output = seen.train.output if seen.train is not None else None
+    if isinstance(output, Tensor) and not _sums_to_one(output.exp() if last.op == "log_softmax" else output):
+        return
+    harm = "squeezes the gradients" if last.op == "softmax" else "gains nothing"
+    message = (
+        f"the net ends in {last.op}, and cross-entropy applies log_softmax itself: twice {harm}. Return the logits, "
+        "and take softmax where probabilities are shown."
+    )
+    yield Finding("softmax-end", last.path, last.file, last.line, message)
+
+
+def _sums_to_one(output: Tensor) -> bool:
+    return any(bool((output.sum(axis) - 1).abs().max() < 1e-3) for axis in range(1, output.dim()))
+
+
+def _output_type(seen: _Seen) -> Iterator[Finding]:
+    """Outputs of another type or structure in training."""
+    if seen.eval is None or seen.train is None:
+        return
+    in_eval, in_train = _kind(seen.eval.output), _kind(seen.train.output)
+    if in_eval != in_train:
+        yield Finding(
+            "output-type",
+            "",
+            *seen._forward(""),
+            f"the net gives {in_train} in train mode and {in_eval} in eval mode: return one tensor of logits in both, "
+            "and let the training read auxiliary heads by their names.",
+        )
+
+
+def _kind(output: Any) -> str:
+    """A value's type and structure in words."""
+    if isinstance(output, Tensor):
+        return f"a tensor of {str(output.dtype).removeprefix('torch.')}"
+    name = type(output).__name__
+    if isinstance(output, Mapping):
+        return f"{name}({', '.join(f'{key}: {_kind(value)}' for key, value in output.items())})"
+    if isinstance(output, tuple | list):
+        return f"{name}({', '.join(map(_kind, output))})"
+    return name
+
+
+def _affine(seen: _Seen) -> Iterator[Finding]:
+    """Segments: layers with no activation between them."""
+    for segment in segments(seen.trace):
+        blocks = _largest(segment.nodes, seen.nodes)
+        names = [f"`{b}`" for b in blocks if any(_within(layer, b) for layer in segment.layers)]
+        title = f"{', '.join(names[:-1])} and {names[-1]} are" if len(names) > 1 else f"{names[0]} is"
+        written, collapsed = f"{segment.macs:,} MACs", f"{segment.collapsed_macs:,}"
+        if segment.collapsed_macs < segment.macs:
+            cost = f"{written} as written, {collapsed} as {segment.collapsed}"
+        else:
+            cost = f"{written} as written, and {collapsed} as {segment.collapsed}: what is saved is bought with rank"
+        yield seen.finding(
+            "affine",
+            names[0].strip("`"),
+            f"{title} one affine map: nothing in between is an activation. {cost}. "
+            "Put a ReLU after each convolution or linear layer but the net's last, or collapse them into one.",
+        )
+
+
+def _largest(names: Collection[str], everything: Iterable[str]) -> list[str]:
+    """`names`, with every block all of whose names are among them in their place."""
+    everything = list(everything)
+    others = set(everything) - set(names)
+    found: dict[str, None] = {}
+    for name in everything:
+        if name in names:
+            parts = name.split(".")
+            blocks = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+            found[next((b for b in blocks if not any(_within(other, b) for other in others)), name)] = None
+    return list(found)
+
+
+def _within(name: str, block: str) -> bool:
+    return name == block or name.startswith(f"{block}.")
+
+
+def _count(parameters: Mapping[str, nn.Parameter], module: str) -> str:
+    return f"{sum(p.numel() for name, p in parameters.items() if _within(name, module)):,}"
+
+
+_RULES = (
+    _unused_modules,
+    _shared_modules,
+    _affine,
+    _no_gradient,
+    _batch_norm_one,
+    _softmax_end,
+    _output_type,
+)
