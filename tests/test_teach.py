@@ -135,6 +135,21 @@ def test_a_net_that_is_right_has_nothing_to_be_taught_and_is_left_alone(net):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
 
+def test_operations_keep_their_names_and_a_sum_in_place_is_a_sum():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x):
+            big = nn.functional.interpolate(x, scale_factor=2)
+            big += x
+            return big
+
+    text = str(failure(Net(), (1, 5, 5)))
+    assert "forward  interpolate  1×10×10" in text and re.search(r"forward  add +✗", text)
+
+
 def test_an_addition_of_what_is_not_images_is_left_to_python():
     class Odd(nn.Module):
         def forward(self, x):

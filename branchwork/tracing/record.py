@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 
-@dataclass
+@dataclass(eq=False)  # to compare tensors is no question of yes or no
 class Step:
     """One operation: the module that ran it, its name, what went in, and what came out: None where it failed."""
 
@@ -54,7 +54,7 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("i")
+        name = getattr(func, "__name__", str(func)).strip("_")
         path = self.running[-1] if self.running else ""
         stack = "".join(traceback.format_list(traceback.extract_stack()[:-1]))
         step = Step(path, _NAMES.get(name, name), (*args, *kwargs.values()), stack=stack)
@@ -75,7 +75,11 @@ class Recorder(TorchFunctionMode):
         return next((step for step in reversed(self.steps) if step.output is tensor), None)
 
 
-_NAMES = {"radd": "add", "concat": "cat", "reshape": "view", "matmul": "linear"}
+# Python's operators, and several names of torch for one operation.
+_NAMES = {
+    "radd": "add", "iadd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "itruediv": "div", "truediv": "div",
+    "concat": "cat", "reshape": "view", "matmul": "linear",
+}  # fmt: skip
 
 
 def recorded_graph(twin: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, str], set[str]]:
