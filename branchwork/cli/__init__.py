@@ -30,6 +30,8 @@ for verb in (train, evaluate, predict, inspect, data, demo):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
+    # Before torch is loaded: threads that spin while they wait starve each other on a busy machine (LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
