@@ -117,6 +117,9 @@ def test_a_script_with_a_mistake_says_what_python_says(tmp_path):
     file.write_text("import torch\nx = undefined\n")
     with pytest.raises(NetError, match="NameError: name 'undefined'"):
         build_net(f"{file}:Net")
+    file.write_text("import no_such_package\n")
+    with pytest.raises(NetError, match=r"No module named 'no_such_package'\. Install it into this environment"):
+        build_net(f"{file}:Net")
     file.write_text("def broken(:\n")
     with pytest.raises(NetError, match="SyntaxError"):
         build_net(f"{file}:Net")

@@ -59,7 +59,7 @@ def make_table(*columns: str, title: str | None = None) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     return table
 
 

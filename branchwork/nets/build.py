@@ -79,7 +79,12 @@ def _module(name: str) -> ModuleType:
         with redirect_stdout(sys.stderr):
             loaded = load()
     except ModuleNotFoundError as reason:
-        raise NetError(f"{name} cannot be imported: {reason}. Give a file as path/to/file.py:Class.") from reason
+        remedy = (
+            "Install it into this environment, or leave in the file only what the net needs."
+            if path.suffix == ".py"
+            else "Give a file as path/to/file.py:Class."
+        )
+        raise NetError(f"{name} cannot be imported: {reason}. {remedy}") from reason
     except (Exception, SystemExit) as reason:
         raise NetError(f"{name} stops while it is imported: {_words(reason)}") from reason
     finally:
