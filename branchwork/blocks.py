@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.errors import NetError
-from branchwork.geometry import SIZED, pair, size_changes, times
-from branchwork.language import say
+from branchwork.geometry import SIZED, pair, size_changes
+from branchwork.language import say, times
 
 
 class _Join(nn.Module):

@@ -51,8 +51,3 @@ def pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
 
 def short(numbers: tuple[int, ...]) -> str:
     return str(numbers[0]) if numbers[0] == numbers[1] else str(numbers)
-
-
-def times(shape: tuple[int, ...]) -> str:
-    """A shape as people write it: 88×4×4."""
-    return "×".join(str(int(n)) for n in shape)

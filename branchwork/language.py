@@ -1,6 +1,7 @@
-"""The language in which people are taught: `BRANCHWORK_LANG`, else that of the locale. English, or Chinese."""
+"""How things are put into words: in English or Chinese, by `BRANCHWORK_LANG`, else the locale; shapes and numbers."""
 
 import os
+from collections.abc import Iterable
 
 
 def say(english: str, chinese: str) -> str:
@@ -14,3 +15,12 @@ def _language() -> str:
         if os.environ.get(name):
             return os.environ[name]
     return "en"
+
+
+def times(shape: Iterable[int]) -> str:
+    """A shape as people write it: 88×4×4."""
+    return "×".join(str(int(n)) for n in shape)
+
+
+def listed(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from branchwork.cli.output import DATA, Json, Source, deliver, make_table, show
+from branchwork.language import listed, times
 
 if TYPE_CHECKING:
     from branchwork.datasets.describe import DataSummary
@@ -40,14 +41,10 @@ def _show(summary: "DataSummary", sheet: Path) -> None:
     table.add_row("all", f"{sum(train.values()):,}", f"{sum(test.values()):,}")
     show(
         table,
-        f"{summary.name}: images {'×'.join(map(str, summary.image_shape))}, "
-        f"mean {_numbers(summary.mean)}, standard deviation {_numbers(summary.std)}",
+        f"{summary.name}: images {times(summary.image_shape)}, "
+        f"mean {listed(summary.mean)}, standard deviation {listed(summary.std)}",
         f"came from: {summary.origin}",
         *([f"kept in:   {summary.folder}"] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
         f"examples:  {sheet}",
     )
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

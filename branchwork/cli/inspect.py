@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import STDOUT, Json, deliver, make_table, show
 from branchwork.errors import NetError
+from branchwork.language import listed, times
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +86,7 @@ def _shape(text: str, flag: str) -> tuple[int, ...]:
 
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:
-    title = f"{inspection.net}, one image of {_times(inspection.input_shape)}"
+    title = f"{inspection.net}, one image of {times(inspection.input_shape)}"
     words = [*_totals(inspection), *_notes(inspection), *_findings(inspection)]
     show(_table(inspection, title, folded), *words, columns=5)
 
@@ -108,12 +109,12 @@ def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
         table.add_row(
             name,
             f"{_OPERATIONS.get(row.op, row.op)} {row.detail}".strip(),
-            _times(row.output_shape),
+            times(row.output_shape),
             f"{row.parameters:,}" if row.parameters else "·",
             f"{row.macs:,}" if row.macs else "·",
             f"{row.share:.1%}" if row.macs else "·",
             _bytes(row.activation_bytes) if row.activation_bytes else "·",
-            _times(row.receptive_field) if row.receptive_field else "·",
+            times(row.receptive_field) if row.receptive_field else "·",
         )
     table.add_section()
     table.add_row("all", "", "", f"{inspection.parameters:,}", f"{inspection.macs:,}", "100%", "", "")
@@ -144,7 +145,7 @@ def _totals(inspection: "Inspection") -> list[str]:
     if inspection.unreached:
         lines.append(f"parameters that no operation uses: {', '.join(inspection.unreached)}")
     if inspection.classes is not None and inspection.mean is not None and inspection.std is not None:
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (inspection.mean, inspection.std))
+        mean, std = map(listed, (inspection.mean, inspection.std))
         lines.append(f"classes: {', '.join(inspection.classes)}; pixels normalised with mean {mean}, deviation {std}")
     return lines
 
@@ -161,7 +162,7 @@ def _notes(inspection: "Inspection") -> list[str]:
         change = saved.direct - saved.total
         lines.append(
             f"{saved.name}: 1×1 {way} from {saved.channels} to {saved.through} channels before a "
-            f"{_times(saved.kernel)}: {'saves' if change > 0 else 'costs'} {abs(change):,} MACs "
+            f"{times(saved.kernel)}: {'saves' if change > 0 else 'costs'} {abs(change):,} MACs "
             f"({saved.total:,} with it, {saved.direct:,} without)"
         )
     return lines
@@ -178,7 +179,7 @@ def _findings(inspection: "Inspection") -> list[str]:
 
 
 def _show_reduction(saved: "Reduction") -> None:
-    kernel = _times(saved.kernel)
+    kernel = times(saved.kernel)
     pixels = saved.first // (saved.channels * saved.through)
     area = saved.kernel[0] * saved.kernel[1]
     ratio = f"{saved.times:.2f} times fewer" if saved.times >= 1 else f"{1 / saved.times:.2f} times more"
@@ -188,10 +189,6 @@ def _show_reduction(saved: "Reduction") -> None:
         f"   and {kernel}:  {pixels:,} × {area} × {saved.through} × {saved.out} = {saved.second:,}",
         f"   together:  {saved.total:,} MACs, {ratio}",
     )
-
-
-def _times(numbers: tuple[int, ...]) -> str:
-    return "×".join(map(str, numbers))
 
 
 def _bytes(count: int) -> str:

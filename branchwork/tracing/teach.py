@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.errors import NetError, own_line
-from branchwork.geometry import size_changes, times
-from branchwork.language import say
+from branchwork.geometry import size_changes
+from branchwork.language import say, times
 from branchwork.tracing.record import Recorder, Step
 from branchwork.tracing.twin import blank, make_twin
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.load import DataSet, Split
 from branchwork.files import write_whole
+from branchwork.language import listed
 from branchwork.nets.build import short_name
 from branchwork.training.evaluate import Evaluation
 from branchwork.training.recipe import Recipe
@@ -74,7 +75,7 @@ def write_report(
         _mistakes(evaluation, data.test.images),
         "<h2>A batch as the net sees it</h2>",
         f"<p>The first {len(batch)} training images of the first epoch, after normalising with mean "
-        f"{_numbers(data.mean)} and standard deviation {_numbers(data.std)}; "
+        f"{listed(data.mean)} and standard deviation {listed(data.std)}; "
         f"black is {darkest:.2f}, white {lightest:.2f}.</p>",
         _batch(batch, data),
         "<h2>How it was made</h2>",
@@ -238,10 +239,6 @@ def _batch(batch: Split, data: DataSet) -> str:
 def _facts(facts: dict[str, Any]) -> str:
     rows = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
     return f'<table class="facts"><tbody>{rows}</tbody></table>'
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
 
 
 def _png(image: Tensor) -> str:

@@ -18,8 +18,7 @@ from branchwork.datasets.load import DataSet
 from branchwork.datasets.placing import RULES
 from branchwork.errors import NetError, RunError
 from branchwork.files import need_writable, read_fields, write_json, write_whole
-from branchwork.geometry import times
-from branchwork.language import say
+from branchwork.language import say, times
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
 from branchwork.tracing.teach import failure
