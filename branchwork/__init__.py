@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from branchwork.training.evaluate import evaluate as evaluate
     from branchwork.training.predict import predict as predict
     from branchwork.training.recipe import Recipe as Recipe
+    from branchwork.training.recipe import best as best
     from branchwork.training.recipe import course as course
     from branchwork.training.recipe import fast as fast
     from branchwork.training.run import load_run as load_run
@@ -43,6 +44,7 @@ _HOMES = {
     "NETS": "nets",
     "Recipe": "training.recipe",
     "ResidualBlock": "blocks",
+    "best": "training.recipe",
     "build_net": "nets.build",
     "course": "training.recipe",
     "data": "datasets.describe",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from branchwork import course, fast
+from branchwork import best, course, fast
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, read_recipe
 
@@ -38,7 +38,20 @@ def test_the_learning_rate_has_its_peak_after_the_warm_up():
     assert course().learning_rate_at(0.9) == 0.01
 
 
+@pytest.mark.parametrize("recipe", [fast(), course()])
+def test_only_best_augments_and_averages(recipe):
+    names = ("shift", "rotation", "scaling", "elastic", "erasing", "ema")
+    assert not any(getattr(recipe, name) for name in names)
+    assert best().ema and best().shift and best().validation == 0
+
+
+def test_the_average_forgets_the_start():
+    recipe = best().but({"ema": 0.9})
+    assert [recipe.ema_at(step) for step in (0, 8, 80, 81, 10_000)] == [0.1, 0.5, 0.9, 0.9, 0.9]
+
+
 def test_fewer_images_are_passed_over_more_often():
+    assert best("residual", 60_000).epochs < best("residual", 6_000).epochs < 500
     assert fast("inception", 60_000).epochs < fast("inception", 6_000).epochs < 12
 
 
@@ -68,6 +81,12 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("schedule", "cosine", "one of constant, onecycle"),
         ("warmup", 1.0, "up to but not 1"),
         ("label_smoothing", 1.0, "up to but not 1"),
+        ("shift", -1.0, "shift is -1.0, and it must be at least 0"),
+        ("rotation", 181.0, "from 0 to 180 degrees"),
+        ("scaling", 1.0, "up to but not 1"),
+        ("elastic", -0.5, "at least 0"),
+        ("erasing", 1.5, "from 0 to 1: it is a share of the images"),
+        ("ema", 1.0, "up to but not 1"),
         ("validation", 1.0, "share of the images"),
         ("precision", "fp16", "one of auto, fp32, bf16"),
     ],

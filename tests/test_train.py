@@ -15,8 +15,10 @@ import torch
 from conftest import ROOT, WORDS, in_a_process
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
 
 import branchwork as bw
+from branchwork.datasets.augment import augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
 from branchwork.datasets.load import DataSet, Split
 from branchwork.errors import Interrupted, NetError, RecipeError, RunError, TrainingError
@@ -25,6 +27,17 @@ from branchwork.observer import Observer
 from branchwork.training import loop
 
 QUICK = bw.fast("residual").but({"epochs": 2, "batch_size": 100})
+MOVED = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0, "erasing": 0.5}
+
+
+class Normed(nn.Sequential):
+    """A small net with batch norms, which have statistics and a count beside their weights."""
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 8, 5, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 5, stride=2), nn.BatchNorm2d(8),
+            nn.ReLU(), nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
 
 
 def weights(folder: Path | str, file: str = "model.safetensors") -> dict[str, torch.Tensor]:
@@ -114,6 +127,103 @@ def test_adam_onecycle_smoothing_and_decay_equal_plain_torch_written_out(small):
         schedule.step()
     for key, tensor in weights("run").items():
         torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=2e-5)
+
+
+def test_augmentation_and_averaging_equal_plain_torch_written_out(small):
+    recipe = bw.course().but({"epochs": 2, "batch_size": 100, "learning_rate": 0.001, "ema": 0.9, **MOVED})
+    bw.train("residual", data=small, recipe=recipe, seed=5, out="run")
+    torch.manual_seed(5)
+    net = NETS["residual"]()
+    average = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.5)
+    for epoch in range(2):
+        for step, chosen in enumerate(epoch_order(1500, 5, epoch).split(100)):
+            images = augment(small.train.images[chosen], 5, epoch, step, **MOVED)
+            loss = F.cross_entropy(net((images / 255 - 0.1307) / 0.3081), small.train.labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done = 15 * epoch + step
+            decay = min(0.9, (1 + done) / (10 + done))
+            for key, tensor in net.state_dict().items():
+                average[key] = decay * average[key] + (1 - decay) * tensor
+    state = weights("run", "last/state.safetensors")
+    for key, tensor in weights("run").items():
+        torch.testing.assert_close(tensor, average[key], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(state[f"net.{key}"], net.state_dict()[key], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(state["net.fc.weight"], average["fc.weight"], rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_is_torchs_with_the_statistics_of_batch_norms():
+    torch.manual_seed(0)
+    net, average = Normed(), Normed()
+    average.load_state_dict(net.state_dict())
+    theirs = AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.7), use_buffers=True)
+    theirs.update_parameters(net)  # the first is a copy
+    for _ in range(5):
+        with torch.no_grad():
+            net(torch.randn(4, 1, 28, 28))
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        loop.update_average(average, net, 0.7)
+        theirs.update_parameters(net)
+    ours = average.state_dict()
+    for key, tensor in theirs.module.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.equal(ours[key], tensor)
+        else:
+            assert torch.equal(ours[key], net.state_dict()[key]) and ours[key] == 5
+    assert not torch.allclose(ours["1.running_mean"], net.state_dict()["1.running_mean"])
+
+
+def test_the_average_is_validated_and_kept(small, monkeypatch):
+    validated = []
+    predict = loop.predict_logits
+    monkeypatch.setattr(
+        loop, "predict_logits", lambda net, *rest: (validated.append(loop._copy(net)), predict(net, *rest))[1]
+    )
+    result = bw.train(f"{__name__}:Normed", data=small, recipe=QUICK.but({"ema": 0.99}), out="run")
+    assert result.best_epoch == len(validated) == 2  # the average is still far behind the weights
+    state = weights("run", "last/state.safetensors")
+    for key, tensor in weights("run").items():
+        assert torch.equal(tensor, state[f"average.{key}"]) and torch.equal(tensor, validated[-1][key])
+    assert not torch.equal(state["average.0.weight"], state["net.0.weight"])
+
+
+@pytest.mark.parametrize("at", [(1, 4), (1, 14), (2, 5)])
+@pytest.mark.parametrize("net", ["residual", f"{__name__}:Normed"])
+def test_augmentation_and_averaging_resume_bit_for_bit(small, net, at):
+    recipe = QUICK.but({"ema": 0.95, **MOVED})
+    bw.train(net, data=small, recipe=recipe, out="whole")
+    with pytest.raises(Interrupted):
+        bw.train(net, data=small, recipe=recipe, out="stopped", observer=StopAt(*at))
+    bw.resume("stopped", data=small)
+    assert same("whole", "stopped")
+
+
+def test_a_state_that_lost_its_average_is_refused(small):
+    with pytest.raises(Interrupted):
+        bw.train("residual", data=small, recipe=QUICK.but({"ema": 0.95}), out="run", observer=StopAt(1, 3))
+    path = Path("run/last/state.safetensors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    tensors = weights("run", "last/state.safetensors")
+    path.write_bytes(
+        safetensors.torch.save({k: v for k, v in tensors.items() if not k.startswith("average.fc")}, metadata=about)
+    )
+    with pytest.raises(RunError, match=r"(?s)no longer the net that this training began with.*fc\.weight"):
+        bw.resume("run", data=small)
+
+
+def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch):
+    shown = []
+    monkeypatch.setattr("branchwork.training.train.write_report", lambda *arguments: shown.append(arguments[-1]))
+    recipe = QUICK.but({"epochs": 1, **MOVED})
+    bw.train("residual", data=small, recipe=recipe, seed=3)
+    train, _ = hold_out(small.train, 0.1, 3)
+    first = epoch_order(len(train), 3, 0)[:100]
+    assert torch.equal(shown[0].images, augment(train.images[first], 3, 0, 0, **MOVED)[:32])
+    assert torch.equal(shown[0].labels, train.labels[first[:32]])
 
 
 def test_recipes_set_the_optimiser():

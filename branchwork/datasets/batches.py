@@ -17,7 +17,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
     """
     if fraction == 0:
         return split, split.pick(torch.empty(0, dtype=torch.int64))
-    generator = _generator(seed, "hold out")
+    generator = generator_of(seed, "hold out", 0)
     held = []
     for label in torch.unique(split.labels).tolist():
         members = (split.labels == label).nonzero()[:, 0]
@@ -36,7 +36,7 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of `count` images in an epoch, int64: a function of its arguments and of nothing else."""
-    return torch.randperm(count, generator=_generator(seed, "order", epoch))
+    return torch.randperm(count, generator=generator_of(seed, "order", epoch))
 
 
 def batches(order: Tensor, batch_size: int, start: int = 0) -> Iterator[Tensor]:
@@ -56,7 +56,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return torch.addcmul(shift, images, scale)
 
 
-def _generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+def generator_of(seed: int, purpose: str, *position: int) -> torch.Generator:
+    """Random numbers for one `purpose` at one `position` of a training: its epoch, or its epoch and step."""
     # SeedSequence mixes its words well, so neighbouring seeds and epochs share nothing.
-    words = [seed, epoch, *purpose.encode()]
+    words = [seed, *position, *purpose.encode()]
     return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))

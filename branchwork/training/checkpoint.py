@@ -59,9 +59,12 @@ def save_state(
     net: nn.Module,
     optimizer: Optimizer,
     best: dict[str, Tensor],
+    average: nn.Module | None,
 ) -> None:
     tensors = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
     tensors |= {f"best.{key}": tensor for key, tensor in best.items()}
+    if average is not None:
+        tensors |= {f"average.{key}": tensor for key, tensor in average.state_dict().items()}
     for index, parameter in enumerate(net.parameters()):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = value
@@ -81,8 +84,8 @@ class SavedState:
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
-    def restore(self, net: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-        """Put weights, optimiser and random state back; gives the best weights so far.
+    def restore(self, net: nn.Module, optimizer: Optimizer, average: nn.Module | None) -> dict[str, Tensor]:
+        """Put weights, their average, optimiser and random state back; gives the best weights so far.
 
         Raises `RunError` where `net` is no longer the one that was saved.
         """
@@ -90,6 +93,8 @@ class SavedState:
         try:
             net.load_state_dict(best)
             net.load_state_dict(self._part("net."))
+            if average is not None:
+                average.load_state_dict(self._part("average."))
         except RuntimeError as reason:
             raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
         for index, parameter in enumerate(net.parameters()):

@@ -1,5 +1,6 @@
 """The training loop: straight, over images that lie in memory as one tensor."""
 
+import copy
 import json
 import math
 import threading
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from branchwork.datasets.augment import augment
 from branchwork.datasets.batches import batches, epoch_order, normalise
 from branchwork.datasets.load import Split
 from branchwork.errors import Interrupted, RunError, TrainingError
@@ -37,9 +40,41 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     return SGD(net.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
 
 
+def augmented(images: Tensor, recipe: Recipe, seed: int, epoch: int, step: int) -> Tensor:
+    """The batch uint8 N×C×H×W of this step as the net is trained on it."""
+    return augment(
+        images,
+        seed,
+        epoch,
+        step,
+        shift=recipe.shift,
+        rotation=recipe.rotation,
+        scaling=recipe.scaling,
+        elastic=recipe.elastic,
+        erasing=recipe.erasing,
+    )
+
+
+def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the weights of `average`, and the statistics of its batch norms, to those of `net` by the share 1 − decay.
+
+    Whole numbers, as a batch norm's count of batches, are copied.
+    """
+    with torch.no_grad():
+        pairs = list(zip(average.state_dict().values(), net.state_dict().values(), strict=True))
+        averages, currents = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
+        get_ema_multi_avg_fn(decay)(averages, currents, 0)  # type: ignore[no-untyped-call]
+        for count, current in pairs:
+            if not count.is_floating_point():
+                count.copy_(current)
+
+
 @dataclass
 class Loop:
-    """A net in training and where it stands. `best` are the weights that are kept, `interrupted` asks it to stop."""
+    """A net in training and where it stands. `best` are the weights that are kept, `interrupted` asks it to stop.
+
+    `average` is the net with the moving average of the weights, where the recipe has one: it is validated and kept.
+    """
 
     plan: Plan
     recipe: Recipe
@@ -52,14 +87,17 @@ class Loop:
     observer: Observer
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
+    average: nn.Module | None = None
 
     def begin(self, state: SavedState | None) -> None:
         """Stand where `state` was saved; without one, at the start, and save that."""
+        if self.recipe.ema:
+            self.average = copy.deepcopy(self.net)
         if state is None:
             self.best = _copy(self.net)
             self.save()
         else:
-            self.best = state.restore(self.net, self.optimizer)
+            self.best = state.restore(self.net, self.optimizer, self.average)
             self.position = state.position
 
     def run(self, train: Split, validation: Split) -> None:
@@ -78,7 +116,7 @@ class Loop:
     def save(self) -> None:
         """Write the state; where the disk is full, the last one is still there, and the error says how to go on."""
         try:
-            save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best)
+            save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best, self.average)
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
@@ -101,16 +139,20 @@ class Loop:
         self.net.train()
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
         for chosen in batches(order, recipe.batch_size, position.step):
-            progress = (position.epoch * steps + position.step) / (recipe.epochs * steps)
+            done = position.epoch * steps + position.step
+            progress = done / (recipe.epochs * steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = recipe.learning_rate_at(progress)
-            images = normalise(train.images[chosen], self.model.mean, self.model.std)
+            images = augmented(train.images[chosen], recipe, self.plan.seed, position.epoch, position.step)
+            images = normalise(images, self.model.mean, self.model.std)
             with autocast(device, precision):
                 logits = self.net(images.to(memory_format=self.layout))
             loss = F.cross_entropy(logits.float(), train.labels[chosen], label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+            if self.average is not None:
+                update_average(self.average, self.net, recipe.ema_at(done))
             unread.append(loss.detach())
             position.step += 1
 
@@ -134,13 +176,14 @@ class Loop:
         position = self.position
         began = time.perf_counter()
         self._need_finite_weights()
+        kept = self.net if self.average is None else self.average
         accuracy = None
         if len(validation):
-            logits = predict_logits(self.net, validation.images, self.model, DTYPES[self.plan.precision])
+            logits = predict_logits(kept, validation.images, self.model, DTYPES[self.plan.precision])
             accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
         previous = [epoch["validation_accuracy"] for epoch in position.history]
         if accuracy is None or not previous or accuracy >= max(previous):
-            self.best = _copy(self.net)
+            self.best = _copy(kept)
             position.best_epoch = position.epoch + 1
         position.seconds += time.perf_counter() - began
 

@@ -30,6 +30,12 @@ class Recipe:
     schedule: Literal["constant", "onecycle"] = _about("the learning rate over a run")
     warmup: float = _about("share of a onecycle run in which the learning rate rises; 0 with constant")
     label_smoothing: float = _about("share of the target spread evenly over all classes")
+    shift: float = _about("training images are moved by up to this many pixels each way")
+    rotation: float = _about("training images are turned by up to this many degrees each way")
+    scaling: float = _about("training images are enlarged or reduced by up to this share")
+    elastic: float = _about("pixels by which training images are bent (the standard deviation)")
+    erasing: float = _about("share of the training images that lose a rectangle")
+    ema: float = _about("decay of the moving average of the weights, which is kept in their place; 0 for none")
     validation: float = _about("share of the training images held out; 0 trains on all and keeps the last epoch")
     precision: Literal["auto", "fp32", "bf16"] = _about("bf16 convolutions; auto where the processor has them")
 
@@ -47,6 +53,12 @@ class Recipe:
         self._need(0 <= self.warmup < 1, "warmup", "from 0 up to but not 1")
         self._need(self.schedule == "onecycle" or self.warmup == 0, "warmup", "0 with a constant schedule")
         self._need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 up to but not 1")
+        self._need(self.shift >= 0, "shift", "at least 0")
+        self._need(0 <= self.rotation <= 180, "rotation", "from 0 to 180 degrees")
+        self._need(0 <= self.scaling < 1, "scaling", "from 0 up to but not 1")
+        self._need(self.elastic >= 0, "elastic", "at least 0")
+        self._need(0 <= self.erasing <= 1, "erasing", "from 0 to 1: it is a share of the images")
+        self._need(0 <= self.ema < 1, "ema", "from 0 up to but not 1")
         self._need(0 <= self.validation < 1, "validation", "from 0 up to but not 1: it is a share of the images")
 
     def _need(self, holds: bool, name: str, needed: str) -> None:
@@ -64,6 +76,10 @@ class Recipe:
         if progress < self.warmup:
             return _half_cosine(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
         return _half_cosine(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
+
+    def ema_at(self, step: int) -> float:
+        """The decay of the averaged weights after `step` steps of the run: lower at first, to forget the start."""
+        return min(self.ema, (1 + step) / (10 + step))
 
     def but(self, changes: Mapping[str, Any]) -> Self:
         """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has.
@@ -103,6 +119,12 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
         schedule="onecycle",
         warmup=0.2,
         label_smoothing=0.0,
+        shift=0.0,
+        rotation=0.0,
+        scaling=0.0,
+        elastic=0.0,
+        erasing=0.0,
+        ema=0.0,
         validation=0.1,
         precision="auto",
     )
@@ -122,12 +144,47 @@ def course(net: str = "inception", images: int = 60_000) -> Recipe:
         schedule="constant",
         warmup=0.0,
         label_smoothing=0.0,
+        shift=0.0,
+        rotation=0.0,
+        scaling=0.0,
+        elastic=0.0,
+        erasing=0.0,
+        ema=0.0,
         validation=0.0,
         precision="fp32",
     )
 
 
-RECIPES = {"fast": fast, "course": course}
+def best(net: str = "residual", images: int = 60_000) -> Recipe:
+    """The highest accuracy within ten minutes on two cores, tuned on validation images. See LOG.md for what was tried.
+
+    It trains on all images and keeps the averaged weights at the end. Fewer than 60,000 training `images` are passed
+    over more often, by the root of the ratio.
+    """
+    del net  # one recipe for both nets
+    return Recipe(
+        epochs=max(2, round(60 * math.sqrt(60_000 / images))),
+        batch_size=256,
+        optimizer="adam",
+        learning_rate=0.005,
+        momentum=0.9,
+        beta2=0.99,
+        weight_decay=0.0,
+        schedule="onecycle",
+        warmup=0.2,
+        label_smoothing=0.0,
+        shift=2.0,
+        rotation=10.0,
+        scaling=0.1,
+        elastic=1.0,
+        erasing=0.0,
+        ema=0.999,
+        validation=0.0,
+        precision="auto",
+    )
+
+
+RECIPES = {"fast": fast, "course": course, "best": best}
 
 
 def read_recipe(path: Path, base: Recipe) -> Recipe:

@@ -35,7 +35,7 @@ def write_report(
     data: DataSet,
     batch: Split,
 ) -> None:
-    """Write `report.html` into `folder`. `batch` holds training images as they lie in the data set."""
+    """Write `report.html` into `folder`. `batch` holds training images, not yet normalised."""
     title = f"{short_name(result['net'])} on {data.name}"
     low, high = evaluation.interval
     darkest, lightest = _range(batch, data)

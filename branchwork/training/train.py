@@ -23,7 +23,7 @@ from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.infer import pick_device, pick_layout, pick_precision
-from branchwork.training.loop import Loop, make_optimizer
+from branchwork.training.loop import Loop, augmented, make_optimizer
 from branchwork.training.machine import commit, machine, peak_memory, reset_peak_memory, versions
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.report import write_report
@@ -280,8 +280,17 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         folder=str(loop.folder),
         report=str(loop.folder / REPORT),
     )
-    first = next(batches(epoch_order(len(train), plan.seed, 0), 32))
-    write_report(loop.folder, asdict(result), loop.recipe, position.history, evaluation, data, train.pick(first))
+    first = train.pick(next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size)))
+    images = augmented(first.images, loop.recipe, plan.seed, 0, 0)
+    write_report(
+        loop.folder,
+        asdict(result),
+        loop.recipe,
+        position.history,
+        evaluation,
+        data,
+        Split(images[:32], first.labels[:32]),
+    )
     write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result
 
