@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
     from branchwork.errors import BranchworkError as BranchworkError
+    from branchwork.fusing.fuse import collapse as collapse
+    from branchwork.fusing.fuse import fuse as fuse
     from branchwork.inspection import inspect as inspect
     from branchwork.nets import NETS as NETS
     from branchwork.nets.build import build_net as build_net
@@ -46,11 +48,13 @@ _HOMES = {
     "ResidualBlock": "blocks",
     "best": "training.recipe",
     "build_net": "nets.build",
+    "collapse": "fusing.fuse",
     "course": "training.recipe",
     "data": "datasets.describe",
     "demo": "training.demo",
     "evaluate": "training.evaluate",
     "fast": "training.recipe",
+    "fuse": "fusing.fuse",
     "inspect": "inspection",
     "lecture_state_dict": "nets.weights",
     "lint": "tracing.lint",

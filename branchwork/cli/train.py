@@ -46,6 +46,11 @@ def train(
     resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto (the default).")] = None,
     threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
+    execute: Annotated[
+        Literal["auto", "written", "collapsed"] | None,
+        Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
+    ] = None,
+    compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
     source: Source = None,
     json_file: Json = None,
     changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
@@ -56,6 +61,7 @@ def train(
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
     options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
+    options |= {"execute": execute, "compile": compile}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
         others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}

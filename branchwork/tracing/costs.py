@@ -73,6 +73,16 @@ class Field:
         return Field(tuple(axes))
 
 
+# Several of torch's operations that are one to whoever reads a table.
+_ONE_NAME = {"reshape": "view", "_unsafe_view": "view", "concat": "cat", "concatenate": "cat", "contiguous": "clone"}
+
+
+def operation(node: fx.Node) -> str:
+    """The operation by the name that torch.nn.functional has for it."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    return _ONE_NAME.get(name.rstrip("_"), name.rstrip("_").lstrip("_"))
+
+
 def field_of(op: str, node: fx.Node, fields: Sequence[Field | None]) -> Field | None:
     """The field after an operation on inputs with these `fields`; None where it cannot be told."""
     if not fields or any(field is None for field in fields):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, pair, window_of
+from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, operation, pair, window_of
 from branchwork.tracing.record import recorded_graph
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank, make_twin
@@ -108,7 +108,7 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
     """
     twin = make_twin(net)
     image = blank(net, 1, input_shape)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _quiet():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
         try:
             program = torch.export.export(twin, (image,), strict=False)
         except Exception as reason:  # the net's own forward may raise anything, and so may export
@@ -122,7 +122,7 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the traceback that torch logs where shapes do not fit: the error tells it better."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
@@ -174,7 +174,7 @@ class _Reader:
         )
 
     def _node(self, node: fx.Node, input_shape: Shape) -> Node:
-        op = _op(node)
+        op = operation(node)
         path, leaf = self._module(node)
         parents = [n for n in node.all_input_nodes if n in self.names]
         fields = [self.fields.get(parent) for parent in parents]
@@ -267,16 +267,6 @@ def _branch_name(join: Node, own: Sequence[str], *, beside_shortcut: bool) -> st
     letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*(names[0] for names in parts), strict=False))
     common = "".join(letter[0] for letter in letters).rstrip("_")
     return common or ("residual" if beside_shortcut else parts[-1][0])
-
-
-def _op(node: fx.Node) -> str:
-    """The operation by the name that torch.nn.functional has for it."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return _ONE_NAME.get(name.rstrip("_"), name.rstrip("_").lstrip("_"))
-
-
-# Several of torch's operations that are one to whoever reads a table.
-_ONE_NAME = {"reshape": "view", "_unsafe_view": "view", "concat": "cat", "concatenate": "cat", "contiguous": "clone"}
 
 
 def _tensor(node: fx.Node) -> Tensor | None:

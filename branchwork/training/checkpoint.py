@@ -29,6 +29,8 @@ class Plan:
     device: str
     threads: int
     precision: str
+    execute: str
+    compile: bool
 
 
 @dataclass

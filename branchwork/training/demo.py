@@ -15,5 +15,6 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observe
     observer = observer or Observer()
     data_set = load_data(data, observer=observer)
     folder = Path(out) / data_set.name
-    plans = {folder / net: make_plan(net, data_set, None, 0, "auto", None) for net in ("inception", "residual")}
+    nets = ("inception", "residual")
+    plans = {folder / net: make_plan(net, data_set, None, 0, "auto", None, "auto", False) for net in nets}
     return complete(plans, data_set, "stopped, and saved. Run the same command again to continue.", observer)

@@ -47,7 +47,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous."""
-    images = torch.zeros(2, model.in_channels, *model.image_size).to(memory_format=torch.channels_last)
+    device = next(net.parameters()).device
+    images = torch.zeros(2, model.in_channels, *model.image_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
     training = net.training
     try:

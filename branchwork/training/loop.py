@@ -22,6 +22,7 @@ from branchwork.errors import Interrupted, RunError, TrainingError
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
+from branchwork.training.execution import Execution
 from branchwork.training.infer import DTYPES, autocast, predict_logits
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import METRICS, STATE, Model, holds, write_model
@@ -82,7 +83,7 @@ class Loop:
     model: Model
     net: nn.Module
     optimizer: Optimizer
-    layout: torch.memory_format
+    execution: Execution
     interrupted: threading.Event
     observer: Observer
     position: Position = field(default_factory=Position)
@@ -146,7 +147,7 @@ class Loop:
             images = augmented(train.images[chosen], recipe, self.plan.seed, position.epoch, position.step)
             images = normalise(images, self.model.mean, self.model.std)
             with autocast(device, precision):
-                logits = self.net(images.to(memory_format=self.layout))
+                logits = self.execution.step(images.to(memory_format=self.execution.layout))
             loss = F.cross_entropy(logits.float(), train.labels[chosen], label_smoothing=recipe.label_smoothing)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -179,7 +180,8 @@ class Loop:
         kept = self.net if self.average is None else self.average
         accuracy = None
         if len(validation):
-            logits = predict_logits(kept, validation.images, self.model, DTYPES[self.plan.precision])
+            run = self.execution.validate if self.average is None else self.average
+            logits = predict_logits(run, validation.images, self.model, DTYPES[self.plan.precision])
             accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
         previous = [epoch["validation_accuracy"] for epoch in position.history]
         if accuracy is None or not previous or accuracy >= max(previous):

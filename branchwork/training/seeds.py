@@ -11,6 +11,7 @@ from branchwork.files import read_fields, write_json
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
+from branchwork.training.execution import Execute
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import RESULT, SEEDS, claim_folder
 from branchwork.training.train import Result, complete, make_plan
@@ -40,6 +41,8 @@ def train_seeds(
     out: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    execute: Execute = "auto",
+    compile: bool = False,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> SeedsResult:
@@ -48,7 +51,10 @@ def train_seeds(
     if not 2 <= seeds <= 1000:
         raise RecipeError(f"seeds is {seeds}, and it must be from 2, for a deviation, to 1000: for one, leave it out")
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    plans = [make_plan(net, data_set, recipe, number, device, threads) for number in range(seed, seed + seeds)]
+    plans = [
+        make_plan(net, data_set, recipe, number, device, threads, execute, compile)
+        for number in range(seed, seed + seeds)
+    ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
     write_json(folder / SEEDS, [asdict(plan) for plan in plans])
     return _train(plans, folder, data_set, observer)

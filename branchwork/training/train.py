@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,7 +24,8 @@ from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
-from branchwork.training.infer import pick_device, pick_layout, pick_precision
+from branchwork.training.execution import Execute, pick_execution
+from branchwork.training.infer import pick_device, pick_precision
 from branchwork.training.loop import Loop, augmented, make_optimizer
 from branchwork.training.machine import commit, machine, peak_memory, reset_peak_memory, versions
 from branchwork.training.recipe import Recipe, fast
@@ -47,9 +50,9 @@ class Result:
     """What a training came to; `result.json` holds it.
 
     Accuracies are fractions, 0 to 1; `test_interval` is the 95% Wilson interval of the test accuracy.
-    `train_seconds` is the time from the first batch to the last validation, without loading data, testing and
-    reporting; `images_per_second` counts training images over the optimiser steps alone. `best_epoch` is the one
-    whose weights were kept.
+    `train_seconds` is the time from the first batch to the last validation, and that for collapsing the net before it,
+    without loading data, testing and reporting; `images_per_second` counts training images over the optimiser steps
+    alone. `best_epoch` is the one whose weights were kept. `execution` is `written` or `collapsed`.
     """
 
     net: str
@@ -69,6 +72,7 @@ class Result:
     device: str
     threads: int
     precision: str
+    execution: str
     data_origin: str
     versions: dict[str, str]
     machine: str
@@ -86,6 +90,8 @@ def train(
     out: str | Path | None = None,
     device: str = "auto",
     threads: int | None = None,
+    execute: Execute = "auto",
+    compile: bool = False,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Result:
@@ -97,7 +103,7 @@ def train(
     """
     observer = observer or Observer()
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    plan = make_plan(net, data_set, recipe, seed, device, threads)
+    plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile)
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}")
     with _interruptible() as interrupted:
         return _run(plan, data_set, folder, None, interrupted, observer)
@@ -155,7 +161,16 @@ def read_result(folder: Path) -> Result:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
 
 
-def make_plan(net: str, data: DataSet, recipe: Recipe | None, seed: int, device: str, threads: int | None) -> Plan:
+def make_plan(
+    net: str,
+    data: DataSet,
+    recipe: Recipe | None,
+    seed: int,
+    device: str,
+    threads: int | None,
+    execute: str,
+    compile: bool,
+) -> Plan:
     """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
 
     Raises `RecipeError`, `DataError` or `NetError`.
@@ -165,6 +180,8 @@ def make_plan(net: str, data: DataSet, recipe: Recipe | None, seed: int, device:
         raise RecipeError(f"threads is {threads}, and it must be at least 1 and at most {most} here")
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
+    if execute not in get_args(Execute):
+        raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
     recipe = recipe or fast(net, len(data.train))
     where = pick_device(device)
     train, _ = hold_out(data.train, recipe.validation, seed)
@@ -181,6 +198,8 @@ def make_plan(net: str, data: DataSet, recipe: Recipe | None, seed: int, device:
         device=str(where),
         threads=threads or torch.get_num_threads(),
         precision=pick_precision(recipe.precision, where),
+        execute=execute,
+        compile=compile,
     )
     with torch.random.fork_rng(devices=[]):
         model = Model.of(plan.net, data, plan.recipe)
@@ -232,11 +251,14 @@ def _run_alone(
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)
-            layout = pick_layout(net, model)
             net.to(device)
+            began = time.perf_counter()
+            execution = pick_execution(net, model, plan.execute, recipe.batch_size, plan.compile)
+            preparing = time.perf_counter() - began
             optimizer = make_optimizer(net, recipe)
-            loop = Loop(plan, recipe, folder, model, net, optimizer, layout, interrupted, observer)
+            loop = Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer)
             loop.begin(state)
+            loop.position.seconds += preparing
             write_whole(folder / RECIPE, recipe.to_toml())
             try:
                 loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
@@ -273,6 +295,7 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         device=plan.device,
         threads=plan.threads,
         precision=plan.precision,
+        execution=loop.execution.name,
         data_origin=data.origin,
         versions=versions(),
         machine=machine(),

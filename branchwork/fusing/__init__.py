@@ -1,0 +1,1 @@
+"""A net rewritten into an equal, cheaper one: batch norm folded, siblings merged, affine segments collapsed."""

@@ -1,0 +1,47 @@
+"""`fuse`: a net as it was trained, rewritten into an equal one that costs less. `collapse`: the same, in training."""
+
+from collections.abc import Sequence
+
+from torch import fx, nn
+
+from branchwork.errors import NetError
+from branchwork.fusing.collapse import Merge, collapse_segments
+from branchwork.fusing.constants import fold_constants
+from branchwork.fusing.program import read_program
+from branchwork.fusing.reorder import norm_before_concat, pool_before_relu
+from branchwork.fusing.siblings import merge_siblings
+
+
+def fuse(net: nn.Module, input_shape: Sequence[int], *, batch: int = 32) -> fx.GraphModule:
+    """An equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
+
+    Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
+    segment becomes the cheapest equal form, as an estimate for batches of `batch` images has it. Raises `NetError` for
+    a net in training mode, where batch norm and dropout do what cannot be folded, and for one whose operations depend
+    on the pixels.
+    """
+    if any(module.training for module in net.modules()):
+        raise NetError("only a net in eval mode can be fused: call net.eval() first")
+    module = read_program(net, input_shape)
+    pool_before_relu(module.graph)
+    norm_before_concat(module.graph)
+    module = collapse_segments(module, batch, merges=0)
+    fold_constants(module)
+    merge_siblings(module, batch)
+    fold_constants(module)
+    return module
+
+
+def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.GraphModule | None:
+    """An equal net in the same mode over the parameters of `net` themselves, for batches of `batch` images.
+
+    Its kernels are merged from those parameters each time it runs, so that gradients reach them unchanged. None where
+    the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read.
+    """
+    written = read_program(net, input_shape)
+    pooled = pool_before_relu(written.graph)
+    # Kernels are merged once forward, and in training twice back.
+    module = collapse_segments(written, batch, merges=3 if net.training else 1)
+    merged = merge_siblings(module, batch)
+    collapsed = any(isinstance(part, Merge) for part in module.modules())
+    return module if pooled or collapsed or merged else None

@@ -1,0 +1,79 @@
+"""Convolutions of one geometry that read one tensor become one convolution: it is read once, and by wider products."""
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from branchwork.fusing.forms import MOVE, START
+from branchwork.fusing.program import elements
+from branchwork.tracing.costs import argument, operation, pair
+
+
+def merge_siblings(module: fx.GraphModule, batch: int) -> bool:
+    """Merge them in the graph of `module` where that pays in batches of so many images: `InceptionA` has three 1×1.
+
+    Says whether anything changed.
+    """
+    graph = module.graph
+    families: dict[tuple[Any, ...], list[fx.Node]] = {}
+    for node in graph.nodes:
+        if node.op == "call_function" and operation(node) == "conv2d" and argument(node, 6, 1) == 1:
+            families.setdefault(_geometry(node), []).append(node)
+    paying = [f for f in families.values() if len(f) > 1 and all(map(_has_own_weights, f)) and _pays(f, batch)]
+    for family in paying:
+        _merge(graph, family)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return bool(paying)
+
+
+def _geometry(node: fx.Node) -> tuple[Any, ...]:
+    weight: Any = node.args[1]
+    padding = argument(node, 4, 0)
+    return (
+        node.args[0],
+        tuple(weight.meta["val"].shape[2:]),
+        pair(argument(node, 3, 1)),
+        padding if isinstance(padding, str) else pair(padding),
+        pair(argument(node, 5, 1)),
+        argument(node, 2, None) is None,
+    )
+
+
+def _has_own_weights(node: fx.Node) -> bool:
+    return all(part is None or part.op == "get_attr" for part in node.args[1:3])  # type: ignore[union-attr]
+
+
+def _pays(family: list[fx.Node], batch: int) -> bool:
+    """What is read once and no more several times, against the parts of the output that are taken out of it again."""
+    source: Any = family[0].args[0]
+    saved = (len(family) - 1) * (MOVE * elements(source) + START / batch)
+    return saved > MOVE * sum(map(elements, family))
+
+
+def _merge(graph: fx.Graph, family: list[fx.Node]) -> None:
+    first = family[0]
+    with graph.inserting_before(first):
+        weight = _concat(graph, [node.args[1] for node in family])
+        biased = argument(first, 2, None) is not None
+        bias = _concat(graph, [node.args[2] for node in family]) if biased else None
+        merged = graph.call_function(first.target, (first.args[0], weight, bias, *first.args[3:]))  # type: ignore[arg-type]
+        readers = [list(node.users) for node in family]
+        if all(len(users) == 1 and operation(users[0]) == "relu" for users in readers):
+            merged = graph.call_function(torch.ops.aten.relu.default, (merged,))
+            family = [users[0] for users in readers]
+        sizes = [int(node.meta["val"].shape[1]) for node in family]
+        parts = graph.call_function(torch.ops.aten.split_with_sizes.default, (merged, sizes, 1))
+        for index, node in enumerate(family):
+            part = graph.call_function(operator.getitem, (parts, index))
+            part.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(part)
+
+
+def _concat(graph: fx.Graph, weights: list[Any]) -> fx.Node:
+    copies = [graph.get_attr(str(weight.target)) for weight in weights]
+    for copy, weight in zip(copies, weights, strict=True):
+        copy.meta = dict(weight.meta)
+    return graph.call_function(torch.ops.aten.cat.default, (copies,))

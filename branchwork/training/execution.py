@@ -1,0 +1,63 @@
+"""How a net is run while it trains: as it is written, or collapsed into an equal one that costs less."""
+
+import shutil
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from branchwork.errors import NetError, RecipeError
+from branchwork.fusing.fuse import collapse
+from branchwork.training.infer import EVALUATION_BATCH, pick_layout
+from branchwork.training.run import Model
+
+Execute = Literal["auto", "written", "collapsed"]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """The modules that run a net, over its own parameters: `step` in training mode, `validate` in eval mode."""
+
+    name: Literal["written", "collapsed"]
+    step: nn.Module
+    validate: nn.Module
+    layout: torch.memory_format
+
+
+def pick_execution(net: nn.Module, model: Model, execute: str, batch: int, compiled: bool) -> Execution:
+    """How `net`, which is put on no other device afterwards, is run in steps of `batch` images.
+
+    `auto` collapses where the estimate says that it pays. Raises `NetError` where a net is to be collapsed that cannot
+    be, and `RecipeError` where it is to be compiled and there is no compiler.
+    """
+    layout = pick_layout(net, model)
+    execution = Execution("written", net, net, layout)
+    if execute != "written":
+        try:
+            execution = _collapsed(net, model, batch) or execution
+        except NetError:
+            if execute == "collapsed":
+                raise
+        if execute == "collapsed" and execution.name == "written":
+            raise NetError(
+                f"{model.net} has nothing to collapse in batches of {batch}: there is no affine segment that would be "
+                "cheaper. Train it with --execute written"
+            )
+    if not compiled:
+        return execution
+    if next(net.parameters()).device.type == "cpu" and not shutil.which("c++"):
+        raise RecipeError("--compile needs a C++ compiler, and there is none here: install g++, or leave it out")
+    execution.step.compile()
+    return execution
+
+
+def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
+    shape = (model.in_channels, *model.image_size)
+    step = collapse(net.train(), shape, batch=batch)
+    if step is None:
+        return None
+    validate = collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
+    net.train()
+    # A collapsed net asks no view of what lies in memory otherwise, so that the faster layout always goes.
+    return Execution("collapsed", step, validate, torch.channels_last)

@@ -1,0 +1,196 @@
+import copy
+
+import pytest
+import torch
+from affine_nets import affine_nets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from branchwork.blocks import Concat
+from branchwork.errors import NetError
+from branchwork.fusing import collapse as collapsing
+from branchwork.fusing.forms import Rows, Tiles
+from branchwork.fusing.fuse import collapse, fuse
+from branchwork.nets.build import build_net
+
+# torch's own word about padding that cannot be halved, which is meant here.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+
+# The planner may leave a segment as it is written; these make it take each form, and cut segments where it would not.
+WAYS = st.sampled_from([(Rows,), (Tiles,), (Rows, Tiles)])
+
+
+def force(monkeypatch: pytest.MonkeyPatch, forms: tuple[type, ...], chance: int, seed: int) -> None:
+    """Every tensor of a segment is computed with a chance of 1 in `chance`, whatever it costs; 0 is never."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def kept(self: collapsing._Planner, _: frozenset) -> frozenset:  # type: ignore[type-arg]
+        inner = {n for n in self.segment[:-1] if chance and torch.randint(chance, (1,), generator=generator) == 0}
+        found = frozenset({*inner, self.segment[-1]})
+        return found if self._cost(found) < float("inf") else frozenset(self.segment)
+
+    monkeypatch.setattr(collapsing, "FORMS", forms)
+    monkeypatch.setattr(collapsing, "GAIN", -float("inf"))
+    monkeypatch.setattr(collapsing._Planner, "_descend", kept)
+
+
+def hostile(net: nn.Module, seed: int) -> nn.Module:
+    """Random statistics, weights and biases for batch norm, scales of either sign among them."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean):
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator))
+                module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) * 3 + 1e-3)
+    return net
+
+
+def images(shape: tuple[int, ...], count: int, seed: int) -> Tensor:
+    return torch.randn(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest difference, relative to the largest number."""
+    a, b = a.detach(), b.detach()
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
+def test_any_affine_net_is_fused_exactly(case, forms, chance, seed):
+    net, shape = case
+    hostile(net, seed)
+    before = copy.deepcopy(net.state_dict())
+    x = images(shape, 3, seed)
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, forms, chance, seed)
+        fused = fuse(net, shape)
+    with torch.no_grad():
+        assert fused(x).shape == net(x).shape
+        assert difference(fused(x), net(x)) < 1e-10
+    assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
+def test_any_affine_net_has_the_same_gradients_collapsed(case, forms, chance, seed):
+    net, shape = case
+    hostile(net, seed)
+    x = images(shape, 3, seed).requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, forms, chance, seed)
+        collapsed = collapse(net, shape, batch=64) or net
+    inputs = [x, *net.parameters()]
+    direction = images(net(x).shape[1:], 3, seed + 1)
+    assert difference(collapsed(x), net(x)) < 1e-10
+    ours = torch.autograd.grad(collapsed(x), inputs, direction, allow_unused=True, materialize_grads=True)
+    theirs = torch.autograd.grad(net(x), inputs, direction, allow_unused=True, materialize_grads=True)
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b).abs().max()) < 1e-10 * max(float(b.abs().max()), 1e-3 * largest, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["inception", "residual"])
+def test_the_lecture_nets_are_the_same_collapsed(name):
+    net = build_net(name).double()
+    collapsed = collapse(net, (1, 28, 28), batch=256)
+    assert collapsed is not None
+    x = images((1, 28, 28), 5, 0)
+    labels = torch.tensor([1, 2, 3, 4, 5])
+    for run in (collapsed, net):
+        assert run(x).shape == (5, 10)
+    assert difference(collapsed(x), net(x)) < 1e-12
+    ours = torch.autograd.grad(nn.functional.cross_entropy(collapsed(x), labels), list(net.parameters()))
+    theirs = torch.autograd.grad(nn.functional.cross_entropy(net(x), labels), list(net.parameters()))
+    assert max(difference(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-10
+
+
+def test_inception_loses_the_macs_that_two_matrices_save():
+    fused = fuse(build_net("inception").eval(), (1, 28, 28))
+    with FlopCounterMode(display=False) as counter:
+        fused(torch.zeros(1, 1, 28, 28))
+    # conv1, 66 of 72 rows of taps in a 9×9 kernel spread over 12 columns in and 8 out, and a 320→10 matrix.
+    assert counter.get_total_flops() // 2 == 144_000 + 66 * 12 * 10 * 8 * 20 + 3_200
+
+
+def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
+    net = nn.Sequential(
+        Concat(
+            a=nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU()),
+            b=nn.Sequential(nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4), nn.ReLU()),
+        ),
+        nn.ReLU(),
+        nn.Conv2d(12, 4, 3),
+    )
+    fused = fuse(hostile(net.double().eval(), 0), (8, 16, 16))
+    operations = [str(node.target) for node in fused.graph.nodes]
+    assert not any("batch_norm" in name for name in operations)
+    assert sum("conv2d" in name for name in operations) == 2
+    x = images((8, 16, 16), 2, 0)
+    assert difference(fused(x), net(x)) < 1e-12
+
+
+def test_batch_norm_after_a_concatenation_goes_into_both_branches():
+    branches = Concat(a=nn.Conv2d(32, 32, 3, padding=1), b=nn.Conv2d(32, 32, 1))
+    net = nn.Sequential(branches, nn.BatchNorm2d(64), nn.ReLU())
+    fused = fuse(hostile(net.double().eval(), 0), (32, 32, 32))
+    assert not any("batch_norm" in str(node.target) for node in fused.graph.nodes)
+    assert sum("conv2d" in str(node.target) for node in fused.graph.nodes) == 2
+    x = images((32, 32, 32), 2, 0)
+    assert difference(fused(x), net(x)) < 1e-12
+
+
+def test_a_net_in_training_mode_is_refused():
+    with pytest.raises(NetError, match=r"net\.eval\(\)"):
+        fuse(build_net("residual"), (1, 28, 28))
+
+
+class DependsOnPixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :3] * (2 if x.sum() > 0 else 1)
+
+
+def test_a_net_that_depends_on_pixels_is_refused():
+    with pytest.raises(NetError, match="same operations on every image"):
+        fuse(DependsOnPixels().eval(), (1, 8, 8))
+
+
+class InPlace(nn.Module):
+    """A learner's ordinary script: in place, with a view that takes the number of images from the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 4, 3, padding=1)
+        self.relu, self.fc = nn.ReLU(inplace=True), nn.Linear(4 * 4 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.size(0)
+        y = self.conv1(x)
+        self.relu(y)
+        y = self.conv2(y)
+        y += 1
+        return self.fc(y.view(count, -1))
+
+
+def test_operations_in_place_are_read_as_what_they_do():
+    net = InPlace().double()
+    x = images((1, 6, 6), 3, 0)
+    collapsed = collapse(net, (1, 6, 6), batch=64)
+    assert collapsed is not None
+    assert difference(collapsed(x), net(x)) < 1e-12
+    assert difference(collapsed(x.to(memory_format=torch.channels_last)), net(x)) < 1e-12
+
+
+def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
+    # Through the narrow middle it is cheap; collapsed whole it would be a 64→64 map of 9×9.
+    wide = nn.Sequential(nn.Conv2d(64, 2, 1), nn.Conv2d(2, 2, 5, padding=2), nn.Conv2d(2, 64, 5, padding=2))
+    fused = fuse(wide.double().eval(), (64, 32, 32), batch=256)
+    with FlopCounterMode(display=False) as counter:
+        fused(torch.zeros(1, 64, 32, 32, dtype=torch.float64))
+    written = 32 * 32 * (64 * 2 + 25 * 4 + 25 * 2 * 64)
+    assert counter.get_total_flops() // 2 <= written
+    x = images((64, 32, 32), 2, 0)
+    assert difference(fused(x), wide(x)) < 1e-12
