@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from branchwork.blocks import ResidualBlock as ResidualBlock
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
+    from branchwork.deploy.bench import bench as bench
+    from branchwork.deploy.export import export as export
     from branchwork.errors import BranchworkError as BranchworkError
     from branchwork.inspection import inspect as inspect
     from branchwork.nets import NETS as NETS
@@ -43,11 +45,13 @@ _HOMES = {
     "NETS": "nets",
     "Recipe": "training.recipe",
     "ResidualBlock": "blocks",
+    "bench": "deploy.bench",
     "build_net": "nets.build",
     "course": "training.recipe",
     "data": "datasets.describe",
     "demo": "training.demo",
     "evaluate": "training.evaluate",
+    "export": "deploy.export",
     "fast": "training.recipe",
     "inspect": "inspection",
     "lecture_state_dict": "nets.weights",

@@ -39,6 +39,14 @@ class TrainingError(BranchworkError):
     """A training that cannot go on, such as one whose loss is not finite."""
 
 
+class EngineError(BranchworkError):
+    """An inference engine that is missing, too old, or lacks what is asked of it."""
+
+
+class ExportError(BranchworkError):
+    """A net that no file can hold, or a file that cannot be written or does not give what the net gives."""
+
+
 class Interrupted(BranchworkError):
     """The user stopped a training; its state is saved and it can be continued."""
 

@@ -1,0 +1,1 @@
+"""An equal, cheaper net."""
