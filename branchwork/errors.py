@@ -59,6 +59,12 @@ def own_line(reason: BaseException) -> str:
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
 
 
+def first_line(reason: BaseException) -> str:
+    """What another library says is wrong, in one line that is not too long."""
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    return f"{lines[0] if lines else type(reason).__name__:.300}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The clause that ends a message about an unknown name: the nearest known one, and all of them."""
     known = sorted(known)

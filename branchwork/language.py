@@ -27,5 +27,5 @@ def listed(values: Iterable[float]) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """A time to three digits that count: 0.0951, 7.23, 53.8, 1,320."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """A time to three digits that count: 0.0951, 7.20, 53.8, 1,320."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"

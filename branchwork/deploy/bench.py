@@ -19,7 +19,7 @@ from branchwork.deploy.formats import FORMS, write
 from branchwork.deploy.subject import Shape, Subject, find_subject, ship
 from branchwork.deploy.timing import matrix_product, take_turns
 from branchwork.deploy.verify import compare
-from branchwork.errors import EngineError
+from branchwork.errors import EngineError, first_line
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
 from branchwork.training.machine import commit, machine, versions
@@ -142,7 +142,8 @@ def _rows(
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
         observer.note(f"timing {len(turns)} combinations, {seconds:g} s each")
         times = take_turns({**turns, **{(kind, 0): product for kind, (product, _) in products.items()}}, seconds)
-    ceilings = {kind: macs / statistics.median(times[kind, 0]) for kind, (_, macs) in products.items()}
+    # The best run and not the median: a ceiling is what the machine can do when nothing holds it up.
+    ceilings = {kind: macs / min(times[kind, 0]) for kind, (_, macs) in products.items()}
     rows = tuple(
         _timing(candidate, size, times[candidate, size], subject.trace.macs, ceilings, differences[candidate])
         for candidate in candidates
@@ -170,7 +171,7 @@ def _check(candidate: Candidate, run: Runner, images: Tensor, expected: Tensor, 
             logits = run(images[:size])
         except Exception as reason:  # each engine has errors of its own
             raise EngineError(
-                f"{candidate} fails with {size} images ({reason!s:.300}): leave this engine out, with --engines"
+                f"{candidate} fails with {size} images ({first_line(reason)}): leave this engine out, with --engines"
             ) from reason
         compared = compare(logits, expected[:size], candidate.precision)
         if candidate.precision == "fp32" and not compared.good:

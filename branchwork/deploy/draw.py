@@ -36,7 +36,7 @@ def draw_bench(bench: Bench, path: Path) -> None:
         "font.size": 10, "text.color": _INK, "axes.edgecolor": _FAINT, "xtick.color": _INK, "ytick.color": _INK,
     }  # fmt: skip
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(1.2 + _PANEL * len(sizes), 1.6 + _ROW * len(engines)), layout="constrained")
+        figure = Figure(figsize=(1.2 + _PANEL * len(sizes), 1.9 + _ROW * len(engines)), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
@@ -50,7 +50,7 @@ def draw_bench(bench: Bench, path: Path) -> None:
         figure.suptitle(f"{bench.net}, {bench.macs:,} MACs an image of {shape}, {threads}", x=0.01, ha="left")
         figure.legend(
             handles=[Patch(color=_WRITTEN, label="as written"), Patch(color=_FUSED, label="fused")],
-            loc="outside upper right", ncols=2, frameon=False,
+            loc="outside lower right", ncols=2, frameon=False,
         )  # fmt: skip
         content = io.BytesIO()
         form = path.suffix.lower().removeprefix(".")

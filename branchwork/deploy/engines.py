@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.deploy.subject import quiet_torch
-from branchwork.errors import EngineError, nearest
+from branchwork.errors import EngineError, first_line, nearest
 from branchwork.training.infer import pick_precision
 
 # The oldest versions that the tests were run with; pyproject.toml's extra `deploy` says the same.
@@ -115,9 +115,10 @@ def load(name: str, what: Path | nn.Module, precision: str) -> Runner:
     """
     need_engine(name, precision)
     try:
-        return _LOADERS[name](what, precision)
+        with quiet_torch():
+            return _LOADERS[name](what, precision)
     except Exception as reason:  # each engine has errors of its own, and OpenVINO's are RuntimeErrors
-        raise EngineError(f"{name} cannot load {_called(what)}: {_first_line(reason)}") from reason
+        raise EngineError(f"{name} cannot load {_called(what)}: {first_line(reason)}") from reason
 
 
 def _torch(what: Path | nn.Module, precision: str) -> Runner:
@@ -133,13 +134,14 @@ def _torch(what: Path | nn.Module, precision: str) -> Runner:
 
 
 def _torch_compile(what: Path | nn.Module, precision: str) -> Runner:
-    if isinstance(what, nn.Module):
-        # torch keeps what it compiled by the code of `forward`, a few versions for all modules of one class, and then
-        # gives up silently. So each net gets a function of its own.
-        def forward(images: Tensor, net: nn.Module = what) -> Any:
-            return net(images)
-    else:
-        forward = torch.export.load(what).module()
+    net = what if isinstance(what, nn.Module) else torch.export.load(what).module()
+
+    def forward(images: Tensor) -> Any:
+        return net(images)
+
+    # torch keeps what it has compiled by the code of a function, a few versions of each, and past them gives up
+    # silently. So each net gets a copy of the code.
+    forward.__code__ = forward.__code__.replace()
     compiled = torch.compile(forward, dynamic=True)
 
     def run(images: Tensor) -> Tensor:
@@ -206,8 +208,3 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _called(what: Path | nn.Module) -> str:
     return type(what).__name__ if isinstance(what, nn.Module) else str(what)
-
-
-def _first_line(reason: Exception) -> str:
-    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    return f"{lines[0] if lines else type(reason).__name__:.300}"

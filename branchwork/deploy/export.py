@@ -13,7 +13,7 @@ from branchwork.deploy.engines import load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
 from branchwork.deploy.subject import Input, Subject, find_subject
 from branchwork.deploy.verify import Comparison, compare, run_in_batches
-from branchwork.errors import ExportError, nearest
+from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
 from branchwork.language import listed, times
 from branchwork.observer import Observer
@@ -152,7 +152,10 @@ def _try(
     """Run the file by its engine. Raises `ExportError` where it does not give what the net gives."""
     images = data.test.images[:IMAGES]
     expected = predict_logits(subject.net, images, subject.model)
-    logits = run_in_batches(load(form.engine, part, precision), images, kind)
+    try:
+        logits = run_in_batches(load(form.engine, part, precision), images, kind)
+    except Exception as reason:  # each engine has errors of its own
+        raise ExportError(f"{path} is not written, since {form.engine} cannot run it: {first_line(reason)}") from reason
     compared = compare(logits, expected, precision)
     if not compared.good:
         remedy = "--precision fp32 is nearer" if precision == "bf16" else "--no-fuse is nearer, if it is fused"

@@ -31,7 +31,7 @@ class Timing:
 class Bench:
     """A net's times on this machine. `macs` are those of the net as written, an image.
 
-    `ceilings` are the MACs a second of a large matrix product by torch, by precision, measured in the same rounds.
+    `ceilings` are the most MACs a second of a large matrix product by torch, by precision, measured in the same rounds.
     `engines` has those too that could not be timed, with their problem. `latency` is the fastest at the smallest
     batch size, `throughput` has the most images a second at any.
     """

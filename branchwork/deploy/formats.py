@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from branchwork.deploy.engines import import_openvino, need_package
-from branchwork.deploy.subject import BATCH, Input, Subject, example, no_graph, program, quiet_torch, ship
-from branchwork.errors import ExportError
+from branchwork.deploy.subject import Input, Subject, example, program, quiet_torch, ship
+from branchwork.errors import ExportError, first_line
 from branchwork.files import write_whole
 
 # The name under which a .pt2 file and an OpenVINO model keep the metadata.
@@ -44,27 +45,34 @@ def _write_pt2(path: Path, subject: Subject, fused: bool, precision: str, form: 
 
 def _write_onnx(path: Path, subject: Subject, fused: bool, precision: str, form: Input, about: dict[str, str]) -> None:
     shipped = ship(subject, fused=fused, form=form)  # bf16 is the engine's to compute in, and float32 what it reads
-    with torch.no_grad(), quiet_torch(), _quiet_onnx():
+    # Not the module: where no graph serves any number of images, this exporter silently takes one that serves two.
+    graph = program(shipped, example(subject, form), subject.name)
+    with quiet_torch(), _quiet_onnx():
         try:
             made = torch.onnx.export(
-                shipped,
-                (example(subject, form),),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=(BATCH,),
+                graph, external_data=False, verbose=False, input_names=["images"], output_names=["logits"]
             )
         except Exception as reason:  # the exporter's errors have no common base
-            raise no_graph(subject.name, reason) from reason
-    assert made is not None, "the exporter that traces gives a program"
+            raise ExportError(
+                f"{subject.name} has an operation that ONNX does not: {first_line(reason)}. Take --to pt2, or write it "
+                "with other operations."
+            ) from reason
+    assert made is not None, "the exporter of programs gives one"
     model = made.model_proto
-    for node in model.graph.node:
-        del node.metadata_props[:]  # the paths and the script of whoever exports do not travel along
+    _name_batch(model.graph)
     for key, value in about.items():
         model.metadata_props.add(key=key, value=value)
     write_whole(path, model.SerializeToString(), error=ExportError)
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the size that is open `batch`, which torch has given a number, and take out what torch notes for itself."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = "batch"
+    for node in graph.node:
+        del node.metadata_props[:]
 
 
 def _write_openvino(

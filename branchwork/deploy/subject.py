@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.load import load_data
-from branchwork.errors import ExportError, NetError
+from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
 from branchwork.language import times
 from branchwork.nets import NETS
@@ -137,23 +137,17 @@ def program(shipped: Shipped, images: Tensor, name: str) -> torch.export.Exporte
     """The graph of `shipped` for any number of images. Raises `ExportError` where it serves one number alone."""
     with torch.no_grad(), quiet_torch():
         try:
-            made = torch.export.export(shipped, (images,), dynamic_shapes=(BATCH,), strict=False)
+            made = torch.export.export(
+                shipped, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+            )
         except Exception as reason:  # torch's own errors here have no common base
-            raise no_graph(name, reason) from reason
+            raise ExportError(
+                f"{name} has no graph that serves any number of images: {first_line(reason)} "
+                "Write x.size(0) for the number of images, and keep to operations of torch."
+            ) from reason
     for node in made.graph.nodes:
         node.meta.pop("stack_trace", None)  # the paths and the script of whoever exports do not travel along
     return made
-
-
-BATCH = {0: torch.export.Dim("batch")}
-
-
-def no_graph(name: str, reason: Exception) -> ExportError:
-    words = next((line.strip() for line in str(reason).splitlines() if line.strip()), type(reason).__name__)
-    return ExportError(
-        f"{name} has no graph that serves any number of images: {words:.300} "
-        "Write x.size(0) for the number of images, and keep to operations of torch."
-    )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ ROUNDS = 5
 # Threads of one engine spin for some milliseconds after it has run, and would slow down the next one.
 SETTLE = 0.01
 # The side of the square matrices of the ceiling: large enough for the processor's full speed.
-SIDE = 1536
+SIDE = 1024
 
 
 def take_turns(candidates: Mapping[Key, Callable[[], object]], seconds: float) -> dict[Key, list[float]]:
