@@ -86,7 +86,7 @@ def test_a_file_that_is_none_is_refused_by_name(name, file, tmp_path):
 
 def test_torch_compile_keeps_nets_of_one_class_apart():
     """torch caches what it compiled by the code of a function; past a limit it would run uncompiled, with a warning."""
-    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(3)]
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, width)) for width in (2, 3, 5)]
     images = torch.rand(3, 1, 2, 2)
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         for net in nets:

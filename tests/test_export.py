@@ -248,6 +248,7 @@ def test_a_file_in_the_way_is_left_unless_forced(run, command, refused):
     code, out, _ = command("export", run.folder, "--to", "openvino", "--out", "a.xml", "--json", "e.json")
     figures = json.loads(Path("e.json").read_text())
     assert code == 0 and out.split()[:2] == ["a.bin", "a.xml"] == figures["files"]
+    assert 'compile it with {"INFERENCE_PRECISION_HINT": "f32"}' in out
     assert f"{figures['bytes']:,} bytes for openvino" in out and "1,000 test images of sample" in out
     for there in ("a.xml", "a.bin"):
         before = Path(there).read_bytes()

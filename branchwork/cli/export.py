@@ -58,6 +58,7 @@ def export(
 
 
 def _show(exported: "Exported") -> None:
+    compile_with = exported.metadata.get("compile_with")
     pixels = "0 to 255" if exported.input == "uint8" else "0 to 1"
     show(
         *exported.files,
@@ -68,4 +69,5 @@ def _show(exported: "Exported") -> None:
         f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
         f"{exported.difference:.2g} (at most {exported.tolerance:.2g} may be; the largest logit is "
         f"{exported.largest_logit:.3g}); {exported.differing} of {exported.images:,} classes differ",
+        *([f"compile it with {compile_with}: by itself OpenVINO picks a precision of its own"] if compile_with else []),
     )

@@ -22,6 +22,9 @@ from branchwork.training.infer import pick_precision
 FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
 INSTALL = "pip install 'branchwork[deploy]'"
 
+# What OpenVINO is told in any case: by itself it takes bf16 wherever the processor has it, and not only where asked.
+OPENVINO_PRECISION = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}}
+
 # Images uint8 or float32 N×C×H×W, as the net was made to take them, to logits float32 N×K.
 Runner = Callable[[Tensor], Tensor]
 
@@ -175,8 +178,7 @@ def _openvino(what: Path | nn.Module, precision: str) -> Runner:
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
-        # Said in both cases: by itself OpenVINO takes bf16 wherever the processor has it.
-        "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
+        **OPENVINO_PRECISION[precision],
     }
     request = openvino.Core().compile_model(str(what), "CPU", settings).create_infer_request()
 

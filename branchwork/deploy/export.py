@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from branchwork.datasets.load import DataSet, load_data
-from branchwork.deploy.engines import load, need_engine
+from branchwork.deploy.engines import OPENVINO_PRECISION, load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
 from branchwork.deploy.subject import Input, Subject, find_subject
 from branchwork.deploy.verify import Comparison, compare, run_in_batches
@@ -101,6 +101,8 @@ def export(
     data_set = load_data(data or subject.model.data, source=source, observer=observer)
     check_match(subject.model, data_set)
     about = _about(subject, data_set, fuse, precision, input)
+    if to == "openvino":
+        about["compile_with"] = json.dumps(OPENVINO_PRECISION[precision])
     with folder_beside(path, error=ExportError) as folder:
         part = folder / path.name
         write(to, part, subject, fused=fuse, precision=precision, form=input, about=about)
