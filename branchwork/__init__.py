@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from branchwork.blocks import ResidualBlock as ResidualBlock
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
+    from branchwork.deploy.bench import bench as bench
+    from branchwork.deploy.export import export as export
     from branchwork.errors import BranchworkError as BranchworkError
     from branchwork.fusing.fuse import collapse as collapse
     from branchwork.fusing.fuse import fuse as fuse
@@ -46,6 +48,7 @@ _HOMES = {
     "NETS": "nets",
     "Recipe": "training.recipe",
     "ResidualBlock": "blocks",
+    "bench": "deploy.bench",
     "best": "training.recipe",
     "build_net": "nets.build",
     "collapse": "fusing.fuse",
@@ -53,6 +56,7 @@ _HOMES = {
     "data": "datasets.describe",
     "demo": "training.demo",
     "evaluate": "training.evaluate",
+    "export": "deploy.export",
     "fast": "training.recipe",
     "fuse": "fusing.fuse",
     "inspect": "inspection",

@@ -39,6 +39,14 @@ class TrainingError(BranchworkError):
     """A training that cannot go on, such as one whose loss is not finite."""
 
 
+class EngineError(BranchworkError):
+    """An inference engine that is missing, too old, or lacks what is asked of it."""
+
+
+class ExportError(BranchworkError):
+    """A net that no file can hold, or a file that cannot be written or does not give what the net gives."""
+
+
 class Interrupted(BranchworkError):
     """The user stopped a training; its state is saved and it can be continued."""
 
@@ -49,6 +57,12 @@ def own_line(reason: BaseException) -> str:
     frames = traceback.extract_tb(reason.__traceback__)
     own = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and not f.filename.startswith((ours, "<"))]
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
+
+
+def first_line(reason: BaseException) -> str:
+    """What another library says is wrong, in one line that is not too long."""
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    return f"{lines[0] if lines else type(reason).__name__:.300}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -3,7 +3,10 @@
 import json
 import math
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -45,6 +48,44 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
     finally:
         Path(neighbour).unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Iterator[Path]:
+    """An empty folder beside `path`, for files that must be tried before they are moved there; it goes at the end.
+
+    Raises `error` where no folder can be made.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+    except OSError as reason:
+        raise error(f"cannot write {path}: {_plain(reason)}") from reason
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkError] = RunError) -> None:
+    """Move files that belong together, each from the first path to the second, which is replaced.
+
+    The last is the one that a reader opens. It goes first and comes last, so that it never stands beside files of
+    another version. Raises `error` where a file cannot be moved.
+    """
+    goals = [(part, Path(os.path.realpath(goal))) for part, goal in moves]
+    try:
+        for part, _ in goals:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+        if len(goals) > 1:
+            goals[-1][1].unlink(missing_ok=True)
+        for part, goal in goals:
+            os.replace(part, goal)
+        _sync_folder(goals[-1][1].parent)
+    except OSError as reason:
+        raise error(f"cannot write {moves[-1][1]}: {_plain(reason)}") from reason
 
 
 def need_writable(folder: Path) -> None:

@@ -24,3 +24,8 @@ def times(shape: Iterable[int]) -> str:
 
 def listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def milliseconds(value: float) -> str:
+    """A time to three digits that count: 0.0951, 7.20, 53.8, 1,320."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"

@@ -25,7 +25,7 @@ def test_help_does_not_import_torch_and_says_each_verb():
     )
     done = in_a_process("-c", names, words=(sys.executable,))
     assert done.returncode == 0, "--help imports torch"
-    for verb in ("train", "evaluate", "predict", "data", "demo"):
+    for verb in ("train", "evaluate", "predict", "export", "bench", "data", "demo"):
         assert re.search(rf"^│ {verb} ", done.stdout, re.MULTILINE)
     for flag in ("--learning-rate", "--batch-size", "--label-smoothing", "--resume", "--seeds", "--config"):
         assert flag in done.stdout

@@ -178,7 +178,7 @@ class InPlace(nn.Module):
 def test_operations_in_place_are_read_as_what_they_do():
     net = InPlace().double()
     x = images((1, 6, 6), 3, 0)
-    collapsed = collapse(net, (1, 6, 6), batch=64)
+    collapsed = collapse(net, (1, 6, 6), batch=4096)
     assert collapsed is not None
     assert difference(collapsed(x), net(x)) < 1e-12
     assert difference(collapsed(x.to(memory_format=torch.channels_last)), net(x)) < 1e-12

@@ -8,9 +8,11 @@ from importlib import metadata
 
 from cyclopts import App, CycloptsError
 
+from branchwork.cli.bench import bench
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
+from branchwork.cli.export import export
 from branchwork.cli.inspect import inspect
 from branchwork.cli.predict import predict
 from branchwork.cli.train import train
@@ -18,13 +20,13 @@ from branchwork.errors import BranchworkError, Interrupted
 
 app = App(
     name="branchwork",
-    help="Convolutional networks that branch (Inception) and skip (residual): train, inspect, evaluate, predict.",
+    help="Convolutional networks that branch (Inception) and skip (residual): train them, look into them, ship them.",
     version=lambda: metadata.version("branchwork"),
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, inspect, data, demo):
+for verb in (train, evaluate, predict, inspect, export, bench, data, demo):
     app.command(verb)
 
 

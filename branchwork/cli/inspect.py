@@ -1,6 +1,5 @@
 """branchwork inspect"""
 
-import re
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import STDOUT, Json, deliver, make_table, show
+from branchwork.cli.output import STDOUT, Json, deliver, make_table, parse_shape, show
 from branchwork.errors import NetError
 from branchwork.language import listed, times
 
@@ -60,7 +59,7 @@ def inspect(
             or by is not None
         ):
             raise NetError("--conv goes with --kernel, --out and --through, all three, and with no net")
-        shape = _shape(conv, "--conv")
+        shape = parse_shape(conv, "--conv")
         if len(shape) != 3:
             raise NetError(f"--conv is {conv!r}, and channels, height and width are needed, as 192x28x28")
         saved = branchwork.reduction((shape[0], shape[1], shape[2]), kernel=kernel, out=out, through=through)
@@ -70,19 +69,12 @@ def inspect(
         raise NetError(
             "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
         )
-    size = None if input_size is None else _shape(input_size, "--input")
+    size = None if input_size is None else parse_shape(input_size, "--input")
     with redirect_stdout(sys.stderr):  # what a script prints must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
     if draw is not None and json_file != STDOUT:
         show(f"drawn: {draw}")
-
-
-def _shape(text: str, flag: str) -> tuple[int, ...]:
-    numbers = re.split("[x×]", text)
-    if not all(number.isdecimal() and int(number) for number in numbers):
-        raise NetError(f"{flag} is {text!r}, and channels, height and width are needed, as 1x28x28")
-    return tuple(map(int, numbers))
 
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:

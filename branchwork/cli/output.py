@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from branchwork.errors import NetError
 from branchwork.files import write_whole
 
 if TYPE_CHECKING:
@@ -103,3 +105,11 @@ def show_results(results: "tuple[Result, ...]") -> None:
 
 def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * bounds[0]:.2f}–{100 * bounds[1]:.2f}"
+
+
+def parse_shape(text: str, flag: str) -> tuple[int, ...]:
+    """`1x28x28` as numbers. Raises `NetError` for anything else than numbers above 0."""
+    numbers = re.split("[x×]", text)
+    if not all(number.isdecimal() and int(number) for number in numbers):
+        raise NetError(f"{flag} is {text!r}, and channels, height and width are needed, as 1x28x28")
+    return tuple(map(int, numbers))

@@ -60,7 +60,7 @@ def evaluate(
     """
     trained = load_run(run)
     data_set = load_data(data or trained.model.data, source=source, observer=observer)
-    _check_match(trained.model, data_set)
+    check_match(trained.model, data_set)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if picture is not None and evaluation.worst:
         draw_mistakes(picture, evaluation, data_set)
@@ -103,14 +103,15 @@ def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, classes: tuple
     )
 
 
-def _check_match(model: Model, data: DataSet) -> None:
+def check_match(model: Model, data: DataSet) -> None:
+    """Raises `DataError` where the classes, by name, or the images of `data` are not those that the net takes."""
     if set(data.classes) != set(model.classes):
         only_net, only_data = set(model.classes) - set(data.classes), set(data.classes) - set(model.classes)
         raise DataError(
             f"the classes of {data.name} are not those that {model.net} was trained on ({model.data}):\n"
             f"  only in the net: {', '.join(sorted(only_net)) or 'none'}\n"
             f"  only in {data.name}: {', '.join(sorted(only_data)) or 'none'}\n"
-            "Evaluate on data with the same class names, or train a net on these."
+            "Take data with the same class names, or train a net on these."
         )
     found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
     if found != needed:

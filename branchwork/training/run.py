@@ -179,7 +179,7 @@ def check_net(net: nn.Module, model: Model) -> None:
         except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
             mine = NetError(f"{model.net} cannot take images of {times(shape)}: {type(reason).__name__}: {reason}")
             raise failure(net, shape) or mine from reason
-        _check_output(output, len(model.classes), model.net)
+        check_output(output, len(model.classes), model.net)
         if mode:
             _check_learning(twin, output, model.net)
 
@@ -197,7 +197,8 @@ def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
         ) from reason
 
 
-def _check_output(output: object, classes: int, net: str) -> None:
+def check_output(output: object, classes: int, net: str) -> None:
+    """Raises `NetError` where `output` is not what a net must give for two images: a logit for each class."""
     if output is None:
         raise NetError(
             say(

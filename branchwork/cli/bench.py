@@ -1,0 +1,118 @@
+"""branchwork bench"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import Json, deliver, make_table, parse_shape, show
+from branchwork.errors import NetError
+from branchwork.language import milliseconds, times
+
+if TYPE_CHECKING:
+    from branchwork.deploy.figures import Bench, Timing
+
+SEVERAL = Parameter(consume_multiple=True, negative=())
+
+
+def bench(
+    net: Annotated[str, Parameter(help="A run folder, inception, residual, or a net of your own (file.py:Class).")],
+    /,
+    *,
+    batch_sizes: Annotated[tuple[int, ...], SEVERAL, Parameter(help="Images a batch: --batch-sizes 1 32.")] = (
+        1,
+        32,
+        256,
+    ),
+    engines: Annotated[
+        tuple[str, ...] | None,
+        SEVERAL,
+        Parameter(help="Of torch, torch.compile, onnxruntime and openvino; all that are here by default."),
+    ] = None,
+    precisions: Annotated[
+        tuple[Literal["fp32", "bf16"], ...] | None,
+        SEVERAL,
+        Parameter(help="fp32, bf16; by default both where the processor has bf16."),
+    ] = None,
+    seconds: Annotated[float, Parameter(help="For each engine, precision and batch size, as written and fused.")] = 1.0,
+    threads: Annotated[int | None, Parameter(help="For all engines; by default as many as cores.")] = None,
+    input_size: Annotated[
+        str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; a run has its own.")
+    ] = None,
+    picture: Annotated[
+        Path | None, Parameter(help="Where the times are drawn, .svg or .png; NET-bench.svg here by default.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Time a net in each inference engine on this machine: as written and fused, in each precision and batch size."""
+    import branchwork
+    from branchwork.cli.progress import Screen
+    from branchwork.nets.build import short_name
+
+    shape = None if input_size is None else parse_shape(input_size, "--input")
+    if shape is not None and len(shape) != 3:
+        raise NetError(f"--input is {input_size!r}, and channels, height and width are needed, as 1x28x28")
+    picture = picture or (Path(net, "bench.svg") if os.path.isdir(net) else Path(f"{short_name(net)}-bench.svg"))
+    result = branchwork.bench(
+        net,
+        batch_sizes=batch_sizes,
+        engines=engines,
+        precisions=precisions,
+        seconds=seconds,
+        threads=threads,
+        input_shape=None if shape is None else (shape[0], shape[1], shape[2]),
+        picture=picture,
+        observer=Screen(),
+    )
+    deliver(result, json_file, lambda: _show(result, picture))
+
+
+def _show(result: "Bench", picture: Path) -> None:
+    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
+    title = f"{result.net}, {result.macs:,} MACs an image of {times(result.input_shape)}, {threads}"
+    table = make_table(
+        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of ceiling", "off by", title=title
+    )
+    table.columns[1].justify = table.columns[2].justify = "left"
+    for size in dict.fromkeys(row.batch for row in result.rows):
+        for row in result.rows:
+            if row.batch == size:
+                table.add_row(*_cells(row))
+        table.add_section()
+    ceilings = ", ".join(f"{kind} {speed / 1e9:,.1f} GMAC/s" for kind, speed in result.ceilings.items())
+    show(
+        table,
+        f"the machine's ceiling, a large matrix product: {ceilings}; MACs are those of the net as written, also where "
+        "it is fused",
+        *(f"not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
+        f"for latency, {result.latency.batch} at a time: {_choice(result.latency)}, "
+        f"{milliseconds(result.latency.milliseconds)} ms",
+        f"for throughput: {_choice(result.throughput)}, {result.throughput.batch:,} at a time, "
+        f"{result.throughput.images_per_second:,.0f} images/s",
+        f"drawn: {picture}",
+        columns=7,
+    )
+
+
+def _cells(row: "Timing") -> tuple[str, ...]:
+    return (
+        row.engine,
+        row.precision,
+        _form(row),
+        f"{row.batch:,}",
+        milliseconds(row.milliseconds),
+        "–".join(map(milliseconds, row.quartiles)),
+        f"{row.images_per_second:,.0f}",
+        f"{row.macs_per_second / 1e9:,.1f}",
+        f"{row.share:.0%}",
+        f"{row.difference:.1g}",
+    )
+
+
+def _choice(row: "Timing") -> str:
+    return f"{row.engine} {row.precision}, {_form(row)}"
+
+
+def _form(row: "Timing") -> str:
+    return "fused" if row.fused else "as written"

@@ -1,0 +1,73 @@
+"""branchwork export"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import DATA, Json, Source, deliver, show
+from branchwork.language import times
+
+if TYPE_CHECKING:
+    from branchwork.deploy.export import Exported
+
+
+def export(
+    net: Annotated[str, Parameter(help="A run folder, inception, residual, or a net of your own (file.py:Class).")],
+    /,
+    *,
+    to: Annotated[
+        Literal["onnx", "openvino", "pt2"],
+        Parameter(help="For ONNX Runtime (.onnx), OpenVINO (.xml and .bin), or torch (.pt2)."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, Parameter(help="The file; model.onnx and so on in the run folder, or NET.onnx, by default.")
+    ] = None,
+    fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True,
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="What the engine computes in.")] = "fp32",
+    input_type: Annotated[
+        Literal["uint8", "float"], Parameter(name="--input", help="Pixels from 0 to 255, or floats from 0 to 1.")
+    ] = "uint8",
+    data: Annotated[
+        str | None, Parameter(help=f"What the file is tried on: {DATA}; by default what the net was trained for.")
+    ] = None,
+    force: Annotated[bool, Parameter(negative=(), help="Replace a file that is there.")] = False,
+    source: Source = None,
+    json_file: Json = None,
+) -> None:
+    """Write a net for an inference engine, with its normalisation and its classes, and try it on real images.
+
+    The file appears only if its engine gives what the net as written gives, on 1,000 test images.
+    """
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    exported = branchwork.export(
+        net,
+        to=to,
+        out=out,
+        fuse=fuse,
+        precision=precision,
+        input=input_type,
+        data=data,
+        source=source,
+        force=force,
+        observer=Screen(),
+    )
+    deliver(exported, json_file, lambda: _show(exported))
+
+
+def _show(exported: "Exported") -> None:
+    compile_with = exported.metadata.get("compile_with")
+    pixels = "0 to 255" if exported.input == "uint8" else "0 to 1"
+    show(
+        *exported.files,
+        f"{exported.bytes:,} bytes for {exported.engine} {exported.engine_version}, {exported.precision}, "
+        f"{'fused' if exported.fused else 'as written'}",
+        f"takes {exported.input} images N×{times(exported.input_shape)}, {pixels}; gives logits of "
+        f"{len(exported.classes)} classes: {', '.join(exported.classes)}",
+        f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
+        f"{exported.difference:.2g} (at most {exported.tolerance:.2g} may be; the largest logit is "
+        f"{exported.largest_logit:.3g}); {exported.differing} of {exported.images:,} classes differ",
+        *([f"compile it with {compile_with}: by itself OpenVINO picks a precision of its own"] if compile_with else []),
+    )

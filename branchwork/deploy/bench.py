@@ -1,0 +1,218 @@
+"""The verb `bench`: how fast each engine runs a net on this machine, as written and fused."""
+
+import dataclasses
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.deploy.draw import check_picture, draw_bench
+from branchwork.deploy.engines import Engine, Runner, find_engines, find_package, load, need_engine
+from branchwork.deploy.figures import Bench, Timing
+from branchwork.deploy.formats import FORMS, write
+from branchwork.deploy.subject import Shape, Subject, find_subject, ship
+from branchwork.deploy.timing import matrix_product, take_turns
+from branchwork.deploy.verify import compare
+from branchwork.errors import EngineError, first_line
+from branchwork.observer import Observer
+from branchwork.training.infer import DTYPES, predict_logits
+from branchwork.training.machine import commit, machine, versions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run the net."""
+
+    engine: str
+    precision: str
+    fused: bool
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}, {'fused' if self.fused else 'as written'}"
+
+
+def bench(
+    net: str | Path | nn.Module,
+    *,
+    batch_sizes: Sequence[int] = (1, 32, 256),
+    engines: Sequence[str] | None = None,
+    precisions: Sequence[str] | None = None,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    input_shape: Shape | None = None,
+    picture: Path | None = None,
+    observer: Observer | None = None,
+) -> Bench:
+    """Time `net` on this machine: each engine, precision and batch size, as written and fused, in turns.
+
+    `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module; images are uint8 noise of
+    `input_shape`, by default what a run was trained on, or 1×28×28. `engines` and `precisions` are by default all that
+    are here. Each is timed for `seconds` at each batch size, with `threads`, by default as many as torch has. With
+    `picture`, the times are drawn into that file, `.svg` or `.png`. Raises `EngineError` for an engine or a precision
+    that is asked for and not here, and for an engine that gives other logits in float32 than the net as written.
+    """
+    observer = observer or Observer()
+    sizes = tuple(dict.fromkeys(batch_sizes))
+    if not sizes or min(sizes) < 1 or not seconds > 0 or (threads is not None and threads < 1):
+        raise EngineError("there must be one batch size at least, and batch sizes, seconds and threads above 0")
+    if picture is not None:
+        check_picture(picture)
+    found, kinds = _choose(engines, precisions)
+    subject = find_subject(net, input_shape)
+    with _threads(threads or torch.get_num_threads()):
+        rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, observer)
+        result = Bench(
+            net=subject.name,
+            input_shape=subject.shape,
+            parameters=subject.trace.parameters,
+            macs=subject.trace.macs,
+            threads=torch.get_num_threads(),
+            seconds=seconds,
+            engines=found,
+            ceilings=ceilings,
+            rows=rows,
+            latency=min((row for row in rows if row.batch == min(sizes)), key=lambda row: row.milliseconds),
+            throughput=max(rows, key=lambda row: row.images_per_second),
+            machine=machine(),
+            versions=versions(),
+            commit=commit(),
+        )
+    if picture is not None:
+        draw_bench(result, picture)
+    return result
+
+
+def _choose(
+    names: Sequence[str] | None, precisions: Sequence[str] | None
+) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+    """The engines, with those too that cannot be used where none was asked for by name, and the precisions."""
+    if names is None:
+        engines = tuple(map(_with_exporter, find_engines()))
+    else:
+        engines = tuple(_with_exporter(need_engine(name, "fp32")) for name in dict.fromkeys(names))
+        for problem in (engine.problem for engine in engines if engine.problem is not None):
+            raise EngineError(problem)
+    if not engines or (precisions is not None and not precisions):
+        raise EngineError("no engine or no precision is named: leave the flag out to time all that are here")
+    for precision in precisions or ():
+        if not any(precision in engine.precisions for engine in engines if engine.problem is None):
+            need_engine(engines[0].name, precision)  # says why
+    return engines, tuple(precisions or DTYPES)
+
+
+def _with_exporter(engine: Engine) -> Engine:
+    """An engine that reads files is of no use here without what writes them."""
+    packages = next((form.packages for form in FORMS.values() if form.engine == engine.name), ())
+    problems = [problem for problem in (find_package(package)[1] for package in packages) if problem is not None]
+    return dataclasses.replace(engine, problem=engine.problem or problems[0]) if problems else engine
+
+
+def _candidates(engines: Sequence[Engine], precisions: Sequence[str]) -> list[Candidate]:
+    return [
+        Candidate(engine.name, precision, fused)
+        for engine in engines
+        if engine.problem is None
+        for precision in engine.precisions
+        if precision in precisions
+        for fused in (False, True)
+    ]
+
+
+def _rows(
+    subject: Subject, candidates: Sequence[Candidate], sizes: Sequence[int], seconds: float, observer: Observer
+) -> tuple[tuple[Timing, ...], dict[str, float]]:
+    """A row for each candidate and batch size, and the ceilings."""
+    shape = (max(sizes), *subject.shape)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = predict_logits(subject.net, images, subject.model)
+    turns: dict[tuple[Candidate | str, int], Callable[[], object]] = {}
+    differences = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for candidate in candidates:
+            observer.note(f"preparing {candidate}")
+            run = _prepare(candidate, subject, Path(folder))
+            differences[candidate] = _check(candidate, run, images, expected, sizes)
+            turns |= {(candidate, size): partial(run, images[:size]) for size in sizes}
+        products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
+        observer.note(f"timing {len(turns)} combinations, {seconds:g} s each")
+        times = take_turns({**turns, **{(kind, 0): product for kind, (product, _) in products.items()}}, seconds)
+    # The best run and not the median: a ceiling is what the machine can do when nothing holds it up.
+    ceilings = {kind: macs / min(times[kind, 0]) for kind, (_, macs) in products.items()}
+    rows = tuple(
+        _timing(candidate, size, times[candidate, size], subject.trace.macs, ceilings, differences[candidate])
+        for candidate in candidates
+        for size in sizes
+    )
+    return rows, ceilings
+
+
+def _prepare(candidate: Candidate, subject: Subject, folder: Path) -> Runner:
+    """What `export` would give the engine; torch's own get the module itself."""
+    form = next((form for form in FORMS.values() if form.engine == candidate.engine), None)
+    if form is None or not form.packages:
+        module = ship(subject, fused=candidate.fused, precision=candidate.precision, layout=True)
+        return load(candidate.engine, module, candidate.precision)
+    path = folder / f"{candidate.engine}-{candidate.precision}-{candidate.fused}{form.suffixes[-1]}"
+    write(form.name, path, subject, fused=candidate.fused, precision=candidate.precision, form="uint8", about={})
+    return load(candidate.engine, path, candidate.precision)
+
+
+def _check(candidate: Candidate, run: Runner, images: Tensor, expected: Tensor, sizes: Sequence[int]) -> float:
+    """The largest difference of a logit, at any of the batch sizes. What is fast and wrong is not timed."""
+    worst = 0.0
+    for size in sizes:
+        try:
+            logits = run(images[:size])
+        except Exception as reason:  # each engine has errors of its own
+            raise EngineError(
+                f"{candidate} fails with {size} images ({first_line(reason)}): leave this engine out, with --engines"
+            ) from reason
+        compared = compare(logits, expected[:size], candidate.precision)
+        if candidate.precision == "fp32" and not compared.good:
+            raise EngineError(
+                f"{candidate} gives other logits than the net as written: with {size} images they differ by up to "
+                f"{compared.difference:.2g}, and {compared.tolerance:.2g} may be. Leave this engine out, with --engines"
+            )
+        worst = max(worst, compared.difference)
+    return worst
+
+
+def _timing(
+    candidate: Candidate,
+    batch: int,
+    times: Sequence[float],
+    macs: int,
+    ceilings: Mapping[str, float],
+    difference: float,
+) -> Timing:
+    lower, middle, upper = statistics.quantiles(times, n=4, method="inclusive")
+    return Timing(
+        engine=candidate.engine,
+        precision=candidate.precision,
+        fused=candidate.fused,
+        batch=batch,
+        milliseconds=1e3 * middle,
+        quartiles=(1e3 * lower, 1e3 * upper),
+        runs=len(times),
+        images_per_second=batch / middle,
+        macs_per_second=batch * macs / middle,
+        share=batch * macs / middle / ceilings[candidate.precision],
+        difference=difference,
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """This many threads for torch, from which the other engines take theirs, and afterwards as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,161 @@
+"""What is exported or timed: a net and what must be known to use it, and the module with the normalisation inside."""
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.datasets.load import load_data
+from branchwork.errors import ExportError, NetError, first_line
+from branchwork.fusing.fuse import fuse
+from branchwork.language import times
+from branchwork.nets import NETS
+from branchwork.nets.build import short_name
+from branchwork.tracing.graph import Trace, trace
+from branchwork.tracing.twin import make_twin
+from branchwork.training.infer import DTYPES, pick_layout
+from branchwork.training.run import MODEL, Model, check_output, holds, load_run
+
+Input = Literal["uint8", "float"]
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A float32 net in eval mode, its trace and its model. `folder` is its run's, None for weights that no run made."""
+
+    net: nn.Module
+    model: Model
+    trace: Trace
+    folder: Path | None
+
+    @property
+    def name(self) -> str:
+        return short_name(self.model.net)
+
+    @property
+    def shape(self) -> Shape:
+        return (self.model.in_channels, *self.model.image_size)
+
+
+def find_subject(net: str | Path | nn.Module, shape: Shape | None = None) -> Subject:
+    """What `net` names: a run folder, a name in `NETS`, a script's `file.py:Class`; or a module as it is.
+
+    A net that no run made has weights of seed 0, and the classes and the normalisation of the `sample`; one that is
+    asked for images of another `shape` has plain numbers in their place. Raises `NetError`, also for a net whose
+    operations depend on the pixels, and `RunError` or `WeightsError` for a damaged run.
+    """
+    if isinstance(net, nn.Module):
+        module, model, folder = net, _stand_in(type(net).__name__, shape), None
+    elif holds(Path(net), MODEL) or (str(net) not in NETS and os.path.isdir(net)):
+        trained = load_run(net)
+        module, model, folder = trained.net, trained.model, trained.folder
+        if shape not in (None, (model.in_channels, *model.image_size)):
+            raise NetError(f"{net} was trained on images of {times((model.in_channels, *model.image_size))}: no others")
+    else:
+        model, folder = _stand_in(str(net), shape), None
+        with torch.random.fork_rng(devices=[]):
+            build = model.builder()
+            torch.manual_seed(0)  # after a script was imported, which may set a seed of its own
+            module = build()
+    twin = make_twin(module).float()
+    traced = trace(twin, (model.in_channels, *model.image_size))
+    if traced.depends_on_pixels:
+        raise NetError(
+            f"{short_name(model.net)} does other operations for other pixels, and a file holds one graph for all "
+            "images: take out what asks for a tensor's values (if, while, .item(), int(tensor))"
+        )
+    with torch.no_grad():
+        output = twin(torch.zeros(2, model.in_channels, *model.image_size))
+    if shape is not None and folder is None and isinstance(output, Tensor) and output.dim() == 2:
+        model = dataclasses.replace(model, classes=tuple(map(str, range(output.shape[1]))))
+    check_output(output, len(model.classes), model.net)
+    return Subject(twin, model, traced, folder)
+
+
+def _stand_in(net: str, shape: Shape | None) -> Model:
+    sample = load_data("sample")
+    model = Model.of(net, sample, {})
+    if shape is None or shape == (sample.channels, *sample.image_size):
+        return model
+    half = (0.5,) * shape[0]
+    return dataclasses.replace(model, in_channels=shape[0], image_size=shape[1:], mean=half, std=half)
+
+
+class Shipped(nn.Module):
+    """A net that takes images N×C×H×W as they are, uint8 or floats in [0, 1], and gives logits float32 N×K."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, net: nn.Module, model: Model, form: Input, dtype: torch.dtype, layout: torch.memory_format):
+        super().__init__()
+        self.net = net
+        self.dtype = dtype
+        self.layout = layout
+        white = 255 if form == "uint8" else 1
+        scale = torch.tensor([1 / (white * std) for std in model.std])
+        shift = torch.tensor([-mean / std for mean, std in zip(model.mean, model.std, strict=True)])
+        self.register_buffer("scale", scale.view(1, -1, 1, 1))
+        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        normal = images.float() * self.scale + self.shift
+        logits = self.net(normal.to(self.dtype).contiguous(memory_format=self.layout))
+        assert isinstance(logits, Tensor), "find_subject has looked at it"
+        return logits.float()
+
+
+def ship(
+    subject: Subject, *, fused: bool, precision: str = "fp32", form: Input = "uint8", layout: bool = False
+) -> Shipped:
+    """A copy of the subject's net with the normalisation inside, `fused` or as written.
+
+    With `layout`, its weights and images are channels_last where the net allows it, which torch computes faster.
+    """
+    net = make_twin(subject.net)
+    if fused:
+        net = fuse(net, subject.shape).eval()
+    kind = pick_layout(net, subject.model) if layout else torch.contiguous_format
+    dtype = DTYPES[precision]
+    return Shipped(net.to(dtype), subject.model, form, dtype, kind).eval()
+
+
+def example(subject: Subject, form: Input) -> Tensor:
+    """Two black images: a batch of one would be taken for the only size there is."""
+    return torch.zeros(2, *subject.shape, dtype=torch.uint8 if form == "uint8" else torch.float32)
+
+
+def program(shipped: Shipped, images: Tensor, name: str) -> torch.export.ExportedProgram:
+    """The graph of `shipped` for any number of images. Raises `ExportError` where it serves one number alone."""
+    with torch.no_grad(), quiet_torch():
+        try:
+            made = torch.export.export(
+                shipped, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+            )
+        except Exception as reason:  # torch's own errors here have no common base
+            raise ExportError(
+                f"{name} has no graph that serves any number of images: {first_line(reason)} "
+                "Write x.size(0) for the number of images, and keep to operations of torch."
+            ) from reason
+    for node in made.graph.nodes:
+        node.meta.pop("stack_trace", None)  # the paths and the script of whoever exports do not travel along
+    return made
+
+
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Without the warnings that torch's exporters give about torch itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        # Weights that are channels_last; what comes back is compared, and is the same.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+        yield

@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import branchwork as bw
+from branchwork.deploy import bench as module
+from branchwork.deploy import timing
+from branchwork.deploy.engines import Engine, find_engine
+from branchwork.deploy.timing import matrix_product, take_turns
+from branchwork.errors import EngineError, NetError
+from branchwork.language import milliseconds
+
+QUICK = {"engines": ("torch",), "precisions": ("fp32",), "batch_sizes": (1, 3), "seconds": 0.02}
+
+
+class Small(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_every_engine_and_precision_is_timed_as_written_and_fused():
+    result = bw.bench(Small(), batch_sizes=(2, 4), seconds=0.01, threads=1, picture=Path("b.png"))
+    usable = [(engine.name, kind) for engine in result.engines for kind in engine.precisions]
+    assert {name for name, _ in usable} == {"torch", "torch.compile", "onnxruntime", "openvino"}
+    found = {(row.engine, row.precision, row.fused, row.batch) for row in result.rows}
+    assert found == {(*one, fused, size) for one in usable for fused in (False, True) for size in (2, 4)}
+    for row in result.rows:
+        low, high = row.quartiles
+        assert 0 < low <= row.milliseconds <= high and row.runs >= timing.ROUNDS
+        assert row.images_per_second == pytest.approx(1000 * row.batch / row.milliseconds)
+        assert row.macs_per_second == pytest.approx(7840 * row.images_per_second)
+        assert row.share == pytest.approx(row.macs_per_second / result.ceilings[row.precision])
+        assert row.difference < (1e-4 if row.precision == "fp32" else 0.1)
+    assert result.macs == 7840 and result.threads == 1 and result.input_shape == (1, 28, 28)
+    assert result.latency.milliseconds == min(row.milliseconds for row in result.rows if row.batch == 2)
+    assert result.throughput.images_per_second == max(row.images_per_second for row in result.rows)
+    with Image.open("b.png") as picture:
+        assert picture.width > 500 and np.unique(np.asarray(picture.convert("L"))).size > 50
+
+
+def test_times_are_those_of_the_runs_and_turns_are_taken_fairly(monkeypatch):
+    order = []
+
+    def sleeping(name, seconds):
+        def run():
+            order.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    monkeypatch.setattr(timing, "SETTLE", 0.0)
+    times = take_turns({"short": sleeping("short", 0.002), "long": sleeping("long", 0.02)}, 0.05)
+    assert sorted(times["short"])[len(times["short"]) // 2] == pytest.approx(0.002, rel=0.5)
+    assert sorted(times["long"])[len(times["long"]) // 2] == pytest.approx(0.02, rel=0.5)
+    # A candidate that takes longer than its turn is run once a turn and every run counts.
+    assert len(times["long"]) == order.count("long") == timing.ROUNDS
+    turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
+    assert turns == ["short", "long", "short", "long", "short", "long"], "forwards, backwards, forwards …"
+
+
+def test_the_ceiling_counts_the_macs_of_its_product():
+    product, macs = matrix_product(torch.float32)
+    assert macs == timing.SIDE**3
+    out = product()
+    assert out.shape == (timing.SIDE, timing.SIDE) and out.dtype == torch.float32
+
+
+def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkeypatch):
+    missing = Engine("openvino", None, ("fp32",), "openvino is not installed: pip install 'branchwork[deploy]'")
+    monkeypatch.setattr(module, "find_engines", lambda: (find_engine("torch"), missing))
+    arguments = ("--batch-sizes", 1, 4, "--precisions", "fp32", "--seconds", 0.02, "--threads", 1, "--json", "b.json")
+    code, out, err = command("bench", "residual", *arguments)
+    assert code == 0, err
+    figures = json.loads(Path("b.json").read_text())
+    assert len(figures["rows"]) == 4 and figures["macs"] == 2_013_184
+    assert figures["engines"][1]["problem"] == missing.problem and f"not timed: {missing.problem}" in out
+    rows = [line.split() for line in out.splitlines() if line.startswith(" torch ")]
+    assert [row[1:3] for row in rows] == [["fp32", "as"], ["fp32", "fused"]] * 2
+    assert rows[0][5] == milliseconds(figures["rows"][0]["milliseconds"])
+    assert "for latency, 1 at a time: torch fp32" in out and "for throughput: torch fp32" in out
+    assert "drawn: residual-bench.svg" in out and "milliseconds a batch" in Path("residual-bench.svg").read_text()
+    code, out, _ = command("bench", "residual", "--engines", "torch", *arguments[:-1], "-")
+    assert code == 0 and json.loads(out)["net"] == "residual"
+
+
+def test_a_run_is_timed_at_its_own_size_and_a_net_at_any(run, command):
+    code, _, _ = command("bench", run.folder, "--engines", "torch", "--batch-sizes", 1, "--seconds", 0.02)
+    assert code == 0 and Path(run.folder, "bench.svg").exists()
+    Path(run.folder, "bench.svg").unlink()
+    with pytest.raises(NetError, match=r"was trained on images of 1×28×28: no others"):
+        bw.bench(run.folder, input_shape=(3, 28, 28), **QUICK)
+    wide = bw.bench("residual", input_shape=(3, 32, 36), **QUICK)
+    assert wide.input_shape == (3, 32, 36) and wide.macs > 2_013_184
+    net = nn.Sequential(nn.Flatten(), nn.Linear(75, 7))
+    assert bw.bench(net, input_shape=(3, 5, 5), **QUICK).macs == 75 * 7
+
+
+def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
+    def wrong(subject, **options):
+        twin = dataclasses.replace(subject, net=nn.Sequential(subject.net, nn.Threshold(0.0, 1.0)))
+        return ship(twin, **options)
+
+    ship = module.ship
+    monkeypatch.setattr(module, "ship", wrong)
+    with pytest.raises(EngineError, match=r"torch fp32, as written gives other logits than the net as written"):
+        bw.bench(Small(), **QUICK)
+
+
+def test_an_engine_that_fails_is_named(monkeypatch):
+    def failing(name, what, precision):
+        def run(images):
+            raise RuntimeError("out of memory\nin a kernel")
+
+        return run
+
+    monkeypatch.setattr(module, "load", failing)
+    with pytest.raises(EngineError, match=r"torch fp32, as written fails with 1 images \(out of memory\)"):
+        bw.bench(Small(), **QUICK)
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    assert bw.bench(Small(), **QUICK, threads=3).threads == 3
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--engines", "tensorrt"], "there is no engine called 'tensorrt'"),
+        (["--batch-sizes", "0"], "batch sizes, seconds and threads above 0"),
+        (["--seconds", "0"], "batch sizes, seconds and threads above 0"),
+        (["--threads", "0"], "batch sizes, seconds and threads above 0"),
+        (["--precisions", "fp16"], "fp32"),
+        (["--engines", "onnxruntime", "--precisions", "bf16"], "bf16 cannot be had with onnxruntime here"),
+        (["--picture", "a.txt"], "Take .svg or .png"),
+        (["--input", "28"], "channels, height and width are needed"),
+    ],
+)
+def test_bad_input_is_one_message(arguments, words, refused):
+    assert words in refused("bench", "residual", *arguments)
+
+
+def test_an_engine_that_is_asked_for_and_missing_is_an_error_and_otherwise_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(EngineError, match="onnxscript is not installed"):
+        bw.bench(Small(), engines=("onnxruntime",))
+    monkeypatch.setattr(module, "find_engines", lambda: (find_engine("torch"), find_engine("onnxruntime")))
+    result = bw.bench(Small(), batch_sizes=(1,), precisions=("fp32",), seconds=0.01)
+    assert {row.engine for row in result.rows} == {"torch"}
+    assert "onnxscript is not installed" in result.engines[1].problem
+
+
+def test_bf16_on_a_machine_without_it_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(EngineError, match="this processor multiplies no bf16 by itself"):
+        bw.bench(Small(), precisions=("bf16",))
+
+
+def test_milliseconds_have_three_digits():
+    assert [milliseconds(value) for value in (0.09512, 7.2, 53.84, 132.4, 1320.4)] == [
+        "0.0951", "7.20", "53.8", "132", "1,320",
+    ]  # fmt: skip

@@ -1,0 +1,109 @@
+import importlib.metadata
+import re
+import sys
+import tomllib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, in_a_process
+from torch import nn
+
+from branchwork.deploy import engines
+from branchwork.deploy.engines import FLOORS, find_engine, find_engines, find_package, load, need_engine
+from branchwork.errors import EngineError
+
+
+def test_every_engine_is_here_with_its_version_and_precisions(monkeypatch):
+    found = {engine.name: engine for engine in find_engines()}
+    assert list(found) == ["torch", "torch.compile", "onnxruntime", "openvino"]
+    assert found["torch"].version == torch.__version__ and found["torch"].problem is None
+    for name in ("onnxruntime", "openvino"):
+        installed = importlib.metadata.version(name)
+        assert found[name].version.startswith(installed) and found[name].problem is None
+    assert found["onnxruntime"].precisions == ("fp32",)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert find_engine("torch").precisions == find_engine("openvino").precisions == ("fp32", "bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert {engine.precisions for engine in find_engines()} == {("fp32",)}
+
+
+def test_the_floors_are_those_of_the_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = project["optional-dependencies"]["deploy"]
+    assert dict(entry.split(">=") for entry in extra) == FLOORS
+    pins = dict(re.findall(r"^(\S+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert FLOORS.keys() <= pins.keys()
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_a_package_that_is_missing_says_how_to_install_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    version, problem = find_package(name)
+    assert version is None and problem.startswith(name) and "pip install 'branchwork[deploy]'" in problem
+
+
+def test_a_package_that_is_too_old_or_broken_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.9.3"))
+    with pytest.raises(EngineError, match=r"onnxruntime 1\.9\.3 is too old, and 1\.23 is the oldest that serves"):
+        need_engine("onnxruntime", "fp32")
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(__version__="1.100.0"))
+    assert find_package("onnxruntime") == ("1.100.0", None)
+
+    def broken(name):
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(engines.importlib, "import_module", broken)
+    with pytest.raises(EngineError, match=r"cannot be imported \(libgomp"):
+        need_engine("onnxruntime", "fp32")
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    with pytest.raises(EngineError, match=r"torch.compile needs a C\+\+ compiler"):
+        need_engine("torch.compile", "fp32")
+
+
+def test_precisions_and_names_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with pytest.raises(EngineError, match="onnxruntime computes in fp32 alone"):
+        need_engine("onnxruntime", "bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(EngineError, match="this processor multiplies no bf16 by itself: take fp32"):
+        need_engine("openvino", "bf16")
+    with pytest.raises(EngineError, match="no precision 'fp16'"):
+        need_engine("torch", "fp16")
+    with pytest.raises(EngineError, match="Did you mean 'openvino'"):
+        find_engine("openvion")
+
+
+@pytest.mark.parametrize(("name", "file"), [("torch", "m.pt2"), ("onnxruntime", "m.onnx"), ("openvino", "m.xml")])
+def test_a_file_that_is_none_is_refused_by_name(name, file, tmp_path):
+    (tmp_path / file).write_bytes(b"nothing")
+    with pytest.raises(EngineError, match=f"{name} cannot load .*{file}"):
+        load(name, tmp_path / file, "fp32")
+
+
+def test_torch_compile_keeps_nets_of_one_class_apart():
+    """torch caches what it compiled by the code of a function; past a limit it would run uncompiled, with a warning."""
+    nets = [nn.Sequential(nn.Flatten(), nn.Linear(4, width)) for width in (2, 3, 5)]
+    images = torch.rand(3, 1, 2, 2)
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        for net in nets:
+            run = load("torch.compile", net, "fp32")
+            torch.testing.assert_close(run(images), net(images).detach())
+
+
+def test_openvino_tells_nobody_that_it_was_imported():
+    code = """
+import os, sys
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event) if event.startswith("socket.") else None)
+os.environ["HOME"] = os.getcwd()
+import branchwork
+branchwork.export("residual", to="openvino")
+assert "openvino" in sys.modules
+print(seen, os.path.exists("intel"))
+"""
+    done = in_a_process("-c", code, words=(sys.executable,))
+    assert done.stdout.strip() == "[] False", done.stderr

@@ -1,0 +1,400 @@
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, WORDS
+from torch import nn
+
+import branchwork as bw
+from branchwork.deploy import export as module
+from branchwork.deploy.engines import find_engine, import_openvino
+from branchwork.deploy.verify import compare
+from branchwork.errors import DataError, EngineError, ExportError, NetError, RunError, WeightsError
+from branchwork.observer import Observer
+
+ABOUT = ("net", "classes", "input", "input_type", "input_shape", "output", "mean", "std", "precision", "fused")
+needs_bf16 = pytest.mark.skipif("bf16" not in find_engine("torch").precisions, reason="this processor has no bf16")
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    return shutil.copytree(run.folder, tmp_path / "copy")
+
+
+def in_float64(folder, images) -> np.ndarray:
+    """The run's own net as written, on uint8 images, with nothing of what is tested."""
+    trained = bw.load_run(folder)
+    pixels = (images.double() / 255 - trained.model.mean[0]) / trained.model.std[0]
+    with torch.no_grad():
+        return trained.net.double()(pixels).numpy()
+
+
+def onnx_logits(path, images) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"images": images})[0]
+
+
+def openvino_logits(path, images) -> np.ndarray:
+    core = import_openvino().Core()
+    return core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(images)[0]
+
+
+def pt2_logits(path, images) -> np.ndarray:
+    net = torch.export.load(path).module()
+    with torch.no_grad():
+        return net(torch.from_numpy(images)).numpy()
+
+
+FORMS = {
+    "onnx": ("model.onnx", onnx_logits), "openvino": ("model.xml", openvino_logits), "pt2": ("model.pt2", pt2_logits),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("kind", ["uint8", "float"])
+def test_a_file_gives_the_logits_of_the_net_in_float64_for_any_number_of_images(copy, sample, to, kind):
+    exported = bw.export(copy, to=to, input=kind, fuse=kind == "uint8")
+    name, logits = FORMS[to]
+    assert exported.files[-1] == str(copy / name)
+    images = sample.test.images[500:650]
+    expected = in_float64(copy, images)
+    given = images.numpy() if kind == "uint8" else (images.float() / 255).numpy()
+    for size in (1, 3, 150):
+        assert np.abs(logits(copy / name, given[:size]) - expected[:size]).max() < 1e-4
+    assert exported.images == 1000 and exported.data == "sample" and exported.trained
+    assert 0 < exported.difference < 1e-4 == exported.tolerance and exported.differing == 0
+    assert exported.bytes == sum(os.path.getsize(file) for file in exported.files) > 4 * 41_514
+    assert not list(copy.glob(".*.part"))
+
+
+def onnx_about(path) -> dict[str, str]:
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def openvino_about(path) -> dict[str, str]:
+    model = import_openvino().Core().read_model(path)
+    return {key: model.get_rt_info(["branchwork", key]).astype(str) for key in ABOUT}
+
+
+def pt2_about(path) -> dict[str, str]:
+    files = {"branchwork": ""}
+    torch.export.load(path, extra_files=files)
+    return json.loads(files["branchwork"])
+
+
+@pytest.mark.parametrize(("to", "read"), [("onnx", onnx_about), ("openvino", openvino_about), ("pt2", pt2_about)])
+def test_the_metadata_says_the_classes_and_what_the_input_is(copy, to, read):
+    model = json.loads((copy / "model.json").read_text())
+    names = ["零", *"123456789"]
+    (copy / "model.json").write_text(json.dumps(model | {"classes": names}))
+    with pytest.raises(DataError, match="classes of sample are not those"):
+        bw.export(copy, to=to)
+    (copy / "model.json").write_text(json.dumps(model))
+    exported = bw.export(copy, to=to, input="float")
+    about = read(copy / FORMS[to][0])
+    assert {key: about[key] for key in ABOUT} == {key: exported.metadata[key] for key in ABOUT}
+    assert json.loads(about["classes"]) == list("0123456789") and json.loads(about["input_shape"]) == [1, 28, 28]
+    assert about["input_type"] == "float32" and "N×1×28×28" in about["input"] and about["precision"] == "fp32"
+    assert (json.loads(about["mean"]), json.loads(about["std"])) == ([0.1307], [0.3081])
+
+
+def test_an_onnx_file_names_its_input_and_holds_no_path_of_this_machine(copy):
+    import onnx
+
+    bw.export(copy)
+    model = onnx.load(copy / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    (images,), (logits,) = model.graph.input, model.graph.output
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    for value, name, shape in ((images, "images", ["batch", 1, 28, 28]), (logits, "logits", ["batch", 10])):
+        assert value.name == name
+        assert [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] == shape
+    bw.export(copy, to="pt2")
+    for file in ("model.onnx", "model.pt2"):
+        assert str(ROOT).encode() not in (copy / file).read_bytes()
+
+
+@needs_bf16
+@pytest.mark.parametrize("to", ["openvino", "pt2"])
+def test_bf16_is_compared_with_float32_and_its_bar_is_said(copy, sample, to):
+    exported = bw.export(copy, to=to, precision="bf16")
+    largest = np.abs(in_float64(copy, sample.test.images)).max()
+    assert exported.largest_logit == pytest.approx(largest, rel=1e-5)
+    assert exported.tolerance == pytest.approx(0.03 * largest, rel=1e-5)
+    assert 1e-3 < exported.difference < exported.tolerance, "bf16 is coarser than float32"
+    assert exported.clearly_differing <= exported.clearly_allowed == 10 and exported.metadata["precision"] == "bf16"
+
+
+def test_a_net_without_a_run_has_weights_of_seed_0_and_says_so(sample):
+    seen = []
+
+    class Notes(Observer):
+        def note(self, message):
+            seen.append(message)
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    exported = bw.export("inception", observer=Notes())
+    assert torch.equal(torch.get_rng_state(), before)
+    (note,) = seen
+    assert "seed 0" in note and "0.1307" in note and not exported.trained and exported.files == ("inception.onnx",)
+    torch.manual_seed(0)
+    net = bw.build_net("inception").eval()
+    with torch.no_grad():
+        expected = net((sample.test.images[:64] / 255 - 0.1307) / 0.3081).numpy()
+    found = onnx_logits("inception.onnx", sample.test.images[:64].numpy())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_module_is_exported_as_it_is_and_left_so(sample):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    bw.export(net, to="pt2", out="mine.pt2")
+    assert net.training and all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    with torch.no_grad():
+        expected = net.eval()((sample.test.images[:5] / 255 - 0.1307) / 0.3081).numpy()
+    np.testing.assert_allclose(pt2_logits("mine.pt2", sample.test.images[:5].numpy()), expected, atol=1e-5)
+
+
+def scaled_by_one_hundredth(write):
+    """What a wrong export does: the weights that reach the file are not those of the net."""
+
+    def wrong(name, path, subject, **options):
+        net = dataclasses.replace(subject, net=bw.load_run("copy").net)
+        with torch.no_grad():
+            net.net.fc.weight.mul_(1.01)
+        write(name, path, net, **options)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("to", "precision"),
+    [("onnx", "fp32"), ("openvino", "fp32"), ("pt2", "fp32"), pytest.param("pt2", "bf16", marks=needs_bf16)],
+)
+def test_a_file_with_wrong_weights_never_gets_its_name(copy, monkeypatch, to, precision):
+    monkeypatch.setattr(module, "write", scaled_by_one_hundredth(module.write))
+    before = sorted(os.listdir(copy))
+    if precision == "bf16":  # one part in a hundred is within the bar of bf16; a lost bias is not
+        monkeypatch.setattr(module, "compare", lambda *_: compare(torch.zeros(1, 2), torch.ones(1, 2), "bf16"))
+    with pytest.raises(ExportError, match=r"is not written: .* gives other logits"):
+        bw.export(copy, to=to, precision=precision)
+    assert sorted(os.listdir(copy)) == before
+    monkeypatch.undo()
+
+
+def test_a_file_damaged_before_it_is_tried_never_gets_its_name(copy, monkeypatch):
+    import onnx
+
+    def damage(name, path, *arguments, **options):
+        write(name, path, *arguments, **options)
+        model = onnx.load(path)
+        weights = next(tensor for tensor in model.graph.initializer if tensor.name == "net.fc.bias")
+        weights.raw_data = (np.frombuffer(weights.raw_data, np.float32) + 0.001).tobytes()
+        onnx.save(model, path)
+
+    write = module.write
+    monkeypatch.setattr(module, "write", damage)
+    (copy / "model.onnx").write_text("an older file")
+    with pytest.raises(ExportError, match=r"differ by up to 0\.001, and 0\.0001 may be"):
+        bw.export(copy, fuse=False, force=True)
+    assert (copy / "model.onnx").read_text() == "an older file"
+
+
+def test_logits_that_are_no_numbers_are_not_good():
+    good = torch.eye(3)
+    assert compare(good, good, "fp32").good
+    for bad in (float("nan"), float("inf")):
+        for precision in ("fp32", "bf16"):
+            wrong = good.clone()
+            wrong[1, 1] = bad
+            assert not compare(wrong, good, precision).good
+
+
+def test_classes_that_nearly_tie_may_fall_either_way_in_bf16_and_others_may_not():
+    expected = torch.zeros(1000, 2)
+    expected[:, 0] = 1.0
+    near = expected.clone()
+    near[:100] = torch.tensor([1.0, 0.99])
+    flipped = near.clone()
+    flipped[:100] = torch.tensor([0.99, 1.0])
+    found = compare(flipped, near, "bf16")
+    assert (found.differing, found.clearly) == (100, 0) and found.good
+    far = expected.clone()
+    far[:100] = torch.tensor([1.0, 0.96])
+    flipped[:100] = torch.tensor([0.975, 0.985])
+    found = compare(flipped, far, "bf16")
+    assert found.difference < found.tolerance and found.clearly == 100 and not found.good
+
+
+def test_the_bar_of_float32_is_absolute_but_for_large_logits():
+    assert compare(torch.ones(2, 3), torch.ones(2, 3), "fp32").tolerance == 1e-4
+    assert compare(torch.ones(2, 3), torch.full((2, 3), 1000.0), "fp32").tolerance == pytest.approx(3e-3)
+
+
+def test_a_file_in_the_way_is_left_unless_forced(run, command, refused):
+    code, out, _ = command("export", run.folder, "--to", "openvino", "--out", "a.xml", "--json", "e.json")
+    figures = json.loads(Path("e.json").read_text())
+    assert code == 0 and out.split()[:2] == ["a.bin", "a.xml"] == figures["files"]
+    assert 'compile it with {"INFERENCE_PRECISION_HINT": "f32"}' in out
+    assert f"{figures['bytes']:,} bytes for openvino" in out and "1,000 test images of sample" in out
+    for there in ("a.xml", "a.bin"):
+        before = Path(there).read_bytes()
+        message = refused("export", run.folder, "--to", "openvino", "--out", "a.xml")
+        assert there in message and "--force" in message and Path(there).read_bytes() == before
+    Path("a.xml").unlink()
+    assert "a.bin would be replaced" in refused("export", run.folder, "--to", "openvino", "--out", "a.xml")
+    Path("a.bin").write_text("old")
+    code, _, _ = command("export", run.folder, "--to", "openvino", "--out", "a.xml", "--force")
+    assert code == 0 and sorted(os.listdir()) == ["a.bin", "a.xml", "e.json"] and Path("a.bin").stat().st_size > 1000
+
+
+def test_a_link_is_followed(run):
+    Path("real").mkdir()
+    Path("link.pt2").symlink_to("real/file.pt2")
+    bw.export(run.folder, to="pt2", out="link.pt2", force=True)
+    assert Path("link.pt2").is_symlink() and Path("real/file.pt2").stat().st_size > 1000
+
+
+def test_places_that_cannot_be_the_file(run, refused):
+    Path("file").write_text("")
+    Path("folder.onnx").mkdir()
+    assert "name one that ends in .onnx, such as a.onnx" in refused("export", run.folder, "--out", "a.txt")
+    assert "ends in .xml" in refused("export", run.folder, "--to", "openvino", "--out", "a.bin")
+    assert "folder.onnx cannot be the file" in refused("export", run.folder, "--out", "folder.onnx")
+    assert "file is a file, and a folder is needed" in refused("export", run.folder, "--out", "file/a.onnx")
+    where = "/proc/a.onnx" if os.geteuid() == 0 else "/a.onnx"  # where not even root can write
+    assert f"cannot write {where}" in refused("export", run.folder, "--out", where)
+    assert sorted(os.listdir()) == ["file", "folder.onnx"]
+
+
+def test_options_that_are_not_there(run, refused):
+    with pytest.raises(ExportError, match=r"no form of file called 'onx'\. Did you mean 'onnx'"):
+        bw.export(run.folder, to="onx")
+    with pytest.raises(ExportError, match="no input 'int8'"):
+        bw.export(run.folder, input="int8")
+    assert "onnx" in refused("export", run.folder, "--to", "onx")
+    assert "bf16 cannot be had with onnxruntime here" in refused("export", run.folder, "--precision", "bf16")
+    assert os.listdir() == []
+
+
+def test_an_engine_or_exporter_that_is_missing_is_named_before_anything_is_done(run, refused, monkeypatch):
+    for name, to in (("onnxruntime", "onnx"), ("openvino", "openvino"), ("onnxscript", "onnx")):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            message = refused("export", run.folder, "--to", to, "--out", f"a.{'xml' if to == 'openvino' else to}")
+            assert message == f"{name} is not installed: pip install 'branchwork[deploy]'"
+    assert os.listdir() == []
+
+
+def test_damaged_runs_are_refused(copy):
+    (copy / "model.safetensors").write_bytes(b"")
+    with pytest.raises(WeightsError, match="is damaged"):
+        bw.export(copy)
+    (copy / "model.json").write_text("{}")
+    with pytest.raises(RunError, match=r"model\.json is damaged"):
+        bw.export(copy)
+    (copy / "model.json").unlink()
+    with pytest.raises(RunError, match="holds no trained net"):
+        bw.export(copy)
+    with pytest.raises(NetError, match="there is no net called 'gone'"):
+        bw.export("gone")
+
+
+class AsksThePixels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.fc(x if x.sum().item() > 0 else -x)
+
+
+class TwoAtATime(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        rows = x.flatten(1)
+        return self.fc(rows) if x.shape[0] == 2 else self.fc(rows * 2)
+
+
+class Narrow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 4)
+
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+
+def test_nets_that_no_file_can_hold_are_refused(refused):
+    with pytest.raises(NetError, match="other operations for other pixels"):
+        bw.export(AsksThePixels())
+    with pytest.raises(NetError, match="gives 4 numbers for an image, and 10 are needed"):
+        bw.export(Narrow())
+    for to in ("onnx", "pt2"):
+        with pytest.raises(ExportError, match="TwoAtATime has no graph that serves any number of images"):
+            bw.export(TwoAtATime(), to=to)
+    assert "other operations for other pixels" in refused("export", f"{__file__}:AsksThePixels")
+    assert os.listdir() == []
+
+
+def test_weights_that_are_no_numbers_are_refused(copy):
+    import safetensors.torch
+
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    weights["fc.bias"][:] = float("nan")
+    safetensors.torch.save_file(weights, copy / "model.safetensors")
+    with pytest.raises(WeightsError, match="infinite or none"):
+        bw.export(copy)
+    assert not (copy / "model.onnx").exists()
+
+
+def test_a_disk_that_is_full_is_one_message_and_leaves_nothing(copy):
+    import resource
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    before = sorted(os.listdir(copy))
+    words = [*WORDS, "export", str(copy)]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=limit, timeout=100)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "branchwork: cannot write" in done.stderr
+    assert sorted(os.listdir(copy)) == before
+
+
+def test_a_file_that_openvino_cannot_write_is_one_message_and_leaves_nothing(copy, monkeypatch):
+    def full(model, path, **options):
+        Path(path).write_text("half a model")
+        raise RuntimeError("No space left on device")
+
+    monkeypatch.setattr(import_openvino(), "save_model", full)
+    before = sorted(os.listdir(copy))
+    with pytest.raises(ExportError, match=r"cannot write .*model\.xml: No space left"):
+        bw.export(copy, to="openvino")
+    assert sorted(os.listdir(copy)) == before
+
+
+def test_the_data_can_be_named(copy):
+    with pytest.raises(EngineError):
+        bw.export(copy, precision="bf16")
+    with pytest.raises(DataError, match="there is no data set called 'digits'"):
+        bw.export(copy, data="digits")
+    assert bw.export(copy, to="pt2", data="sample").data == "sample"
