@@ -17,7 +17,8 @@ demo: $(VENV)/.ready
 test: check
 	$(VENV)/bin/pytest
 
-bench: $(VENV)/.ready
+# With the checks' extras, which have the inference engines.
+bench: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m benchmarks $(BENCH)
 
 # The checks that need no test run.

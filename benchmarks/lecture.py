@@ -143,14 +143,16 @@ def train(net: nn.Module, train_batches: Batches, test_batches: Batches, device:
 def estimate(
     net: nn.Module, train_batches: Batches, test_batches: Batches, device: torch.device, steps: int
 ) -> Outcome:
-    """What `train` would give: `steps` steps and a part of the test set, multiplied."""
+    """What `train` would give: `steps` steps, or an epoch's if fewer, and a part of the test set, multiplied."""
     optimizer = SGD(net.parameters(), lr=0.01, momentum=0.5)
     feed, test_feed = iter(train_batches), iter(test_batches)
+    steps = min(steps, len(train_batches) - WARM_UP)
+    test_steps = min(TEST_BATCHES, len(test_batches))
     warm_up = timed(device, lambda: train_on(net, optimizer, islice(feed, WARM_UP), device))
     trained = timed(device, lambda: train_on(net, optimizer, islice(feed, steps), device))
-    tested = timed(device, lambda: accuracy_on(net, islice(test_feed, TEST_BATCHES), device))
+    tested = timed(device, lambda: accuracy_on(net, islice(test_feed, test_steps), device))
     train_seconds = trained / steps * len(train_batches) * EPOCHS
-    test_seconds = tested / TEST_BATCHES * len(test_batches) * EPOCHS
+    test_seconds = tested / test_steps * len(test_batches) * EPOCHS
     extra = train_seconds + test_seconds - (warm_up + trained + tested)
     return Outcome(train_seconds, None, estimated=True, extra_seconds=extra)
 

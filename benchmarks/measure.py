@@ -11,7 +11,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from benchmarks.rows import Candidate
+from benchmarks.rows import Candidate, Probe
 
 ROOT = Path(__file__).parents[1]
 
@@ -115,11 +115,12 @@ def measure(name: str, candidate: Candidate, seed: int, settings: Settings) -> M
     )
 
 
-def probe(module: str, settings: Settings) -> dict[str, list[float]]:
-    """Seconds by the name of what was timed, from a module that times by itself. Raises `MeasuringError`."""
+def run_probe(probe: Probe, settings: Settings) -> dict[str, list[float]]:
+    """Seconds by the name of what was timed. Raises `MeasuringError`."""
+    device = ["--device", settings.device] if probe.on_device else []
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
-        run_process(["-m", module, "--data", settings.data, "--device", settings.device, "--json", str(result)])
+        run_process(["-m", probe.module, *device, "--json", str(result)])
         found: dict[str, list[float]] = json.loads(result.read_text(encoding="utf-8"))
     return found
 

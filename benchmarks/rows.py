@@ -140,5 +140,17 @@ GOALS = (
     ),
 )  # fmt: skip
 
-# Rows that time something else than trainings: the module that does it, and its seconds on two cores.
-PROBES: dict[Row, tuple[str, float]] = {"step": ("benchmarks.step", 25.0), "inference": ("benchmarks.inference", 60.0)}
+
+@dataclass(frozen=True)
+class Probe:
+    """A module that times something else than trainings by itself, on the `--device` or always on the CPU."""
+
+    module: str
+    seconds: float
+    on_device: bool
+
+
+PROBES: dict[Row, Probe] = {
+    "step": Probe("benchmarks.step", 25, on_device=True),
+    "inference": Probe("benchmarks.inference", 60, on_device=False),
+}

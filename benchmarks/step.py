@@ -45,10 +45,10 @@ def in_turn(
 
 
 @app.default
-def main(*, json_file: JsonFile, data: str = "mnist", device: str = "cpu") -> None:
+def main(*, json_file: JsonFile, device: str = "cpu") -> None:
     from branchwork.fusing.train import collapse
 
-    data_set, where = load_data(data), torch.device(device)
+    data_set, where = load_data("sample"), torch.device(device)
     torch.manual_seed(0)
     # channels_last, as `train` has it.
     net = NETS["inception"]().to(where, memory_format=torch.channels_last)

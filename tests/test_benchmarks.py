@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 import branchwork
 from benchmarks import __main__ as bench
-from benchmarks import lecture, public, readme, results, step, tables
+from benchmarks import inference, lecture, public, readme, results, step, tables
 from benchmarks.googlenet import MODULES, googlenet
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
@@ -90,7 +91,8 @@ def test_the_script_is_trained_to_its_end_and_learns(small, monkeypatch):
     assert not outcome.estimated and outcome.extra_seconds == 0 and outcome.test_accuracy > 0.5
 
 
-def test_an_estimate_multiplies_the_steps_after_the_warm_up(small, monkeypatch):
+@pytest.mark.parametrize(("asked", "taken"), [(6, 6), (500, 22)])
+def test_an_estimate_multiplies_the_steps_after_the_warm_up(asked, taken, small, monkeypatch):
     steps_of = []
 
     def timed(device, work):
@@ -106,10 +108,10 @@ def test_an_estimate_multiplies_the_steps_after_the_warm_up(small, monkeypatch):
     monkeypatch.setattr(lecture, "TEST_BATCHES", 4)
     net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     feeds = lecture.InMemory(small.train, True), lecture.InMemory(small.test, False)
-    outcome = lecture.estimate(net, *feeds, CPU, steps=6)
-    assert steps_of == [2, 6]
-    # 2 s warmed up, 3 s for 6 of 24 steps an epoch, 3 s for 4 of 5 batches of the test set; ten epochs.
-    train, test = 3 / 6 * 24 * 10, 3 / 4 * 5 * 10
+    outcome = lecture.estimate(net, *feeds, CPU, asked)
+    assert steps_of == [2, taken]
+    # 2 s warmed up, 3 s for some of 24 steps an epoch, 3 s for 4 of 5 batches of the test set; ten epochs.
+    train, test = 3 / taken * 24 * 10, 3 / 4 * 5 * 10
     assert outcome == Outcome(train, None, estimated=True, extra_seconds=pytest.approx(train + test - 8))
 
 
@@ -163,6 +165,32 @@ def test_steps_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
     steps = {name: lambda name=name: order.append(name) for name in ("written", "collapsed")}
     assert step.in_turn(steps, CPU, 1, 3) == {"written": [2, 4, 6], "collapsed": [3, 5, 7]}
     assert order == ["written", "collapsed"] * 4
+
+
+def test_the_step_is_timed_as_written_and_collapsed(tmp_path, monkeypatch):
+    pytest.importorskip("branchwork.fusing.train")
+    for name, value in (("BATCH_SIZE", 8), ("WARM_UP", 0), ("PAIRS", 2)):
+        monkeypatch.setattr(step, name, value)
+    step.main(json_file=tmp_path / "seconds.json")
+    seconds = json.loads((tmp_path / "seconds.json").read_text())
+    assert {name: len(times) for name, times in seconds.items()} == {"step written": 2, "step collapsed": 2}
+
+
+def test_the_best_engine_is_chosen_for_each_form_and_batch_size():
+    def row(engine, precision, fused, batch, milliseconds):
+        return SimpleNamespace(engine=engine, precision=precision, fused=fused, batch=batch, milliseconds=milliseconds)
+
+    rows = [
+        row("torch", "fp32", False, 1, 9.0),
+        row("openvino", "bf16", False, 1, 2.0),
+        row("onnxruntime", "fp32", False, 1, 4.0),
+        row("openvino", "bf16", True, 1, 3.0),
+        row("openvino", "bf16", True, 256, 70.0),
+    ]
+    seconds = inference.timings("inception", SimpleNamespace(rows=rows))
+    assert seconds["inception batch 1 written"] == [0.002] and seconds["inception batch 1 fused"] == [0.003]
+    assert seconds["inception batch 256 fused"] == [0.07] and seconds["inception batch 1 written torch fp32"] == [0.009]
+    assert len(seconds) == 3 + 5
 
 
 # What is measured, and in which order
