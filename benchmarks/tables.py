@@ -19,7 +19,7 @@ MET = {True: "yes", False: "no", None: "–"}
 
 
 def describe(method: str, flags: str) -> str:
-    return f"{METHODS[method]} {flags}".strip()
+    return f"{METHODS[method]} {flags or '(default)' * (method == 'branchwork')}".strip()
 
 
 def seconds(value: float) -> str:
