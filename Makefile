@@ -1,18 +1,25 @@
 # make demo   set up, train both of the lecture's networks, show what came of it
 # make test   set up, run every check
-# Both may be run again at any time; what is set up already is left alone.
+# make bench  set up, measure side by side with the lecture's script and a public recipe: ten minutes;
+#             BENCH=--full trains everything to its end, BENCH=--help tells the rest
+# All may be run again at any time; what is set up already is left alone.
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= auto
+BENCH ?=
 
-.PHONY: demo test check
+.PHONY: demo test check bench
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
 
 test: check
 	$(VENV)/bin/pytest
+
+# With the checks' extras, which have the inference engines.
+bench: $(VENV)/.ready-dev
+	@$(VENV)/bin/python -m benchmarks $(BENCH)
 
 # The checks that need no test run.
 check: $(VENV)/.ready-dev

@@ -1,0 +1,135 @@
+"""python -m benchmarks: measure all candidates in turn, and show what is asked and what was reached."""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+
+from benchmarks.measure import Measurement, MeasuringError, Settings, measure, place, run_probe
+from benchmarks.results import Results
+from benchmarks.rows import CANDIDATES, GOALS, PROBES, Candidate, Row
+from benchmarks.summary import judge, summarise
+from benchmarks.tables import describe, goals, seconds, trainings
+from branchwork.cli.output import show
+
+app = App(name="python -m benchmarks", help_format="plaintext", result_action="return_value")
+
+
+def plan(only: Sequence[str], seeds: int | None, full: bool) -> list[tuple[str, int]]:
+    """Names of candidates with their seeds, in turn, so that the machine's drift meets all alike; then the probes.
+
+    Without `only`, all rows but those that are long, which are for `full`.
+    """
+    chosen = {
+        name: replace(candidate, seeds=seeds or candidate.seeds)
+        for name, candidate in CANDIDATES.items()
+        if (set(candidate.rows) & set(only) if only else full or not candidate.long)
+    }
+    most = max((candidate.seeds for candidate in chosen.values()), default=0)
+    turns = [(name, seed) for seed in range(most) for name, candidate in chosen.items() if seed < candidate.seeds]
+    return turns + [(row, 0) for row in PROBES if row in only or not only]
+
+
+def expected(name: str, full: bool) -> float:
+    """Seconds of one turn on two cores."""
+    if name in PROBES:
+        return PROBES[name].seconds
+    candidate = CANDIDATES[name]
+    return candidate.full_seconds or candidate.seconds if full else candidate.seconds
+
+
+def time_left(turns: Sequence[tuple[str, int]], took: dict[str, list[float]], full: bool) -> float:
+    """Seconds that `turns` will take: as long as their like took, or else as expected, at this machine's pace."""
+    reckoned = sum(expected(name, full) * len(found) for name, found in took.items())
+    pace = sum(map(sum, took.values())) / reckoned if reckoned else 1.0
+    return sum(statistics.mean(took[name]) if name in took else pace * expected(name, full) for name, _ in turns)
+
+
+def take_turns(
+    turns: Sequence[tuple[str, int]], settings: Settings, results: Results, path: Path, console: Console
+) -> None:
+    """Measure everything in `turns`, and write `path` after each. What fails is noted, and not tried again."""
+    full = settings.steps is None
+    took: dict[str, list[float]] = {}
+    for number, (name, seed) in enumerate(turns, 1):
+        if name in results.failures:
+            continue
+        left = round(time_left(turns[number - 1 :], took, full))
+        about = f"{number}/{len(turns)} {_title(name, seed)}"
+        began = monotonic()
+        with console.status(f"{about}, {left // 60}:{left % 60:02} left"):
+            try:
+                found = _take(name, seed, settings, results)
+            except MeasuringError as reason:
+                results.failures[name] = found = f"failed: {reason}"
+        took.setdefault(name, []).append(monotonic() - began)
+        results.write(path)
+        left = round(time_left(turns[number:], took, full))
+        console.print(f"{about}: {found}, {left // 60}:{left % 60:02} left", markup=False)
+
+
+def _take(name: str, seed: int, settings: Settings, results: Results) -> str:
+    """Measure once, and say what was found."""
+    if name in PROBES:
+        timings = run_probe(PROBES[name], settings)
+        results.timings |= timings
+        compared = [what for goal in GOALS for what in (goal.slow, goal.quick) if what in timings]
+        return ", ".join(f"{what} {1000 * statistics.median(timings[what]):.3g} ms" for what in compared)
+    measurement = measure(name, CANDIDATES[name], seed, settings)
+    results.measurements.append(measurement)
+    return _found(measurement)
+
+
+def _title(name: str, seed: int) -> str:
+    if name in PROBES:
+        return name
+    candidate: Candidate = CANDIDATES[name]
+    return f"{candidate.net}: {describe(candidate.method, candidate.flags)}, seed {seed}"
+
+
+def _found(measurement: Measurement) -> str:
+    estimated = " estimated" if measurement.estimated else ""
+    accuracy = "" if measurement.test_accuracy is None else f", {measurement.test_accuracy:.2%}"
+    return f"{seconds(measurement.train_seconds)} s{estimated}{accuracy}"
+
+
+@app.default
+def main(
+    *,
+    full: Annotated[bool, Parameter(negative="", help="Train the script to its end, and run the long rows.")] = False,
+    only: Annotated[tuple[Row, ...], Parameter(negative="", help="Measure only this row; may be repeated.")] = (),
+    seeds: Annotated[int | None, Parameter(validator=Number(gte=1), help="As many seeds for every candidate.")] = None,
+    steps: Annotated[
+        int, Parameter(validator=Number(gte=1), help="Steps of the script that are measured and multiplied.")
+    ] = 150,
+    data: Annotated[Literal["mnist", "sample"], Parameter(help="sample, 7,000 digits, is for trials.")] = "mnist",
+    device: Annotated[Literal["cpu", "cuda"], Parameter(help="Where the trainings run.")] = "cpu",
+    out: Annotated[Path | None, Parameter(help="The file; one by date and machine in benchmarks/results.")] = None,
+) -> int:
+    """Train the lecture's script, a public recipe and Branchwork side by side: ten minutes on two cores."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    settings = Settings(data, device, None if full else steps)
+    turns = plan(only, seeds, full)
+    results = Results(f"python -m benchmarks {' '.join(sys.argv[1:])}".strip(), data, device, settings.steps, place())
+    path = out or results.free_path()
+    console.print(f"{results.place['machine']}; {len(turns)} measurements into {path}")
+    interrupted = False
+    try:
+        take_turns(turns, settings, results, path, console)
+    except KeyboardInterrupt:
+        interrupted = True
+        console.print(f"interrupted; what was measured is in {path}")
+    show(trainings(summarise(results.measurements)), goals(judge(results.measurements, results.timings)))
+    show(*(f"{name} {reason}" for name, reason in results.failures.items()), f"figures: {path}")
+    return 130 if interrupted else 1 if results.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

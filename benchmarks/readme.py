@@ -1,0 +1,160 @@
+"""python -m benchmarks.readme [FILE]: write the results table of both READMEs from a file of results."""
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import ROOT
+from benchmarks.results import Results, read
+from benchmarks.summary import Outlook, Summary, judge, summarise
+from benchmarks.tables import asked, percent, seconds, times
+
+BLOCK = re.compile(r"<!-- results of (\S+) -->\n.*?<!-- end of results -->\n", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of one README, by what they are for."""
+
+    methods: dict[str, str]
+    default: str
+    training_head: tuple[str, ...]
+    goal_head: tuple[str, ...]
+    estimated: str
+    seeds: str
+    few: str
+    not_measured: str
+    met: dict[bool | None, str]
+    comma: str
+    caption: str
+    caption_estimated: str
+    zh: bool
+
+
+WORDS = {
+    "README.md": Words(
+        methods={
+            "script": "the lecture's script",
+            "memory": "the same with its data in memory",
+            "public": "[train_mnist_fast](https://github.com/tuomaso/train_mnist_fast)",
+            "branchwork": "**Branchwork**",
+        },
+        default="as it is by default",
+        training_head=("network", "method", "training", "times as fast", "whole command", "MNIST, test", "peak memory"),
+        goal_head=("times as fast, and how accurate", "aim", "reached"),
+        estimated=" (estimated)",
+        seeds=" ({} seeds)",
+        few="{} of {} seeds",
+        not_measured="not measured",
+        met={True: "yes", False: "no", None: ""},
+        comma=", ",
+        caption=(
+            "Medians over the seeds, which took turns in one run of `{command}` on {machine} (torch {torch}); training "
+            "is without evaluations, test accuracy the mean with its standard deviation, memory that of the process."
+        ),
+        caption_estimated=" *Estimated*: {steps} steps of the script were measured and multiplied.",
+        zh=False,
+    ),
+    "README.zh.md": Words(
+        methods={
+            "script": "课程脚本",
+            "memory": "课程脚本，数据放进内存",
+            "public": "[train_mnist_fast](https://github.com/tuomaso/train_mnist_fast)",
+            "branchwork": "**Branchwork**",
+        },
+        default="默认设置",
+        training_head=("网络", "方法", "训练用时", "快多少倍", "整条命令", "MNIST 测试集", "内存峰值"),
+        goal_head=("快多少倍，多准", "目标", "实测"),
+        estimated="（估算）",
+        seeds="（{} 个种子）",
+        few="{} / {} 个种子",
+        not_measured="未测",
+        met={True: "达到", False: "未达到", None: ""},
+        comma="，",
+        caption=(
+            "各方法的种子轮流跑，取中位数；一次 `{command}` 测完，机器是 {machine}（torch {torch}）；"
+            "训练用时不含测试，准确率是均值 ± 标准差，内存是整个进程的峰值。"
+        ),
+        caption_estimated="*估算*：课程脚本只测了 {steps} 步，再按步数折算。",
+        zh=True,
+    ),
+}
+
+
+def block(results: Results, name: str, words: Words) -> str:
+    """What stands between the two markers, with them; `name` is the file of the results."""
+    trainings = [_training(summary, words) for summary in summarise(results.measurements)]
+    goals = [_goal(outlook, words) for outlook in judge(results.measurements, results.timings)]
+    caption = words.caption.format(
+        command=results.command, machine=results.place["machine"], torch=results.place["versions"]["torch"]
+    )
+    if results.steps is not None:
+        caption += words.caption_estimated.format(steps=results.steps)
+    parts = (
+        f"<!-- results of {name} -->",
+        *_table(words.training_head, trainings, 2),
+        "",
+        *_table(words.goal_head, goals, 1),
+        "",
+        caption,
+        "<!-- end of results -->",
+    )
+    return "".join(f"{part}\n" for part in parts)
+
+
+def source(readme: str) -> str:
+    """The file of results that a README says it is made from."""
+    (name,) = BLOCK.findall(readme)
+    return str(name)
+
+
+def replace_block(readme: str, made: str) -> str:
+    return BLOCK.sub(lambda _: made, readme, count=1)
+
+
+def _training(summary: Summary, words: Words) -> list[str]:
+    method = words.methods[summary.method]
+    if summary.method == "branchwork":
+        method += f" `{summary.flags}`" if summary.flags else f"{words.comma}{words.default}"
+    accuracy = "–"
+    if summary.accuracy is not None:
+        accuracy = f"{percent(summary.accuracy, summary.deviation)}%{words.seeds.format(summary.seeds)}"
+    return [
+        summary.net,
+        method,
+        f"{seconds(summary.train_seconds.median)} s" + words.estimated * summary.estimated,
+        times(summary.times_as_fast),
+        f"{seconds(summary.total_seconds.median)} s" + words.estimated * summary.estimated,
+        accuracy,
+        f"{summary.peak_memory_bytes / 1e6:.0f} MB",
+    ]
+
+
+def _goal(outlook: Outlook, words: Words) -> list[str]:
+    goal, reached = outlook.goal, words.not_measured
+    if outlook.ratio is not None or outlook.accuracy is not None:
+        ratio = "" if goal.ratio is None else times(outlook.ratio) + words.estimated * outlook.estimated
+        accuracy = "" if outlook.accuracy is None else f"{percent(outlook.accuracy, None)}%"
+        few = words.few.format(outlook.seeds, goal.seeds) if outlook.seeds < goal.seeds else ""
+        reached = words.comma.join(filter(None, (ratio, accuracy, few, words.met[outlook.met])))
+    return [goal.what_zh if words.zh else goal.what, asked(goal), reached]
+
+
+def _table(head: tuple[str, ...], rows: list[list[str]], left: int) -> list[str]:
+    """The first `left` columns are text."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
+
+
+def main() -> None:
+    for readme, words in WORDS.items():
+        path = ROOT / readme
+        text = path.read_text(encoding="utf-8")
+        name = Path(sys.argv[1]).resolve().relative_to(ROOT).as_posix() if len(sys.argv) > 1 else source(text)
+        path.write_text(replace_block(text, block(read(ROOT / name), name, words)), encoding="utf-8")
+        print(f"{readme}: from {name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What is compared: ways to train, and the rows of figures that are asked of them. Nothing here needs torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Row = Literal["inception", "residual", "public", "best", "step", "inference"]
+# So many seeds make a mean that may be compared.
+SEEDS, PUBLIC_SEEDS = 5, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to train one net.
+
+    `changes` are to Branchwork's `recipe`. `rows` are what it is measured for. `seconds` is what one seed takes on two
+    cores, `full_seconds` with `--full`: the time left is reckoned from them until it is known better. Only `--full`
+    runs those with `long`.
+    """
+
+    method: Literal["script", "memory", "public", "branchwork"]
+    net: str
+    rows: tuple[Row, ...]
+    seeds: int
+    seconds: float
+    full_seconds: float | None = None
+    recipe: str = "fast"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    long: bool = False
+
+    @property
+    def flags(self) -> str:
+        """What `branchwork train` is told of the recipe; empty for the default."""
+        recipe = "" if self.recipe == "fast" else f"--recipe {self.recipe}"
+        changes = (f"--{key.replace('_', '-')} {value}" for key, value in self.changes.items())
+        return " ".join(filter(None, (recipe, *changes)))
+
+
+# Seeds × seconds come to eight and a half minutes; with the probes, to ten.
+CANDIDATES = {
+    # Branchwork's shortest recipes that reach the accuracies stated in GOALS.
+    "inception-target": Candidate(
+        method="branchwork", net="inception", rows=("inception",), seeds=SEEDS, seconds=10,
+        changes={"epochs": 1, "validation": 0},
+    ),
+    "residual-target": Candidate(
+        method="branchwork", net="residual", rows=("residual", "public"), seeds=PUBLIC_SEEDS, seconds=8,
+        changes={"epochs": 1, "validation": 0},
+    ),
+    # The default recipe as it is.
+    "inception-fast": Candidate(method="branchwork", net="inception", rows=("inception",), seeds=3, seconds=15),
+    "residual-fast": Candidate(method="branchwork", net="residual", rows=("residual",), seeds=3, seconds=13),
+    "best": Candidate(
+        method="branchwork", net="residual", rows=("best",), seeds=3, seconds=600, recipe="best", long=True
+    ),
+    # What they are measured against.
+    "inception-script": Candidate(
+        method="script", net="inception", rows=("inception",), seeds=SEEDS, seconds=14, full_seconds=500
+    ),
+    "residual-script": Candidate(
+        method="script", net="residual", rows=("residual",), seeds=SEEDS, seconds=8, full_seconds=190
+    ),
+    "inception-memory": Candidate(
+        method="memory", net="inception", rows=("inception",), seeds=3, seconds=11, full_seconds=350
+    ),
+    "residual-memory": Candidate(
+        method="memory", net="residual", rows=("residual",), seeds=3, seconds=6, full_seconds=120
+    ),
+    "public": Candidate(method="public", net="24-32-256", rows=("public",), seeds=PUBLIC_SEEDS, seconds=13),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A figure that is asked for: `slow` and `quick` are what is timed, and `ratio` is how many times as fast at least.
+
+    `accuracy` is what the mean test accuracy of `quick` must reach, over `seeds` seeds or more, and `most_seconds` is
+    what its median training may take. For the rows of `PROBES`, `slow` and `quick` are names that the probe gives.
+    """
+
+    row: Row
+    what: str
+    what_zh: str
+    quick: str
+    slow: str | None = None
+    ratio: float | None = None
+    accuracy: float | None = None
+    most_seconds: float = 86_400
+    seeds: int = 0
+
+
+GOALS = (
+    Goal(
+        row="inception",
+        what="inception to 98.7%, against the script's 10 epochs",
+        what_zh="inception 训到 98.7%，对课程脚本的 10 轮",
+        quick="inception-target", slow="inception-script", ratio=100, accuracy=0.987, seeds=SEEDS,
+    ),
+    Goal(
+        row="residual",
+        what="residual to 99.0%, against the script's 10 epochs",
+        what_zh="residual 训到 99.0%，对课程脚本的 10 轮",
+        quick="residual-target", slow="residual-script", ratio=40, accuracy=0.99, seeds=SEEDS,
+    ),
+    Goal(
+        row="public",
+        what="residual to 99.0%, against train_mnist_fast",
+        what_zh="residual 训到 99.0%，对 train_mnist_fast",
+        quick="residual-target", slow="public", ratio=2.5, accuracy=0.99, seeds=PUBLIC_SEEDS,
+    ),
+    Goal(
+        row="best",
+        what="recipe best, in 10 minutes at most",
+        what_zh="best 方案，不超过 10 分钟",
+        quick="best", accuracy=0.996, most_seconds=600, seeds=3,
+    ),
+    Goal(
+        row="step",
+        what="a collapsed training step of inception, batch 512",
+        what_zh="inception 合并后的一步训练，batch 512",
+        quick="step collapsed", slow="step written", ratio=4,
+    ),
+    Goal(
+        row="inference",
+        what="inception fused, best engine, batch 1",
+        what_zh="inception 融合后，最快的引擎，batch 1",
+        quick="inception batch 1 fused", slow="inception batch 1 written", ratio=4,
+    ),
+    Goal(
+        row="inference",
+        what="inception fused, best engine, batch 256",
+        what_zh="inception 融合后，最快的引擎，batch 256",
+        quick="inception batch 256 fused", slow="inception batch 256 written", ratio=4,
+    ),
+    Goal(
+        row="inference",
+        what="GoogLeNet fused, best engine, batch 1",
+        what_zh="GoogLeNet 融合后，最快的引擎，batch 1",
+        quick="GoogLeNet batch 1 fused", slow="GoogLeNet batch 1 written", ratio=1,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A module that times something else than trainings by itself, on the `--device` or always on the CPU."""
+
+    module: str
+    seconds: float
+    on_device: bool
+
+
+PROBES: dict[Row, Probe] = {
+    "step": Probe("benchmarks.step", 25, on_device=True),
+    "inference": Probe("benchmarks.inference", 60, on_device=False),
+}

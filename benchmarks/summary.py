@@ -1,0 +1,128 @@
+"""From single measurements to what they say together. Pure functions: the same figures give the same tables."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.measure import Measurement
+from benchmarks.rows import GOALS, Goal
+
+Timings = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the seeds of one candidate came to. `deviation` is the sample standard deviation, None with one seed.
+
+    `times_as_fast` compares median training seconds with those of the script on the same net; None without it.
+    """
+
+    candidate: str
+    method: str
+    net: str
+    flags: str
+    seeds: int
+    train_seconds: Spread
+    total_seconds: Spread
+    accuracy: float | None
+    deviation: float | None
+    peak_memory_bytes: int
+    times_as_fast: float | None
+    estimated: bool
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A goal and what was reached; None is what was not measured, or not asked.
+
+    `seeds` is the fewest of those compared; `met` is None where they are too few or something was not measured.
+    """
+
+    goal: Goal
+    ratio: float | None
+    accuracy: float | None
+    train_seconds: float | None
+    seeds: int
+    estimated: bool
+    met: bool | None
+
+
+def summarise(measurements: Sequence[Measurement]) -> list[Summary]:
+    """In the order in which they were measured first."""
+    summaries = []
+    for name in dict.fromkeys(m.candidate for m in measurements):
+        own = _of(name, measurements)
+        first = own[0]
+        train_seconds = Spread.of([m.train_seconds for m in own])
+        script = [m for m in measurements if m.method == "script" and m.net == first.net]
+        accuracies = [m.test_accuracy for m in own if m.test_accuracy is not None]
+        summaries.append(
+            Summary(
+                candidate=name,
+                method=first.method,
+                net=first.net,
+                flags=first.flags,
+                seeds=len(own),
+                train_seconds=train_seconds,
+                total_seconds=Spread.of([m.total_seconds for m in own]),
+                accuracy=statistics.mean(accuracies) if accuracies else None,
+                deviation=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                peak_memory_bytes=max(m.peak_memory_bytes for m in own),
+                times_as_fast=_median_seconds(script) / train_seconds.median if script else None,
+                estimated=any(m.estimated for m in own),
+            )
+        )
+    return summaries
+
+
+def judge(measurements: Sequence[Measurement], timings: Timings) -> list[Outlook]:
+    """Every goal against what was measured."""
+    return [_judge(goal, measurements, timings) for goal in GOALS]
+
+
+def _judge(goal: Goal, measurements: Sequence[Measurement], timings: Timings) -> Outlook:
+    quick = _of(goal.quick, measurements)
+    slow = _of(goal.slow, measurements) if goal.slow else []
+    ratio = None
+    if quick and slow:
+        ratio = _median_seconds(slow) / _median_seconds(quick)
+    elif goal.slow is not None and goal.slow in timings and goal.quick in timings:
+        ratio = statistics.median(timings[goal.slow]) / statistics.median(timings[goal.quick])
+    accuracies = [m.test_accuracy for m in quick if m.test_accuracy is not None]
+    accuracy = statistics.mean(accuracies) if accuracies else None
+    train_seconds = _median_seconds(quick) if quick else None
+    seeds = min(len(quick), len(slow)) if goal.slow else len(quick)
+    measured = (goal.ratio is None or ratio is not None) and (goal.accuracy is None or accuracy is not None)
+    met = (
+        (ratio or 0) >= (goal.ratio or 0)
+        and (accuracy or 0) >= (goal.accuracy or 0)
+        and (train_seconds or 0) <= goal.most_seconds
+    )
+    return Outlook(
+        goal=goal,
+        ratio=ratio,
+        accuracy=accuracy,
+        train_seconds=train_seconds,
+        seeds=seeds,
+        estimated=any(m.estimated for m in (*quick, *slow)),
+        met=met if measured and seeds >= goal.seeds else None,
+    )
+
+
+def _of(name: str, measurements: Sequence[Measurement]) -> list[Measurement]:
+    return [m for m in measurements if m.candidate == name]
+
+
+def _median_seconds(measurements: Sequence[Measurement]) -> float:
+    return statistics.median(m.train_seconds for m in measurements)

@@ -1,0 +1,76 @@
+"""The results on a terminal."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from benchmarks.rows import Goal
+from benchmarks.summary import Outlook, Summary
+from branchwork.cli.output import make_table
+
+METHODS = {
+    "script": "lecture's script",
+    "memory": "the same in memory",
+    "public": "train_mnist_fast",
+    "branchwork": "Branchwork",
+}
+
+MET = {True: "yes", False: "no", None: "–"}
+
+
+def describe(method: str, flags: str) -> str:
+    return f"{METHODS[method]} {flags or '(default)' * (method == 'branchwork')}".strip()
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def percent(accuracy: float | None, deviation: float | None) -> str:
+    if accuracy is None:
+        return "–"
+    return f"{100 * accuracy:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+
+
+def times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
+
+
+def trainings(summaries: Sequence[Summary]) -> Table:
+    table = make_table("net", "train s", "min–max", "whole s", "test %", "seeds", "MB", "faster")
+    for summary in summaries:
+        spread = summary.train_seconds
+        table.add_row(
+            f"{summary.net}\n  {describe(summary.method, summary.flags)}{', estimated' * summary.estimated}",
+            seconds(spread.median),
+            f"{seconds(spread.low)}–{seconds(spread.high)}",
+            seconds(summary.total_seconds.median),
+            percent(summary.accuracy, summary.deviation),
+            str(summary.seeds),
+            f"{summary.peak_memory_bytes / 1e6:.0f}",
+            times(summary.times_as_fast),
+        )
+    return table
+
+
+def goals(outlooks: Sequence[Outlook]) -> Table:
+    table = make_table("what", "asked", "reached", "met")
+    for outlook in outlooks:
+        table.add_row(outlook.goal.what, asked(outlook.goal), reached(outlook), MET[outlook.met])
+    return table
+
+
+def asked(goal: Goal) -> str:
+    ratio = "" if goal.ratio is None else times(goal.ratio)
+    accuracy = "" if goal.accuracy is None else f"{percent(goal.accuracy, None)}%"
+    return ", ".join(filter(None, (ratio, accuracy)))
+
+
+def reached(outlook: Outlook) -> str:
+    if outlook.ratio is None and outlook.accuracy is None:
+        return "not measured"
+    goal = outlook.goal
+    ratio = "" if goal.ratio is None else times(outlook.ratio) + " estimated" * outlook.estimated
+    accuracy = "" if outlook.accuracy is None else f"{percent(outlook.accuracy, None)}%"
+    few = f"{outlook.seeds} of {goal.seeds} seeds" if outlook.seeds < goal.seeds else ""
+    return ", ".join(filter(None, (ratio, accuracy, few)))
