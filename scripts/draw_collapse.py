@@ -511,7 +511,7 @@ def draw_rows(sheet: Sheet) -> str:
                 INK,
             ),
             ("blue: the kernel, once for each column of outputs", "蓝：卷积核，每列输出各放一次", BLUE),
-            (f"white: zeros, {of - blocks} of {of} places in each box", f"白：零，每个框 {of} 格里有 {of - blocks} 格", FAINT),
+            (f"white: zeros, {of - blocks} of {of} in each box", f"白：零，每个框 {of} 格里有 {of - blocks} 格", FAINT),
         )
     ):
         sheet.text(middle, y + 8 * tall + 0.26 + 0.24 * number, sheet.say(en, zh), fontsize=9, color=colour)
