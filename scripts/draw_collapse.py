@@ -146,7 +146,7 @@ SMOOTH, STEP, ACROSS = (1, 2, 1), (1, -1), (-1, 0, 1)
 def draw_slide(sheet: Sheet) -> str:
     """Two kernels one after the other, and the one that does the same: a weight is a sum over paths."""
     h, y = correlate(X, SMOOTH), correlate(correlate(X, SMOOTH), STEP)
-    merged = _full(STEP, SMOOTH)
+    merged = merge(STEP, SMOOTH)
     assert correlate(X, merged) == y
     top, middle, low = 0.95, 2.15, 3.35
     at = row(0.75, 0.6, 6)
@@ -194,7 +194,7 @@ def draw_slide(sheet: Sheet) -> str:
     )
 
 
-def _full(later: Sequence[int], earlier: Sequence[int]) -> list[int]:
+def merge(later: Sequence[int], earlier: Sequence[int]) -> list[int]:
     """The merged kernel: the sum of the earlier one, moved by each tap of the later one."""
     return np.convolve(later, earlier).tolist()
 
@@ -279,7 +279,7 @@ def border_numbers() -> dict[str, list[int]]:
     """The worked example: as written, and by the merged kernel everywhere."""
     h = correlate((0, *X, 0), SMOOTH)
     written = correlate((0, *h, 0), ACROSS)
-    merged = _full(ACROSS, SMOOTH)
+    merged = merge(ACROSS, SMOOTH)
     return {"h": h, "written": written, "merged": merged, "naive": correlate((0, 0, *X, 0, 0), merged)}
 
 

@@ -1,6 +1,7 @@
 """docs/collapse.md and its Chinese counterpart: their Python is run, and their figures are computed here."""
 
 import re
+from typing import get_args
 
 import draw_collapse
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import branchwork
+from branchwork.training.execution import Execute
 
 TEXTS = {path.name: path.read_text() for path in (ROOT / "docs/collapse.md", ROOT / "docs/collapse.zh.md")}
 both = pytest.mark.parametrize("name", list(TEXTS))
@@ -119,7 +121,7 @@ def test_the_border_example_is_right(name):
     for words in ("[−1, −2, 0, 2, 1]", "[1, 2, 1]", "[−1, 0, 1]", "−11", "−20"):
         assert words in text
     assert 121 * 11 == 1331 and "121 × 11 = 1331" in text
-    assert draw_collapse._full([1, 1], [1, 2, 1]) == [1, 3, 3, 1]
+    assert draw_collapse.merge([1, 1], [1, 2, 1]) == [1, 3, 3, 1]
 
 
 def test_the_nine_classes_differ_at_the_border_of_the_image_alone():
@@ -149,6 +151,13 @@ def test_the_pictures_are_those_that_the_script_draws(tmp_path):
     assert drawn == sorted(path.name for path in draw_collapse.FOLDER.glob("*.svg"))
     for picture in drawn:
         assert words((tmp_path / picture).read_text()) == words((draw_collapse.FOLDER / picture).read_text())
+
+
+@both
+def test_the_commands_name_ways_that_there_are(name):
+    (commands,) = blocks(TEXTS[name], "sh")
+    ways = re.findall(r"--execute (\w+)", commands)
+    assert ways == ["written", "collapsed"] and set(ways) < set(get_args(Execute))
 
 
 @both
