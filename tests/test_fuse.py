@@ -154,7 +154,7 @@ class DependsOnPixels(nn.Module):
 
 
 def test_a_net_that_depends_on_pixels_is_refused():
-    with pytest.raises(NetError, match="same operations on every image"):
+    with pytest.raises(NetError, match="same operations on every batch"):
         fuse(DependsOnPixels().eval(), (1, 8, 8))
 
 

@@ -5,19 +5,17 @@ is searched for by cost; every other layer vanishes into the kernel of what read
 """
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, reduce
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from branchwork.fusing.forms import CONVOLVE, FORMS, MOVE, START, Place, Rows, Tiles
-from branchwork.fusing.kernel import Diagonal, Kernels, StepsDiffer, combine, joint_axes, joint_window
+from branchwork.fusing.kernel import Diagonal, Kernels, StepsDiffer, combine, constant, joint_axes, joint_window
 from branchwork.fusing.program import elements, image_nodes, parents, shape_of, size_of
-from branchwork.fusing.rules import Reader, Weights, is_affine, kernels_of, pull
+from branchwork.fusing.rules import Reader, Weights, bias_of, is_affine, kernels_of, pull
 from branchwork.tracing.costs import macs_of, operation
 
 # A form must be cheaper by this share, since the estimate is not exact.
@@ -74,31 +72,24 @@ class _Piece:
     def end(self) -> fx.Node:
         return self.nodes[-1]
 
-    def merge(self, weights: Weights) -> dict[fx.Node, Kernels]:
-        """What the end reads of each entry. Raises `StepsDiffer` where no kernel can say it."""
+    def merge(self, weights: Weights) -> tuple[dict[fx.Node, Kernels], Tensor | None]:
+        """What the end reads of each entry, and its bias: O×P×Q, or 1 for P or Q where all are alike.
+
+        Raises `StepsDiffer` where no kernel can say it.
+        """
         like = weights(self.weights[0])
         one = torch.ones(shape_of(self.end)[0], dtype=like.dtype, device=like.device)
         readers: dict[fx.Node, list[Reader]] = {self.end: [Diagonal(one, size_of(self.end))]}
+        biases = []
         for node in reversed(self.nodes):
-            for source, reader in pull(node, _sum(readers.pop(node)), weights):
-                readers.setdefault(source, []).append(reader)
-        return {entry: kernels_of(_sum(readers[entry])) for entry in self.entries}
-
-    def bias(self, weights: Weights) -> Tensor:
-        """What the end is where the entries are 0: O×P×Q, O×1×1 where all its pixels are alike, or O."""
-        like = weights(self.weights[0])
-        known = {entry: like.new_zeros(1, *shape_of(entry)) for entry in self.entries}
-        for node in self.nodes:
-            known[node] = _run(node, lambda other: known[other] if other in known else weights(other))
-        bias = known[self.end][0]
-        return bias if bias.dim() == 1 or self.mixes_positions() else bias[:, :1, :1]
-
-    def mixes_positions(self) -> bool:
-        """Whether some layer reads zeros beside what another has given, so that the border differs."""
-        return any(
-            operation(node) in ("conv2d", "avg_pool2d", "pad") and not set(node.all_input_nodes).isdisjoint(self.nodes)
-            for node in self.nodes
-        )
+            reader = _sum(readers.pop(node))
+            values = bias_of(node, weights)
+            if values is not None:
+                biases.append(constant(reader, values, size_of(node)))
+            for source, kernels in pull(node, reader, weights):
+                readers.setdefault(source, []).append(kernels)
+        entering = {entry: kernels_of(_sum(readers[entry])) for entry in self.entries}
+        return entering, reduce(torch.add, biases) if biases else None
 
     def place(self, entry: fx.Node, kernels: Kernels) -> Place:
         (rows, _), (columns, _) = joint_axes(kernels)
@@ -111,16 +102,6 @@ def _sum(readers: list[Reader]) -> Reader:
     if len(readers) == 1:
         return readers[0]
     return combine([kernel for reader in readers for kernel in kernels_of(reader)])
-
-
-def _run(node: fx.Node, value: Callable[[fx.Node], Tensor]) -> Tensor:
-    source: Any = node.args[0]
-    if operation(node) in ("view", "flatten", "squeeze"):
-        return value(source).reshape(1, *shape_of(node))  # its own arguments may ask for the number of images
-    args, keywords = pytree.tree_map_only(fx.Node, value, (node.args, node.kwargs))
-    target: Any = node.target
-    result: Tensor = target(*args, **keywords)
-    return result
 
 
 class _Planner:
@@ -179,7 +160,7 @@ class _Planner:
         if not piece.weights:
             return float("inf")
         try:
-            merged = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
+            merged, _ = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
         except StepsDiffer:
             return float("inf")
         places = [piece.place(entry, kernels) for entry, kernels in merged.items()]
@@ -198,23 +179,22 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
 
 
 class Merge(nn.Module):
-    """From the parameters of a piece to what its forms multiply by, and its bias, O×P×Q or O×1×1."""
+    """From the parameters of a piece to its bias, O×P×Q or less, and what its forms multiply by."""
 
     def __init__(self, piece: _Piece, forms: Mapping[fx.Node, Rows | Tiles]) -> None:
         super().__init__()
         self._piece, self._forms = piece, dict(forms)
 
-    def forward(self, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *weights: Tensor) -> tuple[Tensor | None, ...]:
         given = dict(zip(self._piece.weights, weights, strict=True))
         with torch.autocast(weights[0].device.type, enabled=False):
-            kernels = self._piece.merge(given.__getitem__)
-            bias = self._piece.bias(given.__getitem__)
+            kernels, bias = self._piece.merge(given.__getitem__)
             return (bias, *(form.prepare(kernels[entry]) for entry, form in self._forms.items()))
 
 
 def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: _Piece, name: str, batch: int) -> None:
     """Compute the output of `piece` by its merged kernels. `copies` has the node of `module` for each old one."""
-    merged = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
+    merged, bias = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
     forms: dict[fx.Node, Rows | Tiles] = {}
     for entry, kernels in merged.items():
         place = piece.place(entry, kernels)
@@ -226,13 +206,18 @@ def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: _Pie
         outputs = []
         for index, (entry, form) in enumerate(forms.items()):
             weight = graph.call_function(operator.getitem, (parts, index + 1))
-            bias = graph.call_function(operator.getitem, (parts, 0)) if index == 0 else None
+            added = graph.call_function(operator.getitem, (parts, 0)) if index == 0 and bias is not None else None
             on_images = len(shape_of(entry)) == len(shape_of(piece.end)) == 3
-            if isinstance(form, Tiles) and form.is_convolution and on_images and not piece.mixes_positions():
-                outputs.append(_convolution(graph, form, copies[entry], weight, bias))
+            if (
+                isinstance(form, Tiles)
+                and form.is_convolution
+                and on_images
+                and (bias is None or bias.numel() == len(bias))
+            ):
+                outputs.append(_convolution(graph, form, copies[entry], weight, added))
             else:
                 module.add_submodule(f"{name}.from_{index}", form)
-                outputs.append(graph.call_module(f"{name}.from_{index}", (copies[entry], weight, bias)))
+                outputs.append(graph.call_module(f"{name}.from_{index}", (copies[entry], weight, added)))
         result = outputs[0]
         for other in outputs[1:]:
             result = graph.call_function(torch.ops.aten.add.Tensor, (result, other))

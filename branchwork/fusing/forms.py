@@ -63,7 +63,7 @@ class Rows(nn.Module):
         return spread.flatten(4, 5).flatten(1, 3)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
-        """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, O×1×1 or O."""
+        """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
         place = self.place
         rows, columns = place.rows.outputs, place.columns.outputs
         if torch.is_autocast_enabled(x.device.type):
@@ -75,8 +75,7 @@ class Rows(nn.Module):
         else:
             y = _row_products(flat, matrices, self.parts)
         if bias is not None:
-            by_pixel = bias.view(place.outputs, *(bias.shape[1:] or (1, 1))).expand(-1, rows, columns)
-            y = y + by_pixel.permute(1, 2, 0).reshape(-1).to(y.dtype)
+            y = y + bias.expand(-1, rows, columns).permute(1, 2, 0).reshape(-1).to(y.dtype)
         return y if place.to_vector else y.view(-1, rows, columns, place.outputs).permute(0, 3, 1, 2)
 
 
@@ -117,10 +116,10 @@ class Tiles(nn.Module):
         return total(kernels).weight.permute(0, 1, 2, 5, 3, 4)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, O×1×1 or O."""
+        """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
         place = self.place
         x = x if x.dim() == 4 else x[:, :, None, None]
-        everywhere = bias.flatten() if bias is not None and bias.shape[1:] in ((), (1, 1)) else None
+        everywhere = bias.flatten() if bias is not None and bias.shape[1:] == (1, 1) else None
         bands = []
         for row in self.rows:
             tiles = [self._tile(x, row, column, weight, everywhere) for column in self.columns]
@@ -216,30 +215,36 @@ class _RowProducts(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """Kernels Y×X×O×h×w×C to Y×h×W×C×Q×O: that of each column of outputs, where it lies among the W columns."""
+    """Kernels Y×X×O×h×w×C to Y×h×W×C×Q×O: that of each column of outputs, where it lies among the W columns.
+
+    What is the same for all classes of rows is laid out once.
+    """
 
     @staticmethod
     def forward(ctx: Any, place: Place, spreading: list["_Spreading"], *weights: Tensor) -> Tensor:
         ctx.spreading, ctx.shapes = spreading, [weight.shape for weight in weights]
-        classes, (high, _) = max(place.rows.classes) + 1, place.window
-        spread = weights[0].new_zeros(
-            classes, high, place.size[1], place.channels, place.columns.outputs, place.outputs
-        )
-        for index, at, of in spreading:
-            spread[at] += weights[index][of].permute(0, 2, 3, 4, 1)
+        size = (place.window[0], place.size[1], place.channels, place.columns.outputs, place.outputs)
+        common = weights[0].new_zeros(1, *size)
+        for index, everywhere, at, of in spreading:
+            if everywhere:
+                common[at] += weights[index][of].permute(0, 2, 3, 4, 1)
+        spread = common.repeat(max(place.rows.classes) + 1, 1, 1, 1, 1, 1)
+        for index, everywhere, at, of in spreading:
+            if not everywhere:
+                spread[at] += weights[index][of].permute(0, 2, 3, 4, 1)
         return spread
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         to_weights = [gradient.new_zeros(shape) for shape in ctx.shapes]
-        for index, at, of in ctx.spreading:
-            own = gradient[at].permute(0, 4, 1, 2, 3)
-            to_weights[index][of] += own if own.shape[0] == to_weights[index][of].shape[0] else own.sum(0, keepdim=True)
+        common = gradient.sum(0, keepdim=True) if len(gradient) > 1 else gradient
+        for index, everywhere, at, of in ctx.spreading:
+            to_weights[index][of] += (common if everywhere else gradient)[at].permute(0, 4, 1, 2, 3)
         return None, None, *to_weights
 
 
-# Which kernel, where its part goes, and which part of it that is.
-_Spreading = tuple[int, tuple[Any, ...], tuple[Any, ...]]
+# Which kernel, whether for all classes of rows alike, where its part goes, and which part of it that is.
+_Spreading = tuple[int, bool, tuple[Any, ...], tuple[Any, ...]]
 
 
 def _spreading(place: Place, kernels: Kernels) -> Iterator[_Spreading]:
@@ -248,15 +253,15 @@ def _spreading(place: Place, kernels: Kernels) -> Iterator[_Spreading]:
         top = kernel.rows.offset - place.rows.offset
         high = slice(top, top + kernel.window[0])
         numbers = [kind[index] for kind in kinds]
-        # One class for all rows goes everywhere at once.
-        pairs = [(slice(None), slice(0, 1))] if set(numbers) == {0} else []
-        for row, number in enumerate(numbers if not pairs else []):
-            if number >= 0:
-                pairs.append((slice(row, row + 1), slice(number, number + 1)))
+        everywhere = set(numbers) == {0}
+        if everywhere or numbers == list(range(len(kinds))):
+            pairs = [(slice(None), slice(None))]
+        else:
+            pairs = [(slice(row, row + 1), slice(n, n + 1)) for row, n in enumerate(numbers) if n >= 0]
         for column, number in enumerate(kernel.columns.classes):
             first, end = _taps_inside(kernel.columns, column, kernel.window[1], place.size[1])
             start = kernel.columns.start(column)
             if number >= 0 and end > first:
                 for to, of in pairs:
                     at = (to, high, slice(start + first, start + end), slice(None), column)
-                    yield index, at, (of, number, slice(None), slice(None), slice(first, end))
+                    yield index, everywhere, at, (of, number, slice(None), slice(None), slice(first, end))

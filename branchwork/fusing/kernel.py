@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
+from math import prod
 
 import torch
 from torch import Tensor
@@ -188,34 +189,88 @@ def _span(factors: tuple[float, ...]) -> tuple[int, int]:
 
 
 def through_convolution(
-    kernel: Kernel,
+    kernels: Kernels,
     weight: Tensor,
     stride: tuple[int, int],
     offset: tuple[int, int],
     dilation: tuple[int, int] = (1, 1),
     groups: int = 1,
-) -> Kernel:
-    """What reads a convolution's output through `kernel`, as what reads its input: the transposed convolution of it.
+) -> Kernels:
+    """What reads a convolution's output through `kernels`, as what reads its input: a transposed convolution of them.
 
     `weight` is the convolution's own, `offset` where its window begins: minus its padding.
     """
-    macs = kernel.macs + kernel.weight.numel() * weight[0].numel()
-    rows, columns = _axes_through(kernel, stride, offset)
-    if weight.shape[2:] == (1, 1) and stride == (1, 1) and groups == 1:
-        return Kernel(kernel.weight @ weight[:, :, 0, 0], rows, columns, macs)
-    images = kernel.weight.flatten(0, 2).permute(0, 3, 1, 2)
-    pulled = F.conv_transpose2d(images, weight, stride=stride, dilation=dilation, groups=groups).permute(0, 2, 3, 1)
-    return Kernel(pulled.reshape(*kernel.weight.shape[:3], *pulled.shape[1:]), rows, columns, macs)
+    window = (weight.shape[2], weight.shape[3])
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, kernel in enumerate(kernels):
+        by_size.setdefault(kernel.window, []).append(index)
+    found: dict[int, Kernel] = {}
+    for members in by_size.values():
+        # Those of one size go through together: it is not the products that take the time.
+        flat = [kernels[index].weight.flatten(0, 2) for index in members]
+        pulled = _transposed(flat[0] if len(flat) == 1 else torch.cat(flat), weight, window, stride, dilation, groups)
+        for index, part in zip(members, torch.split(pulled, [len(part) for part in flat]), strict=True):
+            kernel = kernels[index]
+            rows, columns = _axes_through(kernel, stride, offset)
+            macs = kernel.macs + kernel.weight.numel() * weight[0].numel()
+            found[index] = Kernel(part.view(*kernel.weight.shape[:3], *part.shape[1:]), rows, columns, macs)
+    return tuple(found[index] for index in range(len(kernels)))
+
+
+def _transposed(
+    images: Tensor,
+    weight: Tensor,
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Tensor:
+    """The transposed convolution of `images` B×h×w×C, for small ones faster than torch's own."""
+    count, height, width, channels = images.shape
+    if window == (1, 1) and stride == (1, 1) and groups == 1:
+        return images @ weight[:, :, 0, 0]
+    size = tuple(
+        (n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip((height, width), stride, window, dilation, strict=True)
+    )
+    if groups > 1 or height * width * prod(window) * prod(size) > MOST_OVERLAP:
+        moved = images.permute(0, 3, 1, 2)
+        done = F.conv_transpose2d(moved, weight, stride=stride, dilation=dilation, groups=groups)
+        return done.permute(0, 2, 3, 1).contiguous()
+    by_tap = images.reshape(count, height * width, channels) @ weight.permute(0, 2, 3, 1).flatten(1)
+    overlap = _overlap((height, width), window, stride, dilation, images.dtype, images.device)
+    return (overlap @ by_tap.view(count, -1, weight.shape[1])).view(count, *size, -1)
 
 
 def through_sum(kernel: Kernel, window: tuple[int, int], stride: tuple[int, int], offset: tuple[int, int]) -> Kernel:
     """`through_convolution` of the sum over a window, channel by channel."""
-    images = kernel.weight.movedim(5, 3).flatten(0, 3).unsqueeze(1)
+    images = kernel.weight.movedim(5, 3).flatten(0, 3).unsqueeze(3)
     ones = images.new_ones(1, 1, *window)
-    pulled = F.conv_transpose2d(images, ones, stride=stride).squeeze(1)
+    pulled = _transposed(images, ones, window, stride, (1, 1), 1).squeeze(3)
     classes = (*kernel.weight.shape[:3], kernel.weight.shape[5])
     rows, columns = _axes_through(kernel, stride, offset)
     return Kernel(pulled.view(*classes, *pulled.shape[1:]).movedim(3, 5), rows, columns, kernel.macs)
+
+
+# Up to so many numbers, a matrix that lays windows over one another is faster than torch's transposed convolution.
+MOST_OVERLAP = 5_000
+
+
+@lru_cache(maxsize=256)
+def _overlap(
+    count: tuple[int, int],
+    window: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    """Positions × (windows · taps): 1 where a tap of a window lies on a position."""
+    along = []
+    for n, k, s, d in zip(count, window, stride, dilation, strict=True):
+        places = torch.arange(n)[:, None] * s + torch.arange(k) * d
+        along.append(F.one_hot(places, (n - 1) * s + (k - 1) * d + 1))
+    both = torch.einsum("hkp,wlq->pqhwkl", *along)
+    return both.flatten(0, 1).flatten(1).to(dtype=dtype, device=device)
 
 
 def _axes_through(kernel: Kernel, stride: tuple[int, int], offset: tuple[int, int]) -> tuple[Axis, Axis]:
@@ -236,7 +291,7 @@ def of_convolution(
 ) -> Kernel:
     """`through_convolution` of a diagonal, without its products with zeros."""
     if dilation != (1, 1) or groups > 1:
-        return through_convolution(diagonal.kernel(), weight, stride, offset, dilation, groups)
+        return through_convolution((diagonal.kernel(),), weight, stride, offset, dilation, groups)[0]
     rows, columns = (Axis((0,) * n, begin, step) for n, step, begin in zip(diagonal.size, stride, offset, strict=True))
     scaled = weight * diagonal.scale[:, None, None, None]
     return Kernel(scaled.permute(0, 2, 3, 1)[None, None], rows, columns)
@@ -277,6 +332,40 @@ def total(kernels: Sequence[Kernel]) -> Kernel:
     for weight in weights[1:]:
         summed = summed + weight
     return Kernel(summed, rows, columns, sum(kernel.macs for kernel in kernels))
+
+
+def constant(reader: Diagonal | Kernels, values: Tensor, size: tuple[int, int]) -> Tensor:
+    """What an image of `size` gives that is everywhere `values` (C): O×P×Q, or 1 for P or Q if alike."""
+    if isinstance(reader, Diagonal):
+        return (values * reader.scale)[:, None, None]
+    maps = []
+    for kernel in reader:
+        by_tap = (kernel.weight @ values).permute(0, 3, 1, 4, 2)
+        down, across = (
+            _seen(axis, taps, count, values.dtype, values.device)
+            for axis, taps, count in zip(kernel.axes, kernel.window, size, strict=True)
+        )
+        rows = (down @ by_tap.flatten(0, 1).flatten(1)).view(len(down), across.shape[1], -1)
+        maps.append((across @ rows).permute(2, 0, 1))
+    summed = maps[0]
+    for other in maps[1:]:
+        summed = summed + other
+    return summed
+
+
+@lru_cache(maxsize=1024)
+def _seen(axis: Axis, taps: int, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Outputs × (classes · taps): 1 for a class of an output and a tap in the image; one row if all alike."""
+    classes = max(axis.classes) + 1
+    rows = [
+        tuple(
+            float(number == axis.classes[i] and 0 <= axis.start(i) + tap < count)
+            for number in range(classes)
+            for tap in range(taps)
+        )
+        for i in range(axis.outputs)
+    ]
+    return torch.tensor(rows if len(set(rows)) > 1 else rows[:1], dtype=dtype, device=device)
 
 
 class StepsDiffer(Exception):

@@ -26,7 +26,7 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     image = blank(net, 2, input_shape).to(next((p.device for p in net.parameters()), "cpu"))
     with torch.random.fork_rng(devices=[]), quiet():
         try:
-            program = torch.export.export(net, (image,), dynamic_shapes=({0: Dim.AUTO},), strict=False)
+            program = torch.export.export(net, (image,), dynamic_shapes=({0: Dim("batch")},), strict=False)
         except Exception as reason:  # the net's own forward may raise anything, and so may export
             raise failure(net, input_shape) or _unreadable(net, reason) from reason
     signature = program.graph_signature
@@ -53,11 +53,6 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     for node in graph.nodes:
         if node.target is torch.ops.aten.view.default:  # which refuses what lies in memory with the channels last
             node.target = torch.ops.aten.reshape.default
-    if isinstance(next(node for node in graph.nodes if node.op == "placeholder").meta["val"].shape[0], int):
-        raise NetError(
-            f"{type(net).__name__} takes batches of one size only: write x.view(x.size(0), -1) where its forward has a "
-            "number of images"
-        )
     return module
 
 
@@ -68,8 +63,8 @@ _CHECKS = ("assert_scalar", "assert_tensor_metadata", "sym_constrain_range", "sy
 def _unreadable(net: nn.Module, reason: object) -> NetError:
     words = str(reason).strip().split("\n")[0]
     return NetError(
-        f"{type(net).__name__} does not run the same operations on every image, so its graph cannot be read ({words}): "
-        "take branches on pixels out of its forward"
+        f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
+        f"({words}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
     )
 
 

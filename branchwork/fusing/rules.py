@@ -46,7 +46,7 @@ def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
         return argument(node, 1, 0) in (1, 1 - node.meta["val"].dim()) and len(given) == len(node.all_input_nodes)
     if op in ("add", "sub"):
         same = [parent for parent in node.args[:2] if parent in images and shape_of(parent) == shape_of(node)]  # type: ignore[arg-type]
-        return len(same) == 2 or (len(same) == 1 and same == [first] and isinstance(node.args[1], int | float))
+        return len(same) == 2
     if op in ("mul", "div"):
         return given == [first] and isinstance(node.args[1], int | float) and not node.kwargs
     if op in ("view", "flatten", "squeeze"):
@@ -113,8 +113,6 @@ def _pull_kernels(node: fx.Node, kernels: Kernels) -> Iterator[tuple[fx.Node, Ke
             start += channels
     elif op in ("add", "sub"):
         yield source, kernels
-        if not isinstance(node.args[1], fx.Node):
-            return
         factor = float(node.kwargs.get("alpha", 1)) * (-1 if op == "sub" else 1)  # type: ignore[arg-type]
         yield _node(node, 1), tuple(kernel.scaled(factor) for kernel in kernels)
     elif op == "pad":
@@ -124,6 +122,17 @@ def _pull_kernels(node: fx.Node, kernels: Kernels) -> Iterator[tuple[fx.Node, Ke
     else:
         channels, height, width = shape_of(source)
         yield source, tuple(through_flatten(kernel, (channels, height, width)) for kernel in kernels)
+
+
+def bias_of(node: fx.Node, weights: Weights) -> Tensor | None:
+    """What `node` adds to every position, by channel; None where it adds nothing."""
+    op = operation(node)
+    if op == "batch_norm":
+        shift = -weights(_node(node, 3)) * batch_norm_scale(node, weights)
+        return shift if node.args[2] is None else shift + weights(_node(node, 2))
+    if op in ("conv2d", "linear") and argument(node, 2, None) is not None:
+        return weights(_node(node, 2))
+    return None
 
 
 def kernels_of(reader: Reader) -> Kernels:
@@ -149,7 +158,7 @@ def _through_layer(node: fx.Node, reader: Reader, weights: Weights) -> Kernels:
         return (of_convolution(reader, weight, stride, offset, dilation, groups),)
     # A 1×1 window reads zeros beyond the image anyway.
     inner = reader if tuple(weight.shape[2:]) == (1, 1) and offset == (0, 0) else _kept(reader, node)
-    return tuple(through_convolution(kernel, weight, stride, offset, dilation, groups) for kernel in inner)
+    return through_convolution(inner, weight, stride, offset, dilation, groups)
 
 
 def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -> tuple[int, int]:
