@@ -15,6 +15,7 @@ from benchmarks.process import JsonFile, timed
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.load import load_data
 from branchwork.files import write_json
+from branchwork.fusing.fuse import collapse
 from branchwork.nets import NETS
 
 BATCH_SIZE, WARM_UP, PAIRS = 512, 5, 40
@@ -46,13 +47,13 @@ def in_turn(
 
 @app.default
 def main(*, json_file: JsonFile, device: str = "cpu") -> None:
-    from branchwork.fusing.train import collapse
-
     data_set, where = load_data("sample"), torch.device(device)
     torch.manual_seed(0)
     # channels_last, as `train` has it.
     net = NETS["inception"]().to(where, memory_format=torch.channels_last)
-    nets = {"step written": net, "step collapsed": collapse(net, (1, 28, 28))}
+    collapsed = collapse(net, (1, 28, 28), batch=BATCH_SIZE)
+    assert collapsed is not None, "inception has affine segments"
+    nets = {"step written": net, "step collapsed": collapsed}
     images = normalise(data_set.train.images[:BATCH_SIZE], data_set.mean, data_set.std)
     images, labels = (
         images.to(where, memory_format=torch.channels_last),

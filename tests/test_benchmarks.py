@@ -168,8 +168,7 @@ def test_steps_take_turns_and_the_warm_up_is_not_counted(monkeypatch):
 
 
 def test_the_step_is_timed_as_written_and_collapsed(tmp_path, monkeypatch):
-    pytest.importorskip("branchwork.fusing.train")
-    for name, value in (("BATCH_SIZE", 8), ("WARM_UP", 0), ("PAIRS", 2)):
+    for name, value in (("BATCH_SIZE", 64), ("WARM_UP", 0), ("PAIRS", 2)):
         monkeypatch.setattr(step, name, value)
     step.main(json_file=tmp_path / "seconds.json")
     seconds = json.loads((tmp_path / "seconds.json").read_text())
@@ -313,7 +312,9 @@ def test_the_memory_of_a_process_is_its_own():
 
 def test_the_measuring_process_loads_no_torch():
     done = in_a_process(
-        "-c", "import sys, benchmarks.__main__; sys.exit('torch' in sys.modules)", words=(sys.executable,)
+        "-c",
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import benchmarks.__main__; sys.exit('torch' in sys.modules)",
+        words=(sys.executable,),
     )
     assert done.returncode == 0, done.stderr
 

@@ -114,6 +114,7 @@ def test_inception_loses_the_macs_that_two_matrices_save():
         fused(torch.zeros(1, 1, 28, 28))
     # conv1, 66 of 72 rows of taps in a 9×9 kernel spread over 12 columns in and 8 out, and a 320→10 matrix.
     assert counter.get_total_flops() // 2 == 144_000 + 66 * 12 * 10 * 8 * 20 + 3_200
+    assert {name for name, _ in fused.named_parameters()} == {"conv1.weight", "conv1.bias"}
 
 
 def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():

@@ -29,7 +29,7 @@ def fuse(net: nn.Module, input_shape: Sequence[int], *, batch: int = 32) -> fx.G
     fold_constants(module)
     merge_siblings(module, batch)
     fold_constants(module)
-    return module
+    return fx.GraphModule(module, module.graph)  # which holds what its graph uses, and no weights from before
 
 
 def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.GraphModule | None:

@@ -156,14 +156,14 @@ def course(net: str = "inception", images: int = 60_000) -> Recipe:
 
 
 def best(net: str = "residual", images: int = 60_000) -> Recipe:
-    """The highest accuracy within ten minutes on two cores, tuned on validation images. See LOG.md for what was tried.
+    """The highest accuracy in some minutes on two cores, tuned on validation images. See LOG.md for what was tried.
 
     It trains on all images and keeps the averaged weights at the end. Fewer than 60,000 training `images` are passed
     over more often, by the root of the ratio.
     """
     del net  # one recipe for both nets
     return Recipe(
-        epochs=max(2, round(60 * math.sqrt(60_000 / images))),
+        epochs=max(2, round(20 * math.sqrt(60_000 / images))),
         batch_size=256,
         optimizer="adam",
         learning_rate=0.005,

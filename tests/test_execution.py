@@ -1,0 +1,90 @@
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+import branchwork as bw
+from branchwork.errors import NetError, RecipeError
+from branchwork.training.execution import pick_execution
+from branchwork.training.run import Model
+
+LECTURE = f"{ROOT}/tests/lecture.py"
+RECIPE = bw.fast("inception").but({"epochs": 1, "batch_size": 256, "precision": "fp32"})
+
+
+def model(net: str = "inception") -> Model:
+    return Model(net, 1, (28, 28), tuple("0123456789"), (0.13,), (0.31,), "digits", "sample", {})
+
+
+@pytest.mark.parametrize("net", ["inception", f"{LECTURE}:InceptionNet"])
+def test_a_training_is_the_same_as_written_and_collapsed(net, small, tmp_path):
+    ways = {
+        how: bw.train(net, data=small, recipe=RECIPE, out=tmp_path / how, execute=how)
+        for how in ("written", "collapsed", "auto")
+    }
+    assert [ways[how].execution for how in ways] == ["written", "collapsed", "collapsed"]
+    weights = {how: bw.load_run(tmp_path / how).net.state_dict() for how in ways}
+    for key, written in weights["written"].items():
+        torch.testing.assert_close(weights["collapsed"][key], written, rtol=1e-2, atol=1e-3)
+        assert torch.equal(weights["auto"][key], weights["collapsed"][key])
+    assert ways["written"].macs == ways["collapsed"].macs == 6_019_200
+
+
+def test_both_modes_of_a_net_run_over_its_own_parameters():
+    net = bw.build_net("inception")
+    execution = pick_execution(net, model(), "auto", 256, False)
+    own = {id(parameter) for parameter in net.parameters()}
+    for part in (execution.step, execution.validate):
+        assert part is not net and {id(parameter) for parameter in part.parameters()} <= own
+    x = torch.rand(3, 1, 28, 28)
+    with torch.no_grad():
+        net.fc.bias += 1
+        torch.testing.assert_close(execution.validate(x), net(x), rtol=1e-3, atol=1e-4)
+
+
+class Nothing(nn.Sequential):
+    """No two affine layers meet, and no pooling follows an activation."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+class Mode(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(144, 10)
+        )
+
+
+def test_a_net_with_nothing_to_collapse_is_run_as_written_and_refused_if_asked():
+    net = Nothing()
+    assert pick_execution(net, model("nothing"), "auto", 256, False).step is net
+    with pytest.raises(NetError, match=r"nothing to collapse in batches of 256.*--execute written"):
+        pick_execution(net, model("nothing"), "collapsed", 256, False)
+
+
+def test_batch_norm_learns_its_statistics_in_a_collapsed_net():
+    torch.manual_seed(0)
+    net = Mode()
+    execution = pick_execution(net, model("mode"), "auto", 256, False)
+    assert execution.name == "collapsed" and net.training
+    execution.step(torch.rand(8, 1, 28, 28))
+    assert net[1].num_batches_tracked == 1 and float(net[1].running_mean.abs().max()) > 0
+    net.eval()
+    x = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(execution.validate(x), net(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_net_that_cannot_be_read_is_trained_as_written():
+    net = bw.build_net(f"{LECTURE}:Depends")
+    assert pick_execution(net, model("depends"), "auto", 256, False).name == "written"
+    with pytest.raises(NetError, match="same operations on every batch"):
+        pick_execution(net, model("depends"), "collapsed", 256, False)
+
+
+def test_an_unknown_way_and_a_missing_compiler_are_told(small, monkeypatch):
+    with pytest.raises(RecipeError, match="execute is 'fast', and it must be one of auto, written, collapsed"):
+        bw.train("residual", data=small, execute="fast")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler"):
+        pick_execution(bw.build_net("residual"), model("residual"), "auto", 256, True)
