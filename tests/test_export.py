@@ -349,7 +349,9 @@ def test_nets_that_no_file_can_hold_are_refused(refused):
         bw.export(Narrow())
     for to in ("onnx", "pt2"):
         with pytest.raises(ExportError, match="TwoAtATime has no graph that serves any number of images"):
-            bw.export(TwoAtATime(), to=to)
+            bw.export(TwoAtATime(), to=to, fuse=False)
+    with pytest.raises(NetError, match="TwoAtATime does not run the same operations on every batch of images"):
+        bw.export(TwoAtATime())
     assert "other operations for other pixels" in refused("export", f"{__file__}:AsksThePixels")
     assert os.listdir() == []
 
