@@ -66,7 +66,7 @@ def test_the_figures_are_those_of_the_nets(name):
     text = prose(TEXTS[name])
     net = branchwork.build_net("inception")
     collapsed = branchwork.collapse(net, (1, 28, 28), batch=512)
-    fused = branchwork.fuse(net.eval(), (1, 28, 28))
+    fused = branchwork.fuse(net.eval(), (1, 28, 28), batch=256)
     nodes = branchwork.trace(net, (1, 28, 28)).nodes
     plain = {"conv1": 24 * 24 * 25 * 10, "first": 66 * 12 * 10 * 8 * 20, "second": 320 * 10}
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from branchwork.blocks import Concat
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
-from branchwork.fusing.forms import Rows, Tiles
+from branchwork.fusing.forms import Matrix, Rows, Tiles
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.nets.build import build_net
 
@@ -19,7 +19,7 @@ from branchwork.nets.build import build_net
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 # The planner may leave a segment as it is written; these make it take each form, and cut segments where it would not.
-WAYS = st.sampled_from([(Rows,), (Tiles,), (Rows, Tiles)])
+WAYS = st.sampled_from([(Rows,), (Matrix,), (Tiles,), (Rows, Tiles)])
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forms: tuple[type, ...], chance: int, seed: int) -> None:
@@ -109,11 +109,12 @@ def test_the_lecture_nets_are_the_same_collapsed(name):
 
 
 def test_inception_loses_the_macs_that_two_matrices_save():
-    fused = fuse(build_net("inception").eval(), (1, 28, 28))
-    with FlopCounterMode(display=False) as counter:
-        fused(torch.zeros(1, 1, 28, 28))
-    # conv1, 66 of 72 rows of taps in a 9×9 kernel spread over 12 columns in and 8 out, and a 320→10 matrix.
-    assert counter.get_total_flops() // 2 == 144_000 + 66 * 12 * 10 * 8 * 20 + 3_200
+    # conv1, a segment as one matrix or as 66 of 72 rows of taps over 12 columns in and 8 out, and a 320→10 matrix.
+    for batch, segment in ((8, 1_440 * 1_280), (256, 66 * 12 * 10 * 8 * 20)):
+        fused = fuse(build_net("inception").eval(), (1, 28, 28), batch=batch)
+        with FlopCounterMode(display=False) as counter:
+            fused(torch.zeros(1, 1, 28, 28))
+        assert counter.get_total_flops() // 2 == 144_000 + segment + 3_200
     assert {name for name, _ in fused.named_parameters()} == {"conv1.weight", "conv1.bias"}
 
 

@@ -12,7 +12,7 @@ from branchwork.fusing.reorder import norm_before_concat, pool_before_relu
 from branchwork.fusing.siblings import merge_siblings
 
 
-def fuse(net: nn.Module, input_shape: Sequence[int], *, batch: int = 32) -> fx.GraphModule:
+def fuse(net: nn.Module, input_shape: Sequence[int], *, batch: int = 8) -> fx.GraphModule:
     """An equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
 
     Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
