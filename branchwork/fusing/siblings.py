@@ -47,10 +47,11 @@ def _has_own_weights(node: fx.Node) -> bool:
 
 
 def _pays(family: list[fx.Node], batch: int) -> bool:
-    """What is read once and no more several times, against the parts of the output that are taken out of it again."""
-    source: Any = family[0].args[0]
-    saved = (len(family) - 1) * (MOVE * elements(source) + START / batch)
-    return saved > MOVE * sum(map(elements, family))
+    """The operations that are not started any more, against the parts that are taken out of the output again.
+
+    That the input is read once is not counted: it lies in the cache. Counting it made GoogLeNet 0.9 times as fast.
+    """
+    return (len(family) - 1) * START / batch > MOVE * sum(map(elements, family))
 
 
 def _merge(graph: fx.Graph, family: list[fx.Node]) -> None:
