@@ -14,12 +14,8 @@ BENCH ?=
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
 
-# In a process of their own: the inference engines bring thread pools of their own, and trainings after them crashed once.
-ENGINE_TESTS = tests/test_bench.py tests/test_benchmarks.py tests/test_engines.py tests/test_export.py
-
 test: check
-	$(VENV)/bin/pytest $(ENGINE_TESTS)
-	$(VENV)/bin/pytest $(ENGINE_TESTS:%=--ignore=%)
+	$(VENV)/bin/pytest
 
 # With the checks' extras, which have the inference engines.
 bench: $(VENV)/.ready-dev

@@ -143,6 +143,7 @@ def test_threads_are_as_before_afterwards():
         (["--batch-sizes", "0"], "batch sizes, seconds and threads above 0"),
         (["--seconds", "0"], "batch sizes, seconds and threads above 0"),
         (["--threads", "0"], "batch sizes, seconds and threads above 0"),
+        (["--threads", "200000"], "threads is 200000, and it must be at least 1 and at most"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "bf16 cannot be had with onnxruntime here"),
         (["--picture", "a.txt"], "Take .svg or .png"),

@@ -12,6 +12,7 @@ from torch import nn
 from branchwork.deploy import engines
 from branchwork.deploy.engines import FLOORS, find_engine, find_engines, find_package, load, need_engine
 from branchwork.errors import EngineError
+from branchwork.training import machine
 
 
 def test_every_engine_is_here_with_its_version_and_precisions(monkeypatch):
@@ -59,7 +60,7 @@ def test_a_package_that_is_too_old_or_broken_is_named(monkeypatch):
 
 
 def test_a_compiler_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    monkeypatch.setattr(machine.shutil, "which", lambda name: None)
     with pytest.raises(EngineError, match=r"torch.compile needs a C\+\+ compiler"):
         need_engine("torch.compile", "fp32")
 
@@ -107,3 +108,22 @@ print(seen, os.path.exists("intel"))
 """
     done = in_a_process("-c", code, words=(sys.executable,))
     assert done.stdout.strip() == "[] False", done.stderr
+
+
+def test_ctrl_c_is_no_crash_after_openvino_has_run_and_is_gone():
+    code = """
+import gc, signal
+import torch
+from torch import nn
+import branchwork
+
+net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+branchwork.bench(net, batch_sizes=(2,), engines=("openvino",), seconds=0.02)
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = in_a_process("-c", code, words=(sys.executable,))
+    assert done.returncode == 0 and done.stdout.strip() == "interrupted", done.stderr

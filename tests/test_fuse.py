@@ -186,6 +186,37 @@ def test_operations_in_place_are_read_as_what_they_do():
     assert difference(collapsed(x.to(memory_format=torch.channels_last)), net(x)) < 1e-12
 
 
+def test_tied_weights_are_found_under_each_of_their_names():
+    net = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+    )
+    net[2].weight = net[0].weight
+    net = net.double()
+    collapsed = collapse(net, (4, 8, 8), batch=64)
+    x = images((4, 8, 8), 2, 0)
+    assert collapsed is not None and difference(collapsed(x), net(x)) < 1e-12
+    ours, theirs = (torch.autograd.grad(run(x).sum(), net[0].weight)[0] for run in (collapsed, net))
+    assert difference(ours, theirs) < 1e-10
+
+
+class ChangesAView(nn.Module):
+    """What is changed in place is another tensor's memory, by a view that a list of some names would forget."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        y.transpose(2, 3).relu_()
+        return y.flatten(1)
+
+
+def test_a_change_in_place_of_a_view_is_refused_and_not_lost():
+    with pytest.raises(NetError, match="changes a tensor in place that others see"):
+        fuse(ChangesAView().eval(), (1, 6, 6))
+
+
 def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
     # Through the narrow middle it is cheap; collapsed whole it would be a 64→64 map of 9×9.
     wide = nn.Sequential(nn.Conv2d(64, 2, 1), nn.Conv2d(2, 2, 5, padding=2), nn.Conv2d(2, 64, 5, padding=2))

@@ -3,8 +3,7 @@
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from branchwork.deploy.verify import compare
 from branchwork.errors import EngineError, first_line
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
-from branchwork.training.machine import commit, machine, versions
+from branchwork.training.machine import check_threads, commit, machine, using_threads, versions
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,12 @@ def bench(
     sizes = tuple(dict.fromkeys(batch_sizes))
     if not sizes or min(sizes) < 1 or not seconds > 0 or (threads is not None and threads < 1):
         raise EngineError("there must be one batch size at least, and batch sizes, seconds and threads above 0")
+    check_threads(threads, EngineError)
     if picture is not None:
         check_picture(picture)
     found, kinds = _choose(engines, precisions)
     subject = find_subject(net, input_shape)
-    with _threads(threads or torch.get_num_threads()):
+    with using_threads(threads or torch.get_num_threads()):
         rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, observer)
         result = Bench(
             net=subject.name,
@@ -205,14 +205,3 @@ def _timing(
         share=batch * macs / middle / ceilings[candidate.precision],
         difference=difference,
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """This many threads for torch, from which the other engines take theirs, and afterwards as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,11 +1,11 @@
 """The inference engines: which are on this machine, what they offer, and a net run by one of them."""
 
+import ctypes
 import importlib
-import os
 import re
-import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from branchwork.deploy.subject import quiet_torch
 from branchwork.errors import EngineError, first_line, nearest
 from branchwork.training.infer import pick_precision
+from branchwork.training.machine import compiler_problem
 
 # The oldest versions that the tests were run with; pyproject.toml's extra `deploy` says the same.
 FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
@@ -54,7 +55,7 @@ def find_engine(name: str) -> Engine:
     if name == "torch":
         return Engine(name, torch.__version__, native, None)
     if name == "torch.compile":
-        return Engine(name, torch.__version__, native, _compiler_problem())
+        return Engine(name, torch.__version__, native, compiler_problem())
     version, problem = find_package(name)
     # ONNX Runtime has no bf16 convolution on a CPU.
     return Engine(name, version, ("fp32",) if name == "onnxruntime" else native, problem)
@@ -125,19 +126,11 @@ def load(name: str, what: Path | nn.Module, precision: str) -> Runner:
 
 
 def _torch(what: Path | nn.Module, precision: str) -> Runner:
-    net = what if isinstance(what, nn.Module) else torch.export.load(what).module()
-
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits = net(images)
-        assert isinstance(logits, Tensor), "what is shipped gives one tensor"
-        return logits
-
-    return run
+    return _in_torch(_module(what))
 
 
 def _torch_compile(what: Path | nn.Module, precision: str) -> Runner:
-    net = what if isinstance(what, nn.Module) else torch.export.load(what).module()
+    net = _module(what)
 
     def forward(images: Tensor) -> Any:
         return net(images)
@@ -145,11 +138,17 @@ def _torch_compile(what: Path | nn.Module, precision: str) -> Runner:
     # torch keeps what it has compiled by the code of a function, a few versions of each, and past them gives up
     # silently. So each net gets a copy of the code.
     forward.__code__ = forward.__code__.replace()
-    compiled = torch.compile(forward, dynamic=True)
+    return _in_torch(torch.compile(forward, dynamic=True))
 
+
+def _module(what: Path | nn.Module) -> nn.Module:
+    return what if isinstance(what, nn.Module) else torch.export.load(what).module()
+
+
+def _in_torch(net: Callable[[Tensor], Any]) -> Runner:
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits = compiled(images)
+            logits = net(images)
         assert isinstance(logits, Tensor), "what is shipped gives one tensor"
         return logits
 
@@ -180,7 +179,8 @@ def _openvino(what: Path | nn.Module, precision: str) -> Runner:
         "NUM_STREAMS": 1,
         **OPENVINO_PRECISION[precision],
     }
-    request = openvino.Core().compile_model(str(what), "CPU", settings).create_infer_request()
+    with _own_signal_stack():
+        request = openvino.Core().compile_model(str(what), "CPU", settings).create_infer_request()
 
     def run(images: Tensor) -> Tensor:
         (logits,) = request.infer([images.numpy()], share_inputs=True).values()
@@ -189,19 +189,35 @@ def _openvino(what: Path | nn.Module, precision: str) -> Runner:
     return run
 
 
+class _SignalStack(ctypes.Structure):
+    """Linux's stack_t."""
+
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Leave the stack on which signals are handled as it is.
+
+    OpenVINO puts one of its own in its place, which goes with the model: the next Ctrl-C would be a crash.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
+
+
 _LOADERS: dict[str, Callable[[Path | nn.Module, str], Runner]] = {
     "torch": _torch,
     "torch.compile": _torch_compile,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
-
-
-def _compiler_problem() -> str | None:
-    names = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
-    if any(map(shutil.which, names)):
-        return None
-    return "torch.compile needs a C++ compiler, and there is none: install g++ or clang++"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

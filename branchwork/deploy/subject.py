@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from branchwork.datasets.batches import scale_and_shift
 from branchwork.datasets.load import load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
@@ -100,11 +101,9 @@ class Shipped(nn.Module):
         self.net = net
         self.dtype = dtype
         self.layout = layout
-        white = 255 if form == "uint8" else 1
-        scale = torch.tensor([1 / (white * std) for std in model.std])
-        shift = torch.tensor([-mean / std for mean, std in zip(model.mean, model.std, strict=True)])
-        self.register_buffer("scale", scale.view(1, -1, 1, 1))
-        self.register_buffer("shift", shift.view(1, -1, 1, 1))
+        scale, shift = scale_and_shift(model.mean, model.std, white=255 if form == "uint8" else 1)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> Tensor:
         normal = images.float() * self.scale + self.shift

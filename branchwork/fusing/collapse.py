@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from branchwork.fusing.forms import CONVOLVE, FORMS, MOVE, START, Place, Rows, Tiles
 from branchwork.fusing.kernel import Diagonal, Kernels, StepsDiffer, combine, constant, joint_axes, joint_window
 from branchwork.fusing.program import elements, image_nodes, parents, shape_of, size_of
-from branchwork.fusing.rules import Reader, Weights, bias_of, is_affine, kernels_of, pull
+from branchwork.fusing.rules import FREE, Reader, Weights, bias_of, is_affine, kernels_of, pull
 from branchwork.tracing.costs import macs_of, operation
 
 # A form must be cheaper by this share, since the estimate is not exact.
@@ -172,7 +172,7 @@ class _Planner:
 
 def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
     op = operation(node)
-    if op in ("view", "flatten", "squeeze", "dropout", "identity", "alias", "clone"):
+    if op in FREE:
         return 0
     macs = macs_of(op, node) / int(node.meta["val"].shape[0]) * (CONVOLVE if op == "conv2d" else 1)
     return macs + MOVE * sum(map(elements, {node, *parents(node, images)})) + START / batch

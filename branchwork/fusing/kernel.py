@@ -8,7 +8,7 @@ to that image before it goes on, and outputs near the border get kernels of thei
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import groupby
 from math import prod
 
@@ -320,18 +320,16 @@ def total(kernels: Sequence[Kernel]) -> Kernel:
     if len(kernels) == 1:
         return kernels[0]
     (rows, row_kinds), (columns, column_kinds) = joint_axes(kernels)
+    height, width = joint_window(kernels)
     weights = []
     for index, kernel in enumerate(kernels):
         weight = _pick(kernel.weight, 0, [kind[index] for kind in row_kinds])
         weight = _pick(weight, 1, [kind[index] for kind in column_kinds])
         top, left = kernel.rows.offset - rows.offset, kernel.columns.offset - columns.offset
-        bottom, right = (end - have for end, have in zip(joint_window(kernels), kernel.window, strict=True))
-        sides = (0, 0, left, right - left, top, bottom - top)
+        bottom, right = height - kernel.window[0] - top, width - kernel.window[1] - left
+        sides = (0, 0, left, right, top, bottom)
         weights.append(F.pad(weight, sides) if any(sides) else weight)
-    summed = weights[0]
-    for weight in weights[1:]:
-        summed = summed + weight
-    return Kernel(summed, rows, columns, sum(kernel.macs for kernel in kernels))
+    return Kernel(reduce(torch.add, weights), rows, columns, sum(kernel.macs for kernel in kernels))
 
 
 def constant(reader: Diagonal | Kernels, values: Tensor, size: tuple[int, int]) -> Tensor:
@@ -347,10 +345,7 @@ def constant(reader: Diagonal | Kernels, values: Tensor, size: tuple[int, int]) 
         )
         rows = (down @ by_tap.flatten(0, 1).flatten(1)).view(len(down), across.shape[1], -1)
         maps.append((across @ rows).permute(2, 0, 1))
-    summed = maps[0]
-    for other in maps[1:]:
-        summed = summed + other
-    return summed
+    return reduce(torch.add, maps)
 
 
 @lru_cache(maxsize=1024)

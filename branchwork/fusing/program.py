@@ -1,5 +1,6 @@
 """A net as a graph that can be rewritten: torch's operations on images, with the weights of the net itself."""
 
+import operator
 from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from branchwork.errors import NetError
-from branchwork.tracing.costs import operation
+from branchwork.tracing.costs import VIEWS, operation
 from branchwork.tracing.graph import quiet
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank
@@ -31,7 +32,9 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
             raise failure(net, input_shape) or _unreadable(net, reason) from reason
     signature = program.graph_signature
     names = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
-    held = {**dict(net.named_parameters()), **dict(net.named_buffers()), **program.constants}
+    # Every name of a tensor that has several, as tied weights have.
+    own = (net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
+    held = {**dict(own[0]), **dict(own[1]), **program.constants}
     graph = fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
@@ -110,8 +113,8 @@ def _make_functional(graph: fx.Graph) -> None:
         changed = node.args[0]
         name = str(target).removeprefix("aten.").split(".")
         functional = getattr(torch.ops.aten, name[0].rstrip("_"), None)
-        plain = changed in images and operation(changed) not in ("view", "flatten", "slice", "select", "split")
-        if functional is None or not name[0].endswith("_") or not plain or _viewed(changed):
+        shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
+        if functional is None or not name[0].endswith("_") or shared:
             raise NetError(f"{name[0]} changes a tensor in place that others see: write it without the underscore")
         node.target = getattr(functional, name[1])
         order = {other: index for index, other in enumerate(graph.nodes)}
@@ -119,8 +122,9 @@ def _make_functional(graph: fx.Graph) -> None:
         changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
 
 
-def _viewed(node: fx.Node) -> bool:
-    return any(operation(user) in ("view", "flatten", "slice", "select", "split") for user in node.users)
+def _is_view(node: fx.Node) -> bool:
+    """Whether `node` gives other tensors' memory: a view, or one part of a split."""
+    return node.target is operator.getitem or (node.op == "call_function" and operation(node) in VIEWS)
 
 
 def _ask_input_for_batch(graph: fx.Graph) -> None:

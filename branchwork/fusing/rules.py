@@ -23,7 +23,10 @@ from branchwork.tracing.costs import argument, operation, pair
 # Gives the tensor that a node with a weight stands for.
 Weights = Callable[[fx.Node], Tensor]
 
+_RESHAPING = ("view", "flatten", "squeeze")
 _PASSING = ("dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "clone")
+# Affine operations that take no time, or none in eval mode.
+FREE = _RESHAPING + _PASSING
 
 
 def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
@@ -49,7 +52,7 @@ def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
         return len(same) == 2
     if op in ("mul", "div"):
         return given == [first] and isinstance(node.args[1], int | float) and not node.kwargs
-    if op in ("view", "flatten", "squeeze"):
+    if op in _RESHAPING:
         kept = shape_of(node) == shape_of(given[0])
         return kept or (len(shape_of(node)) == 1 and len(shape_of(given[0])) == 3)
     if op == "pad":
@@ -84,13 +87,13 @@ def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.N
     op = operation(node)
     source: Any = node.args[0]
     if op == "batch_norm":
-        yield source, _scaled(reader, batch_norm_scale(node, weights))
+        yield source, _scaled(reader, _batch_norm_scale(node, weights))
     elif op in ("mul", "div"):
         number = float(node.args[1])  # type: ignore[arg-type]
         yield source, _scaled(reader, number if op == "mul" else 1 / number)
     elif op in ("conv2d", "linear"):
         yield source, _through_layer(node, reader, weights)
-    elif op in _PASSING or (op in ("view", "flatten", "squeeze") and shape_of(node) == shape_of(source)):
+    elif op in _PASSING or (op in _RESHAPING and shape_of(node) == shape_of(source)):
         yield source, reader
     else:
         yield from _pull_kernels(node, kernels_of(reader))
@@ -128,7 +131,7 @@ def bias_of(node: fx.Node, weights: Weights) -> Tensor | None:
     """What `node` adds to every position, by channel; None where it adds nothing."""
     op = operation(node)
     if op == "batch_norm":
-        shift = -weights(_node(node, 3)) * batch_norm_scale(node, weights)
+        shift = -weights(_node(node, 3)) * _batch_norm_scale(node, weights)
         return shift if node.args[2] is None else shift + weights(_node(node, 2))
     if op in ("conv2d", "linear") and argument(node, 2, None) is not None:
         return weights(_node(node, 2))
@@ -200,7 +203,7 @@ def _kept(kernels: Kernels, node: fx.Node) -> Kernels:
     return cut(kernels, (1.0,) * height, (1.0,) * width)
 
 
-def batch_norm_scale(node: fx.Node, weights: Weights) -> Tensor:
+def _batch_norm_scale(node: fx.Node, weights: Weights) -> Tensor:
     """What each channel is multiplied by (Ioffe and Szegedy 2015, section 3.1)."""
     weight, variance = node.args[1], weights(_node(node, 4))
     scale: Tensor = (variance + argument(node, 7, 1e-5)).rsqrt()

@@ -1,6 +1,5 @@
 """How a net is run while it trains: as it is written, or collapsed into an equal one that costs less."""
 
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +9,7 @@ from torch import nn
 from branchwork.errors import NetError, RecipeError
 from branchwork.fusing.fuse import collapse
 from branchwork.training.infer import EVALUATION_BATCH, pick_layout
+from branchwork.training.machine import compiler_problem
 from branchwork.training.run import Model
 
 Execute = Literal["auto", "written", "collapsed"]
@@ -26,7 +26,7 @@ class Execution:
 
 
 def pick_execution(net: nn.Module, model: Model, execute: str, batch: int, compiled: bool) -> Execution:
-    """How `net`, which is put on no other device afterwards, is run in steps of `batch` images.
+    """How `net`, which stays on its device, is run in steps of `batch` images.
 
     `auto` collapses where the estimate says that it pays. Raises `NetError` where a net is to be collapsed that cannot
     be, and `RecipeError` where it is to be compiled and there is no compiler.
@@ -46,8 +46,9 @@ def pick_execution(net: nn.Module, model: Model, execute: str, batch: int, compi
             )
     if not compiled:
         return execution
-    if next(net.parameters()).device.type == "cpu" and not shutil.which("c++"):
-        raise RecipeError("--compile needs a C++ compiler, and there is none here: install g++, or leave it out")
+    problem = compiler_problem() if next(net.parameters()).device.type == "cpu" else None
+    if problem is not None:
+        raise RecipeError(f"{problem}, or leave out --compile")
     execution.step.compile()
     return execution
 
@@ -57,7 +58,9 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
     step = collapse(net.train(), shape, batch=batch)
     if step is None:
         return None
-    validate = collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
-    net.train()
+    try:
+        validate = collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
+    finally:
+        net.train()
     # A collapsed net asks no view of what lies in memory otherwise, so that the faster layout always goes.
     return Execution("collapsed", step, validate, torch.channels_last)

@@ -1,12 +1,18 @@
 """What a figure was measured on."""
 
+import os
 import platform
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from branchwork.errors import BranchworkError
 
 
 def versions() -> dict[str, str]:
@@ -37,6 +43,31 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def compiler_problem() -> str | None:
+    """Why torch.compile cannot work on this processor; None where it can."""
+    if any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
+        return None
+    return "torch.compile needs a C++ compiler, and there is none: install g++ or clang++"
+
+
+def check_threads(count: int | None, error: type[BranchworkError]) -> None:
+    """Raises `error` for a number of threads that makes no sense here: OpenMP dies of far too many without a word."""
+    most = 4 * (os.cpu_count() or 1)
+    if count is not None and not 1 <= count <= most:
+        raise error(f"threads is {count}, and it must be at least 1 and at most {most} here")
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """This many threads for torch, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,7 +1,6 @@
 """Training a net into a run folder, from the start or from where it was stopped."""
 
 import json
-import os
 import signal
 import threading
 import time
@@ -27,7 +26,15 @@ from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.infer import pick_device, pick_precision
 from branchwork.training.loop import Loop, augmented, make_optimizer
-from branchwork.training.machine import commit, machine, peak_memory, reset_peak_memory, versions
+from branchwork.training.machine import (
+    check_threads,
+    commit,
+    machine,
+    peak_memory,
+    reset_peak_memory,
+    using_threads,
+    versions,
+)
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.report import write_report
 from branchwork.training.run import (
@@ -175,9 +182,7 @@ def make_plan(
 
     Raises `RecipeError`, `DataError` or `NetError`.
     """
-    most = 4 * (os.cpu_count() or 1)
-    if threads is not None and not 1 <= threads <= most:
-        raise RecipeError(f"threads is {threads}, and it must be at least 1 and at most {most} here")
+    check_threads(threads, RecipeError)
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     if execute not in get_args(Execute):
@@ -338,13 +343,8 @@ def _alone(folder: Path) -> Iterator[None]:
 @contextmanager
 def _settings(threads: int, device: torch.device) -> Iterator[None]:
     """This many threads, and afterwards threads and random state as they were."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with using_threads(threads), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 @contextmanager
