@@ -12,6 +12,7 @@ import pytest
 from conftest import WORDS, in_a_process
 
 import branchwork as bw
+from branchwork import cli
 from branchwork.cli.progress import Screen
 from branchwork.observer import Epoch, Step
 
@@ -234,3 +235,15 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         screen.end()
         assert screen.bar is None
     assert "loss 0.2500" in screen.console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("stat", "turns"),
+    [("cpu 1 2\nprocs_running 1\nprocs_blocked 0\n", "10000"), ("procs_running 3\n", "1000"), ("", "1000")],
+)
+def test_threads_wait_long_only_where_nothing_else_runs(stat, turns, monkeypatch, tmp_path):
+    (tmp_path / "stat").write_text(stat)
+    monkeypatch.setattr(cli, "RUNNING", tmp_path / "stat")
+    assert cli._spin_count() == turns
+    (tmp_path / "stat").unlink()
+    assert cli._spin_count() == "1000"

@@ -3,8 +3,10 @@
 import io
 import os
 import sys
+import time
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -29,11 +31,13 @@ app = App(
 for verb in (train, evaluate, predict, inspect, export, bench, data, demo):
     app.command(verb)
 
+# Where Linux says how many processes run.
+RUNNING = Path("/proc/stat")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
-    # Before torch is loaded: threads that spin while they wait starve each other on a busy machine (LOG.md).
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", _spin_count())  # before torch is loaded, which reads it once
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
@@ -51,3 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _spin_count() -> str:
+    """How often a thread of torch looks for work before it sleeps.
+
+    Threads that have to be woken for every small operation take twice as long; where something else computes as well,
+    those that spin starve each other (LOG.md has both).
+    """
+    counts = []
+    try:
+        for _ in range(5):
+            stat = RUNNING.read_text(encoding="ascii")
+            counts.append(int(stat.partition("procs_running ")[2].split()[0]))
+            time.sleep(0.004)
+    except (OSError, ValueError, IndexError):
+        return "1000"
+    return "10000" if min(counts) == 1 else "1000"  # this process is one that runs

@@ -5,17 +5,16 @@ is searched for by cost; every other layer vanishes into the kernel of what read
 """
 
 import operator
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from branchwork.fusing.forms import CONVOLVE, FORMS, MOVE, START, Place, Rows, Tiles
-from branchwork.fusing.kernel import Diagonal, Kernels, StepsDiffer, combine, constant, joint_axes, joint_window
-from branchwork.fusing.program import elements, image_nodes, parents, shape_of, size_of
-from branchwork.fusing.rules import FREE, Reader, Weights, bias_of, is_affine, kernels_of, pull
+from branchwork.fusing.forms import CONVOLVE, FORMS, MOVE, START, Form, Tiles
+from branchwork.fusing.kernel import StepsDiffer
+from branchwork.fusing.merging import Merge, Piece
+from branchwork.fusing.program import elements, image_nodes, parents, shape_of
+from branchwork.fusing.rules import FREE, is_affine
 from branchwork.tracing.costs import macs_of, operation
 
 # A form must be cheaper by this share, since the estimate is not exact.
@@ -60,50 +59,6 @@ def find_segments(graph: fx.Graph, images: set[fx.Node]) -> list[list[fx.Node]]:
     return list(parts.values())
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """A part of a segment that is computed at once: `nodes` in order, the last of which is its output."""
-
-    nodes: tuple[fx.Node, ...]
-    entries: tuple[fx.Node, ...]
-    weights: tuple[fx.Node, ...]
-
-    @property
-    def end(self) -> fx.Node:
-        return self.nodes[-1]
-
-    def merge(self, weights: Weights) -> tuple[dict[fx.Node, Kernels], Tensor | None]:
-        """What the end reads of each entry, and its bias: O×P×Q, or 1 for P or Q where all are alike.
-
-        Raises `StepsDiffer` where no kernel can say it.
-        """
-        like = weights(self.weights[0])
-        one = torch.ones(shape_of(self.end)[0], dtype=like.dtype, device=like.device)
-        readers: dict[fx.Node, list[Reader]] = {self.end: [Diagonal(one, size_of(self.end))]}
-        biases = []
-        for node in reversed(self.nodes):
-            reader = _sum(readers.pop(node))
-            values = bias_of(node, weights)
-            if values is not None:
-                biases.append(constant(reader, values, size_of(node)))
-            for source, kernels in pull(node, reader, weights):
-                readers.setdefault(source, []).append(kernels)
-        entering = {entry: kernels_of(_sum(readers[entry])) for entry in self.entries}
-        return entering, reduce(torch.add, biases) if biases else None
-
-    def place(self, entry: fx.Node, kernels: Kernels) -> Place:
-        (rows, _), (columns, _) = joint_axes(kernels)
-        outputs, channels = kernels[0].weight.shape[2], kernels[0].weight.shape[5]
-        to_vector = len(shape_of(self.end)) == 1
-        return Place(channels, size_of(entry), outputs, joint_window(kernels), rows, columns, to_vector)
-
-
-def _sum(readers: list[Reader]) -> Reader:
-    if len(readers) == 1:
-        return readers[0]
-    return combine([kernel for reader in readers for kernel in kernels_of(reader)])
-
-
 class _Planner:
     """Finds which tensors of a segment are to be computed, so that all of it costs least."""
 
@@ -123,7 +78,7 @@ class _Planner:
         self.kept = best
         return [node for node in self.segment if node in best and len(self._nodes(node, best)) > 1]
 
-    def piece(self, end: fx.Node) -> _Piece:
+    def piece(self, end: fx.Node) -> Piece:
         return self._piece(self._nodes(end, self.kept))
 
     def _descend(self, kept: frozenset[fx.Node]) -> frozenset[fx.Node]:
@@ -147,11 +102,12 @@ class _Planner:
                 found.update(parent for parent in own if parent in self.segment and parent not in kept)
         return tuple(node for node in self.segment if node in found)
 
-    def _piece(self, nodes: tuple[fx.Node, ...]) -> _Piece:
+    def _piece(self, nodes: tuple[fx.Node, ...]) -> Piece:
         given = dict.fromkeys(parent for node in nodes for parent in node.all_input_nodes if parent not in nodes)
         entries = tuple(parent for parent in given if parent in self.images)
-        weights = tuple(parent for parent in given if isinstance(parent.meta.get("val"), Tensor))
-        return _Piece(nodes, entries, tuple(parent for parent in weights if parent not in self.images))
+        others = [parent for parent in given if parent not in self.images]
+        sizes = tuple(parent for parent in others if not isinstance(parent.meta.get("val"), Tensor))
+        return Piece(nodes, entries, tuple(parent for parent in others if parent not in sizes), sizes)
 
     def _cost_of_piece(self, nodes: tuple[fx.Node, ...]) -> float:
         if len(nodes) == 1:
@@ -160,14 +116,18 @@ class _Planner:
         if not piece.weights:
             return float("inf")
         try:
-            merged, _ = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
+            kernels = piece.kernels(_without_data)
         except StepsDiffer:
             return float("inf")
-        places = [piece.place(entry, kernels) for entry, kernels in merged.items()]
+        places = [piece.place(entry, kernel) for entry, kernel in kernels.items()]
         applying = sum(min(form.cost(place, self.batch) for form in FORMS) for place in places)
         applying += (len(places) - 1) * (3 * MOVE * places[0].out_elements + START / self.batch)
-        merging = sum(kernel.macs for kernels in merged.values() for kernel in kernels) + START * len(nodes)
+        merging = sum(kernel.macs for kernel in kernels.values()) + piece.bias_macs() + START * len(nodes)
         return applying + self.merges * merging / self.batch
+
+
+def _without_data(weight: fx.Node) -> Tensor:
+    return torch.empty(weight.meta["val"].shape, device="meta")
 
 
 def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
@@ -178,42 +138,25 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
     return macs + MOVE * sum(map(elements, {node, *parents(node, images)})) + START / batch
 
 
-class Merge(nn.Module):
-    """From the parameters of a piece to its bias, O×P×Q or less, and what its forms multiply by."""
-
-    def __init__(self, piece: _Piece, forms: Mapping[fx.Node, Rows | Tiles]) -> None:
-        super().__init__()
-        self._piece, self._forms = piece, dict(forms)
-
-    def forward(self, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        given = dict(zip(self._piece.weights, weights, strict=True))
-        with torch.autocast(weights[0].device.type, enabled=False):
-            kernels, bias = self._piece.merge(given.__getitem__)
-            return (bias, *(form.prepare(kernels[entry]) for entry, form in self._forms.items()))
-
-
-def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: _Piece, name: str, batch: int) -> None:
+def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piece, name: str, batch: int) -> None:
     """Compute the output of `piece` by its merged kernels. `copies` has the node of `module` for each old one."""
-    merged, bias = piece.merge(lambda node: torch.empty(node.meta["val"].shape, device="meta"))
-    forms: dict[fx.Node, Rows | Tiles] = {}
-    for entry, kernels in merged.items():
-        place = piece.place(entry, kernels)
+    forms: dict[fx.Node, Form] = {}
+    for entry, kernel in piece.kernels(_without_data).items():
+        place = piece.place(entry, kernel)
         forms[entry] = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
     graph, end = module.graph, copies[piece.end]
     with graph.inserting_before(end):
-        module.add_submodule(f"{name}.merge", Merge(piece, forms))
+        merge = Merge(piece, forms)
+        module.add_submodule(f"{name}.merge", merge)
         parts = graph.call_module(f"{name}.merge", tuple(copies[weight] for weight in piece.weights))
         outputs = []
         for index, (entry, form) in enumerate(forms.items()):
             weight = graph.call_function(operator.getitem, (parts, index + 1))
-            added = graph.call_function(operator.getitem, (parts, 0)) if index == 0 and bias is not None else None
+            biased = index == 0 and merge.bias_size is not None
+            added = graph.call_function(operator.getitem, (parts, 0)) if biased else None
             on_images = len(shape_of(entry)) == len(shape_of(piece.end)) == 3
-            if (
-                isinstance(form, Tiles)
-                and form.is_convolution
-                and on_images
-                and (bias is None or bias.numel() == len(bias))
-            ):
+            by_channel = merge.bias_size in (None, (1, 1))
+            if isinstance(form, Tiles) and form.is_convolution and on_images and by_channel:
                 outputs.append(_convolution(graph, form, copies[entry], weight, added))
             else:
                 module.add_submodule(f"{name}.from_{index}", form)

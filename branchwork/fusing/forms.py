@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from branchwork.fusing.kernel import Axis, Kernels, joint_axes, total
+from branchwork.fusing.kernel import Axis, Kernel
 
 # What costs as much time as so many multiply-accumulates (LOG.md has the timings): moving one number through memory,
 # and starting one operation, whatever the size of its batch.
@@ -57,10 +57,9 @@ class Rows(nn.Module):
         moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements)
         return products + moved + START * place.rows.outputs / batch
 
-    def prepare(self, kernels: Kernels) -> Tensor:
+    def prepare(self, kernel: Kernel) -> Tensor:
         """The matrix of each row class: Y×(h·W·C)×(Q·O), which holds the kernel once for each column of outputs."""
-        weights = [kernel.weight for kernel in kernels]
-        spread: Tensor = _Spread.apply(self.place, list(_spreading(self.place, kernels)), *weights)  # type: ignore[no-untyped-call]
+        spread: Tensor = _Spread.apply(self.place, kernel.weight)  # type: ignore[no-untyped-call]
         return spread.flatten(4, 5).flatten(1, 3)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
@@ -93,9 +92,9 @@ class Matrix(Rows):
         inputs = place.channels * place.size[0] * place.size[1]
         return inputs * place.out_elements + MOVE * (inputs + place.out_elements) + START / batch
 
-    def prepare(self, kernels: Kernels) -> Tensor:
+    def prepare(self, kernel: Kernel) -> Tensor:
         """1×(H·W·C)×(P·Q·O)."""
-        by_class = super().prepare(kernels)
+        by_class = super().prepare(kernel)
         matrix = by_class.new_zeros(self.parts[0][2], len(self.by_row), by_class.shape[2])
         for row, (number, first, end, at) in enumerate(self.by_row):
             matrix[at : at + end - first, row] = by_class[number, first:end]
@@ -134,9 +133,9 @@ class Tiles(nn.Module):
         moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements * (2 if tiles > 1 else 1))
         return products + moved + START * tiles / batch
 
-    def prepare(self, kernels: Kernels) -> Tensor:
+    def prepare(self, kernel: Kernel) -> Tensor:
         """Y×X×O×C×h×w: the kernel of each class of rows and columns."""
-        return total(kernels).weight.permute(0, 1, 2, 5, 3, 4)
+        return kernel.weight.permute(0, 2, 5, 4, 1, 3)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
@@ -161,7 +160,8 @@ class Tiles(nn.Module):
         return F.conv2d(seen, weight[row.number, column.number], bias, stride, padding)
 
 
-FORMS: tuple[type[Rows] | type[Tiles], ...] = (Rows, Matrix, Tiles)
+Form = Rows | Tiles
+FORMS: tuple[type[Form], ...] = (Rows, Matrix, Tiles)
 
 
 @dataclass(frozen=True)
@@ -238,53 +238,28 @@ class _RowProducts(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
-    """Kernels Y×X×O×h×w×C to Y×h×W×C×Q×O: that of each column of outputs, where it lies among the W columns.
-
-    What is the same for all classes of rows is laid out once.
-    """
+    """A kernel Y×h×X×w×C×O to Y×h×W×C×Q×O: that of each column of outputs, where it lies among the W columns."""
 
     @staticmethod
-    def forward(ctx: Any, place: Place, spreading: list["_Spreading"], *weights: Tensor) -> Tensor:
-        ctx.spreading, ctx.shapes = spreading, [weight.shape for weight in weights]
-        size = (place.window[0], place.size[1], place.channels, place.columns.outputs, place.outputs)
-        common = weights[0].new_zeros(1, *size)
-        for index, everywhere, at, of in spreading:
-            if everywhere:
-                common[at] += weights[index][of].permute(0, 2, 3, 4, 1)
-        spread = common.repeat(max(place.rows.classes) + 1, 1, 1, 1, 1, 1)
-        for index, everywhere, at, of in spreading:
-            if not everywhere:
-                spread[at] += weights[index][of].permute(0, 2, 3, 4, 1)
+    def forward(ctx: Any, place: Place, weight: Tensor) -> Tensor:
+        ctx.place, ctx.shape = place, weight.shape
+        size = (place.size[1], place.channels, place.columns.outputs, place.outputs)
+        spread = weight.new_zeros(*weight.shape[:2], *size)
+        for column, number, taps, seen in _column_parts(place):
+            spread[:, :, seen, :, column] = weight[:, :, number, taps]
         return spread
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        to_weights = [gradient.new_zeros(shape) for shape in ctx.shapes]
-        common = gradient.sum(0, keepdim=True) if len(gradient) > 1 else gradient
-        for index, everywhere, at, of in ctx.spreading:
-            to_weights[index][of] += (common if everywhere else gradient)[at].permute(0, 4, 1, 2, 3)
-        return None, None, *to_weights
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        to_weight = gradient.new_zeros(ctx.shape)
+        for column, number, taps, seen in _column_parts(ctx.place):
+            to_weight[:, :, number, taps] += gradient[:, :, seen, :, column]
+        return None, to_weight
 
 
-# Which kernel, whether for all classes of rows alike, where its part goes, and which part of it that is.
-_Spreading = tuple[int, bool, tuple[Any, ...], tuple[Any, ...]]
-
-
-def _spreading(place: Place, kernels: Kernels) -> Iterator[_Spreading]:
-    (_, kinds), _ = joint_axes(kernels)
-    for index, kernel in enumerate(kernels):
-        top = kernel.rows.offset - place.rows.offset
-        high = slice(top, top + kernel.window[0])
-        numbers = [kind[index] for kind in kinds]
-        everywhere = set(numbers) == {0}
-        if everywhere or numbers == list(range(len(kinds))):
-            pairs = [(slice(None), slice(None))]
-        else:
-            pairs = [(slice(row, row + 1), slice(n, n + 1)) for row, n in enumerate(numbers) if n >= 0]
-        for column, number in enumerate(kernel.columns.classes):
-            first, end = _taps_inside(kernel.columns, column, kernel.window[1], place.size[1])
-            start = kernel.columns.start(column)
-            if number >= 0 and end > first:
-                for to, of in pairs:
-                    at = (to, high, slice(start + first, start + end), slice(None), column)
-                    yield index, everywhere, at, (of, number, slice(None), slice(None), slice(first, end))
+def _column_parts(place: Place) -> Iterator[tuple[int, int, slice, slice]]:
+    """Of each column of outputs: its number, its class, the taps that lie in the image, and what they read."""
+    for column, number in enumerate(place.columns.classes):
+        first, end = _taps_inside(place.columns, column, place.window[1], place.size[1])
+        start = place.columns.start(column)
+        yield column, number, slice(first, end), slice(start + first, start + end)

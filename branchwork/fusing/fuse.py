@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from branchwork.errors import NetError
-from branchwork.fusing.collapse import Merge, collapse_segments
+from branchwork.fusing.collapse import collapse_segments
 from branchwork.fusing.constants import fold_constants
+from branchwork.fusing.merging import Merge
 from branchwork.fusing.program import read_program
 from branchwork.fusing.reorder import norm_before_concat, pool_before_relu
 from branchwork.fusing.siblings import merge_siblings

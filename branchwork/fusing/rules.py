@@ -6,17 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from branchwork.fusing.kernel import (
-    Diagonal,
-    Kernel,
-    Kernels,
-    Profile,
-    cut,
-    of_convolution,
-    through_convolution,
-    through_flatten,
-    through_sum,
-)
+from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened
 from branchwork.fusing.program import parents, shape_of, size_of
 from branchwork.tracing.costs import argument, operation, pair
 
@@ -27,6 +17,8 @@ _RESHAPING = ("view", "flatten", "squeeze")
 _PASSING = ("dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "clone")
 # Affine operations that take no time, or none in eval mode.
 FREE = _RESHAPING + _PASSING
+# Those with a kernel of their own.
+LAYERS = ("conv2d", "linear")
 
 
 def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
@@ -79,89 +71,53 @@ def _is_mean_of_all(node: fx.Node) -> bool:
 
 
 # What reads a tensor.
-Reader = Diagonal | Kernels
+Reader = Diagonal | Kernel
+
+
+def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
+    """What a convolution reads of its input, or a linear layer, which is one on an image of one pixel."""
+    weight = weights(_node(layer, 1))
+    stride, offset, dilation, groups = (1, 1), (0, 0), (1, 1), 1
+    if weight.dim() == 2:
+        weight = weight[:, :, None, None]
+    else:
+        stride, dilation, groups = pair(argument(layer, 3, 1)), pair(argument(layer, 5, 1)), argument(layer, 6, 1)
+        offset = _first_tap(argument(layer, 4, 0), dilation, weight.shape[2:])
+    return of_convolution(weight, size_of(layer), stride, offset, dilation, groups)
 
 
 def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.Node, Reader]]:
-    """For each input of the affine `node`, what reads it where `reader` reads the output of `node`."""
+    """For each input of `node`, which is affine and no layer, what reads it where `reader` reads its output."""
     op = operation(node)
     source: Any = node.args[0]
     if op == "batch_norm":
-        yield source, _scaled(reader, _batch_norm_scale(node, weights))
+        yield source, reader.scaled(batch_norm(node, weights)[0])
     elif op in ("mul", "div"):
         number = float(node.args[1])  # type: ignore[arg-type]
-        yield source, _scaled(reader, number if op == "mul" else 1 / number)
-    elif op in ("conv2d", "linear"):
-        yield source, _through_layer(node, reader, weights)
+        yield source, reader.scaled(number if op == "mul" else 1 / number)
+    elif op in ("add", "sub"):
+        yield source, reader
+        factor = float(node.kwargs.get("alpha", 1)) * (-1 if op == "sub" else 1)  # type: ignore[arg-type]
+        yield _node(node, 1), reader if factor == 1 else reader.scaled(factor)
     elif op in _PASSING or (op in _RESHAPING and shape_of(node) == shape_of(source)):
         yield source, reader
-    else:
-        yield from _pull_kernels(node, kernels_of(reader))
-
-
-def _pull_kernels(node: fx.Node, kernels: Kernels) -> Iterator[tuple[fx.Node, Kernels]]:
-    op = operation(node)
-    source: Any = node.args[0]
-    if op == "avg_pool2d":
-        yield source, _through_average(node, kernels)
-    elif op in ("adaptive_avg_pool2d", "mean"):
-        size = size_of(source)
-        shares = cut(kernels, (1 / size[0],), (1 / size[1],))
-        yield source, tuple(through_sum(kernel, size, (1, 1), (0, 0)) for kernel in shares)
     elif op == "cat":
         start = 0
         for part in source:
             channels = shape_of(part)[0]
-            yield part, tuple(replace(k, weight=k.weight.narrow(5, start, channels)) for k in kernels)
+            kernel = kernel_from(reader)
+            yield part, replace(kernel, weight=kernel.weight.narrow(4, start, channels))
             start += channels
-    elif op in ("add", "sub"):
-        yield source, kernels
-        factor = float(node.kwargs.get("alpha", 1)) * (-1 if op == "sub" else 1)  # type: ignore[arg-type]
-        yield _node(node, 1), tuple(kernel.scaled(factor) for kernel in kernels)
-    elif op == "pad":
-        sides: Any = node.args[1]
-        left, top = int(sides[0]), int(sides[2]) if len(sides) == 4 else 0
-        yield source, tuple(_moved(kernel, -top, -left) for kernel in _kept(kernels, node))
-    else:
+    elif op in _RESHAPING:
         channels, height, width = shape_of(source)
-        yield source, tuple(through_flatten(kernel, (channels, height, width)) for kernel in kernels)
-
-
-def bias_of(node: fx.Node, weights: Weights) -> Tensor | None:
-    """What `node` adds to every position, by channel; None where it adds nothing."""
-    op = operation(node)
-    if op == "batch_norm":
-        shift = -weights(_node(node, 3)) * _batch_norm_scale(node, weights)
-        return shift if node.args[2] is None else shift + weights(_node(node, 2))
-    if op in ("conv2d", "linear") and argument(node, 2, None) is not None:
-        return weights(_node(node, 2))
-    return None
-
-
-def kernels_of(reader: Reader) -> Kernels:
-    return (reader.kernel(),) if isinstance(reader, Diagonal) else reader
-
-
-def _scaled(reader: Reader, factor: Tensor | float) -> Reader:
-    if isinstance(reader, Diagonal):
-        return reader.scaled(factor)
-    return tuple(kernel.scaled(factor) for kernel in reader)
-
-
-def _through_layer(node: fx.Node, reader: Reader, weights: Weights) -> Kernels:
-    """Through a convolution, or a linear layer, which is one on an image of one pixel."""
-    weight = weights(_node(node, 1))
-    stride, offset, dilation, groups = (1, 1), (0, 0), (1, 1), 1
-    if operation(node) == "linear":
-        weight = weight[:, :, None, None]
+        yield source, of_flattened(kernel_from(reader), (channels, height, width))
     else:
-        stride, dilation, groups = pair(argument(node, 3, 1)), pair(argument(node, 5, 1)), argument(node, 6, 1)
-        offset = _first_tap(argument(node, 4, 0), dilation, weight.shape[2:])
-    if isinstance(reader, Diagonal):
-        return (of_convolution(reader, weight, stride, offset, dilation, groups),)
-    # A 1×1 window reads zeros beyond the image anyway.
-    inner = reader if tuple(weight.shape[2:]) == (1, 1) and offset == (0, 0) else _kept(reader, node)
-    return through_convolution(inner, weight, stride, offset, dilation, groups)
+        axes, window, factors = _padding(node) if op == "pad" else _average(node)
+        yield source, compose_sum(kernel_from(reader), axes, window, size_of(source), factors)
+
+
+def kernel_from(reader: Reader) -> Kernel:
+    return reader.kernel() if isinstance(reader, Diagonal) else reader
 
 
 def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -> tuple[int, int]:
@@ -172,42 +128,49 @@ def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -
     return -height, -width
 
 
-def _through_average(node: fx.Node, kernels: Kernels) -> Kernels:
+# Of a sum over a window: where it lies, its size, and what each of its outputs is multiplied by.
+_Sum = tuple[tuple[Axis, Axis], tuple[int, int], Factors]
+
+
+def _padding(node: fx.Node) -> _Sum:
+    """Sums over one pixel each."""
+    sides: Any = node.args[1]
+    left, top = int(sides[0]), int(sides[2]) if len(sides) == 4 else 0
+    height, width = size_of(node)
+    axes = Axis((0,) * height, -top), Axis((0,) * width, -left)
+    return axes, (1, 1), ((1.0,) * height, (1.0,) * width)
+
+
+def _average(node: fx.Node) -> _Sum:
     """Each output divides by how much of its window counts, which may be less at the border."""
     source: Any = node.args[0]
+    if operation(node) != "avg_pool2d":
+        height, width = size_of(source)
+        return (Axis((0,)), Axis((0,))), (height, width), ((1 / height,), (1 / width,))
     window = pair(node.args[1])
     stride, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))
     edge, divisor = padding if argument(node, 5, True) else (0, 0), argument(node, 6, None)
-    profiles: list[Profile] = []
+    axes, factors = [], []
     for k, step, pad, border, inputs, outputs in zip(
         window, stride, padding, edge, size_of(source), size_of(node), strict=True
     ):
+        axes.append(Axis((0,) * outputs, -pad, step))
         starts = [i * step - pad for i in range(outputs)]
         counts = [min(start + k, inputs + border) - max(start, -border) for start in starts]
-        profiles.append(tuple(1 / count for count in counts))
+        factors.append(tuple(1 / count for count in counts))
     if divisor is not None:
         height, width = size_of(node)
-        profiles = [(1 / divisor,) * height, (1.0,) * width]
-    shares = cut(kernels, profiles[0], profiles[1])
-    return tuple(through_sum(kernel, window, stride, (-padding[0], -padding[1])) for kernel in shares)
+        factors = [(1 / divisor,) * height, (1.0,) * width]
+    return (axes[0], axes[1]), window, (factors[0], factors[1])
 
 
-def _moved(kernel: Kernel, down: int, right: int) -> Kernel:
-    rows = replace(kernel.rows, offset=kernel.rows.offset + down)
-    return replace(kernel, rows=rows, columns=replace(kernel.columns, offset=kernel.columns.offset + right))
-
-
-def _kept(kernels: Kernels, node: fx.Node) -> Kernels:
-    """`kernels` without what they read beyond the image that `node` gives."""
-    height, width = size_of(node)
-    return cut(kernels, (1.0,) * height, (1.0,) * width)
-
-
-def _batch_norm_scale(node: fx.Node, weights: Weights) -> Tensor:
-    """What each channel is multiplied by (Ioffe and Szegedy 2015, section 3.1)."""
-    weight, variance = node.args[1], weights(_node(node, 4))
-    scale: Tensor = (variance + argument(node, 7, 1e-5)).rsqrt()
-    return scale if weight is None else scale * weights(_node(node, 1))
+def batch_norm(node: fx.Node, weights: Weights) -> tuple[Tensor, Tensor]:
+    """What each channel is multiplied by, and what is added then (Ioffe and Szegedy 2015, section 3.1)."""
+    scale: Tensor = (weights(_node(node, 4)) + argument(node, 7, 1e-5)).rsqrt()
+    if node.args[1] is not None:
+        scale = scale * weights(_node(node, 1))
+    shift = -weights(_node(node, 3)) * scale
+    return scale, shift if node.args[2] is None else shift + weights(_node(node, 2))
 
 
 def _node(node: fx.Node, place: int) -> fx.Node:

@@ -1,0 +1,172 @@
+"""A part of a net that is affine as one kernel and one bias, from the parameters of its layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from branchwork.fusing.forms import Form, Place
+from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
+from branchwork.fusing.program import shape_of, size_of
+from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pull
+from branchwork.tracing.costs import argument, macs_of, operation
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a segment that is computed at once: `nodes` in order, the last of which is its output.
+
+    `sizes` are what its nodes read that is no tensor: the number of images.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    entries: tuple[fx.Node, ...]
+    weights: tuple[fx.Node, ...]
+    sizes: tuple[fx.Node, ...]
+
+    @property
+    def end(self) -> fx.Node:
+        return self.nodes[-1]
+
+    def kernels(self, weights: Weights) -> dict[fx.Node, Kernel]:
+        """What the end reads of each entry. Raises `StepsDiffer` where no kernel can say it."""
+        return _Composer(self, weights).of(self.end)
+
+    def bias(self, weights: Weights) -> Tensor | None:
+        """O×P×Q: what the end is where every entry is zero. None where that is zero as well."""
+        like = weights(self.weights[0])
+        values: dict[fx.Node, Any] = dict.fromkeys((*self.entries, *self.nodes))
+        values.update((weight, weights(weight)) for weight in self.weights)
+        values.update(dict.fromkeys(self.sizes, 1))
+        for node in self.nodes:
+            op, black = operation(node), all(values[parent] is None for parent in self._images_of(node))
+            if op == "batch_norm":  # not by torch, whose backward pass misreads gradients of one image (LOG.md)
+                scale, shift = batch_norm(node, weights)
+                before = values[node.all_input_nodes[0]]
+                values[node] = _everywhere(shift, node) if black else _along(scale, node) * before + _along(shift, node)
+            elif not black:
+                values[node] = _run(node, values, like)
+            elif op in LAYERS:
+                values[node] = _everywhere(values.get(argument(node, 2, None)), node)
+        found = values[self.end]
+        return None if found is None else found.view(-1, *size_of(self.end))
+
+    def bias_macs(self) -> int:
+        """The multiply-accumulates of `bias`, at most."""
+        return sum(macs_of(operation(node), node) // int(node.meta["val"].shape[0]) for node in self.nodes)
+
+    def place(self, entry: fx.Node, kernel: Kernel) -> Place:
+        channels, outputs = kernel.weight.shape[4:]
+        to_vector = len(shape_of(self.end)) == 1
+        return Place(channels, size_of(entry), outputs, kernel.window, kernel.rows, kernel.columns, to_vector)
+
+    def _images_of(self, node: fx.Node) -> list[fx.Node]:
+        return [parent for parent in node.all_input_nodes if parent in self.nodes or parent in self.entries]
+
+
+def _run(node: fx.Node, values: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
+    def value(parent: fx.Node) -> Any:
+        found = values.get(parent)
+        return like.new_zeros(1, *shape_of(parent)) if found is None else found
+
+    args, keywords = pytree.tree_map_only(fx.Node, value, (node.args, node.kwargs))
+    done: Tensor = node.target(*args, **keywords)  # type: ignore[operator]
+    return done
+
+
+def _along(channels: Tensor, node: fx.Node) -> Tensor:
+    return channels.view(1, -1, *[1] * (len(shape_of(node)) - 1))
+
+
+def _everywhere(channels: Tensor | None, node: fx.Node) -> Tensor | None:
+    return None if channels is None else _along(channels, node).expand(1, *shape_of(node))
+
+
+class _Composer:
+    """Composes the kernels of a piece, in the order that needs few products."""
+
+    def __init__(self, piece: Piece, weights: Weights) -> None:
+        self.piece, self.weights = piece, weights
+        self.known: dict[fx.Node, dict[fx.Node, Kernel]] = {}
+
+    def of(self, node: fx.Node) -> dict[fx.Node, Kernel]:
+        """What `node` reads of each entry."""
+        if node not in self.known:
+            if operation(node) in LAYERS:
+                readers: list[tuple[fx.Node, Reader]] = [(node.all_input_nodes[0], kernel_of(node, self.weights))]
+            else:
+                like = self.weights(self.piece.weights[0])
+                one = torch.ones(shape_of(node)[0], dtype=like.dtype, device=like.device)
+                readers = list(pull(node, Diagonal(one, size_of(node)), self.weights))
+            self.known[node] = self._through(readers)
+        return self.known[node]
+
+    def _through(self, readers: list[tuple[fx.Node, Reader]]) -> dict[fx.Node, Kernel]:
+        """What `readers` read of each entry."""
+        parts: dict[fx.Node, list[Kernel]] = {}
+        while readers:
+            node, reader = readers.pop()
+            if node in self.piece.entries:
+                parts.setdefault(node, []).append(kernel_from(reader))
+            elif operation(node) in LAYERS and isinstance(reader, Kernel) and self._is_smaller(reader, node):
+                before = node.all_input_nodes[0]
+                readers.append((before, compose(reader, kernel_of(node, self.weights), size_of(before))))
+            elif operation(node) in LAYERS or self._is_shared(node):
+                for entry, kernel in self.of(node).items():
+                    parts.setdefault(entry, []).append(_read(reader, kernel, size_of(entry)))
+            else:
+                readers += pull(node, reader, self.weights)
+        return {entry: total(kernels) for entry, kernels in parts.items()}
+
+    def _is_smaller(self, reader: Kernel, layer: fx.Node) -> bool:
+        """Whether to go through `layer` alone first takes fewer products than to go through all that lies before it."""
+        weight = layer.all_input_nodes[1].meta["val"]
+        channels = reader.weight.shape[4]
+        return not self._is_shared(layer) and reader.weight.numel() // channels <= weight.numel() // weight.shape[1]
+
+    def _is_shared(self, node: fx.Node) -> bool:
+        """Whether several nodes of the piece read `node`: then it is composed once, and not for each of them."""
+        return sum(user in self.piece.nodes for user in node.users) > 1
+
+
+def _read(reader: Reader, kernel: Kernel, size: tuple[int, int]) -> Kernel:
+    return reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel, size)
+
+
+class Merge(nn.Module):
+    """From the parameters of a piece to its bias and what its forms multiply by.
+
+    The bias is O×P×Q, or O×1×1 where it is the same at all positions; None where the piece has none.
+    """
+
+    def __init__(self, piece: Piece, forms: Mapping[fx.Node, Form]) -> None:
+        super().__init__()
+        self._piece, self._forms = piece, dict(forms)
+        self.bias_size = _bias_size(piece)
+
+    def forward(self, *weights: Tensor) -> tuple[Tensor | None, ...]:
+        given = dict(zip(self._piece.weights, weights, strict=True))
+        with torch.autocast(weights[0].device.type, enabled=False):
+            kernels = self._piece.kernels(given.__getitem__)
+            bias = self._piece.bias(given.__getitem__)
+            if bias is not None and self.bias_size == (1, 1):
+                bias = bias[:, :1, :1]
+            return (bias, *(form.prepare(kernels[entry]) for entry, form in self._forms.items()))
+
+
+def _bias_size(piece: Piece) -> tuple[int, int] | None:
+    """Height and width of the bias, 1×1 where it is the same everywhere whatever the weights: random ones tell."""
+    generator = torch.Generator().manual_seed(0)
+
+    def weights(node: fx.Node) -> Tensor:
+        return torch.rand(node.meta["val"].shape, dtype=torch.float64, generator=generator)
+
+    with torch.no_grad():
+        bias = piece.bias(weights)
+    if bias is None:
+        return None
+    alike = torch.allclose(bias, bias[:, :1, :1].expand_as(bias), rtol=1e-9, atol=0)
+    return (1, 1) if alike else size_of(piece.end)
