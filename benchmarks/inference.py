@@ -11,7 +11,6 @@ import torch
 from cyclopts import App
 
 import branchwork
-from benchmarks.googlenet import googlenet
 from benchmarks.process import JsonFile
 from branchwork.files import write_json
 
@@ -40,7 +39,7 @@ def timings(net: str, found: "Bench") -> dict[str, list[float]]:
 def main(*, json_file: JsonFile) -> None:
     torch.manual_seed(0)
     small = branchwork.bench("inception", batch_sizes=(1, 256), engines=ENGINES)
-    large = branchwork.bench(googlenet(), batch_sizes=(1,), engines=ENGINES, input_shape=(3, 224, 224))
+    large = branchwork.bench("googlenet", batch_sizes=(1,), engines=ENGINES)
     write_json(json_file, timings("inception", small) | timings("GoogLeNet", large))
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from branchwork.blocks import Concat as Concat
     from branchwork.blocks import InceptionA as InceptionA
     from branchwork.blocks import ResidualBlock as ResidualBlock
+    from branchwork.catalogue import list_nets as list_nets
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
     from branchwork.deploy.bench import bench as bench
@@ -61,6 +62,7 @@ _HOMES = {
     "fuse": "fusing.fuse",
     "inspect": "inspection",
     "lecture_state_dict": "nets.weights",
+    "list_nets": "catalogue",
     "lint": "tracing.lint",
     "load_data": "datasets.load",
     "load_run": "training.run",

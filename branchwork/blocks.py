@@ -152,13 +152,13 @@ class InceptionA(Concat):
     def __init__(self, in_channels: int) -> None:
         super().__init__(
             b1=nn.Conv2d(in_channels, 16, 1),
-            b5=_chain(conv1=nn.Conv2d(in_channels, 16, 1), conv2=nn.Conv2d(16, 24, 5, padding=2)),
-            b3=_chain(
+            b5=chain(conv1=nn.Conv2d(in_channels, 16, 1), conv2=nn.Conv2d(16, 24, 5, padding=2)),
+            b3=chain(
                 conv1=nn.Conv2d(in_channels, 16, 1),
                 conv2=nn.Conv2d(16, 24, 3, padding=1),
                 conv3=nn.Conv2d(24, 24, 3, padding=1),
             ),
-            pool=_chain(pool=nn.AvgPool2d(3, stride=1, padding=1), conv=nn.Conv2d(in_channels, 24, 1)),
+            pool=chain(pool=nn.AvgPool2d(3, stride=1, padding=1), conv=nn.Conv2d(in_channels, 24, 1)),
         )
 
     out_channels = 16 + 24 + 24 + 24
@@ -169,7 +169,7 @@ class ResidualBlock(Add):
 
     def __init__(self, channels: int) -> None:
         super().__init__(
-            residual=_chain(
+            residual=chain(
                 conv1=nn.Conv2d(channels, channels, 3, padding=1),
                 relu=nn.ReLU(),
                 conv2=nn.Conv2d(channels, channels, 3, padding=1),
@@ -181,7 +181,8 @@ class ResidualBlock(Add):
         return F.relu(super().forward(x))
 
 
-def _chain(**modules: nn.Module) -> nn.Sequential:
+def chain(**modules: nn.Module) -> nn.Sequential:
+    """One after the other, by name."""
     chain = nn.Sequential()
     for name, module in modules.items():
         chain.add_module(name, module)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from branchwork.errors import NetError
-from branchwork.nets import NETS
-from branchwork.nets.build import build_net, short_name
+from branchwork.nets.build import build_net, own_design, short_name
 from branchwork.nets.size import smallest_square
 from branchwork.tracing.draw import draw
 from branchwork.tracing.graph import Branch, Join, Node, Trace, trace
@@ -20,6 +19,9 @@ from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape = tuple[int, ...]
+
+# The input of a net that does not say its own: the lecture's.
+UNKNOWN = (1, 28, 28)
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def inspect(
 ) -> Inspection:
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
-    `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default 1×28×28, or what a run was
-    trained on. `by` folds the rows: by the child of the net that they are in, by branch, or by kind of operation.
-    With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`, `findings` are what is probably a
-    mistake; without, they are None. Raises `NetError`.
+    `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default what the net was designed
+    for, what a run was trained on, or else 1×28×28. `by` folds the rows: by the child of the net that they are in, by
+    branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`,
+    `findings` are what is probably a mistake; without, they are None. Raises `NetError`.
     """
     if not isinstance(net, nn.Module) and holds(Path(net), MODEL):
         trained = load_run(net)
@@ -100,10 +102,11 @@ def inspect(
         shape = input_shape or (model.in_channels, *model.image_size)
         found = _inspect(trained.net, short_name(model.net), shape, by, picture, lint)
         return replace(found, classes=model.classes, mean=model.mean, std=model.std)
-    shape = input_shape or (1, 28, 28)
     if isinstance(net, nn.Module):
-        return _inspect(net, type(net).__name__, shape, by, picture, lint)
-    if net in NETS and len(shape) != 3:
+        return _inspect(net, type(net).__name__, input_shape or UNKNOWN, by, picture, lint)
+    own = own_design(str(net))
+    shape = input_shape or (own.input_shape if own else UNKNOWN)
+    if own is not None and len(shape) != 3:
         raise NetError(f"{net} takes images, and its input needs channels, height and width, as 1x28x28")
     with torch.random.fork_rng(devices=[]):
         if len(shape) == 3:

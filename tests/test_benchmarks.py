@@ -15,7 +15,6 @@ from torch import nn
 import branchwork
 from benchmarks import __main__ as bench
 from benchmarks import inference, lecture, public, readme, results, step, tables
-from benchmarks.googlenet import MODULES, googlenet
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
@@ -149,13 +148,6 @@ def test_the_public_recipe_takes_one_pass_with_a_rate_that_rises_for_three_tenth
 
 
 # The other nets and steps
-
-
-def test_googlenet_has_its_published_size():
-    # torchvision's, 6,624,904, with the paper's 5×5 in the place of its 3×3.
-    assert count_parameters(googlenet()) == 6_624_904 + sum(16 * b5[0] * b5[1] for _, _, b5, _ in MODULES.values())
-    with torch.device("meta"):
-        assert googlenet()(torch.empty(2, 3, 224, 224)).shape == (2, 1000)
 
 
 def test_steps_take_turns_and_the_warm_up_is_not_counted(monkeypatch):

@@ -13,7 +13,7 @@ from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
-nets = pytest.mark.parametrize("name", NETS)
+nets = pytest.mark.parametrize("name", LECTURE)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
 from branchwork.cli.export import export
 from branchwork.cli.inspect import inspect
+from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
 from branchwork.cli.train import train
 from branchwork.errors import BranchworkError, Interrupted
@@ -28,7 +29,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, inspect, export, bench, data, demo):
+for verb in (train, evaluate, predict, nets, inspect, export, bench, data, demo):
     app.command(verb)
 
 # Where Linux says how many processes run.

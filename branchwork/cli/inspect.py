@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import STDOUT, Json, deliver, make_table, parse_shape, show
+from branchwork.cli.output import STDOUT, Json, Shortcut, Stem, deliver, make_table, parse_shape, show
 from branchwork.errors import NetError
 from branchwork.language import listed, times
 
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
 def inspect(
     net: Annotated[
-        str | None, Parameter(help="inception, residual, a net of your own (file.py:Class), or a run folder.")
+        str | None, Parameter(help="A net of the catalogue, one of your own (file.py:Class), or a run folder.")
     ] = None,
     /,
     *,
     input_size: Annotated[
         str | None,
-        Parameter(name="--input", help="Channels, height and width, as 3x32x32; 1x28x28 by default. No batch."),
+        Parameter(name="--input", help="Channels, height and width, as 3x32x32; the net's own by default. No batch."),
     ] = None,
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Fold the rows by block, by branch or by operation.")
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
+    shortcut: Shortcut = None,
+    stem: Stem = None,
     lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
     conv: Annotated[
         str | None, Parameter(help="Instead of a net: the input of one convolution, as 192x28x28.", group="1×1")
@@ -69,6 +71,9 @@ def inspect(
         raise NetError(
             "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
         )
+    from branchwork.nets.build import with_options
+
+    net = with_options(net, {"shortcut": shortcut, "stem": stem})
     size = None if input_size is None else parse_shape(input_size, "--input")
     with redirect_stdout(sys.stderr):  # what a script prints must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)

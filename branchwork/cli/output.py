@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -35,6 +35,15 @@ Json = Annotated[
 ]
 Source = Annotated[Path | None, Parameter(help="A folder that holds the files of MNIST or Fashion-MNIST.")]
 DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), or auto"
+
+Shortcut = Annotated[
+    Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"] | None,
+    Parameter(help="Of the residual nets' blocks that keep their shape; net[shortcut=…] is the same.", group="Net"),
+]
+Stem = Annotated[
+    Literal["auto", "small", "large"] | None,
+    Parameter(help="small is for images of up to 96 pixels, and taken for them by itself.", group="Net"),
+]
 
 
 def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:

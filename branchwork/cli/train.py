@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, Source, deliver, make_table, show, show_results
+from branchwork.cli.output import DATA, Json, Shortcut, Source, Stem, deliver, make_table, show, show_results
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
@@ -31,7 +31,7 @@ else:
 
 
 def train(
-    net: Annotated[str | None, Parameter(help="inception, residual, or a net of your own: file.py:Class.")] = None,
+    net: Annotated[str | None, Parameter(help="A net of the catalogue, or one of your own: file.py:Class.")] = None,
     /,
     *,
     data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
@@ -51,6 +51,8 @@ def train(
         Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
     ] = None,
     compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
+    shortcut: Shortcut = None,
+    stem: Stem = None,
     source: Source = None,
     json_file: Json = None,
     changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
@@ -64,7 +66,17 @@ def train(
     options |= {"execute": execute, "compile": compile}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
-        others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
+        others = {
+            **given,
+            **flags,
+            "NET": net,
+            "shortcut": shortcut,
+            "stem": stem,
+            "data": data,
+            "recipe": recipe,
+            "config": config,
+            "seeds": seeds,
+        }
         _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
         return
     if net is None:
@@ -72,7 +84,9 @@ def train(
 
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.nets.build import with_options
 
+    net = with_options(net, {"shortcut": shortcut, "stem": stem})
     screen = Screen()
     data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
     chosen = RECIPES[recipe or "fast"](net, len(data_set.train))

@@ -18,7 +18,7 @@ from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
 from branchwork.language import times
 from branchwork.nets import NETS
-from branchwork.nets.build import short_name
+from branchwork.nets.build import own_design, short_name
 from branchwork.tracing.graph import Trace, trace
 from branchwork.tracing.twin import make_twin
 from branchwork.training.infer import DTYPES, pick_layout
@@ -49,9 +49,9 @@ class Subject:
 def find_subject(net: str | Path | nn.Module, shape: Shape | None = None) -> Subject:
     """What `net` names: a run folder, a name in `NETS`, a script's `file.py:Class`; or a module as it is.
 
-    A net that no run made has weights of seed 0, and the classes and the normalisation of the `sample`; one that is
-    asked for images of another `shape` has plain numbers in their place. Raises `NetError`, also for a net whose
-    operations depend on the pixels, and `RunError` or `WeightsError` for a damaged run.
+    A net that no run made has weights of seed 0, and the classes and the normalisation of the `sample`; one for images
+    of another `shape`, which is by default its own, has plain numbers in their place. Raises `NetError`, also for a net
+    whose operations depend on the pixels, and `RunError` or `WeightsError` for a damaged run.
     """
     if isinstance(net, nn.Module):
         module, model, folder = net, _stand_in(type(net).__name__, shape), None
@@ -84,10 +84,14 @@ def find_subject(net: str | Path | nn.Module, shape: Shape | None = None) -> Sub
 def _stand_in(net: str, shape: Shape | None) -> Model:
     sample = load_data("sample")
     model = Model.of(net, sample, {})
+    design = own_design(net)
+    shape = shape or (design.input_shape if design else None)
     if shape is None or shape == (sample.channels, *sample.image_size):
         return model
-    half = (0.5,) * shape[0]
-    return dataclasses.replace(model, in_channels=shape[0], image_size=shape[1:], mean=half, std=half)
+    half, classes = (0.5,) * shape[0], model.classes
+    if design:
+        classes = tuple(map(str, range(design.num_classes)))
+    return dataclasses.replace(model, in_channels=shape[0], image_size=shape[1:], mean=half, std=half, classes=classes)
 
 
 class Shipped(nn.Module):

@@ -73,7 +73,9 @@ class _Planner:
         """The ends of the pieces that replace nodes of the graph, in order."""
         written, whole = frozenset(self.segment), frozenset(self.segment[-1:])
         best = self._descend(min(written, whole, key=self._cost))
-        if self._cost(best) > (1 - GAIN) * self._cost(written):
+        # Where kernels are merged once and for all, even a batch norm after a large convolution is worth folding.
+        gain = GAIN if self.merges else min(GAIN, 0.0)
+        if self._cost(best) > (1 - gain) * self._cost(written):
             return []
         self.kept = best
         return [node for node in self.segment if node in best and len(self._nodes(node, best)) > 1]
@@ -161,10 +163,12 @@ def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piec
             else:
                 module.add_submodule(f"{name}.from_{index}", form)
                 outputs.append(graph.call_module(f"{name}.from_{index}", (copies[entry], weight, added)))
+        for output in outputs:
+            output.meta["val"] = end.meta["val"]
         result = outputs[0]
         for other in outputs[1:]:
             result = graph.call_function(torch.ops.aten.add.Tensor, (result, other))
-    result.meta["val"] = end.meta["val"]
+            result.meta["val"] = end.meta["val"]
     end.replace_all_uses_with(result)
     copies[piece.end] = result
 

@@ -5,12 +5,13 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
@@ -20,28 +21,94 @@ from branchwork.nets import NETS
 from branchwork.nets.size import ImageSize
 
 
-def build_net(net: str, *, in_channels: int = 1, num_classes: int = 10, image_size: ImageSize = 28) -> nn.Module:
-    """Build the net that `net` names.
+def build_net(
+    net: str,
+    *,
+    in_channels: int | None = None,
+    num_classes: int | None = None,
+    image_size: ImageSize | None = None,
+) -> nn.Module:
+    """Build the net that `net` names; what is not given is the net's own default.
 
-    `net` is a name in `NETS`, `path/to/file.py:Class`, or `package.module:callable`. The two latter are the user's own
-    code and are called without arguments, so that the input and the classes are theirs. Raises `NetError`.
+    `net` is a name in `NETS`, with what it is to have otherwise in brackets, as `resnet20[shortcut=conv]`;
+    `path/to/file.py:Class`; or `package.module:callable`. The two latter are the user's own code and are called without
+    arguments, so that the input and the classes are theirs. Raises `NetError`.
     """
     return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
 
 
-def find_builder(net: str, *, in_channels: int, num_classes: int, image_size: ImageSize) -> Callable[[], nn.Module]:
+def find_builder(
+    net: str, *, in_channels: int | None, num_classes: int | None, image_size: ImageSize | None
+) -> Callable[[], nn.Module]:
     """What `build_net` calls: a user's script has been imported once this is back, and draws no more random numbers."""
-    if in_channels < 1 or num_classes < 1:
+    sizes = {"in_channels": in_channels, "num_classes": num_classes}
+    if any(size is not None and size < 1 for size in sizes.values()):
         raise NetError(f"a net of {in_channels} channels and {num_classes} classes: there must be one at least of each")
-    if net in NETS:
-        return partial(NETS[net], in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+    name, options = split_options(net)
+    if name in NETS:
+        _check_options(name, options)
+        given: dict[str, Any] = {**sizes, "image_size": image_size}
+        given = {key: value for key, value in given.items() if value is not None} | options
+        return partial(NETS[name], **given)
     if net and os.path.isdir(net):
         raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
     where, _, attribute = net.rpartition(":")
     if not where:
-        raise NetError(f"there is no net called {net!r}.{nearest(net, NETS)} A net of your own is file.py:Class.")
+        raise NetError(f"there is no net called {name!r}.{nearest(name, NETS)} A net of your own is file.py:Class.")
     builder = _attribute(_module(where), attribute, where)
     return lambda: _build(builder, net)
+
+
+def split_options(net: str) -> tuple[str, dict[str, str]]:
+    """The name, and what is in brackets after it: `resnet20[shortcut=conv]` is resnet20 with shortcut conv."""
+    name, bracket, inside = net.partition("[")
+    if not bracket or name not in NETS:
+        return net, {}
+    pairs = [part.partition("=") for part in inside.removesuffix("]").split(",")]
+    if not inside.endswith("]") or not all(key and value for key, _, value in pairs):
+        raise NetError(f"{net!r} is no net with options: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]")
+    return name, {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def with_options(net: str, options: Mapping[str, str | None]) -> str:
+    """`net` with those of the `options` that are given."""
+    name, before = split_options(net)
+    found = before | {key: value for key, value in options.items() if value is not None}
+    return f"{name}[{','.join(f'{key}={value}' for key, value in found.items())}]" if found else name
+
+
+@dataclass(frozen=True)
+class Design:
+    """The input C×H×W and the number of classes that a net of the catalogue was designed for."""
+
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+
+def own_design(net: str) -> Design | None:
+    """None for a net of the user's own."""
+    name, _ = split_options(net)
+    if name not in NETS:
+        return None
+    default = {key: parameter.default for key, parameter in inspect.signature(NETS[name]).parameters.items()}
+    side = default["image_size"]
+    return Design((default["in_channels"], side, side), default["num_classes"])
+
+
+def _check_options(name: str, options: Mapping[str, str]) -> None:
+    builder: Any = NETS[name]
+    fixed = builder.keywords if isinstance(builder, partial) else {}
+    hints = get_type_hints(builder.func if isinstance(builder, partial) else builder)
+    choices = {key: get_args(hint) for key, hint in hints.items() if get_args(hint) and key not in (*fixed, *_SIZES)}
+    for key, value in options.items():
+        if key not in choices:
+            known = f"it has {', '.join(choices)}" if choices else "it has none"
+            raise NetError(f"{name} has no option {key!r}: {known}")
+        if value not in choices[key]:
+            raise NetError(f"{key} is {value!r}, and for {name} it must be one of {', '.join(choices[key])}")
+
+
+_SIZES = ("in_channels", "num_classes", "image_size", "return")
 
 
 def full_name(net: str) -> str:
@@ -52,6 +119,9 @@ def full_name(net: str) -> str:
 
 def short_name(net: str) -> str:
     """`net` for tables and folder names: `some/where/lecture.py:Net` is `lecture-Net`."""
+    name, options = split_options(net)
+    if options:
+        return "-".join((name, *options.values()))
     where, _, attribute = net.rpartition(":")
     return f"{Path(where).stem if where.endswith('.py') else where}-{attribute}" if where else net
 

@@ -1,0 +1,36 @@
+"""branchwork nets"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import Json, deliver, make_table, show
+from branchwork.language import times
+
+if TYPE_CHECKING:
+    from branchwork.catalogue import NetSize
+
+
+def nets(
+    *names: Annotated[str, Parameter(help="How the names begin, as resnet or dense; all nets by default.")],
+    json_file: Json = None,
+) -> None:
+    """List the nets of the catalogue with their parameters and MACs, each for the images that it was designed for."""
+    import branchwork
+
+    sizes = branchwork.list_nets(*names)
+    deliver(sizes, json_file, lambda: _show(sizes))
+
+
+def _show(sizes: "tuple[NetSize, ...]") -> None:
+    table = make_table("net", "input", "classes", "parameters", "MACs an image")
+    for size in sizes:
+        table.add_row(
+            size.name, times(size.input_shape), f"{size.num_classes:,}", f"{size.parameters:,}", f"{size.macs:,}"
+        )
+    show(
+        table,
+        "Each takes other images and classes as well.",
+        "--stem small    for images of up to 96 pixels, and taken for them by itself",
+        "--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets",
+    )

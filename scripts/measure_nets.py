@@ -1,0 +1,30 @@
+"""Trace every net of the catalogue and write its size into branchwork/nets/sizes.json for `branchwork nets`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import branchwork
+from branchwork.catalogue import NetSize
+from branchwork.files import write_whole
+from branchwork.nets.build import own_design
+from branchwork.tracing.graph import trace
+
+SIZES = Path(branchwork.__file__).parent / "nets/sizes.json"
+
+
+def measure(name: str) -> NetSize:
+    design = own_design(name)
+    assert design is not None, f"{name} is in the catalogue"
+    with torch.device("meta"):
+        net = branchwork.NETS[name]()
+        traced = trace(net, design.input_shape)
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    return NetSize(name, design.input_shape, design.num_classes, parameters, sum(node.macs for node in traced.nodes))
+
+
+if __name__ == "__main__":
+    lines = (json.dumps(asdict(measure(name))) for name in branchwork.NETS)
+    write_whole(SIZES, "[\n  " + ",\n  ".join(lines) + "\n]\n")

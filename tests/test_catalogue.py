@@ -1,0 +1,259 @@
+import dataclasses
+import json
+import re
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+import branchwork
+from branchwork import NETS, build_net, list_nets
+from branchwork.blocks import Add, Concat
+from branchwork.errors import NetError
+from branchwork.fusing.fuse import fuse
+from branchwork.nets import densenet, resnet
+from branchwork.nets.build import own_design, short_name, split_options, with_options
+from branchwork.nets.googlenet import MODULES
+from branchwork.nets.layers import Gate
+from branchwork.nets.size import count_macs, count_parameters
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from measure_nets import measure
+
+SHORTCUTS = ("identity", "scale", "conv", "gated", "gate-only", "dropout", "none")
+# torchvision 0.28's documentation of its models: parameters, and MACs in thousands of millions, which it calls GFLOPS.
+TORCHVISION = {
+    "resnet18": (11_689_512, 1.814), "resnet34": (21_797_672, 3.664), "resnet50": (25_557_032, 4.089),
+    "resnet101": (44_549_160, 7.801), "resnet152": (60_192_808, 11.514), "densenet121": (7_978_856, 2.834),
+    "densenet161": (28_681_000, 7.728), "densenet169": (14_149_480, 3.360), "densenet201": (20_013_928, 4.291),
+}  # fmt: skip
+# Millions of parameters: He et al. 2015, Table 6; He et al. 2016, Table 4; Huang et al. 2017, Table 2.
+MILLIONS = {
+    "resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "resnet110": 1.7, "resnet164": 1.7,
+    "preact164": 1.7, "densenet100": 0.8, "densenet190": 25.6, "densenet250": 15.3,
+}  # fmt: skip
+SIZES = {size.name: size for size in list_nets()}
+
+
+def tiny(*, preact=False, shortcut="identity", stem="small", width=16, bottleneck=False):
+    """Two stages by the loop that builds all residual nets: the others are longer rows of the same table."""
+    design = resnet.Design((2, 2), width, bottleneck)
+    sizes = {"in_channels": 1, "num_classes": 5, "image_size": 40}
+    return resnet.resnet("tiny", design, **sizes, stem=stem, shortcut=shortcut, preact=preact)
+
+
+def tiny_dense(small):
+    return densenet.densenet(
+        "tiny", densenet.Design((2, 2), 4, 8), in_channels=1, num_classes=5, image_size=40, small=small
+    )
+
+
+KINDS = {
+    "googlenet": lambda: NETS["googlenet"](in_channels=1, num_classes=5, image_size=40),
+    "googlenet[b5=3x3]": lambda: NETS["googlenet"](in_channels=1, num_classes=5, image_size=40, b5="3x3"),
+    "for ImageNet": lambda: tiny(stem="large", width=8),
+    "for ImageNet, bottleneck": lambda: tiny(stem="large", width=8, bottleneck=True),
+    "for ImageNet, preact": lambda: tiny(stem="large", width=8, preact=True),
+    "for CIFAR, bottleneck": lambda: tiny(bottleneck=True),
+    "for CIFAR, preact, bottleneck": lambda: tiny(preact=True, bottleneck=True),
+    "for CIFAR, preact, gated": lambda: tiny(preact=True, shortcut="gated"),
+    **{f"for CIFAR, {kind}": lambda kind=kind: tiny(shortcut=kind) for kind in SHORTCUTS},
+    "dense": lambda: tiny_dense(False),
+    "dense, small": lambda: tiny_dense(True),
+}
+kinds = pytest.mark.parametrize("name", KINDS)
+
+
+def small(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return KINDS[name]()
+
+
+def test_every_net_has_its_published_size():
+    assert list(SIZES) == list(NETS)
+    for name, (parameters, billions) in TORCHVISION.items():
+        assert SIZES[name].parameters == parameters and f"{SIZES[name].macs / 1e9:.3f}" == f"{billions:.3f}"
+    for name, millions in MILLIONS.items():
+        digits = len(str(millions).partition(".")[2])
+        assert round(SIZES[name].parameters / 1e6, digits) == millions
+    # Zeros in further channels cost nothing, so that a plain net is its twin without the sums.
+    for depth in (20, 32, 44, 56, 110):
+        assert SIZES[f"plain{depth}"].parameters == SIZES[f"resnet{depth}"].parameters
+
+
+def test_googlenet_has_the_rows_of_the_paper():
+    # The reference model of its authors (BVLC's in Caffe) has 6,998,552 parameters: biases, and no batch norm.
+    net = NETS["googlenet"]()
+    norms = sum(2 * m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    biases = sum(m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d))
+    assert count_parameters(net) - norms + biases == 6_998_552
+    # torchvision has 3×3 kernels for the paper's 5×5, and 6,624,904 parameters without auxiliary heads.
+    assert count_parameters(NETS["googlenet"](b5="3x3")) == 6_624_904
+    # Table 1: rows as height × channels, and MACs in millions, of which the paper rounds some by up to a tenth.
+    rows = {"3a": 256, "3b": 480, "4a": 512, "4b": 512, "4c": 512, "4d": 528, "4e": 832, "5a": 832, "5b": 1024}
+    published = {"3a": 128, "3b": 304, "4a": 73, "4b": 88, "4c": 100, "4d": 119, "4e": 170, "5a": 54, "5b": 71}
+    macs = {row.name: row.macs for row in branchwork.inspect("googlenet", by="block").rows}
+    width = 192
+    for name, (b1, b3, b5, pool) in MODULES.items():
+        assert b1 + b3[1] + b5[1] + pool == rows[name]
+        pixels = {"3": 28, "4": 14, "5": 7}[name[0]] ** 2
+        by_hand = width * (b1 + b3[0] + b5[0] + pool) + 9 * b3[0] * b3[1] + 25 * b5[0] * b5[1]
+        assert macs[f"incep{name}"] == pixels * by_hand
+        assert abs(macs[f"incep{name}"] / 1e6 / published[name] - 1) < 0.1
+        width = rows[name]
+
+
+@pytest.mark.parametrize("name", ["googlenet", "resnet18", "preact20"])
+def test_the_sizes_that_are_shown_are_those_of_the_trace_and_of_torch(name):
+    assert measure(name) == SIZES[name]
+    net, shape = build_net(name), SIZES[name].input_shape
+    assert (count_parameters(net), count_macs(net, shape[0], shape[1:])) == (SIZES[name].parameters, SIZES[name].macs)
+
+
+@kinds
+def test_every_parameter_gets_a_gradient_and_logits_come_in_both_modes(name):
+    net = small(name)
+    images = torch.randn(3, 1, 40, 40)
+    logits = net.train()(images)
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 4])).backward()
+    for path, parameter in net.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), path
+        # The bias before a batch norm's mean would get none; the gates of the catalogue come after it.
+        assert bool(parameter.grad.count_nonzero()), path
+    with torch.no_grad():
+        assert type(net.eval()(images)) is type(logits) is torch.Tensor
+        assert net(images).shape == logits.shape == (3, 5)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "googlenet[b5=3x3]"])
+def test_trace_and_fuse_agree_with_the_net(name):
+    net = small(name).double()
+    generator = torch.Generator().manual_seed(1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) / 4)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+    net.eval()
+    images = torch.randn(2, 1, 40, 40, dtype=torch.float64, generator=generator)
+    traced = branchwork.trace(net, (1, 40, 40))
+    assert traced.macs == count_macs(net.float(), 1, 40) and traced.parameters == count_parameters(net)
+    assert not traced.depends_on_pixels
+    fused = fuse(net.double(), (1, 40, 40))
+    with torch.no_grad():
+        expected = net(images)
+        assert float((fused(images) - expected).abs().max() / expected.abs().max()) < 1e-9
+    assert "batch_norm" not in fused.code or "preact" in name or "dense" in name
+
+
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("googlenet", 16), ("resnet18", 1), ("resnet20", 1), ("densenet100", 4)]
+)
+def test_any_size_from_the_smallest_any_channels_and_classes(name, smallest):
+    for size in (smallest, (61, 45)):
+        net = build_net(name, in_channels=4, num_classes=7, image_size=size).eval()
+        height, width = (size, size) if isinstance(size, int) else size
+        assert net(torch.zeros(1, 4, height, width)).shape == (1, 7)
+    if smallest > 1:
+        with pytest.raises(NetError, match=f"at least {smallest}×{smallest} pixels, and these are"):
+            build_net(name, image_size=smallest - 1)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "resnet18", "densenet121"])
+def test_images_of_up_to_96_pixels_get_the_small_stem(name):
+    for side, stem, stride in ((96, "auto", 1), (97, "auto", 2), (97, "small", 1), (32, "large", 2)):
+        with torch.device("meta"):
+            net = NETS[name](image_size=side, stem=stem)
+        first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+        assert first.stride == (stride, stride)
+
+
+def test_shortcuts_are_those_of_the_paper():
+    # He et al. 2016, Figure 2: what each variant computes of a residual F and its input x.
+    torch.manual_seed(0)
+    x = torch.randn(2, 16, 8, 8)
+    for kind in SHORTCUTS:
+        net = build_net(f"resnet20[shortcut={kind}]", in_channels=1, num_classes=3, image_size=32).eval()
+        block = net.stage1.block1
+        join = block.join
+        residual = join.residual if isinstance(join, Add) else join
+        gates = [m for m in join.modules() if isinstance(m, Gate)]
+        for gate in gates:
+            assert bool((gate.gate.bias == -6).all())
+        opening = torch.sigmoid(gates[0].gate(x)) if gates else None
+        plain = residual.body if isinstance(residual, Gate) else residual
+        plain = plain.layers if kind == "scale" else plain
+        f = plain(x)
+        expected = {
+            "identity": lambda f=f: x + f,
+            "scale": lambda f=f: 0.5 * x + 0.5 * f,
+            "conv": lambda f=f, join=join: join.shortcut(x) + f,
+            "gated": lambda f=f, g=opening: (1 - g) * x + g * f,
+            "gate-only": lambda f=f, g=opening: (1 - g) * x + f,
+            "dropout": lambda f=f: x + f,
+            "none": lambda f=f: f,
+        }[kind]()
+        torch.testing.assert_close(block(x), expected.relu(), rtol=1e-5, atol=1e-6)
+        assert any(isinstance(m, nn.Dropout) for m in net.modules()) == (kind == "dropout")
+        # Where the shape changes, zeros fill the further channels; with conv there is a projection, with none nothing.
+        assert isinstance(net.stage2.block1.join, Add) == (kind != "none")
+    gated = build_net("resnet20[shortcut=gated]")
+    assert count_parameters(gated) - 269_722 == 3 * (16 * 17) + 2 * (32 * 33) + 2 * (64 * 65)
+
+
+def test_a_dense_layer_stacks_on_all_before_it():
+    net = build_net("densenet100", in_channels=1, image_size=16).eval()
+    joins = [m for m in net.modules() if isinstance(m, Concat)]
+    assert len(joins) == 48 and all(list(join.branches()) == ["input", "new"] for join in joins)
+    x = torch.randn(1, 24, 8, 8)
+    assert torch.equal(joins[0](x)[:, :24], x) and joins[0](x).shape[1] == 36
+
+
+def test_names_with_options():
+    assert split_options("resnet20[shortcut=conv]") == ("resnet20", {"shortcut": "conv"})
+    assert with_options("resnet20", {"shortcut": None}) == "resnet20"
+    assert with_options("resnet18[stem=small]", {"shortcut": "none"}) == "resnet18[stem=small,shortcut=none]"
+    assert short_name("resnet18[stem=small,shortcut=none]") == "resnet18-small-none"
+    assert own_design("resnet20[shortcut=conv]").input_shape == (3, 32, 32) and own_design("a.py:Net") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet20[shortcut=gatd]", "one of identity, scale, conv, gated, gate-only, dropout, none"),
+        ("resnet20[stem=small]", "no option 'stem': it has shortcut"),
+        ("plain20[shortcut=conv]", "no option 'shortcut': it has none"),
+        ("plain18[shortcut=conv]", "no option 'shortcut': it has stem"),
+        ("inception[in_channels=3]", "no option 'in_channels': it has none"),
+        ("resnet20[shortcut]", "write resnet20[KEY=VALUE]"),
+        ("resnet20[shortcut=conv", "write resnet20[KEY=VALUE]"),
+        ("resnet19", "Did you mean|Known"),
+        ("resnet19[shortcut=conv]", "no net called"),
+    ],
+)
+def test_a_wrong_option_says_which_there_are(name, message):
+    with pytest.raises(NetError, match=re.escape(message) if "|" not in message else message):
+        build_net(name)
+
+
+def test_the_verb_lists_all_or_a_family(command):
+    code, out, _ = command("nets")
+    assert code == 0 and all(f" {name} " in out for name in NETS) and "1,582,671,872" in out
+    code, out, _ = command("nets", "densenet1", "goog", "--json", "-")
+    assert code == 0
+    names = [size["name"] for size in json.loads(out)]
+    assert names == ["googlenet", "densenet121", "densenet161", "densenet169", "densenet100", "densenet190"]
+    code, _, err = command("nets", "vgg")
+    assert code == 2 and "no net whose name begins with 'vgg'" in err
+
+
+def test_a_run_keeps_the_options_of_its_net(command, tmp_path):
+    data = branchwork.load_data("sample")
+    few = torch.arange(40)
+    data = dataclasses.replace(data, train=data.train.pick(few), test=data.test.pick(few))
+    recipe = branchwork.fast().but({"epochs": 1, "batch_size": 20, "validation": 0.0})
+    branchwork.train("resnet20[shortcut=gate-only]", data=data, recipe=recipe, out=tmp_path / "run")
+    assert json.loads((tmp_path / "run/model.json").read_text())["net"] == "resnet20[shortcut=gate-only]"
+    code, out, _ = command("inspect", tmp_path / "run")
+    assert code == 0 and "resnet20-gate-only" in out and "shortcut.gate" in out
