@@ -1,3 +1,7 @@
+import json
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from lecture import InceptionNet, ResidualNet
@@ -88,3 +92,74 @@ def test_files_that_are_missing_damaged_or_no_weights_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="no state dict"):
         load_weights(net, tmp_path / "list.pth")
+
+
+# The names and shapes of torchvision's models, and the first logits in float64 of those filled by `filled`, for the
+# image below: written with torchvision itself. GoogLeNet has auxiliary heads and its input transform there.
+TORCHVISION = json.loads((Path(__file__).parent / "goldens/torchvision.json").read_text())["nets"]
+
+
+def filled(name: str) -> dict[str, torch.Tensor]:
+    """A state dict in torchvision's names, each tensor made from its name and its places alone."""
+    made = {}
+    for key, words in TORCHVISION[name]["shapes"].items():
+        shape = [int(n) for n in words.split("x") if n]
+        wave = torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + sum(key.encode())).reshape(shape)
+        if key.endswith("num_batches_tracked"):
+            made[key] = torch.tensor(0)
+        elif key.endswith("running_var"):
+            made[key] = 1 + wave / 2
+        elif len(shape) > 1:
+            made[key] = wave * math.sqrt(2 / math.prod(shape[1:]))
+        else:
+            made[key] = wave / 4 + key.endswith("weight")
+    return made
+
+
+def torchvisions(name: str, classes: int = 1000) -> torch.nn.Module:
+    given = {"b5": "3x3"} if name == "googlenet" else {}
+    return NETS[name](num_classes=classes, stem="large", **given).double().eval()
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_published_weights_give_the_logits_that_torchvision_gives(name):
+    net = torchvisions(name)
+    loaded = load_weights(net, filled(name))
+    image = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) * 0.01).reshape(1, 3, 64, 64)
+    if name == "googlenet":  # what torchvision hides in its forward: from ImageNet's normalisation to the weights' own
+        assert loaded.normalisation == ((0.5,) * 3, (0.5,) * 3)
+        mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None, None]
+        image = (image * std + mean - 0.5) / 0.5
+        assert len(loaded.dropped) == 20 and all(key.startswith(("aux1.", "aux2.")) for key in loaded.dropped)
+    else:
+        assert loaded.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) and not loaded.dropped
+    assert len(loaded.kept) == len(net.state_dict()) and not loaded.new
+    expected = torch.tensor(TORCHVISION[name]["logits"], dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(image)[0, :8], expected, rtol=1e-9, atol=0)
+
+
+def test_another_number_of_classes_keeps_the_body_and_makes_a_new_head(tmp_path):
+    net, weights = torchvisions("resnet18", classes=7), filled("resnet18")
+    torch.save(weights, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError, match=r"fc.weight: found \(1000, 512\), needed \(7, 512\)"):
+        load_weights(net, tmp_path / "resnet18.pth")
+    before = net.fc.weight.clone()
+    loaded = load_weights(net, tmp_path / "resnet18.pth", new_head=True)
+    assert loaded.new == loaded.dropped == ("fc.weight", "fc.bias") and len(loaded.kept) == 120
+    assert torch.equal(net.fc.weight, before) and torch.equal(net.conv1.conv.weight, weights["conv1.weight"])
+    assert loaded.words().endswith("120 tensors kept; new: fc.weight, fc.bias; dropped: fc.weight, fc.bias")
+    # Files from before torch counted batches have no counts.
+    old = {key: tensor for key, tensor in weights.items() if not key.endswith("num_batches_tracked")}
+    assert len(load_weights(torchvisions("resnet18"), old).kept) == 102
+    # A head is new, and nothing else is.
+    with pytest.raises(WeightsError, match=r"shape     conv1.weight: found \(64, 3, 7, 7\), needed \(64, 1, 7, 7\)"):
+        load_weights(NETS["resnet18"](in_channels=1, num_classes=7, stem="large"), weights, new_head=True)
+
+
+def test_weights_of_another_architecture_are_refused():
+    with pytest.raises(WeightsError, match="do not belong to this net") as refused:
+        load_weights(torchvisions("resnet50", classes=7), filled("resnet18"), new_head=True)
+    assert "missing   layer1.0.conv3.weight" in str(refused.value)
+    with pytest.raises(WeightsError, match=r"surplus   layer1.0.conv1.weight\n(.*\n)*  surplus   and \d+ more"):
+        load_weights(torchvisions("googlenet"), filled("resnet18"), new_head=True)

@@ -1,7 +1,8 @@
-"""Weights in and out: our files, and the lecture's own state dicts, both strictly."""
+"""Weights in and out: our files, the lecture's own state dicts, and torchvision's published ones, all strictly."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +22,135 @@ _LECTURE_NAMES = (
     (r"\.residual\.", "."),
 )
 
+_TORCHVISION_RESNET = (
+    (r"^conv1\.conv\.", "conv1."),
+    (r"^conv1\.norm\.", "bn1."),
+    (r"^stage(\d)\.block(\d+)\.join\.", lambda match: f"layer{match[1]}.{int(match[2]) - 1}."),
+    (r"\.residual\.conv(\d)\.", r".conv\1."),
+    (r"\.residual\.norm(\d)\.", r".bn\1."),
+    (r"\.shortcut\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+)
+_TORCHVISION_GOOGLENET = (
+    (r"\.norm\.", ".bn."),
+    (r"^incep", "inception"),
+    (r"\.b1\.", ".branch1."),
+    (r"\.b3\.conv(\d)\.", lambda match: f".branch2.{int(match[1]) - 1}."),
+    (r"\.b5\.conv(\d)\.", lambda match: f".branch3.{int(match[1]) - 1}."),
+    (r"\.pool\.conv\.", ".branch4.1."),
+)
+
+# Of tensors that are missing, and so on, in one message.
+MOST_LINES = 12
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Other names for a net's weights, as rules that turn ours into theirs, and what the weights expect.
+
+    `normalisation` are the mean and the standard deviation of the channels that the weights were trained on, and
+    `training_only` is how the names begin of tensors that only their training needed.
+    """
+
+    rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
+    training_only: tuple[str, ...] = ()
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    def name(self, key: str) -> str:
+        for ours, theirs in self.rules:
+            key = re.sub(ours, theirs, key)
+        return key
+
+
+OURS, LECTURE = Dialect(), Dialect(_LECTURE_NAMES)
+DIALECTS = (
+    OURS,
+    LECTURE,
+    Dialect(_TORCHVISION_RESNET, normalisation=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    # torchvision's GoogLeNet undoes ImageNet's normalisation in its forward, since its weights came from elsewhere.
+    Dialect(_TORCHVISION_GOOGLENET, ("aux1.", "aux2."), normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The names, ours, of the tensors that were kept, and of those of a new head; and theirs that were dropped."""
+
+    where: str
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
+
+    def words(self) -> str:
+        said = f"{self.where}: {len(self.kept)} tensors kept"
+        for kind, names in (("new", self.new), ("dropped", self.dropped)):
+            if names:
+                listed = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
+                said += f"; {kind}: {listed}"
+        return said
+
 
 def lecture_state_dict(net: nn.Module) -> dict[str, Tensor]:
     """The weights of `net` under the names that the lecture's own script gives them.
 
     `incep1.b5.conv2.weight` is there `incep1.branch5x5_2.weight`. The tensors are those of `net`, not copies.
     """
-    return {_lecture_name(key): tensor for key, tensor in net.state_dict().items()}
+    return {LECTURE.name(key): tensor for key, tensor in net.state_dict().items()}
 
 
-def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path) -> None:
+def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, new_head: bool = False) -> Loaded:
     """Load weights into `net`: a state dict, a `.safetensors`, `.pth` or `.pt` file, or a run folder.
 
-    The keys are ours or the lecture's. Everything must fit: `WeightsError` names each key that is missing or
-    surplus and each tensor of another shape, and `net` is then left as it was.
+    The keys are ours, the lecture's, or torchvision's for GoogLeNet (build it with `b5="3x3"`) and the ResNets, whose
+    auxiliary heads are dropped. Everything must fit, but with `new_head` the last linear layer keeps its fresh weights
+    where its number of classes is another. `WeightsError` names the keys that are missing or surplus and the tensors
+    of another shape, and `net` is then left as it was.
     """
     where, weights = read_weights(source)
     ours = net.state_dict()
-    lecture = {_lecture_name(key): key for key in ours}
-    # The dialect is the one that knows more of the keys, so that one damaged key does not hide which it was.
-    in_lecture, in_ours = (len(weights.keys() & known.keys()) for known in (lecture, ours))
-    names = lecture if in_lecture > in_ours else {key: key for key in ours}
-    problems = [f"  missing   {name}" for name in names if name not in weights]
-    problems += [f"  surplus   {name}" for name in weights if name not in names]
-    for name, key in names.items():
-        if name in weights and weights[name].shape != ours[key].shape:
-            found, needed = tuple(weights[name].shape), tuple(ours[key].shape)
-            problems.append(f"  shape     {name}: found {found}, needed {needed}")
-    if problems:
+    # The dialect is the one that knows most of the keys, so that one damaged key does not hide which it was.
+    dialect = max(DIALECTS, key=lambda known: len({known.name(key) for key in ours} & weights.keys()))
+    names = {dialect.name(key): key for key in ours}
+    dropped = [name for name in weights if name not in names and name.startswith(dialect.training_only)]
+    new = _head(net, ours, names, weights) if new_head else []
+    # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
+    uncounted = [name for name in names if name.endswith(".num_batches_tracked") and name not in weights]
+    problems = {
+        "missing": [name for name in names if name not in weights and name not in uncounted],
+        "surplus": [name for name in weights if name not in names and name not in dropped],
+        "shape": [
+            f"{name}: found {tuple(weights[name].shape)}, needed {tuple(ours[key].shape)}"
+            for name, key in names.items()
+            if name in weights and key not in new and weights[name].shape != ours[key].shape
+        ],
+    }
+    lines = [line for kind, found in problems.items() for line in _some(kind, found)]
+    if lines:
         raise WeightsError(
-            f"the weights in {where} do not belong to this net:\n" + "\n".join(problems) + "\n"
+            f"the weights in {where} do not belong to this net:\n" + "\n".join(lines) + "\n"
             "Load them into the net that they were saved from, with the same input size and number of classes."
         )
-    net.load_state_dict({key: weights[name] for name, key in names.items()}, strict=True)
+    kept = {key: weights[name] for name, key in names.items() if key not in new and name in weights}
+    net.load_state_dict(ours | kept, strict=True)
+    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.name, new)), dialect.normalisation)
+
+
+def _some(kind: str, found: list[str]) -> list[str]:
+    """A line for each, as far as one reads on."""
+    lines = [f"  {kind:<8}  {words}" for words in found[:MOST_LINES]]
+    return [*lines, f"  {kind:<8}  and {len(found) - MOST_LINES} more"] if len(found) > MOST_LINES else lines
+
+
+def _head(
+    net: nn.Module, ours: Mapping[str, Tensor], names: Mapping[str, str], weights: Mapping[str, Tensor]
+) -> list[str]:
+    """The keys of the last linear layer, where the weights have it for another number of classes."""
+    linear = [path for path, module in net.named_modules() if isinstance(module, nn.Linear)][-1:]
+    theirs = {key: weights[name] for name, key in names.items() if name in weights}
+    keys = [f"{path}.{part}" for path in linear for part in ("weight", "bias") if f"{path}.{part}" in ours]
+    others = all(key in theirs and theirs[key].shape[1:] == ours[key].shape[1:] for key in keys)
+    return keys if others and any(len(theirs[key]) != len(ours[key]) for key in keys) else []
 
 
 def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor]]:
@@ -86,9 +183,3 @@ def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise WeightsError(f"{where} holds no state dict, which maps each name to a tensor: save net.state_dict()")
     return dict(loaded)
-
-
-def _lecture_name(key: str) -> str:
-    for ours, theirs in _LECTURE_NAMES:
-        key = re.sub(ours, theirs, key)
-    return key
