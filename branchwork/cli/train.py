@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, Source, deliver, make_table, show, show_results
+from branchwork.cli.output import DATA, Fit, Json, Size, Source, deliver, make_table, parse_size, show, show_results
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
@@ -52,6 +52,8 @@ def train(
     ] = None,
     compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
     source: Source = None,
+    size: Size = None,
+    fit: Fit = None,
     json_file: Json = None,
     changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
@@ -65,6 +67,7 @@ def train(
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
         others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
+        others |= {"size": size, "fit": fit}
         _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
         return
     if net is None:
@@ -74,7 +77,7 @@ def train(
     from branchwork.cli.progress import Screen
 
     screen = Screen()
-    data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
+    data_set = branchwork.load_data(data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen)
     chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
     if config is not None:
         chosen = read_recipe(config, chosen)
