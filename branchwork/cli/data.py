@@ -3,20 +3,25 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from branchwork.cli.output import DATA, Json, Source, deliver, make_table, show
+from branchwork.cli.output import DATA, Fit, Json, Size, Source, deliver, make_table, parse_size, show
 from branchwork.language import listed, times
 
 if TYPE_CHECKING:
     from branchwork.datasets.describe import DataSummary
+    from branchwork.datasets.pack import Packed
     from branchwork.datasets.report import FolderReport, Problem
 
 # Of each kind of problem, as many are shown; --json has all.
 _SHOWN = 5
 
 
-def data(
+data = App(name="data", help_format="plaintext")
+
+
+@data.default
+def describe(
     name: Annotated[
         str, Parameter(help=f"{DATA}: MNIST if it can be had. All files of a folder are checked.")
     ] = "auto",
@@ -34,6 +39,35 @@ def data(
 
     summary = branchwork.data(name, source=source, sheet=sheet or True, observer=Screen())
     deliver(summary, json_file, lambda: _show(summary))
+
+
+@data.command
+def pack(
+    folder: Annotated[Path, Parameter(help="A folder with a sub-folder for each class, or train, val and test above.")],
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(help="The file; NAME.pack in this folder by default.")] = None,
+    size: Size = None,
+    fit: Fit = None,
+    json_file: Json = None,
+) -> None:
+    """Decode a folder of images once, into one file that trains at the speed of the disk and may exceed memory.
+
+    Ctrl-C stops it, and the same command goes on.
+    """
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    packed = branchwork.pack(folder, out=out, size=parse_size(size), fit=fit, observer=Screen())
+    deliver(packed, json_file, lambda: _show_packed(packed))
+
+
+def _show_packed(packed: "Packed") -> None:
+    show(
+        *_checked(packed.report),
+        f"{packed.images:,} images {times(packed.image_shape)} by --fit {packed.pictures}",
+        f"pack: {packed.file} ({packed.bytes / 1e6:,.1f} MB)",
+    )
 
 
 def _show(summary: "DataSummary") -> None:

@@ -41,7 +41,7 @@ Fit = Annotated[
     Literal["crop", "pad", "stretch"] | None,
     Parameter(help="How a folder's pictures are brought to that size: crop (the default), pad with black, or stretch."),
 ]
-DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), a folder of images, or auto"
+DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), a folder or pack of images, or auto"
 
 
 def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:

@@ -11,6 +11,7 @@ import torch
 from branchwork.datasets.checking import judge, read_layout, survey
 from branchwork.datasets.folder import printable, title_of
 from branchwork.datasets.load import DataSet, is_path, known_source, load_data
+from branchwork.datasets.pack import verify_pack
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.datasets.reading import Array
 from branchwork.datasets.report import FolderReport
@@ -52,11 +53,13 @@ def data(
     """What the data set `name` holds.
 
     With `sheet`, examples of each class are drawn into that file, or where it is True into NAME-examples.png. Of a
-    folder, every file is decoded once, and no more images are kept in memory than are drawn.
+    folder, every file is decoded once, and no more images are kept in memory than are drawn; a pack is read whole.
     """
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
         return _check_folder(Path(name), sheet, observer or Observer())
     loaded = load_data(name, source=source, observer=observer) if isinstance(name, str) else name
+    if loaded.path is not None and os.path.isfile(loaded.path):
+        verify_pack(Path(loaded.path), observer or Observer())
     drawn = _sheet(sheet, loaded.name)
     if drawn is not None:
         draw_examples(drawn, loaded)

@@ -91,7 +91,7 @@ def printable(path: str | Path) -> str:
 
 def title_of(path: Path) -> str:
     """What a folder or file is called, short enough to be a part of other files' names."""
-    name = printable(Path(os.path.realpath(path)).stem) or "images"
+    name = printable(Path(os.path.realpath(path)).name.removesuffix(".pack")) or "images"
     return name.encode()[:80].decode("utf-8", "ignore")
 
 

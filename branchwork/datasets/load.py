@@ -11,6 +11,7 @@ import torch
 from branchwork.datasets.checking import judge, read_layout, survey
 from branchwork.datasets.folder import printable, title_of
 from branchwork.datasets.idx import from_idx, rank_of
+from branchwork.datasets.pack import open_pack
 from branchwork.datasets.reading import Target
 from branchwork.datasets.report import FolderReport
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fetch
@@ -37,18 +38,23 @@ def load_data(
     channels: int | None = None,
     observer: Observer | None = None,
 ) -> DataSet:
-    """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, or a folder.
+    """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
+    or a pack.
 
     `auto` is MNIST if it can be had, else `sample`; `observer` is told which. `source` is a folder that holds the
     files of MNIST or Fashion-MNIST, and must then serve. A folder, named by its path, has a sub-folder for each class,
     or such sub-folders in `train`, `val` and `test`; its pictures become images of `size` (height and width, or one
     side for both) by the way `fit`, which is `crop`, `pad` or `stretch`, grey where all of them are unless `channels`
-    says 1 or 3. Raises `DataError`.
+    says 1 or 3. A pack, which `pack` has made of a folder, is mapped. Raises `DataError`.
     """
     observer = observer or Observer()
     if is_path(name):
         if source is not None:
             raise DataError(f"{name} is read from where it lies: leave out --source")
+        if os.path.isfile(name):
+            data = open_pack(Path(name), size, fit, channels)
+            observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
+            return data
         return _load_folder(Path(name), size, fit, channels, observer)
     if size is not None or fit is not None:
         raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
@@ -105,7 +111,7 @@ def _load_folder(
     if free is not None and needed > free:
         raise DataError(
             f"{folder} takes {needed / 1e9:.1f} GB as images of {times(target.shape)}, and {free / 1e9:.1f} GB of "
-            "memory are free: take a smaller --size"
+            f"memory are free: make a pack with branchwork data pack {folder}, and name that as --data"
         )
     images = np.empty((len(layout.files), *target.shape), np.uint8)
     records = []
