@@ -22,6 +22,11 @@ GENERATOR = np.random.default_rng(5)
 SHORT = {"epochs": 1, "batch_size": 8, "validation": 0.0}
 
 
+def train(**options):
+    """As few seconds as a training can take beside others."""
+    return bw.train("residual", threads=1, execute="written", **options)
+
+
 def noise(height: int = 20, width: int = 20, channels: int = 3) -> Image.Image:
     """A picture that no other is like."""
     shape = (height, width) if channels == 1 else (height, width, channels)
@@ -84,9 +89,9 @@ def test_splits_of_their_own_are_used_as_they_are(tmp_path, command):
             fill(root / part / name, count)
     data = bw.load_data(str(root))
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 8, 6)
-    result = bw.train("residual", data=data, recipe=fast("residual", 24).but({**SHORT, "validation": 0.3}), out="run")
+    result = train(data=data, recipe=fast("residual", 24).but({**SHORT, "validation": 0.3}), out="run")
     assert result.train_images == 24 and result.validation_accuracy in [n / 8 for n in range(9)]
-    none = bw.train("residual", data=data, recipe=fast("residual", 24).but(SHORT), out="none")
+    none = train(data=data, recipe=fast("residual", 24).but(SHORT), out="none")
     assert none.train_images == 24 and none.validation_accuracy is None
     assert bw.evaluate("run").images == 6
 
@@ -209,7 +214,20 @@ def test_names_in_any_script_and_of_any_length(tmp_path, names, command):
     assert code == 0, err
     assert set(json.loads(Path("report.json").read_text())["counts"]["train"]) == set(names)
     code, out, err = command(
-        "train", "residual", "--data", root, "--epochs", 1, "--batch-size", 4, "--validation", 0, "--out", "r"
+        "train",
+        "residual",
+        "--data",
+        root,
+        "--epochs",
+        1,
+        "--batch-size",
+        4,
+        "--validation",
+        0,
+        "--out",
+        "r",
+        "--threads",
+        1,
     )
     assert code == 0, err
     assert bw.load_run("r").model.classes == tuple(sorted(names))
@@ -322,7 +340,7 @@ def test_predict_and_evaluate_place_pictures_as_the_training_did(tmp_path, comma
     root = two_classes(tmp_path / "pets", height=20, width=40)
     recipe = fast("residual", 16).but(SHORT)
     data = bw.load_data(str(root), size=(16, 24), fit="pad")
-    result = bw.train("residual", data=data, recipe=recipe, out="run")
+    result = train(data=data, recipe=recipe, out="run")
     trained = bw.load_run("run")
     assert trained.model.pictures == "pad" and trained.model.image_size == (16, 24)
     assert bw.evaluate("run").accuracy == result.test_accuracy
@@ -347,7 +365,7 @@ def test_a_stopped_training_goes_on_with_the_same_images(tmp_path, small, monkey
     root = two_classes(tmp_path / "pets")
     data = bw.load_data(str(root), size=18, fit="stretch")
     recipe = fast("residual", 16).but({**SHORT, "epochs": 2})
-    whole = bw.train("residual", data=data, recipe=recipe, out="whole")
+    whole = train(data=data, recipe=recipe, out="whole")
     close = Loop._close_epoch
     with monkeypatch.context() as patch:
 
@@ -357,7 +375,7 @@ def test_a_stopped_training_goes_on_with_the_same_images(tmp_path, small, monkey
 
         patch.setattr(Loop, "_close_epoch", stop)
         with pytest.raises(Interrupted):
-            bw.train("residual", data=data, recipe=recipe, out="stopped")
+            train(data=data, recipe=recipe, out="stopped")
     resumed = bw.resume("stopped")
     assert resumed.test_accuracy == whole.test_accuracy
     for one, other in zip(bw.load_run("whole").net.parameters(), bw.load_run("stopped").net.parameters(), strict=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_folder import SHORT, fill, noise, two_classes
+from test_folder import SHORT, fill, noise, train, two_classes
 
 import branchwork as bw
 from branchwork.datasets import pack as packing
@@ -79,9 +79,7 @@ def test_mapped_images_are_indexed_as_a_tensor_is():
 def test_training_from_a_pack_is_training_from_its_folder_bit_for_bit(pets):
     bw.pack(pets)
     recipe = fast("residual", 16).but({**SHORT, "validation": 0.25})
-    whole, mapped = (
-        bw.train("residual", data=data, recipe=recipe, out=out) for data, out in ((str(pets), "a"), ("pets.pack", "b"))
-    )
+    whole, mapped = (train(data=data, recipe=recipe, out=out) for data, out in ((str(pets), "a"), ("pets.pack", "b")))
     assert (whole.test_accuracy, whole.validation_accuracy) == (mapped.test_accuracy, mapped.validation_accuracy)
     for one, other in zip(bw.load_run("a").net.parameters(), bw.load_run("b").net.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -106,7 +104,7 @@ def test_a_training_of_a_pack_larger_than_memory_reads_only_its_batches(tmp_path
     base = data.train.images.base.view(Counting)
     for split in (data.train, data.test):
         object.__setattr__(split.images, "base", base)
-    bw.train("residual", data=data, recipe=fast("residual", 16).but(SHORT), out="run")
+    train(data=data, recipe=fast("residual", 16).but(SHORT), out="run")
     # An epoch of 16, the test of 4, and the batch and the mistakes of the report.
     assert 20 <= Counting.read <= 20 + 8 + 4
 

@@ -49,11 +49,13 @@ def find_files(folder: Path) -> Layout:
     if not os.path.isdir(folder):
         raise DataError(f"there is no folder {printable(folder)}: name one that has a sub-folder for each class")
     problems: list[Problem] = []
-    folders = _folders(folder, folder, problems)
+    at_top: list[Problem] = []
+    folders = _folders(folder, folder, at_top)
     parts = {SPLIT_NAMES[name.casefold()]: path for name, path in folders.items() if name.casefold() in SPLIT_NAMES}
     if "train" in parts and _has_folders(parts["train"]):
         _need_different(folder, [name for name in folders if name.casefold() in SPLIT_NAMES])
         beside = [path for name, path in folders.items() if name.casefold() not in SPLIT_NAMES]
+        problems += at_top
         problems += [
             Problem(
                 "beside the splits", _shown(path, folder), "it lies beside train: move it into train, if it is a class"
