@@ -20,6 +20,8 @@ from branchwork.observer import Observer
 
 # Examples of each class on a sheet.
 EACH = 10
+# More classes on a sheet take minutes to draw, and would not be looked at.
+MOST_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def data(
     drawn = _sheet(sheet, loaded.name)
     if drawn is not None:
         draw_examples(drawn, loaded)
-    files = known_source(loaded.name)
+    files = known_source(loaded.name) if loaded.path is None else None
     return DataSummary(
         name=loaded.name,
         origin=loaded.origin,
@@ -92,13 +94,10 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
     name = title_of(folder)
     drawn = _sheet(sheet, name)
     if drawn is not None:
-        chosen = [
-            row
-            for row in sorted(examples, key=lambda row: layout.files[row].label)
-            if layout.files[row].label in judgement.classes
-        ]
-        images = torch.from_numpy(np.stack([examples[row] for row in chosen]))
-        draw_sheet(drawn, images, [layout.files[row].label for row in chosen], f"{name}: {EACH} of each class", EACH)
+        rows = [row for row in sorted(examples) if layout.files[row].label in judgement.classes[:MOST_CLASSES]]
+        rows.sort(key=lambda row: layout.files[row].label)
+        images = torch.from_numpy(np.stack([examples[row] for row in rows]))
+        draw_sheet(drawn, images, [layout.files[row].label for row in rows], _title(name, judgement.classes), EACH)
     return DataSummary(
         name=name,
         origin=f"the folder {printable(folder)}",
@@ -115,10 +114,15 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
 
 def draw_examples(path: Path, data: DataSet) -> None:
     """A sheet with the first training images of every class, a class a row."""
-    rows = [(data.train.labels == label).nonzero()[:EACH, 0] for label in range(len(data.classes))]
+    rows = [(data.train.labels == label).nonzero()[:EACH, 0] for label in range(len(data.classes[:MOST_CLASSES]))]
     chosen = torch.cat(rows)
     captions = [data.classes[int(label)] for label in data.train.labels[chosen]]
-    draw_sheet(path, data.train.images[chosen], captions, f"{data.name}: the first {EACH} of each class", EACH)
+    draw_sheet(path, data.train.images[chosen], captions, _title(data.name, data.classes), EACH)
+
+
+def _title(name: str, classes: tuple[str, ...]) -> str:
+    few = f" of the first {MOST_CLASSES} classes" if len(classes) > MOST_CLASSES else " class"
+    return f"{name}: the first {EACH} of each{few}"
 
 
 def _sheet(sheet: Path | bool, name: str) -> Path | None:

@@ -1,8 +1,8 @@
 """A pack: a data set in one file, which is mapped into memory and may be larger than it.
 
 The file holds, one after the other: the images as they are, uint8 N×C×H×W; for each of them its part and its class,
-int32 N×2 (−1 where it is left out); the header, JSON; the header's length, 8 bytes; and `MAGIC`. The end comes last,
-so that a file that was cut off is known, and images can be added while it is written.
+int32 N×2 (−1 where it is left out); the header, JSON; the header's length and checksum; and `MAGIC`. The end comes
+last, so that a file that was cut off is known, and images can be added while it is written.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from branchwork.observer import Observer
 
 SUFFIX = ".pack"
 MAGIC = b"BWPACK01"
-_END = struct.Struct("<Q8s")
+_END = struct.Struct("<QI8s")
 # Seconds of packing that a power cut may cost.
 _SYNC_SECONDS = 5.0
 _CHUNK = 1 << 24
@@ -292,7 +292,7 @@ def _ending(layout: Layout, target: Target, judgement: Judgement, checksum: int)
         report=asdict(judgement.report),
     )
     text = json.dumps(asdict(header), ensure_ascii=False).encode()
-    return index.tobytes() + text + _END.pack(len(text), MAGIC)
+    return index.tobytes() + text + _END.pack(len(text), zlib.crc32(text), MAGIC)
 
 
 def _read_ending(path: Path) -> tuple[_Header, np.ndarray[Any, np.dtype[np.int32]]]:
@@ -302,13 +302,16 @@ def _read_ending(path: Path) -> tuple[_Header, np.ndarray[Any, np.dtype[np.int32
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _END.size))
             end = file.read(_END.size)
-            if len(end) < _END.size or end[8:] != MAGIC:
+            if len(end) < _END.size or not end.endswith(MAGIC):
                 raise DataError(
                     f"{shown} is no pack, or was cut off: copy it again, or make one with branchwork data pack FOLDER"
                 )
-            length, _ = _END.unpack(end)
+            length, checksum, _ = _END.unpack(end)
             file.seek(max(0, size - _END.size - length))
-            header = read_fields(_Header, json.loads(file.read(length)))
+            text = file.read(min(length, size))
+            if zlib.crc32(text) != checksum:
+                raise ValueError("the checksum of its header is wrong")
+            header = read_fields(_Header, json.loads(text))
             count = header.shape[0]
             start = int(np.prod(header.shape, dtype=object))
             if min(header.shape) < 1 or start + 8 * count + length + _END.size != size:
