@@ -1,6 +1,7 @@
 """Packs: the same data set as the folder's, mapped, whole or not at all, and going on where they were stopped."""
 
 import json
+import mmap
 import shutil
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_folder import SHORT, fill, noise, train, two_classes
+from test_folder import GENERATOR, SHORT, fill, noise, train, two_classes
 
 import branchwork as bw
 from branchwork.datasets import pack as packing
@@ -74,6 +75,24 @@ def test_mapped_images_are_indexed_as_a_tensor_is():
     assert torch.equal(mapped.pick(torch.tensor([4, 1]))[:], tensor[[4, 1]])
     mapped[:][:] = 0
     assert base.any()  # what was read is a copy
+
+
+@pytest.mark.parametrize(("side", "most"), [(7, 1), (200, 40)])
+def test_what_a_batch_needs_is_announced_and_little_else(side, most):
+    class Disk:
+        def madvise(self, advice, start, length):
+            assert start % mmap.PAGESIZE == 0 and start + length <= base.nbytes
+            announced[start : start + length] = True
+            calls.append(length)
+
+    base = np.zeros((500, 1, side, side), np.uint8)
+    announced, calls = np.zeros(base.nbytes, bool), []
+    rows = torch.from_numpy(GENERATOR.permutation(500)[:40])
+    Mapped(base, rows, 0, Disk())[:]
+    for row in rows.tolist():
+        assert announced[row * side**2 : (row + 1) * side**2].all()
+    assert len(calls) <= 40 and announced.sum() <= 40 * (side**2 + mmap.PAGESIZE)
+    assert len(calls) <= max(most, base.nbytes // mmap.PAGESIZE)
 
 
 def test_training_from_a_pack_is_training_from_its_folder_bit_for_bit(pets):

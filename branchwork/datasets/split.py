@@ -1,5 +1,6 @@
 """What a data set is: images with labels, in memory or mapped from a file that may be larger than memory."""
 
+import mmap
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,12 +20,14 @@ class Mapped:
     """Images uint8 N×C×H×W that lie in a file: those `rows`, int64 N, of the mapped array `base`.
 
     Indexing reads the images that are asked for, and no others, into memory and onto `device`. `checksum` is that of
-    `base`, kept beside it, so that a file larger than memory need not be read to be known.
+    `base`, kept beside it, so that a file larger than memory need not be read to be known. `mapping` is what `base`
+    lies in from its start.
     """
 
     base: NDArray[np.uint8]
     rows: Tensor
     checksum: int
+    mapping: mmap.mmap | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
@@ -41,10 +44,23 @@ class Mapped:
             return torch.from_numpy(np.array(self.base[rows])).to(self.device)
         # In the order of the file, which is how a disk reads best, and into the order that was asked for.
         order = np.argsort(rows)
+        self._announce(rows[order])
         images = np.empty((len(rows), *self.base.shape[1:]), np.uint8)
         for place in order:
             images[place] = self.base[rows[place]]
         return torch.from_numpy(images).to(self.device)
+
+    def _announce(self, rows: NDArray[np.int64]) -> None:
+        """Let the disk begin with all `rows`, which ascend, at once: image by image, it would wait for each."""
+        if self.mapping is None or not hasattr(self.mapping, "madvise") or not len(rows):
+            return
+        size = self.base.nbytes // len(self.base)
+        starts = rows * size // mmap.PAGESIZE * mmap.PAGESIZE
+        ends = (rows + 1) * size
+        # Each call to the system costs as much as copying an image: neighbours go into one.
+        gaps = np.flatnonzero(starts[1:] > ends[:-1])
+        for start, end in zip(starts[[0, *gaps + 1]].tolist(), ends[[*gaps, -1]].tolist(), strict=True):
+            self.mapping.madvise(mmap.MADV_WILLNEED, start, end - start)
 
     def pick(self, indices: Tensor) -> "Mapped":
         return replace(self, rows=self.rows[indices])
