@@ -56,7 +56,7 @@ class Mapped:
             return
         size = self.base.nbytes // len(self.base)
         starts = rows * size // mmap.PAGESIZE * mmap.PAGESIZE
-        ends = (rows + 1) * size
+        ends = np.minimum(-((rows + 1) * size // -mmap.PAGESIZE) * mmap.PAGESIZE, self.base.nbytes)
         # Each call to the system costs as much as copying an image: neighbours go into one.
         gaps = np.flatnonzero(starts[1:] > ends[:-1])
         for start, end in zip(starts[[0, *gaps + 1]].tolist(), ends[[*gaps, -1]].tolist(), strict=True):
