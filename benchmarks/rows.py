@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Row = Literal["inception", "residual", "public", "best", "step", "inference"]
+Row = Literal["inception", "residual", "public", "best", "step", "inference", "pack"]
 # So many seeds make a mean that may be compared.
 SEEDS, PUBLIC_SEEDS = 5, 10
 
@@ -138,6 +138,12 @@ GOALS = (
         what_zh="GoogLeNet 融合后，最快的引擎，batch 1",
         quick="GoogLeNet batch 1 fused", slow="GoogLeNet batch 1 written", ratio=1,
     ),
+    Goal(
+        row="pack",
+        what="an epoch of images from a pack, against decoding the files",
+        what_zh="从 pack 读一轮图片，对逐个解码文件",
+        quick="epoch from a pack", slow="epoch decoded", ratio=20,
+    ),
 )  # fmt: skip
 
 
@@ -153,4 +159,5 @@ class Probe:
 PROBES: dict[Row, Probe] = {
     "step": Probe("benchmarks.step", 25, on_device=True),
     "inference": Probe("benchmarks.inference", 60, on_device=False),
+    "pack": Probe("benchmarks.pack", 12, on_device=False),
 }

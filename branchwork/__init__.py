@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from branchwork.catalogue import list_nets as list_nets
     from branchwork.datasets.describe import data as data
     from branchwork.datasets.load import load_data as load_data
+    from branchwork.datasets.pack import pack as pack
     from branchwork.deploy.bench import bench as bench
     from branchwork.deploy.export import export as export
     from branchwork.errors import BranchworkError as BranchworkError
@@ -67,6 +68,7 @@ _HOMES = {
     "load_data": "datasets.load",
     "load_run": "training.run",
     "load_weights": "nets.weights",
+    "pack": "datasets.pack",
     "predict": "training.predict",
     "resume": "training.train",
     "resume_seeds": "training.seeds",

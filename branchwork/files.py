@@ -101,6 +101,15 @@ def remove_parts(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping; None where the system does not say (only Linux does)."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -112,7 +121,9 @@ def read_fields(kind: type[T], fields: object) -> T:
     values = {}
     for name, hint in get_type_hints(kind).items():
         value = fields.get(name)
-        values[name] = tuple(value) if get_origin(hint) is tuple and isinstance(value, list) else value
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        as_tuple = any(get_origin(kind) is tuple for kind in kinds)
+        values[name] = tuple(value) if as_tuple and isinstance(value, list) else value
         if name in fields and not _fits(values[name], hint):
             raise TypeError(f"{name} is {value!r:.60}")
     return kind(**values | {name: fields[name] for name in fields.keys() - values.keys()})

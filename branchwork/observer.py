@@ -40,6 +40,12 @@ class Observer:
     def download_end(self) -> None:
         """The download that was told of last is over, well or badly."""
 
+    def count(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` files are done with, of what `title` says in words."""
+
+    def count_end(self) -> None:
+        """The counting that was told of last is over, well or badly."""
+
     def start(self, title: str) -> None:
         """A training called `title` begins."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from branchwork.errors import NetError
+from branchwork.errors import DataError, NetError
 from branchwork.files import write_whole
 
 if TYPE_CHECKING:
@@ -34,7 +34,14 @@ Json = Annotated[
     Path | None, FILE, Parameter(name="--json", help="Write the figures into this file as JSON; - shows them.")
 ]
 Source = Annotated[Path | None, Parameter(help="A folder that holds the files of MNIST or Fashion-MNIST.")]
-DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), or auto"
+Size = Annotated[
+    str | None, Parameter(help="Of a folder's images: one side, or height and width as 48x64; chosen by default.")
+]
+Fit = Annotated[
+    Literal["crop", "pad", "stretch"] | None,
+    Parameter(help="How a folder's pictures are brought to that size: crop (the default), pad with black, or stretch."),
+]
+DATA = "mnist, fashion-mnist, sample (7,000 digits of MNIST that come along), a folder or pack of images, or auto"
 
 Shortcut = Annotated[
     Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"] | None,
@@ -122,3 +129,13 @@ def parse_shape(text: str, flag: str) -> tuple[int, ...]:
     if not all(number.isdecimal() and int(number) for number in numbers):
         raise NetError(f"{flag} is {text!r}, and channels, height and width are needed, as 1x28x28")
     return tuple(map(int, numbers))
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """`64` or `48x64` as height and width. Raises `DataError` for anything else than one or two whole numbers."""
+    if text is None:
+        return None
+    sides = re.split("[x×]", text)
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
+        raise DataError(f"--size is {text!r}, and one side is needed, or height and width, as 48x64")
+    return int(sides[0]), int(sides[-1])

@@ -3,7 +3,16 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from branchwork.observer import Epoch, Observer, Step
 
@@ -18,7 +27,7 @@ class Screen(Observer):
         self.task = TaskID(0)
         self.said = 0.0
         self.accuracy = ""  # of the last epoch, as words
-        self.downloading = False
+        self.downloading = self.counting = False
 
     def note(self, message: str) -> None:
         self._print(message)
@@ -35,6 +44,24 @@ class Screen(Observer):
 
     def download_end(self) -> None:
         self.downloading = False
+        self._close()
+
+    def count(self, title: str, done: int, total: int) -> None:
+        if not self.counting:
+            self.counting, self.said = True, time.monotonic()
+            if self.console.is_terminal:
+                bar = self._open(
+                    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+                )
+                self.task = bar.add_task(title, total=total)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif time.monotonic() - self.said > PLAIN_SECONDS:
+            self.said = time.monotonic()
+            self._print(f"{title}: {done:,} of {total:,}")
+
+    def count_end(self) -> None:
+        self.counting = False
         self._close()
 
     def start(self, title: str) -> None:

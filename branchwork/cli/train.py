@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, Shortcut, Source, Stem, deliver, make_table, show, show_results
+from branchwork.cli.output import (
+    DATA,
+    Fit,
+    Json,
+    Shortcut,
+    Size,
+    Source,
+    Stem,
+    deliver,
+    make_table,
+    parse_size,
+    show,
+    show_results,
+)
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
@@ -54,6 +67,8 @@ def train(
     shortcut: Shortcut = None,
     stem: Stem = None,
     source: Source = None,
+    size: Size = None,
+    fit: Fit = None,
     json_file: Json = None,
     changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
@@ -66,17 +81,8 @@ def train(
     options |= {"execute": execute, "compile": compile}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
-        others = {
-            **given,
-            **flags,
-            "NET": net,
-            "shortcut": shortcut,
-            "stem": stem,
-            "data": data,
-            "recipe": recipe,
-            "config": config,
-            "seeds": seeds,
-        }
+        others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
+        others |= {"shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
         _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
         return
     if net is None:
@@ -88,7 +94,7 @@ def train(
 
     net = with_options(net, {"shortcut": shortcut, "stem": stem})
     screen = Screen()
-    data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
+    data_set = branchwork.load_data(data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen)
     chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
     if config is not None:
         chosen = read_recipe(config, chosen)

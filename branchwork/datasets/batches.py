@@ -6,14 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from branchwork.datasets.load import Split
+from branchwork.datasets.split import DataSet, Split
 from branchwork.errors import DataError
 
 
-def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def part(data: DataSet, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Training and validation images: the data's own, else `fraction` of every class is held out of the former.
+
+    With a fraction of 0 there is no validation. Raises `DataError` where a class would have none left.
+    """
+    if fraction and data.validation is not None:
+        return data.train, data.validation
+    return hold_out(data.train, fraction, seed, data.classes)
+
+
+def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
     """Part `split` into training and validation, the latter with `fraction` of every class, drawn by `seed`.
 
-    With a fraction of 0 the validation part is empty. Raises `DataError` where a class would have none left.
+    With a fraction of 0 the validation part is empty. Raises `DataError`, which calls the class as `classes` does,
+    where one would have none left.
     """
     if fraction == 0:
         return split, split.pick(torch.empty(0, dtype=torch.int64))
@@ -23,8 +34,9 @@ def hold_out(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
         members = (split.labels == label).nonzero()[:, 0]
         count = round(fraction * len(members))
         if not 0 < count < len(members):
+            name = classes[label] if classes else label
             raise DataError(
-                f"class {label} has {len(members)} images, too few to hold out {fraction:.0%} for validation: "
+                f"class {name} has {len(members)} images, too few to hold out {fraction:.0%} for validation: "
                 "set --validation 0 or another fraction"
             )
         held.append(members[torch.randperm(len(members), generator=generator)[:count]])

@@ -1,23 +1,48 @@
 """Reading people's pictures, which may be anything: what is read is one sound picture, or one clear error."""
 
 import os
+import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from branchwork.datasets.fitting import FITS, fit
 from branchwork.datasets.placing import RULES, place
 from branchwork.errors import ImageError
 
 # Formats whose decoders are widely used; Pillow knows many more that nobody keeps pictures in.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 # Twice the pixels of a large camera. A file of some kilobytes can claim far more.
 _MOST_PIXELS = 100_000_000
+# The ways in which a picture becomes an image of a data set: by a rule for one figure, or as it is.
+WAYS = (*RULES, *FITS)
+_ORIENTATION = 0x0112  # the tag of EXIF that says how the camera was held
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as 8-bit grey ("L") or RGB, and what was odd about its file, in words such as `CMYK`."""
+
+    image: Image.Image
+    oddities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: the picture's width and height when upright, and whether it is grey."""
+
+    width: int
+    height: int
+    grey: bool
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -25,18 +50,49 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises `ImageError` for what is no picture, truncated, or too large when unpacked.
     """
+    with quiet_decoders():
+        return decode(path).image
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Pillow only warns of some damage and of some sizes; both are judged here.
+
+    Threads share the filter of warnings, so whoever decodes in several enters this once, around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def decode(path: Path) -> Picture:
+    """`read_picture` for those who have entered `quiet_decoders`, with what is odd about the file."""
+    with _opened(path) as picture:
+        picture.load()
+        oddities = tuple(_oddities(picture))
+        return Picture(_eight_bits(ImageOps.exif_transpose(picture)), oddities)
+
+
+def read_header(path: Path) -> Header:
+    """What the file says before it is decoded, for those who have entered `quiet_decoders`. Raises `ImageError`."""
+    with _opened(path) as picture:
+        width, height = picture.size
+        if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # these lie on their side
+            width, height = height, width
+        return Header(width, height, _is_grey(picture))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture at `path`, not yet decoded; what goes wrong until it is closed becomes an `ImageError`."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError(f"{path} is no file that can be read as a picture")
     try:
-        # Pillow only warns of some damage and of some sizes; both are judged here.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > _MOST_PIXELS:
-                    raise Image.DecompressionBombError
-                picture.load()
-                return _eight_bits(ImageOps.exif_transpose(picture))
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > _MOST_PIXELS:
+                raise Image.DecompressionBombError
+            yield picture
     except UnidentifiedImageError as reason:
         raise ImageError(f"{path} is no picture that can be read: give one of {', '.join(FORMATS)}") from reason
     except FileNotFoundError as reason:
@@ -45,7 +101,17 @@ def read_picture(path: Path) -> Image.Image:
         raise ImageError(f"{path} unpacks to more than {_MOST_PIXELS:,} pixels: shrink it") from reason
     except (PermissionError, IsADirectoryError) as reason:
         raise ImageError(f"{path} cannot be read: {reason.strerror}") from reason
-    except (OSError, SyntaxError, ValueError, EOFError) as reason:  # what Pillow's decoders raise on damage
+    # What Pillow's decoders raise on damage.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        LookupError,
+        EOFError,
+        struct.error,
+    ) as reason:
         raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from where it came") from reason
 
 
@@ -60,22 +126,56 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
             names = sorted(os.listdir(argument))
         except OSError as reason:
             raise ImageError(f"the folder {argument} cannot be read: {reason.strerror}") from reason
-        inside = [argument / name for name in names if Path(name).suffix.lower() in _SUFFIXES and name[0] != "."]
+        inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
         if not inside:
             raise ImageError(
-                f"the folder {argument} holds no pictures: give one with {', '.join(sorted(_SUFFIXES))} files"
+                f"the folder {argument} holds no pictures: give one with {', '.join(sorted(SUFFIXES))} files"
             )
         found += inside
     return found
 
 
 def to_image(picture: Image.Image, channels: int, size: tuple[int, int], pictures: str) -> Tensor:
-    """A picture as an image of the kind that a net was trained on: uint8 C×H×W.
+    """A picture as an image of the kind that a net was trained on: uint8 C×H×W, of `size` (height, width).
 
-    `pictures` names the rule in `placing.RULES` by which the data set was made. Raises `ImageError`.
+    `pictures` is one of `WAYS`: the rule by which the data set was made, or how its files were brought to one size.
+    Raises `ImageError`.
     """
-    image = torch.from_numpy(place(picture, size, RULES[pictures]).copy())
-    return image.expand(channels, *size)
+    return torch.from_numpy(to_array(picture, channels, size, pictures))
+
+
+def to_array(picture: Image.Image, channels: int, size: tuple[int, int], pictures: str) -> NDArray[np.uint8]:
+    """`to_image` as an array of its own memory."""
+    if pictures in RULES:
+        pixels = place(picture, size, RULES[pictures])[np.newaxis]
+    else:
+        fitted = np.asarray(fit(picture.convert("L" if channels == 1 else "RGB"), size, pictures))
+        pixels = fitted[np.newaxis] if fitted.ndim == 2 else fitted.transpose(2, 0, 1)
+    return np.array(np.broadcast_to(pixels, (channels, *size)))
+
+
+def _is_grey(picture: Image.Image) -> bool:
+    """Whether `_eight_bits` gives grey."""
+    return picture.mode.startswith(("I", "F")) or (picture.mode in ("1", "L") and not _is_clear(picture))
+
+
+def _is_clear(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def _oddities(picture: Image.Image) -> Iterator[str]:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        yield "16-bit"
+    if picture.mode in ("P", "PA"):
+        yield "palette"
+    if _is_clear(picture):
+        yield "transparency"
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        yield picture.mode
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        yield "EXIF rotation"
+    if getattr(picture, "is_animated", False):
+        yield "several frames"
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -86,7 +186,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         numbers -= low
         numbers *= 255 / max(float(high - low), 1e-12)
         return Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if _is_clear(picture):
         return _on_ground(picture.convert("RGBA"))
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
 

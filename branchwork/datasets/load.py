@@ -1,72 +1,63 @@
-"""From a data argument to a data set in memory."""
+"""From a data argument to a data set."""
 
 import lzma
-from dataclasses import dataclass
+import os
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
 
+from branchwork.datasets.checking import judge, read_layout, survey
+from branchwork.datasets.folder import printable, title_of
 from branchwork.datasets.idx import from_idx, rank_of
+from branchwork.datasets.pack import open_pack
+from branchwork.datasets.reading import Target
+from branchwork.datasets.report import FolderReport
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fetch
+from branchwork.datasets.split import DataSet as DataSet
+from branchwork.datasets.split import Split as Split
 from branchwork.errors import DataError, nearest
+from branchwork.files import available_memory
+from branchwork.language import times
 from branchwork.observer import Observer
 
+NAMES = ("auto", "mnist", "fashion-mnist", "sample")
 DIGITS = tuple("0123456789")
 GARMENTS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 N×C×H×W and their labels int64 N."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def pick(self, indices: Tensor) -> "Split":
-        return Split(self.images[indices], self.labels[indices])
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set in memory.
-
-    `mean` and `std` normalise pixels that lie in [0, 1], one number a channel. `pictures` names the way by which a
-    picture from elsewhere becomes an image like these (see `placing.py`). `origin` says in words where the files
-    came from.
-    """
-
-    name: str
-    train: Split
-    test: Split
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    pictures: str
-    origin: str
-
-    @property
-    def channels(self) -> int:
-        return self.train.images.shape[1]
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        return self.train.images.shape[2], self.train.images.shape[3]
-
-
-def load_data(name: str = "auto", *, source: Path | None = None, observer: Observer | None = None) -> DataSet:
-    """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), or `auto`.
+def load_data(
+    name: str = "auto",
+    *,
+    source: Path | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: str | None = None,
+    channels: int | None = None,
+    observer: Observer | None = None,
+) -> DataSet:
+    """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
+    or a pack.
 
     `auto` is MNIST if it can be had, else `sample`; `observer` is told which. `source` is a folder that holds the
-    files of MNIST or Fashion-MNIST, and must then serve. Raises `DataError`.
+    files of MNIST or Fashion-MNIST, and must then serve. A folder, named by its path, has a sub-folder for each class,
+    or such sub-folders in `train`, `val` and `test`; its pictures become images of `size` (height and width, or one
+    side for both) by the way `fit`, which is `crop`, `pad` or `stretch`, grey where all of them are unless `channels`
+    says 1 or 3. A pack, which `pack` has made of a folder, is mapped. Raises `DataError`.
     """
     observer = observer or Observer()
+    if is_path(name):
+        if source is not None:
+            raise DataError(f"{name} is read from where it lies: leave out --source")
+        if os.path.isfile(name):
+            data = open_pack(Path(name), size, fit, channels)
+            observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
+            return data
+        return _load_folder(Path(name), size, fit, channels, observer)
+    if size is not None or fit is not None:
+        raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
     if name == "auto":
         try:
             data = _mnist(source, observer)
@@ -88,7 +79,61 @@ def load_data(name: str = "auto", *, source: Path | None = None, observer: Obser
             raise DataError("the sample comes with the package: leave out --source")
         return _sample()
     raise DataError(
-        f"there is no data set called {name!r}.{nearest(name, ('auto', 'mnist', 'fashion-mnist', 'sample'))}"
+        f"there is no data set called {name!r}.{nearest(name, NAMES)} Your own images are named by their folder."
+    )
+
+
+def is_path(name: str) -> bool:
+    """Whether a data argument is a place of people's own images; a folder called `mnist` is `./mnist`."""
+    return name not in NAMES and (os.path.exists(name) or os.sep in name)
+
+
+def note_folder(report: FolderReport, target: Target, size: object, fit: object, observer: Observer) -> None:
+    """Tell what was chosen for the user, what was left out, and what is tested on."""
+    height, width = target.size
+    chosen = " and ".join(flag for flag, given in (("--size", size), ("--fit", fit)) if given is None)
+    lines = [
+        f"{report.folder}: {report.files:,} pictures, as {times(target.shape)} by --size {height}x{width} "
+        f"--fit {target.pictures}" + f" ({chosen} chosen for you)" * bool(chosen)
+    ]
+    if report.left_out:
+        lines.append(f"{report.left_out:,} of them are left out: branchwork data {report.folder} names each")
+    if report.held_out:
+        lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out to test on")
+    observer.note("\n".join(lines))
+
+
+def _load_folder(
+    folder: Path, size: int | tuple[int, int] | None, fit: str | None, channels: int | None, observer: Observer
+) -> DataSet:
+    layout, target = survey(folder, size, fit, channels, observer)
+    needed, free = 2 * len(layout.files) * target.bytes, available_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(target.shape)}, and {free / 1e9:.1f} GB of "
+            f"memory are free: make a pack with branchwork data pack {folder}, and name that as --data"
+        )
+    images = np.empty((len(layout.files), *target.shape), np.uint8)
+    records = []
+    for row, (record, image) in enumerate(read_layout(layout, target, observer)):
+        images[row] = image
+        records.append(record)
+    judgement = judge(layout, records, target)
+    note_folder(judgement.report, target, size, fit, observer)
+    everything = torch.from_numpy(images)
+    splits = {split: Split(everything[rows], judgement.labels[split]) for split, rows in judgement.rows.items()}
+    return DataSet(
+        name=title_of(folder),
+        train=splits["train"],
+        test=splits["test"],
+        classes=judgement.classes,
+        mean=judgement.mean,
+        std=judgement.std,
+        pictures=target.pictures,
+        origin=f"the folder {printable(folder)}",
+        validation=splits.get("validation"),
+        path=os.path.abspath(folder),
+        report=judgement.report,
     )
 
 

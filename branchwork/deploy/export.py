@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.load import DataSet
 from branchwork.deploy.engines import OPENVINO_PRECISION, load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
 from branchwork.deploy.subject import Input, Subject, find_subject
@@ -17,7 +17,7 @@ from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
 from branchwork.language import listed, times
 from branchwork.observer import Observer
-from branchwork.training.evaluate import check_match
+from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
 
@@ -98,8 +98,7 @@ def export(
         weights = "its own weights" if isinstance(net, nn.Module) else "weights of seed 0, untrained"
         normal = f"mean {listed(subject.model.mean)}, deviation {listed(subject.model.std)}"
         observer.note(f"{subject.name}: {weights}, and the classes and the normalisation of the sample ({normal})")
-    data_set = load_data(data or subject.model.data, source=source, observer=observer)
-    check_match(subject.model, data_set)
+    data_set = load_for(subject.model, data, source, observer)
     about = _about(subject, data_set, fuse, precision, input)
     if to == "openvino":
         about["compile_with"] = json.dumps(OPENVINO_PRECISION[precision])

@@ -19,7 +19,10 @@ from branchwork.training.run import STATE, write_tensors
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training is: enough to begin it again in another process. `checksum` is that of the training data."""
+    """What a training is: enough to begin it again in another process.
+
+    `checksum` is that of the training data. `size` and `fit` are what people's own pictures were brought to, and how.
+    """
 
     net: str
     data: str
@@ -31,6 +34,8 @@ class Plan:
     precision: str
     execute: str
     compile: bool
+    size: tuple[int, int] | None = None
+    fit: str | None = None
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.load import DataSet, is_path, load_data
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.errors import DataError
 from branchwork.nets.build import short_name
@@ -59,12 +59,32 @@ def evaluate(
     `DataError` where the classes or the images do not match the net's.
     """
     trained = load_run(run)
-    data_set = load_data(data or trained.model.data, source=source, observer=observer)
-    check_match(trained.model, data_set)
+    data_set = load_for(trained.model, data, source, observer)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if picture is not None and evaluation.worst:
         draw_mistakes(picture, evaluation, data_set)
     return evaluation
+
+
+def load_for(model: Model, data: str | None, source: Path | None, observer: Observer | None) -> DataSet:
+    """`data`, by default what the net was trained for, with pictures brought to its images as in its training.
+
+    Raises `DataError` where the classes, by name, or the images are not those that the net takes.
+    """
+    name = data or model.data
+    if is_path(name):
+        loaded = load_data(
+            name,
+            source=source,
+            size=model.image_size,
+            fit=model.pictures,
+            channels=model.in_channels,
+            observer=observer,
+        )
+    else:
+        loaded = load_data(name, source=source, observer=observer)
+    check_match(model, loaded)
+    return loaded
 
 
 def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.batches import normalise
+from branchwork.datasets.split import Images
 from branchwork.errors import RecipeError, WeightsError
 from branchwork.training.run import Model
 
@@ -63,15 +64,15 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
         net.train(training)
 
 
-def predict_logits(net: nn.Module, images: Tensor, model: Model, precision: torch.dtype = torch.float32) -> Tensor:
+def predict_logits(net: nn.Module, images: Images, model: Model, precision: torch.dtype = torch.float32) -> Tensor:
     """Logits float32 N×K on the CPU of uint8 images N×C×H×W. Puts `net` in eval mode and back."""
     device = next(net.parameters()).device
     training = net.training
     net.eval()
     with torch.inference_mode(), autocast(device, precision):
         logits = [
-            net(normalise(batch.to(device), model.mean, model.std)).float().cpu()
-            for batch in torch.split(images, EVALUATION_BATCH)
+            net(normalise(images[first : first + EVALUATION_BATCH].to(device), model.mean, model.std)).float().cpu()
+            for first in range(0, len(images), EVALUATION_BATCH)
         ]
     net.train(training)
     result = torch.cat(logits)

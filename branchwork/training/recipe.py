@@ -36,7 +36,9 @@ class Recipe:
     elastic: float = _about("pixels by which training images are bent (the standard deviation)")
     erasing: float = _about("share of the training images that lose a rectangle")
     ema: float = _about("decay of the moving average of the weights, which is kept in their place; 0 for none")
-    validation: float = _about("share of the training images held out; 0 trains on all and keeps the last epoch")
+    validation: float = _about(
+        "share of the training images held out, unless there is a val folder; 0 trains on all and keeps the last epoch"
+    )
     precision: Literal["auto", "fp32", "bf16"] = _about("bf16 convolutions; auto where the processor has them")
 
     def __post_init__(self) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.load import DataSet, Split
+from branchwork.datasets.load import DataSet
+from branchwork.datasets.split import Images
 from branchwork.files import write_whole
 from branchwork.language import listed
 from branchwork.nets.build import short_name
@@ -33,9 +34,10 @@ def write_report(
     history: Sequence[dict[str, Any]],
     evaluation: Evaluation,
     data: DataSet,
-    batch: Split,
+    batch: Tensor,
+    labels: Tensor,
 ) -> None:
-    """Write `report.html` into `folder`. `batch` holds training images, not yet normalised."""
+    """Write `report.html` into `folder`. `batch` holds training images, not yet normalised, with their `labels`."""
     title = f"{short_name(result['net'])} on {data.name}"
     low, high = evaluation.interval
     darkest, lightest = _range(batch, data)
@@ -77,7 +79,7 @@ def write_report(
         f"<p>The first {len(batch)} training images of the first epoch, after normalising with mean "
         f"{listed(data.mean)} and standard deviation {listed(data.std)}; "
         f"black is {darkest:.2f}, white {lightest:.2f}.</p>",
-        _batch(batch, data),
+        _batch(batch, labels, data),
         "<h2>How it was made</h2>",
         _facts(
             {
@@ -207,7 +209,7 @@ def _mistake_words(evaluation: Evaluation) -> str:
     return f"{wrong:,} of {evaluation.images:,} test images were misread; here are {shown}."
 
 
-def _mistakes(evaluation: Evaluation, images: Tensor) -> str:
+def _mistakes(evaluation: Evaluation, images: Images) -> str:
     figures = "".join(
         f'<figure><img alt="test image {m.index}" src="{_png(images[m.index])}">'
         f"<figcaption><b>{escape(m.true)}</b> taken for <b>{escape(m.predicted)}</b><br>{m.probability:.1%}"
@@ -221,17 +223,17 @@ def _megabytes(count: int | None) -> str:
     return "unknown" if count is None else f"{count / 1e6:,.0f} MB"
 
 
-def _range(batch: Split, data: DataSet) -> tuple[float, float]:
-    pixels = normalise(batch.images, data.mean, data.std)
+def _range(batch: Tensor, data: DataSet) -> tuple[float, float]:
+    pixels = normalise(batch, data.mean, data.std)
     return float(pixels.min()), float(pixels.max())
 
 
-def _batch(batch: Split, data: DataSet) -> str:
+def _batch(batch: Tensor, labels: Tensor, data: DataSet) -> str:
     low, high = _range(batch, data)
-    pixels = ((normalise(batch.images, data.mean, data.std) - low) / (high - low) * 255).round().byte()
+    pixels = ((normalise(batch, data.mean, data.std) - low) / (high - low) * 255).round().byte()
     figures = "".join(
         f'<figure><img alt="" src="{_png(image)}"><figcaption>{escape(data.classes[int(label)])}</figcaption></figure>'
-        for image, label in zip(pixels, batch.labels, strict=True)
+        for image, label in zip(pixels, labels, strict=True)
     )
     return f'<div class="images batch">{figures}</div>'
 

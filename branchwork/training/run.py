@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
-from branchwork.datasets.placing import RULES
 from branchwork.errors import NetError, RunError
 from branchwork.files import need_writable, read_fields, write_json, write_whole
 from branchwork.language import say, times
@@ -47,7 +47,7 @@ class Model:
         whole = self.in_channels >= 1 and min(self.image_size) >= 1
         if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
             raise ValueError("its image size, channels, mean and standard deviation do not go together")
-        if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in RULES:
+        if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in WAYS:
             raise ValueError("its classes are not several different names, or its kind of pictures is unknown")
 
     @classmethod
@@ -60,7 +60,7 @@ class Model:
             data.mean,
             data.std,
             data.pictures,
-            data.name,
+            data.argument,
             recipe,
         )
 

@@ -14,7 +14,7 @@ from branchwork.training.checkpoint import Plan
 from branchwork.training.execution import Execute
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import RESULT, SEEDS, claim_folder
-from branchwork.training.train import Result, complete, make_plan
+from branchwork.training.train import Result, complete, load_again, make_plan
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def resume_seeds(
             raise ValueError("it needs two different seeds at least")
     except (OSError, ValueError, TypeError, RecursionError) as reason:
         raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
-    return _train(plans, Path(folder), data or load_data(plans[0].data, source=source, observer=observer), observer)
+    return _train(plans, Path(folder), data or load_again(plans[0], source, observer), observer)
 
 
 def _train(plans: list[Plan], folder: Path, data: DataSet, observer: Observer) -> SeedsResult:

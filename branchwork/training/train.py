@@ -4,7 +4,6 @@ import json
 import signal
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from typing import get_args
 import torch
 from filelock import FileLock, Timeout
 
-from branchwork.datasets.batches import batches, epoch_order, hold_out
+from branchwork.datasets.batches import batches, epoch_order, part
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, own_line
 from branchwork.files import read_fields, remove_parts, write_json, write_whole
@@ -129,9 +128,14 @@ def resume(
     if holds(folder, RESULT):
         raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
     state = load_state(folder)
-    data_set = data or load_data(state.plan.data, source=source, observer=observer)
+    data_set = data or load_again(state.plan, source, observer)
     with _interruptible() as interrupted:
         return _run(state.plan, data_set, folder, state, interrupted, observer)
+
+
+def load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
+    """The data that a training was begun on."""
+    return load_data(plan.data, source=source, size=plan.size, fit=plan.fit, observer=observer)
 
 
 def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Observer) -> tuple[Result, ...]:
@@ -189,15 +193,15 @@ def make_plan(
         raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
     recipe = recipe or fast(net, len(data.train))
     where = pick_device(device)
-    train, _ = hold_out(data.train, recipe.validation, seed)
+    train, _ = part(data, recipe.validation, seed)
     if recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
         )
     plan = Plan(
         net=full_name(net),
-        data=data.name,
-        checksum=_checksum(data.train),
+        data=data.argument,
+        checksum=data.train.checksum(),
         recipe=asdict(recipe),
         seed=seed,
         device=str(where),
@@ -205,15 +209,13 @@ def make_plan(
         precision=pick_precision(recipe.precision, where),
         execute=execute,
         compile=compile,
+        size=data.image_size if data.path else None,
+        fit=data.pictures if data.path else None,
     )
     with torch.random.fork_rng(devices=[]):
         model = Model.of(plan.net, data, plan.recipe)
         check_net(model.builder()(), model)
     return plan
-
-
-def _checksum(split: Split) -> int:
-    return zlib.crc32(split.labels.numpy().tobytes(), zlib.crc32(split.images.numpy().tobytes()))
 
 
 def _run(
@@ -224,7 +226,7 @@ def _run(
     interrupted: threading.Event,
     observer: Observer,
 ) -> Result:
-    if _checksum(data.train) != plan.checksum:
+    if data.train.checksum() != plan.checksum:
         raise RunError(
             f"{folder} was begun on other training images than {data.name} has now: train into another folder"
         )
@@ -245,7 +247,7 @@ def _run_alone(
     for name in FILES:
         remove_parts(folder / name)
     device = pick_device(plan.device)
-    train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
+    train_split, validation = part(data, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
@@ -308,8 +310,8 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         folder=str(loop.folder),
         report=str(loop.folder / REPORT),
     )
-    first = train.pick(next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size)))
-    images = augmented(first.images, loop.recipe, plan.seed, 0, 0)
+    first = next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size))
+    images = augmented(train.images[first], loop.recipe, plan.seed, 0, 0)
     write_report(
         loop.folder,
         asdict(result),
@@ -317,7 +319,8 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         position.history,
         evaluation,
         data,
-        Split(images[:32], first.labels[:32]),
+        images[:32],
+        train.labels[first[:32]],
     )
     write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result

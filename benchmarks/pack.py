@@ -1,0 +1,71 @@
+"""An epoch of images from a pack, and from the files that it was made of, in turn in one process.
+
+    python -m benchmarks.pack --json FILE
+
+2,000 digits, half of them PNG and half JPEG. Both give the same batches in the same order; files are decoded on all
+cores, as `branchwork data pack` does it. Everything lies in the system's cache, so that neither waits for the disk.
+"""
+
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from cyclopts import App
+from PIL import Image
+from torch import Tensor
+
+import branchwork
+from benchmarks.process import JsonFile, timed
+from branchwork.datasets.batches import batches, epoch_order
+from branchwork.datasets.checking import survey
+from branchwork.datasets.images import decode, quiet_decoders, to_image
+from branchwork.files import write_json
+from branchwork.observer import Observer
+
+IMAGES, BATCH_SIZE, TURNS = 2000, 256, 5
+
+app = App(result_action="return_value")
+
+
+def write_files(folder: Path) -> None:
+    train = branchwork.load_data("sample").train
+    for index in range(IMAGES):
+        place = folder / str(int(train.labels[index]))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.images[index, 0].numpy()).save(place / f"{index}{('.png', '.jpg')[index % 2]}")
+
+
+@app.default
+def main(*, json_file: JsonFile) -> None:
+    silent = Observer()
+    with tempfile.TemporaryDirectory() as place:
+        folder, file = Path(place) / "digits", Path(place) / "digits.pack"
+        write_files(folder)
+        branchwork.pack(folder, out=file)
+        images = branchwork.load_data(str(file)).train.images
+        layout, target = survey(folder, None, None, None, silent)
+        # As many files as the pack has training images.
+        paths = [found.path for found in layout.files][: len(images)]
+
+        def decode_file(index: int) -> Tensor:
+            return to_image(decode(paths[index]).image, target.channels, target.size, target.pictures)
+
+        def decode_all(epoch: int) -> None:
+            with quiet_decoders(), ThreadPoolExecutor() as pool:
+                for chosen in batches(epoch_order(len(paths), 0, epoch), BATCH_SIZE):
+                    torch.stack(list(pool.map(decode_file, chosen.tolist())))
+
+        def read(epoch: int) -> None:
+            for chosen in batches(epoch_order(len(images), 0, epoch), BATCH_SIZE):
+                images[chosen]
+
+        seconds: dict[str, list[float]] = {"epoch decoded": [], "epoch from a pack": []}
+        for turn in range(TURNS):
+            seconds["epoch decoded"].append(timed(torch.device("cpu"), lambda turn=turn: decode_all(turn)))
+            seconds["epoch from a pack"].append(timed(torch.device("cpu"), lambda turn=turn: read(turn)))
+    write_json(json_file, seconds)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,291 @@
+"""Packs: the same data set as the folder's, mapped, whole or not at all, and going on where they were stopped."""
+
+import json
+import mmap
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_folder import GENERATOR, SHORT, fill, noise, train, two_classes
+
+import branchwork as bw
+from branchwork.datasets import pack as packing
+from branchwork.datasets.split import Mapped
+from branchwork.errors import DataError, Interrupted
+from branchwork.observer import Observer
+from branchwork.training.recipe import fast
+
+
+@pytest.fixture
+def pets(tmp_path) -> Path:
+    """Folders with every kind of row: used, damaged, and copied."""
+    root = two_classes(tmp_path / "pets")
+    (root / "cat/bad.png").write_bytes(b"x")
+    shutil.copy(root / "dog/1.png", root / "dog/again.png")
+    return root
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith(".") or path.suffix == ".pack")
+
+
+def test_a_pack_is_the_data_set_of_its_folder(pets, tmp_path):
+    packed = bw.pack(pets, size=(16, 24), fit="pad")
+    plain, mapped = bw.load_data(str(pets), size=(16, 24), fit="pad"), bw.load_data("pets.pack")
+    assert packed.file == "pets.pack" and packed.images == 20 and left(tmp_path) == ["pets.pack"]
+    for field in ("name", "classes", "mean", "std", "pictures", "report", "channels", "image_size"):
+        assert getattr(plain, field) == getattr(mapped, field), field
+    for one, other in ((plain.train, mapped.train), (plain.test, mapped.test)):
+        assert isinstance(other.images, Mapped) and other.images.shape == one.images.shape
+        assert torch.equal(one.labels, other.labels) and torch.equal(one.images, other.images[:])
+    assert mapped.validation is None
+
+
+def test_a_pack_keeps_the_splits_of_its_folder(tmp_path):
+    for part, count in (("train", 6), ("val", 4), ("test", 2)):
+        fill(tmp_path / "pets" / part / "cat", count)
+        fill(tmp_path / "pets" / part / "dog", count)
+    bw.pack("pets", out="own.pack")
+    data = bw.load_data("own.pack")
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [12, 8, 4]
+    assert bw.data("own.pack").counts["validation"] == {"cat": 4, "dog": 4}
+
+
+def test_mapped_images_are_indexed_as_a_tensor_is():
+    base = np.random.default_rng(0).integers(0, 256, (9, 3, 4, 5), dtype=np.uint8)
+    rows = torch.tensor([7, 2, 2, 0, 8])
+    mapped, tensor = Mapped(base, rows, 1), torch.from_numpy(base)[rows]
+    for index in (
+        torch.tensor([4, 0, 0, 3]),
+        slice(1, 4),
+        slice(None),
+        slice(2, 2),
+        [1, 0],
+        torch.tensor([], dtype=int),
+    ):
+        assert torch.equal(mapped[index], tensor[index])
+        assert mapped[index].dtype == torch.uint8
+    assert torch.equal(mapped[3], tensor[3]) and len(mapped) == 5 and mapped.shape == tensor.shape
+    assert torch.equal(mapped.pick(torch.tensor([4, 1]))[:], tensor[[4, 1]])
+    mapped[:][:] = 0
+    assert base.any()  # what was read is a copy
+
+
+@pytest.mark.parametrize(("side", "most"), [(7, 1), (200, 40)])
+def test_what_a_batch_needs_is_announced_and_little_else(side, most):
+    class Disk:
+        def madvise(self, advice, start, length):
+            assert start % mmap.PAGESIZE == 0 and start + length <= base.nbytes
+            announced[start : start + length] = True
+            calls.append(length)
+
+    base = np.zeros((500, 1, side, side), np.uint8)
+    announced, calls = np.zeros(base.nbytes, bool), []
+    rows = torch.from_numpy(GENERATOR.permutation(500)[:40])
+    Mapped(base, rows, 0, Disk())[:]
+    for row in rows.tolist():
+        assert announced[row * side**2 : (row + 1) * side**2].all()
+    assert announced.sum() <= 40 * (side**2 + 2 * mmap.PAGESIZE)
+    assert len(calls) <= most
+
+
+def test_training_from_a_pack_is_training_from_its_folder_bit_for_bit(pets):
+    bw.pack(pets)
+    recipe = fast("residual", 16).but({**SHORT, "validation": 0.25})
+    whole, mapped = (train(data=data, recipe=recipe, out=out) for data, out in ((str(pets), "a"), ("pets.pack", "b")))
+    assert (whole.test_accuracy, whole.validation_accuracy) == (mapped.test_accuracy, mapped.validation_accuracy)
+    for one, other in zip(bw.load_run("a").net.parameters(), bw.load_run("b").net.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert bw.evaluate("b").accuracy == mapped.test_accuracy
+    assert bw.evaluate("b", data=str(pets)).accuracy == mapped.test_accuracy
+
+
+def test_a_training_of_a_pack_larger_than_memory_reads_only_its_batches(tmp_path, monkeypatch):
+    class Counting(np.ndarray):
+        read = 0
+
+        def __getitem__(self, index):
+            found = super().__getitem__(index)
+            if self.ndim == 4:
+                assert found.ndim == 3, "one image at a time"
+                Counting.read += 1
+            return found
+
+    two_classes(tmp_path / "pets")
+    bw.pack("pets")
+    data = bw.load_data("pets.pack")
+    base = data.train.images.base.view(Counting)
+    for split in (data.train, data.test):
+        object.__setattr__(split.images, "base", base)
+    train(data=data, recipe=fast("residual", 16).but(SHORT), out="run")
+    # An epoch of 16, the test of 4, and the batch and the mistakes of the report.
+    assert 20 <= Counting.read <= 20 + 8 + 4
+
+
+class Stop(Observer):
+    """Ctrl-C after some files."""
+
+    def __init__(self, after: int):
+        self.after = after
+        self.notes: list[str] = []
+
+    def count(self, title, done, total):
+        if title.startswith("reading") and done == self.after:
+            raise KeyboardInterrupt
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def test_a_stopped_pack_goes_on_and_is_the_same_to_the_byte(pets, tmp_path, monkeypatch):
+    bw.pack(pets, out="whole.pack")
+    with pytest.raises(Interrupted, match="stopped after 7 of 22 files"):
+        bw.pack(pets, out="pets.pack", observer=Stop(7))
+    assert left(tmp_path) == [".pets.pack.part", ".pets.pack.part.jsonl", "whole.pack"]
+    read = []
+    inner = packing.read_layout
+    monkeypatch.setattr(packing, "read_layout", lambda *a: read.append(a[3]) or inner(*a))
+    again = Stop(-1)
+    bw.pack(pets, out="pets.pack", observer=again)
+    assert read == [7] and again.notes == ["7 of 22 files are packed already, and it goes on"]
+    assert Path("pets.pack").read_bytes() == Path("whole.pack").read_bytes()
+    assert left(tmp_path) == ["pets.pack", "whole.pack"]
+
+
+@pytest.mark.parametrize("damage", ["torn line", "images short", "images long", "no journal", "nonsense"])
+def test_what_a_crash_left_is_used_as_far_as_it_is_sound(pets, damage):
+    bw.pack(pets, out="whole.pack")
+    with pytest.raises(Interrupted):
+        bw.pack(pets, out="pets.pack", observer=Stop(9))
+    images, journal = Path(".pets.pack.part"), Path(".pets.pack.part.jsonl")
+    if damage == "torn line":
+        journal.write_bytes(journal.read_bytes()[:-40])
+    elif damage == "images short":
+        images.write_bytes(images.read_bytes()[:-2000])
+    elif damage == "images long":
+        images.write_bytes(images.read_bytes() + b"x" * 5000)
+    elif damage == "no journal":
+        journal.unlink()
+    else:
+        journal.write_bytes(journal.read_bytes()[:300] + b"\xff\xfe{}\n")
+    bw.pack(pets, out="pets.pack")
+    assert Path("pets.pack").read_bytes() == Path("whole.pack").read_bytes()
+
+
+def test_other_files_or_another_size_begin_anew(pets):
+    for change in (lambda: noise().save(pets / "cat/new.png"), lambda: noise().save(pets / "cat/1.png")):
+        with pytest.raises(Interrupted):
+            bw.pack(pets, observer=Stop(9))
+        change()
+        again = Stop(-1)
+        bw.pack(pets, observer=again)
+        assert again.notes == []
+        data, folder = bw.load_data("pets.pack"), bw.load_data(str(pets))
+        assert torch.equal(data.train.images[:], folder.train.images)
+        Path("pets.pack").unlink()
+
+
+def test_a_process_that_is_killed_leaves_no_pack_and_can_be_repeated(tmp_path):
+    two_classes(tmp_path / "pets", height=300, width=300)
+    for name in ("cat", "dog"):
+        fill(tmp_path / "pets" / name / "more", 60, height=300, width=300)
+    process = subprocess.Popen([sys.executable, "-m", "branchwork", "data", "pack", "pets"], stderr=subprocess.DEVNULL)
+    part = Path(".pets.pack.part")
+    for _ in range(600):
+        if part.exists() and part.stat().st_size:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path("pets.pack").exists()
+    assert bw.pack("pets").images == 140
+    bw.data("pets.pack")
+
+
+@pytest.fixture
+def packed(pets) -> Path:
+    bw.pack(pets)
+    return Path("pets.pack")
+
+
+def test_a_broken_pack_is_named_and_says_what_to_do(packed, refused):
+    whole = packed.read_bytes()
+    header = int.from_bytes(whole[-20:-12], "little")
+    start = len(whole) - 20 - header
+    for content, words in (
+        (b"", "is no pack, or was cut off"),
+        (whole[:-1], "is no pack, or was cut off"),
+        (b"x" * 500, "is no pack, or was cut off"),
+        (whole[100:], "is damaged"),
+        (whole[: start - 5] + b"\x07" + whole[start - 4 :], "the checksum of its labels is wrong"),
+        (whole.replace(b'"cat"', b'"cot"'), "the checksum of its header is wrong"),
+        (whole[:-20] + (10**12).to_bytes(8, "little") + whole[-12:], "is damaged"),
+    ):
+        packed.write_bytes(content)
+        assert words in refused("train", "residual", "--data", packed), words
+        assert words in refused("data", packed), words
+
+
+def test_a_flipped_pixel_is_found_by_the_check(packed, refused):
+    content = bytearray(packed.read_bytes())
+    content[1234] ^= 1
+    packed.write_bytes(content)
+    assert "its images are not those that were packed" in refused("data", packed)
+
+
+def test_too_little_space_is_said_before_anything_is_written(pets, tmp_path, refused, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=500_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert "takes 1 MB more, and 0 MB are free" in refused("data", "pack", pets)
+    assert not Path("pets.pack").exists()
+
+
+def test_a_full_disk_is_one_message_and_packing_goes_on_when_there_is_room(pets, refused):
+    resource = pytest.importorskip("resource")
+    bw.pack(pets, out="whole.pack")
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, most))  # what a full disk does to a file of 26 kB
+    try:
+        message = refused("data", "pack", pets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert "cannot write pets.pack" in message and "repeat the command" in message
+    assert not Path("pets.pack").exists()
+    bw.pack(pets)
+    assert Path("pets.pack").read_bytes() == Path("whole.pack").read_bytes()
+
+
+def test_the_command_refuses_in_one_message(pets, packed, refused):
+    assert "is there already" in refused("data", "pack", pets)
+    assert "ends in .pack" in refused("data", "pack", pets, "--out", "x.bin")
+    assert "there is no folder gone" in refused("data", "pack", "gone")
+    assert "was packed with --size 20x20, and 16x16 is needed" in refused(
+        "train", "residual", "--data", packed, "--size", 16
+    )
+    assert "was packed with --fit crop, and pad is needed" in refused(
+        "train", "residual", "--data", packed, "--fit", "pad"
+    )
+
+
+def test_a_folder_that_memory_cannot_hold_is_sent_to_a_pack(pets, refused, monkeypatch):
+    monkeypatch.setattr("branchwork.datasets.load.available_memory", lambda: 1000)
+    assert "make a pack with branchwork data pack" in refused("train", "residual", "--data", pets)
+
+
+def test_two_processes_do_not_write_one_pack(pets):
+    with packing._writing(Path("pets.pack")), pytest.raises(DataError, match=r"another process writes pets\.pack"):
+        bw.pack(pets)
+
+
+def test_the_command_shows_what_was_packed(pets, command):
+    code, out, err = command("data", "pack", pets, "--json", "p.json")
+    assert code == 0 and "20 images 3×20×20 by --fit crop" in out and "unreadable: 1, left out" in out, err
+    assert json.loads(Path("p.json").read_text())["report"]["left_out"] == 2
+    code, out, err = command("data", "pets.pack")
+    assert code == 0 and "copy: 1, left out" in out and "came from: the pack pets.pack" in out
