@@ -23,9 +23,9 @@ from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
 from branchwork.training.execution import Execution
-from branchwork.training.infer import DTYPES, autocast, predict_logits
+from branchwork.training.infer import TRAINING_DTYPES, autocast, predict_logits, weight_dtype
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import METRICS, STATE, Model, holds, write_model
+from branchwork.training.run import METRICS, STATE, Model, holds, write_model, write_top
 
 # A state is saved at the end of every epoch, and within an epoch when the last is older than this.
 SAVE_SECONDS = 30.0
@@ -34,11 +34,12 @@ CURVE_POINTS = 40
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+    decayed = [parameter for parameter in net.parameters() if parameter.dim() >= 2]
+    others = [parameter for parameter in net.parameters() if parameter.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adam":
-        betas = (recipe.momentum, recipe.beta2)
-        return Adam(net.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
-    return SGD(net.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
+        return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
+    return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
 def augmented(images: Tensor, recipe: Recipe, seed: int, epoch: int, step: int) -> Tensor:
@@ -54,6 +55,16 @@ def augmented(images: Tensor, recipe: Recipe, seed: int, epoch: int, step: int) 
         elastic=recipe.elastic,
         erasing=recipe.erasing,
     )
+
+
+def parts(count: int, pieces: int) -> list[slice]:
+    """A batch of `count` images in `pieces` parts in a row, as equal as can be; each but the last has an even length.
+
+    Parts that would be empty, since there are fewer pairs of images than pieces, are left out.
+    """
+    pairs = -(-count // 2)
+    bounds = [min(count, 2 * (pairs * piece // pieces)) for piece in range(pieces + 1)]
+    return [slice(low, high) for low, high in pairwise(bounds) if low < high]
 
 
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
@@ -107,12 +118,23 @@ class Loop:
         Raises `Interrupted` where it was asked to stop, with the state saved, and `TrainingError` where the loss
         or a weight is no longer finite.
         """
-        while self.position.epoch < self.recipe.epochs:
+        while self.position.step or not self._is_over():
             self._train_epoch(train)
             self._close_epoch(len(train), validation)
-            if self.interrupted.is_set() and self.position.epoch < self.recipe.epochs:
+            if self.interrupted.is_set() and not self._is_over():
                 self._stop()
+        if self.position.epoch < self.recipe.epochs:
+            self._tell_early_end()
         self.net.load_state_dict(self.best)
+
+    def _is_over(self) -> bool:
+        """Whether no other epoch is begun."""
+        recipe, position = self.recipe, self.position
+        return (
+            position.epoch == recipe.epochs
+            or (position.epoch > 0 and recipe.out_of_time(position.seconds))
+            or recipe.out_of_patience([epoch["validation_accuracy"] for epoch in position.history])
+        )
 
     def save(self) -> None:
         """Write the state; where the disk is full, the last one is still there, and the error says how to go on."""
@@ -124,9 +146,8 @@ class Loop:
             raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
 
     def _train_epoch(self, train: Split) -> None:
-        """The rest of the epoch that the training stands in."""
+        """The rest of the epoch that the training stands in, or as much of it as there is time for."""
         recipe, position, device = self.recipe, self.position, train.labels.device
-        precision = DTYPES[self.plan.precision]
         steps = math.ceil(len(train) / recipe.batch_size)
         # Reading a loss waits for the device, which on a GPU is dearer than the step.
         read_every = 1 if device.type == "cpu" else 50
@@ -141,20 +162,17 @@ class Loop:
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
         for chosen in batches(order, recipe.batch_size, position.step):
             done = position.epoch * steps + position.step
-            progress = done / (recipe.epochs * steps)
+            progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
+            rate = recipe.learning_rate_at(progress)
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_at(progress)
-            images = augmented(train.images[chosen], recipe, self.plan.seed, position.epoch, position.step)
-            images = normalise(images, self.model.mean, self.model.std)
-            with autocast(device, precision):
-                logits = self.execution.step(images.to(memory_format=self.execution.layout))
-            loss = F.cross_entropy(logits.float(), train.labels[chosen], label_smoothing=recipe.label_smoothing)
+                group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            unread.append(self._backward(train.pick(chosen)))
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
             self.optimizer.step()
             if self.average is not None:
                 update_average(self.average, self.net, recipe.ema_at(done))
-            unread.append(loss.detach())
             position.step += 1
 
             if len(unread) == read_every or position.step == steps or self.interrupted.is_set():
@@ -165,6 +183,8 @@ class Loop:
                 self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
                 unread.clear()
                 self._tell_step(steps, len(train))
+                if recipe.out_of_time(position.seconds):
+                    break
                 if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
                     self._need_finite_weights()
                     self.save()
@@ -172,16 +192,35 @@ class Loop:
                     if self.interrupted.is_set():
                         self._stop()
 
+    def _backward(self, batch: Split) -> Tensor:
+        """Add the gradient of the mean loss of `batch` to the parameters, part by part; gives that loss."""
+        recipe, position, device = self.recipe, self.position, batch.labels.device
+        precision = TRAINING_DTYPES[self.plan.precision]
+        whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
+        images = augmented(batch.images, recipe, self.plan.seed, position.epoch, position.step)
+        for part in parts(len(batch), recipe.accumulate):
+            inputs = normalise(images[part], self.model.mean, self.model.std).to(whole.dtype)
+            with autocast(device, precision):
+                logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
+            losses = F.cross_entropy(
+                logits.to(whole.dtype), batch.labels[part], reduction="sum", label_smoothing=recipe.label_smoothing
+            )
+            loss = losses / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            whole += loss.detach()
+        return whole
+
     def _close_epoch(self, images: int, validation: Split) -> None:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
         position = self.position
+        images = min(images, position.step * self.recipe.batch_size)  # fewer where the time was over before
         began = time.perf_counter()
         self._need_finite_weights()
         kept = self.net if self.average is None else self.average
         accuracy = None
         if len(validation):
             run = self.execution.validate if self.average is None else self.average
-            logits = predict_logits(run, validation.images, self.model, DTYPES[self.plan.precision])
+            logits = predict_logits(run, validation.images, self.model, TRAINING_DTYPES[self.plan.precision])
             accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
         previous = [epoch["validation_accuracy"] for epoch in position.history]
         if accuracy is None or not previous or accuracy >= max(previous):
@@ -197,6 +236,7 @@ class Loop:
                 "epoch": position.epoch + 1,
                 "train_loss": train_loss,
                 "validation_accuracy": accuracy,
+                "images": images,
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 "seconds": seconds,
                 "step_seconds": step_seconds,
@@ -206,15 +246,29 @@ class Loop:
         )
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
         write_model(self.folder, self.best, self.model)
+        if self.recipe.top:
+            write_top(self.folder, position.history, self.recipe.top, kept.state_dict())
         write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
         self.save()
         self.observer.epoch(
             Epoch(position.epoch, self.recipe.epochs, train_loss, accuracy, seconds, images / step_seconds)
         )
 
+    def _tell_early_end(self) -> None:
+        recipe, position = self.recipe, self.position
+        why = (
+            f"the {recipe.minutes:g} minutes are over"
+            if recipe.out_of_time(position.seconds)
+            else f"{recipe.patience} epochs brought nothing better on validation"
+        )
+        self.observer.note(f"ended after epoch {position.epoch} of {recipe.epochs}: {why}")
+
     def _tell_step(self, steps: int, images: int) -> None:
         position, epochs = self.position, self.recipe.epochs
         share = (position.epoch * steps + position.step) / (epochs * steps)
+        left = (1 - share) / share * position.step_seconds
+        if self.recipe.minutes:
+            left = min(left, max(0.0, 60 * self.recipe.minutes - position.seconds))
         self.observer.step(
             Step(
                 position.epoch + 1,
@@ -223,7 +277,7 @@ class Loop:
                 steps,
                 loss=position.losses[-1],
                 images_per_second=share * epochs * images / position.step_seconds,
-                seconds_left=(1 - share) / share * position.step_seconds,
+                seconds_left=left,
             )
         )
 

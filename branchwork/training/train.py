@@ -24,7 +24,7 @@ from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
-from branchwork.training.infer import pick_device, pick_precision
+from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.loop import Loop, augmented, make_optimizer
 from branchwork.training.machine import (
     check_threads,
@@ -59,7 +59,8 @@ class Result:
     Accuracies are fractions, 0 to 1; `test_interval` is the 95% Wilson interval of the test accuracy.
     `train_seconds` is the time from the first batch to the last validation, and that for collapsing the net before it,
     without loading data, testing and reporting; `images_per_second` counts training images over the optimiser steps
-    alone. `best_epoch` is the one whose weights were kept. `execution` is `written` or `collapsed`.
+    alone. `epochs` are those that were trained, `best_epoch` is the one whose weights were kept. `execution` is
+    `written` or `collapsed`.
     """
 
     net: str
@@ -242,7 +243,7 @@ def _run_alone(
     interrupted: threading.Event,
     observer: Observer,
 ) -> Result:
-    for name in FILES:
+    for name in (*FILES, "top/*"):
         remove_parts(folder / name)
     device = pick_device(plan.device)
     train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
@@ -256,9 +257,10 @@ def _run_alone(
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)
-            net.to(device)
+            net.to(device, weight_dtype(TRAINING_DTYPES[plan.precision]))
             began = time.perf_counter()
-            execution = pick_execution(net, model, plan.execute, recipe.batch_size, plan.compile)
+            part = -(-recipe.batch_size // recipe.accumulate)
+            execution = pick_execution(net, model, plan.execute, part, plan.compile)
             preparing = time.perf_counter() - began
             optimizer = make_optimizer(net, recipe)
             loop = Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer)
@@ -281,18 +283,18 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     """Test the kept weights, and write the report and the result."""
     plan, model, position = loop.plan, loop.model, loop.position
     memory = peak_memory(torch.device(plan.device))
-    evaluation = evaluate_net(loop.net.to("cpu"), model, data)
+    evaluation = evaluate_net(loop.net.to("cpu", torch.float32), model, data)
     result = Result(
         net=plan.net,
         data=data.name,
         seed=plan.seed,
         parameters=count_parameters(loop.net),
         macs=macs,
-        epochs=loop.recipe.epochs,
+        epochs=position.epoch,
         best_epoch=position.best_epoch,
         train_images=len(train),
         train_seconds=position.seconds,
-        images_per_second=len(train) * loop.recipe.epochs / position.step_seconds,
+        images_per_second=sum(epoch["images"] for epoch in position.history) / position.step_seconds,
         validation_accuracy=position.history[position.best_epoch - 1]["validation_accuracy"],
         test_accuracy=evaluation.accuracy,
         test_interval=evaluation.interval,
