@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import branchwork as bw
+from branchwork.datasets.augment import mixup_weights
 from branchwork.datasets.batches import epoch_order
 from branchwork.errors import Interrupted
 from branchwork.observer import Observer
@@ -67,7 +68,9 @@ def test_a_batch_in_parts_gives_the_weights_of_plain_torch_on_whole_batches_in_f
 
 @pytest.mark.parametrize("net", [SMALL, "inception"])
 def test_parts_and_the_whole_give_the_same_weights_in_float64(small, net):
-    recipe = EXACT.but({"epochs": 1, "label_smoothing": 0.1, "learning_rate": 0.01, "shift": 2.0, "erasing": 0.5})
+    recipe = EXACT.but(
+        {"epochs": 1, "label_smoothing": 0.1, "learning_rate": 0.01, "shift": 2.0, "erasing": 0.5, "mixup": 0.4}
+    )
     for pieces in (1, 5):
         result = bw.train(net, data=small, recipe=recipe.but({"accumulate": pieces}), out=f"run-{pieces}")
         assert result.precision == "fp64"
@@ -118,7 +121,38 @@ def test_a_training_that_gets_no_better_ends_by_its_patience_and_says_so(small):
     )
 
 
-EVERYTHING = SGD.but({"epochs": 4, "accumulate": 3, "clip": 1.0, "patience": 3, "top": 2, "weight_decay": 0.001})
+def test_mixup_trains_on_the_mean_of_two_losses(small):
+    recipe = {"mixup": 0.5, "label_smoothing": 0.1}
+    step = one_step(small, "run", **recipe)
+    torch.manual_seed(0)
+    net = Small().double()
+    order = epoch_order(1500, 0, 0)
+    shares = mixup_weights(1500, 0.5, 0, 0, 0)
+    first, second = small.train.pick(order), small.train.pick(order.view(-1, 2).flip(1).flatten())
+    images = shares.view(-1, 1, 1, 1) * first.images + (1 - shares.view(-1, 1, 1, 1)) * second.images
+    logits = net((images.round().double() / 255 - 0.1307) / 0.3081)
+    own, others = (
+        F.cross_entropy(logits, part.labels, reduction="none", label_smoothing=0.1) for part in (first, second)
+    )
+    (shares * own + (1 - shares) * others).mean().backward()
+    for key, parameter in net.named_parameters():
+        torch.testing.assert_close(step[key], -0.5 * parameter.grad, rtol=1e-4, atol=1e-8)
+
+
+EVERYTHING = SGD.but(
+    {
+        "mixup": 0.2,
+        "flip": 0.5,
+        "crop": 0.3,
+        "colour": 0.2,
+        "epochs": 4,
+        "accumulate": 3,
+        "clip": 1.0,
+        "patience": 3,
+        "top": 2,
+        "weight_decay": 0.001,
+    }
+)
 
 
 @pytest.mark.parametrize("at", [(1, 5), (2, 22), (3, 1)])

@@ -40,7 +40,7 @@ def test_the_learning_rate_has_its_peak_after_the_warm_up():
 
 @pytest.mark.parametrize("recipe", [fast(), course()])
 def test_only_best_augments_and_averages(recipe):
-    names = ("shift", "rotation", "scaling", "elastic", "erasing", "ema")
+    names = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup", "ema")
     assert not any(getattr(recipe, name) for name in names)
     assert best().ema and best().shift and best().validation == 0
 
@@ -89,6 +89,10 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("ema", 1.0, "up to but not 1"),
         ("validation", 1.0, "share of the images"),
         ("precision", "fp16", "one of auto, fp32, bf16, fp64"),
+        ("flip", 1.5, "from 0 to 1: it is a share of the images"),
+        ("crop", 1.0, "it is a share of the area"),
+        ("colour", 1.0, "up to but not 1"),
+        ("mixup", -1.0, "from 0 to 100"),
         ("accumulate", 0, "accumulate is 0, and it must be from 1 to 128, so that a part has two images"),
         ("accumulate", 129, "from 1 to 128"),
         ("clip", -1.0, "at least 0"),

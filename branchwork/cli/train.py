@@ -36,8 +36,11 @@ def train(
     *,
     data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
     recipe: Annotated[
-        Literal["fast", "course", "best"] | None,
-        Parameter(help="fast (the default), course (the lecture's) or best (minutes); flags below change one field."),
+        Literal["fast", "course", "best", "photos"] | None,
+        Parameter(
+            help="fast (the default), course (the lecture's), best (minutes) or photos (for nets with batch norms); "
+            "flags below change one field."
+        ),
     ] = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags go before it.")] = None,
     seed: Annotated[int | None, Parameter(help="Fixes weights, split and order; 0 by default.")] = None,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from branchwork.datasets.augment import augment
+from branchwork.datasets.augment import augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, epoch_order, normalise
 from branchwork.datasets.load import Split
 from branchwork.errors import Interrupted, RunError, TrainingError
@@ -42,19 +42,45 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
-def augmented(images: Tensor, recipe: Recipe, seed: int, epoch: int, step: int) -> Tensor:
-    """The batch uint8 N×C×H×W of this step as the net is trained on it."""
-    return augment(
+@dataclass(frozen=True)
+class Place:
+    """Which images these are: `rows` of a step's batch of `whole` images. What is drawn is a function of it."""
+
+    seed: int
+    epoch: int
+    step: int
+    rows: slice
+    whole: int
+
+
+def augmented(images: Tensor, recipe: Recipe, place: Place) -> Tensor:
+    """The images uint8 N×C×H×W of this place as the net is trained on them."""
+    images = augment(
         images,
-        seed,
-        epoch,
-        step,
+        place.seed,
+        place.epoch,
+        place.step,
         shift=recipe.shift,
         rotation=recipe.rotation,
         scaling=recipe.scaling,
         elastic=recipe.elastic,
         erasing=recipe.erasing,
+        flip=recipe.flip,
+        crop=recipe.crop,
+        colour=recipe.colour,
+        rows=place.rows,
+        whole=place.whole,
     )
+    return mix(images, _shares(recipe, place)).round_().to(torch.uint8) if recipe.mixup else images
+
+
+def targets_of(labels: Tensor, classes: int, recipe: Recipe, place: Place) -> Tensor:
+    """What the net is to answer in this place: the labels, or with mixup float32 N×K, each class's share."""
+    return mix(F.one_hot(labels, classes), _shares(recipe, place)) if recipe.mixup else labels
+
+
+def _shares(recipe: Recipe, place: Place) -> Tensor:
+    return mixup_weights(place.whole, recipe.mixup, place.seed, place.epoch, place.step)[place.rows]
 
 
 def parts(count: int, pieces: int) -> list[slice]:
@@ -197,13 +223,16 @@ class Loop:
         recipe, position, device = self.recipe, self.position, batch.labels.device
         precision = TRAINING_DTYPES[self.plan.precision]
         whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
-        images = augmented(batch.images, recipe, self.plan.seed, position.epoch, position.step)
         for part in parts(len(batch), recipe.accumulate):
-            inputs = normalise(images[part], self.model.mean, self.model.std).to(whole.dtype)
+            place = Place(self.plan.seed, position.epoch, position.step, part, len(batch))
+            images = augmented(batch.images[part], recipe, place)
+            targets = targets_of(batch.labels[part], len(self.model.classes), recipe, place)
+            inputs = normalise(images, self.model.mean, self.model.std).to(whole.dtype)
             with autocast(device, precision):
                 logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
+            targets = targets.to(whole.dtype) if targets.is_floating_point() else targets
             losses = F.cross_entropy(
-                logits.to(whole.dtype), batch.labels[part], reduction="sum", label_smoothing=recipe.label_smoothing
+                logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
             )
             loss = losses / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
-from branchwork.training.loop import Loop, augmented, make_optimizer
+from branchwork.training.loop import Loop, Place, augmented, make_optimizer
 from branchwork.training.machine import (
     check_threads,
     commit,
@@ -311,7 +311,7 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         report=str(loop.folder / REPORT),
     )
     first = train.pick(next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size)))
-    images = augmented(first.images, loop.recipe, plan.seed, 0, 0)
+    images = augmented(first.images, loop.recipe, Place(plan.seed, 0, 0, slice(None), len(first)))
     write_report(
         loop.folder,
         asdict(result),
