@@ -18,12 +18,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from branchwork.datasets.augment import augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, epoch_order, normalise
 from branchwork.datasets.load import Split
-from branchwork.errors import Interrupted, RunError, TrainingError
+from branchwork.errors import BatchTooLarge, Interrupted, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
 from branchwork.training.execution import Execution
 from branchwork.training.infer import TRAINING_DTYPES, autocast, predict_logits, weight_dtype
+from branchwork.training.machine import is_out_of_memory
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import METRICS, STATE, Model, holds, write_model, write_top
 
@@ -174,7 +175,7 @@ class Loop:
     def _train_epoch(self, train: Split) -> None:
         """The rest of the epoch that the training stands in, or as much of it as there is time for."""
         recipe, position, device = self.recipe, self.position, train.labels.device
-        steps = math.ceil(len(train) / recipe.batch_size)
+        steps = math.ceil(len(train) / recipe.images_a_step)
         # Reading a loss waits for the device, which on a GPU is dearer than the step.
         read_every = 1 if device.type == "cpu" else 50
         unread: list[Tensor] = []
@@ -186,17 +187,13 @@ class Loop:
         saved = began
         self.net.train()
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
-        for chosen in batches(order, recipe.batch_size, position.step):
+        for chosen in batches(order, recipe.images_a_step, position.step):
             done = position.epoch * steps + position.step
             progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
             rate = recipe.learning_rate_at(progress)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            unread.append(self._backward(train.pick(chosen)))
-            if recipe.clip:
-                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
-            self.optimizer.step()
+            unread.append(self.step(train.pick(chosen)))
             if self.average is not None:
                 update_average(self.average, self.net, recipe.ema_at(done))
             position.step += 1
@@ -217,6 +214,30 @@ class Loop:
                     saved = time.perf_counter()
                     if self.interrupted.is_set():
                         self._stop()
+
+    def step(self, batch: Split) -> Tensor:
+        """One step of the optimiser on `batch`; gives its mean loss before that.
+
+        Raises `BatchTooLarge` where the memory does not hold what it takes.
+        """
+        recipe = self.recipe
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._backward(batch)
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+            self.optimizer.step()
+            return loss
+        except (RuntimeError, MemoryError) as reason:
+            if not is_out_of_memory(reason):
+                raise
+            part = math.ceil(len(batch) / recipe.accumulate)
+            smaller = recipe.accumulate * 2 ** (max(2, part - 1).bit_length() - 1)
+            raise BatchTooLarge(
+                f"{part} images at once do not fit into the memory of {self.plan.device} with what a step of "
+                f"{self.model.net} needs ({first_line(reason)}). Train with --batch-size {smaller}, "
+                f"or with --accumulate {2 * recipe.accumulate}, which takes the same batch in smaller parts"
+            ) from reason
 
     def _backward(self, batch: Split) -> Tensor:
         """Add the gradient of the mean loss of `batch` to the parameters, part by part; gives that loss."""
@@ -242,7 +263,7 @@ class Loop:
     def _close_epoch(self, images: int, validation: Split) -> None:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
         position = self.position
-        images = min(images, position.step * self.recipe.batch_size)  # fewer where the time was over before
+        images = min(images, position.step * self.recipe.images_a_step)  # fewer where the time was over before
         began = time.perf_counter()
         self._need_finite_weights()
         kept = self.net if self.average is None else self.average

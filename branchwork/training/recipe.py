@@ -26,7 +26,7 @@ class Recipe:
     """
 
     epochs: int = _about("passes over the training images")
-    batch_size: int = _about("images in one optimiser step")
+    batch_size: int | Literal["auto"] = _about("images in one optimiser step; auto measures what fits and is fast")
     accumulate: int = _about("parts in which a batch goes through the net, where it does not fit at once")
     optimizer: Literal["adam", "sgd"] = _about("adam (Kingma and Ba 2014) or sgd")
     learning_rate: float = _about("the peak learning rate")
@@ -60,9 +60,11 @@ class Recipe:
         for name, value in dataclasses.asdict(self).items():
             _check_type(name, value, hints[name])
         self._need(self.epochs >= 1, "epochs", "at least 1")
-        self._need(self.batch_size >= 1, "batch_size", "at least 1")
-        most = max(1, self.batch_size // 2)
-        self._need(1 <= self.accumulate <= most, "accumulate", f"from 1 to {most}, so that a part has two images")
+        self._need(self.accumulate >= 1, "accumulate", "at least 1")
+        if self.batch_size != "auto":
+            self._need(self.batch_size >= 1, "batch_size", "at least 1")
+            most = max(1, self.batch_size // 2)
+            self._need(self.accumulate <= most, "accumulate", f"from 1 to {most}, so that a part has two images")
         self._need(self.learning_rate > 0, "learning_rate", "above 0")
         self._need(0 <= self.momentum < 1, "momentum", "from 0 up to but not 1")
         self._need(0 <= self.beta2 < 1, "beta2", "from 0 up to but not 1")
@@ -91,6 +93,12 @@ class Recipe:
     def _need(self, holds: bool, name: str, needed: str) -> None:
         if not holds:
             raise RecipeError(f"{name} is {getattr(self, name)}, and it must be {needed}")
+
+    @property
+    def images_a_step(self) -> int:
+        """`batch_size`, which is a number in every recipe that is trained with: see `make_plan`."""
+        assert self.batch_size != "auto"
+        return self.batch_size
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` of all steps, 0 to 1, is done.
@@ -264,6 +272,11 @@ def read_recipe(path: Path, base: Recipe) -> Recipe:
 
 def _check_type(name: str, value: object, hint: Any) -> None:
     choices = get_args(hint)
+    if int in choices:  # or a word
+        words = get_args(choices[1])
+        if value not in words:
+            _check_type(name, value, int)
+        return
     if choices:
         if value not in choices:
             raise RecipeError(f"{name} is {value!r}, and it must be one of {', '.join(choices)}")

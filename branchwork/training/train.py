@@ -13,6 +13,7 @@ from typing import get_args
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, hold_out
 from branchwork.datasets.load import DataSet, Split, load_data
@@ -24,6 +25,7 @@ from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
+from branchwork.training.fitting import fitting_batch
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.loop import Loop, Place, augmented, make_optimizer
 from branchwork.training.machine import (
@@ -191,7 +193,7 @@ def make_plan(
     recipe = recipe or fast(net, len(data.train))
     where = pick_device(device)
     train, _ = hold_out(data.train, recipe.validation, seed)
-    if recipe.batch_size > len(train):
+    if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
         )
@@ -207,10 +209,24 @@ def make_plan(
         execute=execute,
         compile=compile,
     )
+    model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
-        model = Model.of(plan.net, data, plan.recipe)
-        check_net(model.builder()(), model)
-    return plan
+        built = model.builder()()
+        check_net(built, model)
+    return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train)
+
+
+def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split) -> Plan:
+    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last."""
+    device = torch.device(plan.device)
+    most = max(2, len(train) // recipe.accumulate)
+    with _settings(plan.threads, device):
+        trial = recipe.but({"batch_size": most, "accumulate": 1})
+        loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer())
+        few = train.pick(torch.arange(min(len(train), 64)))
+        part = fitting_batch(loop, Split(few.images.to(device), few.labels.to(device)), most)
+    size = min(len(train), part * recipe.accumulate)
+    return replace(plan, recipe=asdict(recipe.but({"batch_size": size})))
 
 
 def _checksum(split: Split) -> int:
@@ -257,13 +273,9 @@ def _run_alone(
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)
-            net.to(device, weight_dtype(TRAINING_DTYPES[plan.precision]))
             began = time.perf_counter()
-            part = -(-recipe.batch_size // recipe.accumulate)
-            execution = pick_execution(net, model, plan.execute, part, plan.compile)
+            loop = _loop(plan, recipe, folder, model, net, interrupted, observer)
             preparing = time.perf_counter() - began
-            optimizer = make_optimizer(net, recipe)
-            loop = Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer)
             loop.begin(state)
             loop.position.seconds += preparing
             write_whole(folder / RECIPE, recipe.to_toml())
@@ -277,6 +289,22 @@ def _run_alone(
             return _finish(loop, data, train_split, macs)
     finally:
         observer.end()
+
+
+def _loop(
+    plan: Plan,
+    recipe: Recipe,
+    folder: Path,
+    model: Model,
+    net: nn.Module,
+    interrupted: threading.Event,
+    observer: Observer,
+) -> Loop:
+    """What trains `net`, which is moved to its device and precision, before its first step."""
+    net.to(torch.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
+    part = -(-recipe.images_a_step // recipe.accumulate)
+    execution = pick_execution(net, model, plan.execute, part, plan.compile)
+    return Loop(plan, recipe, folder, model, net, make_optimizer(net, recipe), execution, interrupted, observer)
 
 
 def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
@@ -310,7 +338,7 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         folder=str(loop.folder),
         report=str(loop.folder / REPORT),
     )
-    first = train.pick(next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size)))
+    first = train.pick(next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.images_a_step)))
     images = augmented(first.images, loop.recipe, Place(plan.seed, 0, 0, slice(None), len(first)))
     write_report(
         loop.folder,
