@@ -38,10 +38,10 @@ def rates(monkeypatch):
         seen = []
         step = fitting._rate
 
-        def rate(loop, batch):
-            step(loop, batch)
-            seen.append(len(batch))
-            return 1 / (1 + overhead / len(batch))
+        def rate(loop, images, chosen):
+            step(loop, images, chosen)
+            seen.append(len(chosen))
+            return 1 / (1 + overhead / len(chosen))
 
         monkeypatch.setattr(fitting, "_rate", rate)
         return seen

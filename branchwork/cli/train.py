@@ -11,6 +11,7 @@ from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
+    from branchwork.datasets.load import DataSet
     from branchwork.training.seeds import SeedsResult
 
     Changes = Any
@@ -75,17 +76,23 @@ def train(
 
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.observer import Observer
+    from branchwork.training.distributed import joined
 
-    screen = Screen()
-    data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
-    chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
-    if config is not None:
-        chosen = read_recipe(config, chosen)
-    chosen = chosen.but(flags)
-    if seeds is None:
-        result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
-        deliver(result, json_file, lambda: show_results((result,)))
-    else:
+    with joined() as processes:
+        screen = Screen() if processes.first else Observer()
+
+        def prepare() -> "tuple[DataSet, Recipe]":
+            data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
+            chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
+            return data_set, (chosen if config is None else read_recipe(config, chosen)).but(flags)
+
+        data_set, chosen = processes.together(prepare)
+        if seeds is None:
+            result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
+            if processes.first:
+                deliver(result, json_file, lambda: show_results((result,)))
+            return
         several = branchwork.train_seeds(net, seeds=seeds, data=data_set, recipe=chosen, observer=screen, **given)
         deliver(several, json_file, lambda: _show_seeds(several))
 
@@ -97,14 +104,17 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.training.distributed import joined
     from branchwork.training.run import SEEDS, holds
 
     if holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, observer=Screen())
         deliver(several, json_file, lambda: _show_seeds(several))
     else:
-        result = branchwork.resume(folder, source=source, observer=Screen())
-        deliver(result, json_file, lambda: show_results((result,)))
+        with joined() as processes:
+            result = branchwork.resume(folder, source=source, observer=Screen() if processes.first else None)
+            if processes.first:
+                deliver(result, json_file, lambda: show_results((result,)))
 
 
 def _show_seeds(several: "SeedsResult") -> None:

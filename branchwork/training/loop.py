@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from branchwork.datasets.augment import augment, mix, mixup_weights
-from branchwork.datasets.batches import batches, epoch_order, normalise
+from branchwork.datasets.batches import batches, epoch_order, generator_of, normalise
 from branchwork.datasets.load import Split
 from branchwork.errors import BatchTooLarge, Interrupted, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
+from branchwork.training.distributed import Processes
 from branchwork.training.execution import Execution
 from branchwork.training.infer import TRAINING_DTYPES, autocast, predict_logits, weight_dtype
 from branchwork.training.machine import is_out_of_memory
@@ -127,6 +130,7 @@ class Loop:
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: nn.Module | None = None
+    processes: Processes = field(default_factory=Processes)
 
     def begin(self, state: SavedState | None) -> None:
         """Stand where `state` was saved; without one, at the start, and save that."""
@@ -138,6 +142,9 @@ class Loop:
         else:
             self.best = state.restore(self.net, self.optimizer, self.average)
             self.position = state.position
+        if not self.processes.first:  # else all would draw the same, for other images
+            place = (self.plan.seed, self.position.epoch, self.position.step)
+            torch.manual_seed(generator_of(place[0], "process", *place[1:], self.processes.rank).initial_seed())
 
     def run(self, train: Split, validation: Split) -> None:
         """Train to the end of the recipe; then the net holds the weights that are kept.
@@ -148,6 +155,7 @@ class Loop:
         while self.position.step or not self._is_over():
             self._train_epoch(train)
             self._close_epoch(len(train), validation)
+            self._agree([])
             if self.interrupted.is_set() and not self._is_over():
                 self._stop()
         if self.position.epoch < self.recipe.epochs:
@@ -165,6 +173,8 @@ class Loop:
 
     def save(self) -> None:
         """Write the state; where the disk is full, the last one is still there, and the error says how to go on."""
+        if not self.processes.first:
+            return
         try:
             save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best, self.average)
         except RunError as reason:
@@ -193,16 +203,18 @@ class Loop:
             rate = recipe.learning_rate_at(progress)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            unread.append(self.step(train.pick(chosen)))
+            unread.append(self.step(train, chosen))
             if self.average is not None:
                 update_average(self.average, self.net, recipe.ema_at(done))
             position.step += 1
 
-            if len(unread) == read_every or position.step == steps or self.interrupted.is_set():
-                position.losses += torch.stack(unread).tolist()
+            alone = self.processes.count == 1
+            if len(unread) == read_every or position.step == steps or (alone and self.interrupted.is_set()):
+                losses = torch.stack(unread).tolist()
                 now = time.perf_counter()
                 position.seconds = seconds_before + now - began
                 position.step_seconds = step_seconds_before + now - began
+                position.losses += self._agree(losses)
                 self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
                 unread.clear()
                 self._tell_step(steps, len(train))
@@ -215,15 +227,25 @@ class Loop:
                     if self.interrupted.is_set():
                         self._stop()
 
-    def step(self, batch: Split) -> Tensor:
-        """One step of the optimiser on `batch`; gives its mean loss before that.
+    def _agree(self, losses: list[float]) -> list[float]:
+        """The sums of the processes' losses. All take over the first one's time, and stop where one was asked to."""
+        position, first = self.position, self.processes.first
+        *losses, position.seconds, stop = self.processes.sum(
+            [*losses, position.seconds if first else 0.0, float(self.interrupted.is_set())]
+        )
+        if stop:
+            self.interrupted.set()
+        return losses
+
+    def step(self, train: Split, chosen: Tensor) -> Tensor:
+        """One step of the optimiser on the images `chosen`; gives what this process's add to their mean loss.
 
         Raises `BatchTooLarge` where the memory does not hold what it takes.
         """
         recipe = self.recipe
         try:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(batch)
+            loss = self._backward(train, chosen)
             if recipe.clip:
                 nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
             self.optimizer.step()
@@ -231,34 +253,49 @@ class Loop:
         except (RuntimeError, MemoryError) as reason:
             if not is_out_of_memory(reason):
                 raise
-            part = math.ceil(len(batch) / recipe.accumulate)
-            smaller = recipe.accumulate * 2 ** (max(2, part - 1).bit_length() - 1)
+            pieces = recipe.accumulate * self.processes.count
+            part = math.ceil(len(chosen) / pieces)
+            smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
             raise BatchTooLarge(
                 f"{part} images at once do not fit into the memory of {self.plan.device} with what a step of "
                 f"{self.model.net} needs ({first_line(reason)}). Train with --batch-size {smaller}, "
                 f"or with --accumulate {2 * recipe.accumulate}, which takes the same batch in smaller parts"
             ) from reason
 
-    def _backward(self, batch: Split) -> Tensor:
-        """Add the gradient of the mean loss of `batch` to the parameters, part by part; gives that loss."""
-        recipe, position, device = self.recipe, self.position, batch.labels.device
+    def _backward(self, train: Split, chosen: Tensor) -> Tensor:
+        """Add the gradient of the mean loss of `chosen` to the parameters, part by part; gives this process's share.
+
+        Each image weighs the same, in whatever part and process it is.
+        """
+        recipe, position, device = self.recipe, self.position, train.labels.device
         precision = TRAINING_DTYPES[self.plan.precision]
         whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
-        for part in parts(len(batch), recipe.accumulate):
-            place = Place(self.plan.seed, position.epoch, position.step, part, len(batch))
-            images = augmented(batch.images[part], recipe, place)
-            targets = targets_of(batch.labels[part], len(self.model.classes), recipe, place)
+        count = self.processes.count
+        own = self.processes.own(parts(len(chosen), recipe.accumulate * count))
+        # Where a last batch has too few images for all, a process takes part with one that weighs nothing.
+        weight = 1 / len(chosen) if own else 0.0
+        for part in own or [slice(0, 2)]:
+            batch = train.pick(chosen[part])
+            place = Place(self.plan.seed, position.epoch, position.step, part, len(chosen))
+            images = augmented(batch.images, recipe, place)
+            targets = targets_of(batch.labels, len(self.model.classes), recipe, place)
             inputs = normalise(images, self.model.mean, self.model.std).to(whole.dtype)
-            with autocast(device, precision):
-                logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
             targets = targets.to(whole.dtype) if targets.is_floating_point() else targets
-            losses = F.cross_entropy(
-                logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
-            )
-            loss = losses / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with self._without_exchange() if own and part is not own[-1] else nullcontext():
+                with autocast(device, precision):
+                    logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
+                losses = F.cross_entropy(
+                    logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
+                )
+                loss = weight * losses
+                (count * loss).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean over the processes
             whole += loss.detach()
         return whole
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Gradients of a part that is not the last stay in this process: they are exchanged once a step."""
+        step = self.execution.step
+        return step.no_sync() if isinstance(step, DistributedDataParallel) else nullcontext()
 
     def _close_epoch(self, images: int, validation: Split) -> None:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
@@ -267,11 +304,17 @@ class Loop:
         began = time.perf_counter()
         self._need_finite_weights()
         kept = self.net if self.average is None else self.average
+        self.processes.share_buffers(self.net)
+        self.processes.share_buffers(kept)
         accuracy = None
         if len(validation):
             run = self.execution.validate if self.average is None else self.average
-            logits = predict_logits(run, validation.images, self.model, TRAINING_DTYPES[self.plan.precision])
-            accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
+            correct = 0
+            for part in self.processes.own(parts(len(validation), self.processes.count)):
+                own = Split(validation.images[part], validation.labels[part])
+                logits = predict_logits(run, own.images, self.model, TRAINING_DTYPES[self.plan.precision])
+                correct += int((logits.argmax(1) == own.labels).sum())
+            accuracy = self.processes.sum([correct])[0] / len(validation)
         previous = [epoch["validation_accuracy"] for epoch in position.history]
         if accuracy is None or not previous or accuracy >= max(previous):
             self.best = _copy(kept)
@@ -295,10 +338,11 @@ class Loop:
             }
         )
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
-        write_model(self.folder, self.best, self.model)
-        if self.recipe.top:
-            write_top(self.folder, position.history, self.recipe.top, kept.state_dict())
-        write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+        if self.processes.first:
+            write_model(self.folder, self.best, self.model)
+            if self.recipe.top:
+                write_top(self.folder, position.history, self.recipe.top, kept.state_dict())
+            write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
         self.save()
         self.observer.epoch(
             Epoch(position.epoch, self.recipe.epochs, train_loss, accuracy, seconds, images / step_seconds)
@@ -339,14 +383,16 @@ class Loop:
             return
         position, rate = self.position, self.recipe.learning_rate
         kept = f"with the weights of epoch {position.best_epoch}" if position.best_epoch else "before any epoch"
-        raise TrainingError(
+        error = TrainingError(
             f"{what} became infinite or not a number in epoch {position.epoch + 1}, step {position.step}: the training "
             f"has diverged. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
             f"The last good state, {kept}, is kept in {self.folder}."
         )
+        raise self.processes.tell(error)
 
     def _stop(self) -> None:
-        raise Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {self.folder}")
+        error = Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {self.folder}")
+        raise self.processes.tell(error)
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

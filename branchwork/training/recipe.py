@@ -53,6 +53,7 @@ class Recipe:
     patience: int = _about("stop after this many epochs without a better validation; 0 for never")
     minutes: float = _about("stop, with the learning rate brought down, after this time of training; 0 for never")
     top: int = _about("how many of the best epochs are kept in top/, beside the best of all; 0 for none")
+    batch_norm: Literal["own", "shared"] = _about("each process's own images, or those of all, on GPUs alone")
     precision: Literal["auto", "fp32", "bf16", "fp64"] = _about("bf16 convolutions; auto where the processor has them")
 
     def __post_init__(self) -> None:
@@ -163,6 +164,7 @@ _PLAIN: dict[str, Any] = {
     **dict.fromkeys(("ema", "clip", "minutes"), 0.0),
     **dict.fromkeys(("patience", "top"), 0),
     "accumulate": 1,
+    "batch_norm": "own",
 }
 
 

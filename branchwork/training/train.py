@@ -6,7 +6,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -17,12 +17,13 @@ from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, hold_out
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, own_line
+from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
+from branchwork.training.distributed import Processes, distribute, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.fitting import fitting_batch
@@ -111,12 +112,20 @@ def train(
     seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
     `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
     """
-    observer = observer or Observer()
-    data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile)
-    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}")
-    with _interruptible() as interrupted:
-        return _run(plan, data_set, folder, None, interrupted, observer)
+    with joined() as processes:
+        observer = observer if observer and processes.first else Observer()
+
+        def prepare() -> tuple[DataSet, Plan, Path | None]:
+            data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
+            plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile, processes)
+            claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
+            return data_set, plan, claimed
+
+        data_set, plan, claimed = processes.together(prepare)
+        folder = processes.share(claimed)
+        assert folder is not None
+        with _interruptible() as interrupted:
+            return _run(processes.share(plan), data_set, folder, None, interrupted, observer, processes)
 
 
 def resume(
@@ -127,14 +136,24 @@ def resume(
     `data` is by default loaded by its name. Raises `RunError` where the folder holds no training, a damaged one, or
     one that is finished, and where the data are not those that it began with.
     """
-    observer = observer or Observer()
-    folder = Path(run)
-    if holds(folder, RESULT):
-        raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
-    state = load_state(folder)
-    data_set = data or load_data(state.plan.data, source=source, observer=observer)
-    with _interruptible() as interrupted:
-        return _run(state.plan, data_set, folder, state, interrupted, observer)
+    with joined() as processes:
+        observer = observer if observer and processes.first else Observer()
+        folder = Path(run)
+
+        def read() -> SavedState | None:
+            if not processes.first:
+                return None
+            if holds(folder, RESULT):
+                raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
+            return load_state(folder)
+
+        # Read once: on another machine the file may be an older one still, or none.
+        state = processes.share(processes.together(read))
+        assert state is not None
+        plan = state.plan
+        data_set = processes.together(lambda: data or load_data(plan.data, source=source, observer=observer))
+        with _interruptible() as interrupted:
+            return _run(state.plan, data_set, folder, state, interrupted, observer, processes)
 
 
 def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Observer) -> tuple[Result, ...]:
@@ -156,7 +175,8 @@ def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Ob
             if state is None:
                 claim_folder(folder, "")
             try:
-                results.append(_run(plan if state is None else state.plan, data, folder, state, interrupted, observer))
+                begun = plan if state is None else state.plan
+                results.append(_run(begun, data, folder, state, interrupted, observer, Processes()))
             except Interrupted:
                 raise Interrupted(again) from None
     return tuple(results)
@@ -180,6 +200,7 @@ def make_plan(
     threads: int | None,
     execute: str,
     compile: bool,
+    processes: Processes,
 ) -> Plan:
     """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
 
@@ -192,6 +213,8 @@ def make_plan(
         raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
     recipe = recipe or fast(net, len(data.train))
     where = pick_device(device)
+    if recipe.batch_norm == "shared" and where.type != "cuda":
+        raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
     train, _ = hold_out(data.train, recipe.validation, seed)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
@@ -203,7 +226,7 @@ def make_plan(
         checksum=_checksum(data.train),
         recipe=asdict(recipe),
         seed=seed,
-        device=str(where),
+        device=str(where),  # without the number of a GPU, where several processes have one each
         threads=threads or torch.get_num_threads(),
         precision=pick_precision(recipe.precision, where),
         execute=execute,
@@ -213,19 +236,23 @@ def make_plan(
     with torch.random.fork_rng(devices=[]):
         built = model.builder()()
         check_net(built, model)
-    return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train)
+    return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train, processes)
 
 
-def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split) -> Plan:
-    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last."""
-    device = torch.device(plan.device)
-    most = max(2, len(train) // recipe.accumulate)
+def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
+    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last.
+
+    Each process measures alone, and the smallest part that came of it is taken for all.
+    """
+    device = processes.device(plan.device)
+    pieces = recipe.accumulate * processes.count
+    most = max(2, len(train) // pieces)
     with _settings(plan.threads, device):
         trial = recipe.but({"batch_size": most, "accumulate": 1})
-        loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer())
+        loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer(), Processes())
         few = train.pick(torch.arange(min(len(train), 64)))
         part = fitting_batch(loop, Split(few.images.to(device), few.labels.to(device)), most)
-    size = min(len(train), part * recipe.accumulate)
+    size = min(len(train), min(processes.every(part)) * pieces)
     return replace(plan, recipe=asdict(recipe.but({"batch_size": size})))
 
 
@@ -240,14 +267,20 @@ def _run(
     state: SavedState | None,
     interrupted: threading.Event,
     observer: Observer,
+    processes: Processes,
 ) -> Result:
-    if _checksum(data.train) != plan.checksum:
-        raise RunError(
-            f"{folder} was begun on other training images than {data.name} has now: train into another folder"
-        )
+    def prepare() -> None:
+        if _checksum(data.train) != plan.checksum:
+            raise RunError(
+                f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+            )
+        if processes.first:
+            lock.enter_context(_alone(folder))
+
     recipe = Recipe(**plan.recipe)
-    with _alone(folder):
-        return _run_alone(plan, recipe, data, folder, state, interrupted, observer)
+    with ExitStack() as lock:
+        processes.together(prepare)
+        return _run_alone(plan, recipe, data, folder, state, interrupted, observer, processes)
 
 
 def _run_alone(
@@ -258,35 +291,45 @@ def _run_alone(
     state: SavedState | None,
     interrupted: threading.Event,
     observer: Observer,
+    processes: Processes,
 ) -> Result:
-    for name in (*FILES, "top/*"):
-        remove_parts(folder / name)
-    device = pick_device(plan.device)
+    if processes.first:
+        for name in (*FILES, "top/*"):
+            remove_parts(folder / name)
+    device = processes.device(str(pick_device(plan.device)))
     train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
         with _settings(plan.threads, device):
-            keep_script(folder, plan.net)
+            if processes.first:
+                keep_script(folder, plan.net)
+            processes.together(lambda: None)  # the others find the script that is kept
             build = replace(model, net=kept_net(folder, plan.net)).builder()
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)
             began = time.perf_counter()
-            loop = _loop(plan, recipe, folder, model, net, interrupted, observer)
+            loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
             preparing = time.perf_counter() - began
             loop.begin(state)
-            loop.position.seconds += preparing
-            write_whole(folder / RECIPE, recipe.to_toml())
+            loop.position.seconds = processes.share(loop.position.seconds + preparing)
+            if processes.first:
+                write_whole(folder / RECIPE, recipe.to_toml())
             try:
                 loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
             except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
+                if processes.count > 1 and is_lost(reason):
+                    raise TrainingError(
+                        f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
+                        f"Continue, with as many as you like: branchwork train --resume {folder}"
+                    ) from reason
                 if ":" not in plan.net:
                     raise  # our own net: our own mistake, to be seen whole
                 where = f"epoch {loop.position.epoch + 1}, step {loop.position.step + 1}"
                 raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
-            return _finish(loop, data, train_split, macs)
+            return processes.share(_finish(loop, data, train_split, macs) if processes.first else None)  # type: ignore[return-value]
     finally:
         observer.end()
 
@@ -299,12 +342,20 @@ def _loop(
     net: nn.Module,
     interrupted: threading.Event,
     observer: Observer,
+    processes: Processes,
 ) -> Loop:
     """What trains `net`, which is moved to its device and precision, before its first step."""
-    net.to(torch.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
-    part = -(-recipe.images_a_step // recipe.accumulate)
-    execution = pick_execution(net, model, plan.execute, part, plan.compile)
-    return Loop(plan, recipe, folder, model, net, make_optimizer(net, recipe), execution, interrupted, observer)
+    net.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
+    execute = plan.execute
+    if recipe.batch_norm == "shared" and processes.count > 1:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        execute = "written"  # each merged kernel would hold the statistics of one process
+    part = -(-recipe.images_a_step // (recipe.accumulate * processes.count))
+    execution = pick_execution(net, model, execute, part, plan.compile)
+    shape = (model.in_channels, *model.image_size)
+    execution = replace(execution, step=distribute(execution.step, shape, processes))
+    optimizer = make_optimizer(net, recipe)
+    return Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer, processes=processes)
 
 
 def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
@@ -391,7 +442,10 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, first)
+    # What torchrun and the schedulers of clusters send. It comes after a Ctrl-C too, and must not cut a step in two.
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
     try:
         yield event
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminate)
