@@ -55,6 +55,9 @@ def train(
         Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
     ] = None,
     compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
+    log: Annotated[
+        Literal["tensorboard"] | None, Parameter(help="Write the figures for TensorBoard too, into RUN/tensorboard.")
+    ] = None,
     source: Source = None,
     json_file: Json = None,
     changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
@@ -65,7 +68,7 @@ def train(
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
     options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
-    options |= {"execute": execute, "compile": compile}
+    options |= {"execute": execute, "compile": compile, "log": log}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
         others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}

@@ -31,6 +31,7 @@ class Plan:
     precision: str
     execute: str
     compile: bool
+    log: str | None
 
 
 @dataclass

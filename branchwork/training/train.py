@@ -28,6 +28,7 @@ from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.fitting import fitting_batch
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
+from branchwork.training.log import LOG, TensorBoard, need_log
 from branchwork.training.loop import Loop, Place, augmented, make_optimizer
 from branchwork.training.machine import (
     check_threads,
@@ -103,11 +104,13 @@ def train(
     threads: int | None = None,
     execute: Execute = "auto",
     compile: bool = False,
+    log: str | None = None,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
+    With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
     `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
     seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
     `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
@@ -117,7 +120,7 @@ def train(
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-            plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile, processes)
+            plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile, log, processes)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
@@ -200,6 +203,7 @@ def make_plan(
     threads: int | None,
     execute: str,
     compile: bool,
+    log: str | None,
     processes: Processes,
 ) -> Plan:
     """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
@@ -207,6 +211,7 @@ def make_plan(
     Raises `RecipeError`, `DataError` or `NetError`.
     """
     check_threads(threads, RecipeError)
+    need_log(log)
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     if execute not in get_args(Execute):
@@ -231,6 +236,7 @@ def make_plan(
         precision=pick_precision(recipe.precision, where),
         execute=execute,
         compile=compile,
+        log=log,
     )
     model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
@@ -300,6 +306,8 @@ def _run_alone(
     train_split, validation = hold_out(data.train, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
+    if plan.log and processes.first:
+        observer = TensorBoard(observer, folder / LOG)
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
         with _settings(plan.threads, device):
