@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from branchwork.training.recipe import best as best
     from branchwork.training.recipe import course as course
     from branchwork.training.recipe import fast as fast
+    from branchwork.training.recipe import photos as photos
     from branchwork.training.run import load_run as load_run
     from branchwork.training.seeds import resume_seeds as resume_seeds
     from branchwork.training.seeds import train_seeds as train_seeds
@@ -69,6 +70,7 @@ _HOMES = {
     "load_run": "training.run",
     "load_weights": "nets.weights",
     "pack": "datasets.pack",
+    "photos": "training.recipe",
     "predict": "training.predict",
     "resume": "training.train",
     "resume_seeds": "training.seeds",

@@ -39,6 +39,14 @@ class TrainingError(BranchworkError):
     """A training that cannot go on, such as one whose loss is not finite."""
 
 
+class BatchTooLarge(TrainingError):
+    """A batch that does not fit into the memory of the device."""
+
+
+class ToldElsewhere(BranchworkError):
+    """What the first of several processes tells the user; this one ends without a word."""
+
+
 class EngineError(BranchworkError):
     """An inference engine that is missing, too old, or lacks what is asked of it."""
 

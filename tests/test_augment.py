@@ -3,9 +3,11 @@ import math
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
 from branchwork.datasets import augment as module
 from branchwork.datasets.augment import (
@@ -13,12 +15,25 @@ from branchwork.datasets.augment import (
     ERASED_ASPECT,
     augment,
     erase,
+    mix,
+    mixup_weights,
+    random_crops,
     random_rectangles,
+    recolour,
     smooth_noise,
     warp,
 )
 
-ALL = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0, "erasing": 0.5}
+ALL = {
+    "shift": 2.0,
+    "rotation": 10.0,
+    "scaling": 0.1,
+    "elastic": 1.0,
+    "erasing": 0.5,
+    "flip": 0.5,
+    "crop": 0.5,
+    "colour": 0.3,
+}
 sides = st.integers(3, 40)
 
 
@@ -141,7 +156,7 @@ def test_draws_lie_in_their_ranges_and_fill_them(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "warp", lambda images, *rest: (calls.append(rest), images)[1])
     augment(noise(20_000, 1, 8, 8), 0, 0, 0, shift=3.0, rotation=20.0, scaling=0.25, elastic=1.5)
-    ((shifts, angles, scales, field),) = calls
+    ((shifts, angles, scales, field, _),) = calls
     for draws, low, high in ((shifts[:, 0], -3, 3), (shifts[:, 1], -3, 3), (angles, -20, 20), (scales, 0.8, 1.25)):
         assert low <= draws.min() < low + 0.01 * (high - low) and high >= draws.max() > high - 0.01 * (high - low)
         # As many are below 0, or reduced, as above.
@@ -176,3 +191,121 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step_alone():
         assert batch.dtype == torch.uint8 and batch.shape == images.shape
         assert torch.equal(batch, augment(images, *place, **ALL))
     assert len({batch.numpy().tobytes() for batch in batches.values()}) == len(batches)
+
+
+@given(st.integers(1, 12), st.integers(0, 11), st.integers(1, 12))
+def test_a_part_of_a_batch_is_changed_as_in_the_whole(count, first, second):
+    images = noise(count, 3, 12, 9, count)
+    rows = slice(min(first, count - 1), first + second)
+    whole = augment(images, 0, 1, 2, **ALL)
+    assert torch.equal(augment(images[rows], 0, 1, 2, **ALL, rows=rows, whole=count), whole[rows])
+
+
+def test_mirroring_is_left_to_right_in_the_share_that_is_asked():
+    images = noise(5_000, 2, 3, 5)
+    mirrored = augment(images, 0, 0, 0, flip=0.3)
+    as_it_was = (mirrored == images).flatten(1).all(1)
+    assert torch.equal(mirrored[~as_it_was], images[~as_it_was].flip(3))
+    assert float((~as_it_was).double().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def boxes_by_loop(count: int, height: int, width: int, lost: float) -> np.ndarray:
+    """torchvision's RandomResizedCrop as its documentation says it, one box after the other."""
+    random = np.random.default_rng(0)
+    boxes = []
+    for _ in range(count):
+        for _ in range(10):
+            area = height * width * random.uniform(1 - lost, 1)
+            aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            if w <= width and h <= height:
+                boxes.append((random.uniform(0, width - w), random.uniform(0, height - h), w, h))
+                break
+        else:
+            w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
+            boxes.append(((width - w) / 2, (height - h) / 2, w, h))
+    return np.array(boxes)
+
+
+@pytest.mark.parametrize(("height", "width", "lost"), [(30, 30, 0.92), (20, 40, 0.3), (40, 20, 0.3), (30, 30, 0.01)])
+def test_crops_are_drawn_as_torchvision_draws_them(height, width, lost):
+    ours = random_crops(20_000, height, width, lost, seeded()).double().numpy()
+    theirs = boxes_by_loop(20_000, height, width, lost)
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= width + 1e-4).all() and (ours[:, 1] + ours[:, 3] <= height + 1e-4).all()
+    for part in range(4):
+        # Both have many equal values where the greatest box is taken; the test takes them, rounded, as they are.
+        assert scipy.stats.ks_2samp(ours[:, part].round(3), theirs[:, part].round(3)).pvalue > 1e-4
+
+
+@given(st.integers(0, 2**20), st.integers(4, 30), st.integers(4, 30))
+def test_a_crop_is_the_part_resized(seed, height, width):
+    random = np.random.default_rng(seed)
+    image = noise(1, 2, height, width, seed)
+    h, w = int(random.integers(2, height + 1)), int(random.integers(2, width + 1))
+    top, left = int(random.integers(0, height - h + 1)), int(random.integers(0, width - w + 1))
+    part = image[..., top : top + h, left : left + w].double()
+    centre = torch.tensor([[left + (w - width) / 2, top + (h - height) / 2]])
+    scales = torch.tensor([[width / w, height / h]])
+    ours = warp(image, torch.zeros(1, 2), torch.zeros(1), scales, centres=centre)
+    theirs = torch.nn.functional.interpolate(part, (height, width), mode="bilinear", align_corners=False)
+    # At its border the part knows nothing of its neighbours, and ours does.
+    inner = (..., slice(height // h + 1, -(height // h) - 1), slice(width // w + 1, -(width // w) - 1))
+    difference = (ours.double() - theirs)[inner].abs()
+    assert difference.numel() == 0 or difference.max() < 0.52
+
+
+def test_a_crop_of_everything_is_the_image_and_crops_have_no_dark_border():
+    images = noise(20, 3, 17, 23)
+    sizes, zeros = torch.ones(20, 2), torch.zeros(20)
+    assert torch.equal(warp(images, torch.zeros(20, 2), zeros, sizes, centres=torch.zeros(20, 2)), images)
+    white = torch.full((50, 1, 17, 23), 255, dtype=torch.uint8)
+    assert torch.equal(augment(white, 0, 0, 0, crop=0.9), white)
+
+
+@given(st.integers(0, 2**20), st.floats(0.5, 1.5), st.floats(0.5, 1.5), st.floats(0.5, 1.5))
+def test_colours_change_as_in_pillow(seed, brightness, contrast, saturation):
+    image = noise(1, 3, 8, 9, seed)
+    picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
+    for place, (enhance, factor) in enumerate(
+        ((ImageEnhance.Brightness, brightness), (ImageEnhance.Contrast, contrast), (ImageEnhance.Color, saturation))
+    ):
+        factors = torch.ones(1, 3)
+        factors[0, place] = factor
+        theirs = torch.from_numpy(np.array(enhance(picture).enhance(factor))).permute(2, 0, 1)
+        # Pillow rounds the grey to a whole number and cuts the fraction of the result off.
+        assert (recolour(image, factors)[0].int() - theirs.int()).abs().max() <= 2
+
+
+def test_colours_in_turn_are_the_formula_and_grey_images_have_no_saturation():
+    image, (b, c, s) = noise(1, 3, 8, 9).clamp(90, 120), (1.1, 0.8, 1.4)
+    by_hand = image[0].double() * b
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    by_hand = c * by_hand + (1 - c) * torch.einsum("chw,c->hw", by_hand, luma).mean()
+    by_hand = s * by_hand + (1 - s) * torch.einsum("chw,c->hw", by_hand, luma)
+    assert (recolour(image, torch.tensor([[b, c, s]]))[0].double() - by_hand).abs().max() < 0.501
+    one = noise(2, 1, 5, 5)
+    assert torch.equal(recolour(one, torch.tensor([[1, 1, 0.1], [1, 1, 1.9]])), one)
+
+
+def test_shares_of_mixup_are_beta_by_pairs():
+    weights = mixup_weights(20_001, 0.4, 0, 0, 0)
+    assert torch.equal(weights[:-1:2], weights[1::2]) and weights[-1] == 1
+    assert scipy.stats.kstest(weights[:-1:2].numpy(), scipy.stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
+    assert torch.equal(weights, mixup_weights(20_001, 0.4, 0, 0, 0))
+    for place in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not torch.equal(weights, mixup_weights(20_001, 0.4, *place))
+
+
+@given(st.integers(1, 9), st.integers(0, 4))
+def test_neighbours_are_mixed_in_the_whole_and_in_parts_of_pairs(count, pairs):
+    values = noise(count, 2, 3, 4, count)
+    weights = mixup_weights(count, 1.0, count, 0, 0)
+    mixed = mix(values, weights)
+    for i in range(count):
+        other = i + 1 if i % 2 == 0 else i - 1
+        partner = values[other] if other < count else values[i]
+        expected = weights[i] * values[i] + (1 - weights[i]) * partner
+        torch.testing.assert_close(mixed[i], expected)
+    cut = min(2 * pairs, count)
+    assert torch.equal(torch.cat([mix(values[:cut], weights[:cut]), mix(values[cut:], weights[cut:])]), mixed)

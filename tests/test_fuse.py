@@ -227,3 +227,17 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
     assert counter.get_total_flops() // 2 <= written
     x = images((64, 32, 32), 2, 0)
     assert difference(fused(x), wide(x)) < 1e-12
+
+
+def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():
+    # Sizes of its own, since what is joined once is kept for all nets of a process.
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=2), nn.AvgPool2d(3, 2, 1), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(128, 3)
+    )
+    collapsed = collapse(net, (1, 17, 17), batch=64)
+    assert collapsed is not None
+    x = torch.randn(2, 1, 17, 17)
+    with torch.inference_mode():
+        collapsed(x)
+    collapsed(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())

@@ -40,7 +40,7 @@ def test_the_learning_rate_has_its_peak_after_the_warm_up():
 
 @pytest.mark.parametrize("recipe", [fast(), course()])
 def test_only_best_augments_and_averages(recipe):
-    names = ("shift", "rotation", "scaling", "elastic", "erasing", "ema")
+    names = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup", "ema")
     assert not any(getattr(recipe, name) for name in names)
     assert best().ema and best().shift and best().validation == 0
 
@@ -71,6 +71,8 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("epochs", True, "whole number"),
         ("batch_size", 0, "batch_size is 0, and it must be at least 1"),
         ("batch_size", -3, "at least 1"),
+        ("batch_size", "large", "must be a whole number"),
+        ("batch_size", 2.5, "must be a whole number"),
         ("optimizer", "adamw", "one of adam, sgd"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", float("nan"), "must be a number"),
@@ -88,7 +90,17 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("erasing", 1.5, "from 0 to 1: it is a share of the images"),
         ("ema", 1.0, "up to but not 1"),
         ("validation", 1.0, "share of the images"),
-        ("precision", "fp16", "one of auto, fp32, bf16"),
+        ("precision", "fp16", "one of auto, fp32, bf16, fp64"),
+        ("flip", 1.5, "from 0 to 1: it is a share of the images"),
+        ("crop", 1.0, "it is a share of the area"),
+        ("colour", 1.0, "up to but not 1"),
+        ("mixup", -1.0, "from 0 to 100"),
+        ("accumulate", 0, "accumulate is 0, and it must be at least 1"),
+        ("accumulate", 129, "accumulate is 129, and it must be from 1 to 128, so that a part has two images"),
+        ("clip", -1.0, "at least 0"),
+        ("patience", -1, "at least 0"),
+        ("minutes", -0.1, "at least 0"),
+        ("top", -1, "at least 0"),
     ],
 )
 def test_impossible_values_are_refused_by_name(key, value, words):
@@ -102,6 +114,26 @@ def test_values_that_would_be_ignored_are_refused():
         course().but({"beta2": 0.9})
     with pytest.raises(RecipeError, match=r"warmup is 0\.1, and it must be 0 with a constant schedule"):
         course().but({"warmup": 0.1})
+    for name in ("patience", "top"):
+        with pytest.raises(RecipeError, match=f"{name} is 3, and it must be 0 where validation is"):
+            course().but({name: 3})
+
+
+def test_a_training_is_as_far_as_the_larger_share_of_its_steps_and_its_time():
+    timed = fast().but({"minutes": 2.0})
+    assert timed.progress(0.25, 0.0) == 0.25 and timed.progress(0.25, 60.0) == 0.5 and timed.progress(0.5, 500.0) == 1
+    assert fast().progress(0.25, 1e9) == 0.25
+    assert not timed.out_of_time(119.9) and timed.out_of_time(120.0) and not fast().out_of_time(1e9)
+
+
+def test_patience_counts_epochs_without_a_better_one():
+    patient = fast().but({"patience": 2})
+    for accuracies, over in (
+        ([], False), ([0.5], False), ([0.5, 0.4], False), ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6, 0.6], False),
+        ([0.1, 0.2, 0.3, 0.4], False), ([0.4, 0.3, 0.2, 0.1], True),
+    ):  # fmt: skip
+        assert patient.out_of_patience(accuracies) == over, accuracies
+        assert not fast().out_of_patience(accuracies)
 
 
 def test_fields_that_go_together_follow_each_other():

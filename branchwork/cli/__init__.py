@@ -19,7 +19,7 @@ from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
 from branchwork.cli.train import train
-from branchwork.errors import BranchworkError, Interrupted
+from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 
 app = App(
     name="branchwork",
@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return done if isinstance(done, int) else 0
+    except ToldElsewhere:
+        return 2
     except (CycloptsError, BranchworkError) as reason:
         print(f"branchwork: {str(reason).strip()}", file=sys.stderr)
         return 130 if isinstance(reason, Interrupted) else 2

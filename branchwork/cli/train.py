@@ -24,6 +24,7 @@ from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
+    from branchwork.datasets.load import DataSet
     from branchwork.training.seeds import SeedsResult
 
     Changes = Any
@@ -49,8 +50,11 @@ def train(
     *,
     data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
     recipe: Annotated[
-        Literal["fast", "course", "best"] | None,
-        Parameter(help="fast (the default), course (the lecture's) or best (minutes); flags below change one field."),
+        Literal["fast", "course", "best", "photos"] | None,
+        Parameter(
+            help="fast (the default), course (the lecture's), best (minutes) or photos (for nets with batch norms); "
+            "flags below change one field."
+        ),
     ] = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags go before it.")] = None,
     seed: Annotated[int | None, Parameter(help="Fixes weights, split and order; 0 by default.")] = None,
@@ -64,6 +68,9 @@ def train(
         Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
     ] = None,
     compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
+    log: Annotated[
+        Literal["tensorboard"] | None, Parameter(help="Write the figures for TensorBoard too, into RUN/tensorboard.")
+    ] = None,
     shortcut: Shortcut = None,
     stem: Stem = None,
     source: Source = None,
@@ -78,7 +85,7 @@ def train(
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
     options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
-    options |= {"execute": execute, "compile": compile}
+    options |= {"execute": execute, "compile": compile, "log": log}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
         others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
@@ -91,18 +98,26 @@ def train(
     import branchwork
     from branchwork.cli.progress import Screen
     from branchwork.nets.build import with_options
+    from branchwork.observer import Observer
+    from branchwork.training.distributed import joined
 
     net = with_options(net, {"shortcut": shortcut, "stem": stem})
-    screen = Screen()
-    data_set = branchwork.load_data(data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen)
-    chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
-    if config is not None:
-        chosen = read_recipe(config, chosen)
-    chosen = chosen.but(flags)
-    if seeds is None:
-        result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
-        deliver(result, json_file, lambda: show_results((result,)))
-    else:
+    with joined() as processes:
+        screen = Screen() if processes.first else Observer()
+
+        def prepare() -> "tuple[DataSet, Recipe]":
+            data_set = branchwork.load_data(
+                data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen
+            )
+            chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
+            return data_set, (chosen if config is None else read_recipe(config, chosen)).but(flags)
+
+        data_set, chosen = processes.together(prepare)
+        if seeds is None:
+            result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
+            if processes.first:
+                deliver(result, json_file, lambda: show_results((result,)))
+            return
         several = branchwork.train_seeds(net, seeds=seeds, data=data_set, recipe=chosen, observer=screen, **given)
         deliver(several, json_file, lambda: _show_seeds(several))
 
@@ -114,14 +129,17 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.training.distributed import joined
     from branchwork.training.run import SEEDS, holds
 
     if holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, observer=Screen())
         deliver(several, json_file, lambda: _show_seeds(several))
     else:
-        result = branchwork.resume(folder, source=source, observer=Screen())
-        deliver(result, json_file, lambda: show_results((result,)))
+        with joined() as processes:
+            result = branchwork.resume(folder, source=source, observer=Screen() if processes.first else None)
+            if processes.first:
+                deliver(result, json_file, lambda: show_results((result,)))
 
 
 def _show_seeds(several: "SeedsResult") -> None:

@@ -144,7 +144,8 @@ class Join:
     def matrix(self, like: Tensor) -> Tensor:
         key = (like.dtype, like.device)
         if key not in self._matrices:
-            self._matrices[key] = torch.tensor(self.rows, dtype=like.dtype).to(like.device)
+            with torch.inference_mode(False):  # a validation must not leave what a training cannot use
+                self._matrices[key] = torch.tensor(self.rows, dtype=like.dtype).to(like.device)
         return self._matrices[key]
 
 

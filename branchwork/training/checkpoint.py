@@ -34,6 +34,7 @@ class Plan:
     precision: str
     execute: str
     compile: bool
+    log: str | None
     size: tuple[int, int] | None = None
     fit: str | None = None
 

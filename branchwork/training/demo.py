@@ -4,6 +4,7 @@ from pathlib import Path
 
 from branchwork.datasets.load import load_data
 from branchwork.observer import Observer
+from branchwork.training.distributed import Processes, need_alone
 from branchwork.training.train import Result, complete, make_plan
 
 
@@ -13,8 +14,11 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observe
     A net that was trained there before is not trained again, and one that was stopped is continued.
     """
     observer = observer or Observer()
+    need_alone("the demo")
     data_set = load_data(data, observer=observer)
     folder = Path(out) / data_set.name
     nets = ("inception", "residual")
-    plans = {folder / net: make_plan(net, data_set, None, 0, "auto", None, "auto", False) for net in nets}
+    plans = {
+        folder / net: make_plan(net, data_set, None, 0, "auto", None, "auto", False, None, Processes()) for net in nets
+    }
     return complete(plans, data_set, "stopped, and saved. Run the same command again to continue.", observer)

@@ -11,6 +11,7 @@ from branchwork.errors import RecipeError, WeightsError
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TRAINING_DTYPES = {**DTYPES, "fp64": torch.float64}
 
 # Large enough that overheads vanish, small enough that activations stay in tens of megabytes.
 EVALUATION_BATCH = 500
@@ -32,7 +33,12 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """`fp32` or `bf16`; `auto` is bf16 where the processor multiplies it by itself (LOG.md has what that gains)."""
+    """`auto` is bf16 where the processor multiplies it by itself (LOG.md has what that gains), else fp32.
+
+    Raises `RecipeError` for fp64 on a device that has none.
+    """
+    if name == "fp64" and device.type == "mps":
+        raise RecipeError("precision is fp64, and mps has no such numbers: take fp32, or --device cpu")
     if name != "auto":
         return name
     if device.type == "cpu":
@@ -43,13 +49,18 @@ def pick_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
-    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+    return torch.autocast(device.type, dtype=precision, enabled=precision == torch.bfloat16)
+
+
+def weight_dtype(precision: torch.dtype) -> torch.dtype:
+    """What weights, normalised images and losses are kept in: with bf16, only convolutions and products are less."""
+    return torch.float64 if precision == torch.float64 else torch.float32
 
 
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous."""
-    device = next(net.parameters()).device
-    images = torch.zeros(2, model.in_channels, *model.image_size, device=device)
+    weight = next(net.parameters())
+    images = torch.zeros(2, model.in_channels, *model.image_size, device=weight.device, dtype=weight.dtype)
     images = images.to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
     training = net.training
@@ -71,8 +82,8 @@ def predict_logits(net: nn.Module, images: Images, model: Model, precision: torc
     net.eval()
     with torch.inference_mode(), autocast(device, precision):
         logits = [
-            net(normalise(images[first : first + EVALUATION_BATCH].to(device), model.mean, model.std)).float().cpu()
-            for first in range(0, len(images), EVALUATION_BATCH)
+            net(normalise(batch.to(device), model.mean, model.std).to(weight_dtype(precision))).float().cpu()
+            for batch in (images[at : at + EVALUATION_BATCH] for at in range(0, len(images), EVALUATION_BATCH))
         ]
     net.train(training)
     result = torch.cat(logits)

@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,20 +13,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from branchwork.datasets.augment import augment
-from branchwork.datasets.batches import batches, epoch_order, normalise
+from branchwork.datasets.augment import augment, mix, mixup_weights
+from branchwork.datasets.batches import batches, epoch_order, generator_of, normalise
 from branchwork.datasets.load import Split
-from branchwork.errors import Interrupted, RunError, TrainingError
+from branchwork.errors import BatchTooLarge, Interrupted, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
+from branchwork.training.distributed import Processes
 from branchwork.training.execution import Execution
-from branchwork.training.infer import DTYPES, autocast, predict_logits
+from branchwork.training.infer import TRAINING_DTYPES, autocast, predict_logits, weight_dtype
+from branchwork.training.machine import is_out_of_memory
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import METRICS, STATE, Model, holds, write_model
+from branchwork.training.run import METRICS, STATE, Model, holds, write_model, write_top
 
 # A state is saved at the end of every epoch, and within an epoch when the last is older than this.
 SAVE_SECONDS = 30.0
@@ -34,26 +38,63 @@ CURVE_POINTS = 40
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    rate, decay = recipe.learning_rate, recipe.weight_decay
+    decayed = [parameter for parameter in net.parameters() if parameter.dim() >= 2]
+    others = [parameter for parameter in net.parameters() if parameter.dim() < 2]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adam":
-        betas = (recipe.momentum, recipe.beta2)
-        return Adam(net.parameters(), lr=rate, betas=betas, weight_decay=decay, fused=True)
-    return SGD(net.parameters(), lr=rate, momentum=recipe.momentum, weight_decay=decay, fused=True)
+        return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
+    return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
-def augmented(images: Tensor, recipe: Recipe, seed: int, epoch: int, step: int) -> Tensor:
-    """The batch uint8 N×C×H×W of this step as the net is trained on it."""
-    return augment(
+@dataclass(frozen=True)
+class Place:
+    """Which images these are: `rows` of a step's batch of `whole` images. What is drawn is a function of it."""
+
+    seed: int
+    epoch: int
+    step: int
+    rows: slice
+    whole: int
+
+
+def augmented(images: Tensor, recipe: Recipe, place: Place) -> Tensor:
+    """The images uint8 N×C×H×W of this place as the net is trained on them."""
+    images = augment(
         images,
-        seed,
-        epoch,
-        step,
+        place.seed,
+        place.epoch,
+        place.step,
         shift=recipe.shift,
         rotation=recipe.rotation,
         scaling=recipe.scaling,
         elastic=recipe.elastic,
         erasing=recipe.erasing,
+        flip=recipe.flip,
+        crop=recipe.crop,
+        colour=recipe.colour,
+        rows=place.rows,
+        whole=place.whole,
     )
+    return mix(images, _shares(recipe, place)).round_().to(torch.uint8) if recipe.mixup else images
+
+
+def targets_of(labels: Tensor, classes: int, recipe: Recipe, place: Place) -> Tensor:
+    """What the net is to answer in this place: the labels, or with mixup float32 N×K, each class's share."""
+    return mix(F.one_hot(labels, classes), _shares(recipe, place)) if recipe.mixup else labels
+
+
+def _shares(recipe: Recipe, place: Place) -> Tensor:
+    return mixup_weights(place.whole, recipe.mixup, place.seed, place.epoch, place.step)[place.rows]
+
+
+def parts(count: int, pieces: int) -> list[slice]:
+    """A batch of `count` images in `pieces` parts in a row, as equal as can be; each but the last has an even length.
+
+    Parts that would be empty, since there are fewer pairs of images than pieces, are left out.
+    """
+    pairs = -(-count // 2)
+    bounds = [min(count, 2 * (pairs * piece // pieces)) for piece in range(pieces + 1)]
+    return [slice(low, high) for low, high in pairwise(bounds) if low < high]
 
 
 def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
@@ -89,6 +130,7 @@ class Loop:
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: nn.Module | None = None
+    processes: Processes = field(default_factory=Processes)
 
     def begin(self, state: SavedState | None) -> None:
         """Stand where `state` was saved; without one, at the start, and save that."""
@@ -100,6 +142,9 @@ class Loop:
         else:
             self.best = state.restore(self.net, self.optimizer, self.average)
             self.position = state.position
+        if not self.processes.first:  # else all would draw the same, for other images
+            place = (self.plan.seed, self.position.epoch, self.position.step)
+            torch.manual_seed(generator_of(place[0], "process", *place[1:], self.processes.rank).initial_seed())
 
     def run(self, train: Split, validation: Split) -> None:
         """Train to the end of the recipe; then the net holds the weights that are kept.
@@ -107,15 +152,29 @@ class Loop:
         Raises `Interrupted` where it was asked to stop, with the state saved, and `TrainingError` where the loss
         or a weight is no longer finite.
         """
-        while self.position.epoch < self.recipe.epochs:
+        while self.position.step or not self._is_over():
             self._train_epoch(train)
             self._close_epoch(len(train), validation)
-            if self.interrupted.is_set() and self.position.epoch < self.recipe.epochs:
+            self._agree([])
+            if self.interrupted.is_set() and not self._is_over():
                 self._stop()
+        if self.position.epoch < self.recipe.epochs:
+            self._tell_early_end()
         self.net.load_state_dict(self.best)
+
+    def _is_over(self) -> bool:
+        """Whether no other epoch is begun."""
+        recipe, position = self.recipe, self.position
+        return (
+            position.epoch == recipe.epochs
+            or (position.epoch > 0 and recipe.out_of_time(position.seconds))
+            or recipe.out_of_patience([epoch["validation_accuracy"] for epoch in position.history])
+        )
 
     def save(self) -> None:
         """Write the state; where the disk is full, the last one is still there, and the error says how to go on."""
+        if not self.processes.first:
+            return
         try:
             save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best, self.average)
         except RunError as reason:
@@ -124,10 +183,9 @@ class Loop:
             raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
 
     def _train_epoch(self, train: Split) -> None:
-        """The rest of the epoch that the training stands in."""
+        """The rest of the epoch that the training stands in, or as much of it as there is time for."""
         recipe, position, device = self.recipe, self.position, train.labels.device
-        precision = DTYPES[self.plan.precision]
-        steps = math.ceil(len(train) / recipe.batch_size)
+        steps = math.ceil(len(train) / recipe.images_a_step)
         # Reading a loss waits for the device, which on a GPU is dearer than the step.
         read_every = 1 if device.type == "cpu" else 50
         unread: list[Tensor] = []
@@ -139,32 +197,29 @@ class Loop:
         saved = began
         self.net.train()
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
-        for chosen in batches(order, recipe.batch_size, position.step):
+        for chosen in batches(order, recipe.images_a_step, position.step):
             done = position.epoch * steps + position.step
-            progress = done / (recipe.epochs * steps)
+            progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
+            rate = recipe.learning_rate_at(progress)
             for group in self.optimizer.param_groups:
-                group["lr"] = recipe.learning_rate_at(progress)
-            images = augmented(train.images[chosen], recipe, self.plan.seed, position.epoch, position.step)
-            images = normalise(images, self.model.mean, self.model.std)
-            with autocast(device, precision):
-                logits = self.execution.step(images.to(memory_format=self.execution.layout))
-            loss = F.cross_entropy(logits.float(), train.labels[chosen], label_smoothing=recipe.label_smoothing)
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+                group["lr"] = rate
+            unread.append(self.step(train, chosen))
             if self.average is not None:
                 update_average(self.average, self.net, recipe.ema_at(done))
-            unread.append(loss.detach())
             position.step += 1
 
-            if len(unread) == read_every or position.step == steps or self.interrupted.is_set():
-                position.losses += torch.stack(unread).tolist()
+            alone = self.processes.count == 1
+            if len(unread) == read_every or position.step == steps or (alone and self.interrupted.is_set()):
+                losses = torch.stack(unread).tolist()
                 now = time.perf_counter()
                 position.seconds = seconds_before + now - began
                 position.step_seconds = step_seconds_before + now - began
+                position.losses += self._agree(losses)
                 self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
                 unread.clear()
                 self._tell_step(steps, len(train))
+                if recipe.out_of_time(position.seconds):
+                    break
                 if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
                     self._need_finite_weights()
                     self.save()
@@ -172,17 +227,94 @@ class Loop:
                     if self.interrupted.is_set():
                         self._stop()
 
+    def _agree(self, losses: list[float]) -> list[float]:
+        """The sums of the processes' losses. All take over the first one's time, and stop where one was asked to."""
+        position, first = self.position, self.processes.first
+        *losses, position.seconds, stop = self.processes.sum(
+            [*losses, position.seconds if first else 0.0, float(self.interrupted.is_set())]
+        )
+        if stop:
+            self.interrupted.set()
+        return losses
+
+    def step(self, train: Split, chosen: Tensor) -> Tensor:
+        """One step of the optimiser on the images `chosen`; gives what this process's add to their mean loss.
+
+        Raises `BatchTooLarge` where the memory does not hold what it takes.
+        """
+        recipe = self.recipe
+        try:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._backward(train, chosen)
+            if recipe.clip:
+                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+            self.optimizer.step()
+            return loss
+        except (RuntimeError, MemoryError) as reason:
+            if not is_out_of_memory(reason):
+                raise
+            pieces = recipe.accumulate * self.processes.count
+            part = math.ceil(len(chosen) / pieces)
+            smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
+            raise BatchTooLarge(
+                f"{part} images at once do not fit into the memory of {self.plan.device} with what a step of "
+                f"{self.model.net} needs ({first_line(reason)}). Train with --batch-size {smaller}, "
+                f"or with --accumulate {2 * recipe.accumulate}, which takes the same batch in smaller parts"
+            ) from reason
+
+    def _backward(self, train: Split, chosen: Tensor) -> Tensor:
+        """Add the gradient of the mean loss of `chosen` to the parameters, part by part; gives this process's share.
+
+        Each image weighs the same, in whatever part and process it is.
+        """
+        recipe, position, device = self.recipe, self.position, train.labels.device
+        precision = TRAINING_DTYPES[self.plan.precision]
+        whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
+        count = self.processes.count
+        own = self.processes.own(parts(len(chosen), recipe.accumulate * count))
+        # Where a last batch has too few images for all, a process takes part with one that weighs nothing.
+        weight = 1 / len(chosen) if own else 0.0
+        for part in own or [slice(0, 2)]:
+            taken = chosen[part]
+            place = Place(self.plan.seed, position.epoch, position.step, part, len(chosen))
+            images = augmented(train.images[taken], recipe, place)
+            targets = targets_of(train.labels[taken], len(self.model.classes), recipe, place)
+            inputs = normalise(images, self.model.mean, self.model.std).to(whole.dtype)
+            targets = targets.to(whole.dtype) if targets.is_floating_point() else targets
+            with self._without_exchange() if own and part is not own[-1] else nullcontext():
+                with autocast(device, precision):
+                    logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
+                losses = F.cross_entropy(
+                    logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
+                )
+                loss = weight * losses
+                (count * loss).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean over the processes
+            whole += loss.detach()
+        return whole
+
+    def _without_exchange(self) -> AbstractContextManager[None]:
+        """Gradients of a part that is not the last stay in this process: they are exchanged once a step."""
+        step = self.execution.step
+        return step.no_sync() if isinstance(step, DistributedDataParallel) else nullcontext()
+
     def _close_epoch(self, images: int, validation: Split) -> None:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
         position = self.position
+        images = min(images, position.step * self.recipe.images_a_step)  # fewer where the time was over before
         began = time.perf_counter()
         self._need_finite_weights()
         kept = self.net if self.average is None else self.average
+        self.processes.share_buffers(self.net)
+        self.processes.share_buffers(kept)
         accuracy = None
         if len(validation):
             run = self.execution.validate if self.average is None else self.average
-            logits = predict_logits(run, validation.images, self.model, DTYPES[self.plan.precision])
-            accuracy = int((logits.argmax(1) == validation.labels).sum()) / len(validation)
+            correct = 0
+            for part in self.processes.own(parts(len(validation), self.processes.count)):
+                own = validation.pick(torch.arange(*part.indices(len(validation))))
+                logits = predict_logits(run, own.images, self.model, TRAINING_DTYPES[self.plan.precision])
+                correct += int((logits.argmax(1) == own.labels).sum())
+            accuracy = self.processes.sum([correct])[0] / len(validation)
         previous = [epoch["validation_accuracy"] for epoch in position.history]
         if accuracy is None or not previous or accuracy >= max(previous):
             self.best = _copy(kept)
@@ -197,6 +329,7 @@ class Loop:
                 "epoch": position.epoch + 1,
                 "train_loss": train_loss,
                 "validation_accuracy": accuracy,
+                "images": images,
                 "learning_rate": self.optimizer.param_groups[0]["lr"],
                 "seconds": seconds,
                 "step_seconds": step_seconds,
@@ -205,16 +338,31 @@ class Loop:
             }
         )
         position.epoch, position.step, position.losses = position.epoch + 1, 0, []
-        write_model(self.folder, self.best, self.model)
-        write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+        if self.processes.first:
+            write_model(self.folder, self.best, self.model)
+            if self.recipe.top:
+                write_top(self.folder, position.history, self.recipe.top, kept.state_dict())
+            write_whole(self.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
         self.save()
         self.observer.epoch(
             Epoch(position.epoch, self.recipe.epochs, train_loss, accuracy, seconds, images / step_seconds)
         )
 
+    def _tell_early_end(self) -> None:
+        recipe, position = self.recipe, self.position
+        why = (
+            f"the {recipe.minutes:g} minutes are over"
+            if recipe.out_of_time(position.seconds)
+            else f"{recipe.patience} epochs brought nothing better on validation"
+        )
+        self.observer.note(f"ended after epoch {position.epoch} of {recipe.epochs}: {why}")
+
     def _tell_step(self, steps: int, images: int) -> None:
         position, epochs = self.position, self.recipe.epochs
         share = (position.epoch * steps + position.step) / (epochs * steps)
+        left = (1 - share) / share * position.step_seconds
+        if self.recipe.minutes:
+            left = min(left, max(0.0, 60 * self.recipe.minutes - position.seconds))
         self.observer.step(
             Step(
                 position.epoch + 1,
@@ -223,7 +371,7 @@ class Loop:
                 steps,
                 loss=position.losses[-1],
                 images_per_second=share * epochs * images / position.step_seconds,
-                seconds_left=(1 - share) / share * position.step_seconds,
+                seconds_left=left,
             )
         )
 
@@ -235,14 +383,16 @@ class Loop:
             return
         position, rate = self.position, self.recipe.learning_rate
         kept = f"with the weights of epoch {position.best_epoch}" if position.best_epoch else "before any epoch"
-        raise TrainingError(
+        error = TrainingError(
             f"{what} became infinite or not a number in epoch {position.epoch + 1}, step {position.step}: the training "
             f"has diverged. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
             f"The last good state, {kept}, is kept in {self.folder}."
         )
+        raise self.processes.tell(error)
 
     def _stop(self) -> None:
-        raise Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {self.folder}")
+        error = Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {self.folder}")
+        raise self.processes.tell(error)
 
 
 def _copy(net: nn.Module) -> dict[str, Tensor]:

@@ -70,6 +70,31 @@ def using_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def is_out_of_memory(reason: BaseException) -> bool:
+    """Whether torch could not have the memory that it asked for. On a CPU it raises no error of its own for that."""
+    words = ("can't allocate memory", "bad_alloc", "not enough memory")
+    return isinstance(reason, torch.OutOfMemoryError | MemoryError) or any(word in str(reason) for word in words)
+
+
+def available_memory() -> int | None:
+    """Bytes that this machine can still give without swapping, as Linux estimates it; None on other systems."""
+    return _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
+
+
+def resident_memory() -> int | None:
+    """Bytes that this process takes now; None on other systems than Linux."""
+    return _kilobytes(Path("/proc/self/status"), "VmRSS:")
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    counts = [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
+    return counts[0] if counts else None
+
+
 def reset_peak_memory(device: torch.device) -> None:
     """Count anew on a GPU. What a process takes on a CPU is counted from its start by the system."""
     if device.type == "cuda":
@@ -88,8 +113,7 @@ def peak_memory(device: torch.device) -> int | None:
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux, what it says begins with the size of the process that started this one.
-        peaks = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(peaks[0]) * 1024 if peaks else None
+        return _kilobytes(status, "VmHWM:")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

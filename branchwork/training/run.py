@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from branchwork.tracing.teach import failure
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
-FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT)
+TOP = "top/epochs.json"
+FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT, TOP)
 SEEDS, SCRIPT = "seeds.json", "net.py"
 
 
@@ -105,6 +106,25 @@ def load_run(folder: str | Path) -> TrainedNet:
 def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> None:
     write_json(folder / MODEL, dataclasses.asdict(model))
     write_tensors(folder / WEIGHTS, weights)
+
+
+def write_top(folder: Path, history: Sequence[Mapping[str, Any]], count: int, weights: Mapping[str, Tensor]) -> None:
+    """Keep the `count` best epochs of `history` as `top/epoch-N.safetensors`, and their figures in `top/epochs.json`.
+
+    `weights` are those of the last epoch. The best has the highest validation accuracy; of equal ones, the later.
+    """
+    best = sorted(history, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]), reverse=True)[:count]
+    names = {epoch["epoch"]: f"epoch-{epoch['epoch']}.safetensors" for epoch in best}
+    last = history[-1]["epoch"]
+    if last in names:
+        write_tensors(folder / "top" / names[last], weights)
+    figures = ("epoch", "validation_accuracy", "train_loss")
+    write_json(
+        folder / TOP, [{"file": names[epoch["epoch"]], **{key: epoch[key] for key in figures}} for epoch in best]
+    )
+    for file in (folder / "top").glob("epoch-*.safetensors"):
+        if file.name not in names.values():
+            file.unlink()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:

@@ -11,6 +11,7 @@ from branchwork.files import read_fields, write_json
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
+from branchwork.training.distributed import Processes, need_alone
 from branchwork.training.execution import Execute
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import RESULT, SEEDS, claim_folder
@@ -43,16 +44,18 @@ def train_seeds(
     threads: int | None = None,
     execute: Execute = "auto",
     compile: bool = False,
+    log: str | None = None,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> SeedsResult:
     """Train with `seeds` seeds from `seed` on, each into its own folder within `out`; the rest is as for `train`."""
     observer = observer or Observer()
+    need_alone("several seeds")
     if not 2 <= seeds <= 1000:
         raise RecipeError(f"seeds is {seeds}, and it must be from 2, for a deviation, to 1000: for one, leave it out")
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
     plans = [
-        make_plan(net, data_set, recipe, number, device, threads, execute, compile)
+        make_plan(net, data_set, recipe, number, device, threads, execute, compile, log, Processes())
         for number in range(seed, seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
@@ -65,6 +68,7 @@ def resume_seeds(
 ) -> SeedsResult:
     """Train those seeds of a folder that `train_seeds` has made which are not trained yet."""
     observer = observer or Observer()
+    need_alone("several seeds")
     path = Path(folder) / SEEDS
     try:
         plans = [read_fields(Plan, fields) for fields in json.loads(path.read_text(encoding="utf-8"))]

@@ -5,26 +5,30 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 from filelock import FileLock, Timeout
+from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, part
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, own_line
+from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
+from branchwork.training.distributed import Processes, distribute, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
-from branchwork.training.infer import pick_device, pick_precision
-from branchwork.training.loop import Loop, augmented, make_optimizer
+from branchwork.training.fitting import fitting_batch
+from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
+from branchwork.training.log import LOG, TensorBoard, need_log
+from branchwork.training.loop import Loop, Place, augmented, make_optimizer
 from branchwork.training.machine import (
     check_threads,
     commit,
@@ -58,7 +62,8 @@ class Result:
     Accuracies are fractions, 0 to 1; `test_interval` is the 95% Wilson interval of the test accuracy.
     `train_seconds` is the time from the first batch to the last validation, and that for collapsing the net before it,
     without loading data, testing and reporting; `images_per_second` counts training images over the optimiser steps
-    alone. `best_epoch` is the one whose weights were kept. `execution` is `written` or `collapsed`.
+    alone. `epochs` are those that were trained, `best_epoch` is the one whose weights were kept. `execution` is
+    `written` or `collapsed`.
     """
 
     net: str
@@ -98,21 +103,31 @@ def train(
     threads: int | None = None,
     execute: Execute = "auto",
     compile: bool = False,
+    log: str | None = None,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
+    With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
     `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
     seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
     `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
     """
-    observer = observer or Observer()
-    data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-    plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile)
-    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}")
-    with _interruptible() as interrupted:
-        return _run(plan, data_set, folder, None, interrupted, observer)
+    with joined() as processes:
+        observer = observer if observer and processes.first else Observer()
+
+        def prepare() -> tuple[DataSet, Plan, Path | None]:
+            data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
+            plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile, log, processes)
+            claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
+            return data_set, plan, claimed
+
+        data_set, plan, claimed = processes.together(prepare)
+        folder = processes.share(claimed)
+        assert folder is not None
+        with _interruptible() as interrupted:
+            return _run(processes.share(plan), data_set, folder, None, interrupted, observer, processes)
 
 
 def resume(
@@ -123,14 +138,24 @@ def resume(
     `data` is by default loaded by its name. Raises `RunError` where the folder holds no training, a damaged one, or
     one that is finished, and where the data are not those that it began with.
     """
-    observer = observer or Observer()
-    folder = Path(run)
-    if holds(folder, RESULT):
-        raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
-    state = load_state(folder)
-    data_set = data or load_again(state.plan, source, observer)
-    with _interruptible() as interrupted:
-        return _run(state.plan, data_set, folder, state, interrupted, observer)
+    with joined() as processes:
+        observer = observer if observer and processes.first else Observer()
+        folder = Path(run)
+
+        def read() -> SavedState | None:
+            if not processes.first:
+                return None
+            if holds(folder, RESULT):
+                raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
+            return load_state(folder)
+
+        # Read once: on another machine the file may be an older one still, or none.
+        state = processes.share(processes.together(read))
+        assert state is not None
+        plan = state.plan
+        data_set = processes.together(lambda: data or load_again(plan, source, observer))
+        with _interruptible() as interrupted:
+            return _run(state.plan, data_set, folder, state, interrupted, observer, processes)
 
 
 def load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
@@ -157,7 +182,8 @@ def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Ob
             if state is None:
                 claim_folder(folder, "")
             try:
-                results.append(_run(plan if state is None else state.plan, data, folder, state, interrupted, observer))
+                begun = plan if state is None else state.plan
+                results.append(_run(begun, data, folder, state, interrupted, observer, Processes()))
             except Interrupted:
                 raise Interrupted(again) from None
     return tuple(results)
@@ -181,20 +207,25 @@ def make_plan(
     threads: int | None,
     execute: str,
     compile: bool,
+    log: str | None,
+    processes: Processes,
 ) -> Plan:
     """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
 
     Raises `RecipeError`, `DataError` or `NetError`.
     """
     check_threads(threads, RecipeError)
+    need_log(log)
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     if execute not in get_args(Execute):
         raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
     recipe = recipe or fast(net, len(data.train))
     where = pick_device(device)
+    if recipe.batch_norm == "shared" and where.type != "cuda":
+        raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
     train, _ = part(data, recipe.validation, seed)
-    if recipe.batch_size > len(train):
+    if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
         )
@@ -204,18 +235,37 @@ def make_plan(
         checksum=data.train.checksum(),
         recipe=asdict(recipe),
         seed=seed,
-        device=str(where),
+        device=str(where),  # without the number of a GPU, where several processes have one each
         threads=threads or torch.get_num_threads(),
         precision=pick_precision(recipe.precision, where),
         execute=execute,
         compile=compile,
+        log=log,
         size=data.image_size if data.path else None,
         fit=data.pictures if data.path else None,
     )
+    model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
-        model = Model.of(plan.net, data, plan.recipe)
-        check_net(model.builder()(), model)
-    return plan
+        built = model.builder()()
+        check_net(built, model)
+    return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train, processes)
+
+
+def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
+    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last.
+
+    Each process measures alone, and the smallest part that came of it is taken for all.
+    """
+    device = processes.device(plan.device)
+    pieces = recipe.accumulate * processes.count
+    most = max(2, len(train) // pieces)
+    with _settings(plan.threads, device):
+        trial = recipe.but({"batch_size": most, "accumulate": 1})
+        loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer(), Processes())
+        few = train.pick(torch.arange(min(len(train), 64)))
+        fitting = fitting_batch(loop, Split(few.images.to(device), few.labels.to(device)), most)
+    size = min(len(train), min(processes.every(fitting)) * pieces)
+    return replace(plan, recipe=asdict(recipe.but({"batch_size": size})))
 
 
 def _run(
@@ -225,14 +275,20 @@ def _run(
     state: SavedState | None,
     interrupted: threading.Event,
     observer: Observer,
+    processes: Processes,
 ) -> Result:
-    if data.train.checksum() != plan.checksum:
-        raise RunError(
-            f"{folder} was begun on other training images than {data.name} has now: train into another folder"
-        )
+    def prepare() -> None:
+        if data.train.checksum() != plan.checksum:
+            raise RunError(
+                f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+            )
+        if processes.first:
+            lock.enter_context(_alone(folder))
+
     recipe = Recipe(**plan.recipe)
-    with _alone(folder):
-        return _run_alone(plan, recipe, data, folder, state, interrupted, observer)
+    with ExitStack() as lock:
+        processes.together(prepare)
+        return _run_alone(plan, recipe, data, folder, state, interrupted, observer, processes)
 
 
 def _run_alone(
@@ -243,58 +299,91 @@ def _run_alone(
     state: SavedState | None,
     interrupted: threading.Event,
     observer: Observer,
+    processes: Processes,
 ) -> Result:
-    for name in FILES:
-        remove_parts(folder / name)
-    device = pick_device(plan.device)
+    if processes.first:
+        for name in (*FILES, "top/*"):
+            remove_parts(folder / name)
+    device = processes.device(str(pick_device(plan.device)))
     train_split, validation = part(data, recipe.validation, plan.seed)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
+    if plan.log and processes.first:
+        observer = TensorBoard(observer, folder / LOG)
     observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
     try:
         with _settings(plan.threads, device):
-            keep_script(folder, plan.net)
+            if processes.first:
+                keep_script(folder, plan.net)
+            processes.together(lambda: None)  # the others find the script that is kept
             build = replace(model, net=kept_net(folder, plan.net)).builder()
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             macs = count_macs(net, model.in_channels, model.image_size)
-            net.to(device)
             began = time.perf_counter()
-            execution = pick_execution(net, model, plan.execute, recipe.batch_size, plan.compile)
+            loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
             preparing = time.perf_counter() - began
-            optimizer = make_optimizer(net, recipe)
-            loop = Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer)
             loop.begin(state)
-            loop.position.seconds += preparing
-            write_whole(folder / RECIPE, recipe.to_toml())
+            loop.position.seconds = processes.share(loop.position.seconds + preparing)
+            if processes.first:
+                write_whole(folder / RECIPE, recipe.to_toml())
             try:
                 loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
             except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
+                if processes.count > 1 and is_lost(reason):
+                    raise TrainingError(
+                        f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
+                        f"Continue, with as many as you like: branchwork train --resume {folder}"
+                    ) from reason
                 if ":" not in plan.net:
                     raise  # our own net: our own mistake, to be seen whole
                 where = f"epoch {loop.position.epoch + 1}, step {loop.position.step + 1}"
                 raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
-            return _finish(loop, data, train_split, macs)
+            return processes.share(_finish(loop, data, train_split, macs) if processes.first else None)  # type: ignore[return-value]
     finally:
         observer.end()
+
+
+def _loop(
+    plan: Plan,
+    recipe: Recipe,
+    folder: Path,
+    model: Model,
+    net: nn.Module,
+    interrupted: threading.Event,
+    observer: Observer,
+    processes: Processes,
+) -> Loop:
+    """What trains `net`, which is moved to its device and precision, before its first step."""
+    net.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
+    execute = plan.execute
+    if recipe.batch_norm == "shared" and processes.count > 1:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        execute = "written"  # each merged kernel would hold the statistics of one process
+    at_once = -(-recipe.images_a_step // (recipe.accumulate * processes.count))
+    execution = pick_execution(net, model, execute, at_once, plan.compile)
+    shape = (model.in_channels, *model.image_size)
+    execution = replace(execution, step=distribute(execution.step, shape, processes))
+    optimizer = make_optimizer(net, recipe)
+    return Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer, processes=processes)
 
 
 def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     """Test the kept weights, and write the report and the result."""
     plan, model, position = loop.plan, loop.model, loop.position
     memory = peak_memory(torch.device(plan.device))
-    evaluation = evaluate_net(loop.net.to("cpu"), model, data)
+    evaluation = evaluate_net(loop.net.to("cpu", torch.float32), model, data)
     result = Result(
         net=plan.net,
         data=data.name,
         seed=plan.seed,
         parameters=count_parameters(loop.net),
         macs=macs,
-        epochs=loop.recipe.epochs,
+        epochs=position.epoch,
         best_epoch=position.best_epoch,
         train_images=len(train),
         train_seconds=position.seconds,
-        images_per_second=len(train) * loop.recipe.epochs / position.step_seconds,
+        images_per_second=sum(epoch["images"] for epoch in position.history) / position.step_seconds,
         validation_accuracy=position.history[position.best_epoch - 1]["validation_accuracy"],
         test_accuracy=evaluation.accuracy,
         test_interval=evaluation.interval,
@@ -310,8 +399,8 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         folder=str(loop.folder),
         report=str(loop.folder / REPORT),
     )
-    first = next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.batch_size))
-    images = augmented(train.images[first], loop.recipe, plan.seed, 0, 0)
+    first = next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.images_a_step))
+    images = augmented(train.images[first], loop.recipe, Place(plan.seed, 0, 0, slice(None), len(first)))
     write_report(
         loop.folder,
         asdict(result),
@@ -364,7 +453,10 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, first)
+    # What torchrun and the schedulers of clusters send. It comes after a Ctrl-C too, and must not cut a step in two.
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
     try:
         yield event
     finally:
         signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminate)

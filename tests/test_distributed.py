@@ -1,0 +1,121 @@
+"""Two real processes that train together, started by torchrun, against one process. Its other half is together.py."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from test_loop import SGD, SMALL, last
+from test_train import same, weights
+
+import branchwork as bw
+from branchwork.errors import RecipeError, RunError
+from branchwork.training.distributed import Processes, is_lost
+
+# 1,350 images in batches of 71: the last has one image, so that a process has none.
+EXACT = SGD.but(
+    {"batch_size": 71, "precision": "fp64", "accumulate": 2, "mixup": 0.2, "shift": 2.0, "elastic": 1.0, "flip": 0.5}
+    | {"ema": 0.9, "clip": 1.0, "top": 1, "learning_rate": 0.02}
+)
+PLAIN = SGD.but({"epochs": 1, "batch_size": 90})
+NORMED = "test_train:Normed"
+STEPS = Killed = (1, 3)
+
+
+def torchrun(*words: object, processes: int = 2) -> "subprocess.CompletedProcess[str]":
+    order = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *words)
+    environment = {
+        **os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }  # fmt: skip
+    return subprocess.run([*map(str, order)], capture_output=True, text=True, timeout=200, env=environment)
+
+
+def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
+    done = torchrun(ROOT / "tests/together.py", "whole")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(Path(f"said-{rank}.json").read_text()) for rank in (0, 1))
+
+    alone = bw.train(SMALL, data=small, recipe=EXACT, out="alone")
+    ours, theirs = (weights(run, "last/state.safetensors") for run in ("together", "alone"))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if not key.startswith("random"):
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-10, atol=1e-10)
+    texts = [Path(run, "metrics.jsonl").read_text() for run in ("together", "alone")]
+    lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
+    for key in ("validation_accuracy", "images"):
+        assert [line[key] for line in lines[0]] == [line[key] for line in lines[1]], key
+    assert [line["train_loss"] for line in lines[0]] == pytest.approx([line["train_loss"] for line in lines[1]])
+    assert first["result"] == second["result"] == alone.test_accuracy
+    assert Path("together/result.json").exists() and Path("together/top/epochs.json").exists()
+
+    # Each process has statistics of its own for the batch norms, and the first one's are validated and kept.
+    trained = bw.load_run("normed")
+    _, validation = bw.training.train.hold_out(small.train, 0.1, 0)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        right = trained.net((validation.images / 255 - 0.1307) / 0.3081).argmax(1) == validation.labels
+    assert first["normed"] == second["normed"] == pytest.approx(int(right.sum()) / 150, abs=2 / 150)
+
+    assert first["stopped"] == ["Interrupted", "stopped, and saved. Continue with: branchwork train --resume stopped"]
+    assert second["stopped"][0] == "ToldElsewhere"
+    assert same("together", "stopped")
+    for rank in (0, 1):
+        assert first[f"failed in {rank}"] == ["RunError", "there is no room"]
+        assert second[f"failed in {rank}"][0] == "ToldElsewhere"
+    assert first["sum"] == second["sum"] == [2.0, 1.2000000000000002] and first["share"] == second["share"] == 0
+
+
+def test_a_lost_process_ends_the_run_and_one_goes_on_to_the_same_weights(small):
+    done = torchrun(ROOT / "tests/together.py", "kill")
+    assert done.returncode != 0 and not Path("together/result.json").exists()
+    assert re.search(
+        r"^branchwork: TrainingError: one of the 2 processes that train together was lost \(.*\)\. Continue, with as "
+        r"many as you like: branchwork train --resume together$",
+        done.stderr,
+        re.MULTILINE,
+    ), done.stderr
+    bw.resume("together", data=small)
+    bw.train(SMALL, data=small, recipe=EXACT, out="alone")
+    for key, tensor in last("alone").items():
+        torch.testing.assert_close(last("together")[key], tensor, rtol=1e-10, atol=1e-10)
+
+
+def test_the_command_writes_and_prints_once():
+    Path("nets.py").write_text("from test_loop import Small\n")
+    order = ("-m", "branchwork", "train", "nets.py:Small", "--data", "sample", "--epochs", 1, "--batch-size", 500)
+    done = torchrun(*order)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1 and done.stderr.count("epoch 1/1") == 1
+    assert [path.name for path in Path("runs").iterdir()] == ["nets-Small-sample-1"]
+    done = torchrun(*order, "--momentum", 2)
+    assert done.returncode != 0 and done.stderr.count("branchwork: momentum is 2.0") == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_each_thing_is_one_processs_own(count):
+    things = list(range(7))
+    shares = [Processes(rank, count).own(things) for rank in range(count)]
+    assert [thing for share in shares for thing in share] == things
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    assert [list(Processes(rank, 3).own([1, 2])) for rank in range(3)] == [[], [1], [2]]
+
+
+def test_what_takes_one_process_and_what_takes_gpus_is_refused(small, monkeypatch):
+    with pytest.raises(RecipeError, match="batch_norm is shared, which takes GPUs, and the device is cpu"):
+        bw.train(SMALL, data=small, recipe=SGD.but({"batch_norm": "shared"}), device="cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for verb in (lambda: bw.train_seeds(SMALL, data=small), lambda: bw.demo("sample")):
+        with pytest.raises(RunError, match="torchrun has started 2 processes"):
+            verb()
+
+
+def test_a_lost_process_is_told_from_other_faults():
+    assert is_lost(RuntimeError("[.../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"))
+    assert is_lost(torch.distributed.DistBackendError("NCCL error"))
+    assert not is_lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -1,0 +1,72 @@
+"""Run by torchrun in test_distributed.py: several trainings by two processes, whose results go into files."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from test_distributed import EXACT, NORMED, PLAIN, STEPS, Killed
+from test_loop import SMALL
+
+import branchwork as bw
+from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.errors import BranchworkError, RunError
+from branchwork.training import loop
+from branchwork.training.distributed import joined
+
+
+def fail() -> None:
+    raise RunError("there is no room")
+
+
+def main(what: str) -> None:
+    full = load_data("sample")
+    data = DataSet(
+        **{**vars(full), "train": Split(full.train.images[:1500], full.train.labels[:1500])}
+        | {"test": Split(full.test.images[:300], full.test.labels[:300])}
+    )
+    with joined() as processes:
+        said = {}
+        if what == "kill":
+            loop.SAVE_SECONDS = 0.0
+            step = loop.Loop.step
+
+            def dying(self, *rest):
+                if not processes.first and (self.position.epoch, self.position.step) == Killed:
+                    signal.raise_signal(signal.SIGKILL)
+                return step(self, *rest)
+
+            loop.Loop.step = dying
+        said["result"] = bw.train(SMALL, data=data, recipe=EXACT, out="together").test_accuracy
+        said["normed"] = bw.train(NORMED, data=data, recipe=PLAIN, out="normed").validation_accuracy
+
+        # Ctrl-C in the second process alone.
+        own = loop.Loop.step
+
+        def pressed(self, *rest):
+            if not processes.first and (self.position.epoch, self.position.step) == STEPS:
+                signal.raise_signal(signal.SIGINT)
+            return own(self, *rest)
+
+        loop.Loop.step = pressed
+        try:
+            bw.train(SMALL, data=data, recipe=EXACT, out="stopped")
+        except BranchworkError as reason:
+            said["stopped"] = [type(reason).__name__, str(reason)]
+        loop.Loop.step = own
+        bw.resume("stopped", data=data)
+        for where in range(2):
+            try:
+                processes.together(fail if processes.rank == where else lambda: None)
+            except BranchworkError as reason:
+                said[f"failed in {where}"] = [type(reason).__name__, str(reason)]
+        said["sum"] = processes.sum([1.0, 0.1 + processes.rank])
+        said["share"] = processes.share(processes.rank)
+    Path(f"said-{processes.rank}.json").write_text(json.dumps(said))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except BranchworkError as reason:
+        sys.exit(f"branchwork: {type(reason).__name__}: {reason}")
