@@ -13,6 +13,7 @@ from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
 from branchwork.fusing.fuse import collapse, fuse
+from branchwork.fusing.kernel import Axis, Kernel, compose_sum
 from branchwork.nets.build import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
@@ -230,14 +231,10 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
 
 
 def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():
-    # Sizes of its own, since what is joined once is kept for all nets of a process.
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 3, padding=2), nn.AvgPool2d(3, 2, 1), nn.Conv2d(2, 2, 3), nn.Flatten(), nn.Linear(128, 3)
-    )
-    collapsed = collapse(net, (1, 17, 17), batch=64)
-    assert collapsed is not None
-    x = torch.randn(2, 1, 17, 17)
+    outputs = Axis((0,) * 23, -1)  # no net's, since what is joined once is kept for all nets of a process
+    weight = torch.ones(1, 3, 1, 3, 2, 2, requires_grad=True)
+    average = (outputs, outputs), (3, 3), (23, 23), ((1 / 3,) * 23, (1 / 3,) * 23)
     with torch.inference_mode():
-        collapsed(x)
-    collapsed(x).sum().backward()
-    assert all(parameter.grad is not None for parameter in net.parameters())
+        compose_sum(Kernel(weight, outputs, outputs), *average)
+    compose_sum(Kernel(weight, outputs, outputs), *average).weight.sum().backward()
+    assert weight.grad is not None
