@@ -14,6 +14,7 @@ from test_loop import SGD, SMALL, last
 from test_train import same, weights
 
 import branchwork as bw
+from branchwork.datasets.batches import hold_out
 from branchwork.errors import RecipeError, RunError
 from branchwork.training.distributed import Processes, is_lost
 
@@ -57,7 +58,7 @@ def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
 
     # Each process has statistics of its own for the batch norms, and the first one's are validated and kept.
     trained = bw.load_run("normed")
-    _, validation = bw.training.train.hold_out(small.train, 0.1, 0)  # type: ignore[attr-defined]
+    _, validation = hold_out(small.train, 0.1, 0)
     with torch.no_grad():
         right = trained.net((validation.images / 255 - 0.1307) / 0.3081).argmax(1) == validation.labels
     assert first["normed"] == second["normed"] == pytest.approx(int(right.sum()) / 150, abs=2 / 150)
