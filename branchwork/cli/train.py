@@ -73,6 +73,13 @@ def train(
     ] = None,
     shortcut: Shortcut = None,
     stem: Stem = None,
+    weights: Annotated[
+        Path | None,
+        Parameter(help="Begin with the weights of a run, or of a file of ours or torchvision's.", group="Net"),
+    ] = None,
+    freeze: Annotated[
+        bool | None, Parameter(negative=(), help="With --weights: train the head alone.", group="Net")
+    ] = None,
     source: Source = None,
     size: Size = None,
     fit: Fit = None,
@@ -85,7 +92,7 @@ def train(
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
     options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
-    options |= {"execute": execute, "compile": compile, "log": log}
+    options |= {"weights": weights, "freeze": freeze, "execute": execute, "compile": compile, "log": log}
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
         others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}

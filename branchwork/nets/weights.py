@@ -40,6 +40,10 @@ _TORCHVISION_GOOGLENET = (
     (r"\.pool\.conv\.", ".branch4.1."),
 )
 
+PUBLISHED = (
+    "\nThe published ones are for three channels and the nets as torchvision has them: googlenet[b5=3x3,stem=large], "
+    "resnet18[stem=large]."
+)
 # Of tensors that are missing, and so on, in one message.
 MOST_LINES = 12
 
@@ -130,6 +134,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
         raise WeightsError(
             f"the weights in {where} do not belong to this net:\n" + "\n".join(lines) + "\n"
             "Load them into the net that they were saved from, with the same input size and number of classes."
+            + (PUBLISHED if dialect.normalisation else "")
         )
     kept = {key: weights[name] for name, key in names.items() if key not in new and name in weights}
     net.load_state_dict(ours | kept, strict=True)

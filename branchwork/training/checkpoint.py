@@ -22,6 +22,8 @@ class Plan:
     """What a training is: enough to begin it again in another process.
 
     `checksum` is that of the training data. `size` and `fit` are what people's own pictures were brought to, and how.
+    `weights` is the file whose weights the net began with, `normalisation` the mean and standard deviation that they
+    expect where those are not the data's; with `freeze`, only the head is trained.
     """
 
     net: str
@@ -37,6 +39,9 @@ class Plan:
     log: str | None
     size: tuple[int, int] | None = None
     fit: str | None = None
+    weights: str | None = None
+    freeze: bool = False
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass

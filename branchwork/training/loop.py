@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from branchwork.datasets.augment import augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, normalise
 from branchwork.datasets.load import Split
-from branchwork.errors import BatchTooLarge, Interrupted, RunError, TrainingError, first_line
+from branchwork.errors import BatchTooLarge, Interrupted, NetError, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
@@ -44,6 +44,15 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
     if recipe.optimizer == "adam":
         return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
     return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+
+
+def freeze_body(net: nn.Module) -> None:
+    """Leave only the last linear layer of `net` to be trained. Raises `NetError` where it has none."""
+    linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise NetError(f"{type(net).__name__} has no linear layer that could be trained alone: leave out --freeze")
+    net.requires_grad_(False)
+    linear[-1].requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,9 @@ class Loop:
         )
         saved = began
         self.net.train()
+        if self.plan.freeze:  # the statistics of batch norms are part of a frozen body
+            for module in self.net.modules():
+                module.train(not isinstance(module, nn.BatchNorm2d))
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
         for chosen in batches(order, recipe.images_a_step, position.step):
             done = position.epoch * steps + position.step

@@ -45,6 +45,8 @@ def train_seeds(
     execute: Execute = "auto",
     compile: bool = False,
     log: str | None = None,
+    weights: str | Path | None = None,
+    freeze: bool = False,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> SeedsResult:
@@ -55,7 +57,20 @@ def train_seeds(
         raise RecipeError(f"seeds is {seeds}, and it must be from 2, for a deviation, to 1000: for one, leave it out")
     data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
     plans = [
-        make_plan(net, data_set, recipe, number, device, threads, execute, compile, log, Processes())
+        make_plan(
+            net,
+            data_set,
+            recipe,
+            number,
+            device,
+            threads,
+            execute,
+            compile,
+            log,
+            Processes(),
+            weights=weights,
+            freeze=freeze,
+        )
         for number in range(seed, seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")

@@ -20,6 +20,7 @@ from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError,
 from branchwork.files import read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.distributed import Processes, distribute, is_lost, joined
@@ -28,7 +29,7 @@ from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.fitting import fitting_batch
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.log import LOG, TensorBoard, need_log
-from branchwork.training.loop import Loop, Place, augmented, make_optimizer
+from branchwork.training.loop import Loop, Place, augmented, freeze_body, make_optimizer
 from branchwork.training.machine import (
     check_threads,
     commit,
@@ -104,11 +105,15 @@ def train(
     execute: Execute = "auto",
     compile: bool = False,
     log: str | None = None,
+    weights: str | Path | None = None,
+    freeze: bool = False,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
+    It begins with the `weights` of a file or a run, if they are given, and a fresh head where the number of classes is
+    another; images are then normalised as published weights expect it. With `freeze`, only the head is trained.
     With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
     `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
     seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
@@ -119,7 +124,8 @@ def train(
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-            plan = make_plan(net, data_set, recipe, seed, device, threads, execute, compile, log, processes)
+            options = (seed, device, threads, execute, compile, log, processes)
+            plan = make_plan(net, data_set, recipe, *options, weights=weights, freeze=freeze)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
@@ -209,10 +215,13 @@ def make_plan(
     compile: bool,
     log: str | None,
     processes: Processes,
+    *,
+    weights: str | Path | None = None,
+    freeze: bool = False,
 ) -> Plan:
     """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
 
-    Raises `RecipeError`, `DataError` or `NetError`.
+    Raises `RecipeError`, `DataError`, `NetError` or `WeightsError`.
     """
     check_threads(threads, RecipeError)
     need_log(log)
@@ -243,12 +252,28 @@ def make_plan(
         log=log,
         size=data.image_size if data.path else None,
         fit=data.pictures if data.path else None,
+        weights=None if weights is None else str(Path(weights).resolve()),
+        freeze=freeze,
     )
-    model = Model.of(plan.net, data, plan.recipe)
+    model = _model(plan, data)
     with torch.random.fork_rng(devices=[]):
         built = model.builder()()
         check_net(built, model)
+    if weights is not None:
+        plan = replace(plan, normalisation=load_weights(built, weights, new_head=True).normalisation)
+    if freeze:
+        if weights is None:
+            raise RecipeError("--freeze trains the head alone, and the body has no weights yet: give --weights FILE")
+        freeze_body(built)
     return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train, processes)
+
+
+def _model(plan: Plan, data: DataSet) -> Model:
+    model = Model.of(plan.net, data, plan.recipe)
+    if plan.normalisation is None:
+        return model
+    mean, std = plan.normalisation
+    return replace(model, mean=mean, std=std)
 
 
 def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
@@ -306,7 +331,7 @@ def _run_alone(
             remove_parts(folder / name)
     device = processes.device(str(pick_device(plan.device)))
     train_split, validation = part(data, recipe.validation, plan.seed)
-    model = Model.of(plan.net, data, plan.recipe)
+    model = _model(plan, data)
     reset_peak_memory(device)
     if plan.log and processes.first:
         observer = TensorBoard(observer, folder / LOG)
@@ -319,6 +344,8 @@ def _run_alone(
             build = replace(model, net=kept_net(folder, plan.net)).builder()
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
+            if plan.weights is not None and state is None:
+                observer.note(load_weights(net, plan.weights, new_head=True).words())
             macs = count_macs(net, model.in_channels, model.image_size)
             began = time.perf_counter()
             loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
@@ -357,6 +384,9 @@ def _loop(
     """What trains `net`, which is moved to its device and precision, before its first step."""
     net.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
     execute = plan.execute
+    if plan.freeze:
+        freeze_body(net)
+        execute = "written"  # what is merged would hold batch norms of the batch
     if recipe.batch_norm == "shared" and processes.count > 1:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         execute = "written"  # each merged kernel would hold the statistics of one process

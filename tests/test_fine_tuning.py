@@ -1,0 +1,104 @@
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import branchwork as bw
+from branchwork.errors import NetError, RecipeError, WeightsError
+from branchwork.nets.weights import DIALECTS
+from branchwork.training import loop
+
+QUICK = bw.fast().but({"epochs": 1, "batch_size": 20, "validation": 0.0})
+
+
+def few(classes: int = 10, count: int = 60):
+    """A few digits of the first classes."""
+    data = bw.load_data("sample")
+
+    def pick(split):
+        return split.pick((split.labels < classes).nonzero()[:count, 0])
+
+    names = data.classes[:classes]
+    return dataclasses.replace(data, name="few", train=pick(data.train), test=pick(data.test), classes=names)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run of a small net with batch norm."""
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    bw.train("resnet20", data=few(), recipe=QUICK, out=folder)
+    return folder
+
+
+def test_a_frozen_body_stays_bit_for_bit_and_a_new_head_is_trained(begun, tmp_path):
+    bw.train("resnet20", data=few(4), recipe=QUICK, weights=begun, freeze=True, out=tmp_path / "run")
+    before, after = load_file(begun / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
+    assert after["fc.weight"].shape == (4, 64)
+    assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith("fc."))
+    torch.manual_seed(0)
+    fresh = bw.build_net("resnet20", in_channels=1, num_classes=4, image_size=28)
+    assert not torch.equal(after["fc.weight"], fresh.fc.weight)
+
+
+def test_without_freeze_all_of_it_is_trained_from_there(begun, tmp_path):
+    recipe = QUICK.but({"learning_rate": 1e-4})
+    bw.train("resnet20", data=few(), recipe=recipe, weights=begun / "model.safetensors", out=tmp_path / "run")
+    before, after = load_file(begun / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
+    moved = {key: float((before[key] - after[key]).abs().max()) for key in before if before[key].is_floating_point()}
+    # Three steps of Adam at 1e-4 move no weight further than that; fresh weights would lie elsewhere.
+    assert all(0 < far < 1e-3 for key, far in moved.items() if "running" not in key)
+
+
+def test_it_resumes_with_its_weights_gone(begun, tmp_path, monkeypatch):
+    shutil.copytree(begun, tmp_path / "base")
+    whole = tmp_path / "whole"
+    recipe = QUICK.but({"epochs": 2})
+    bw.train("resnet20", data=few(), recipe=recipe, weights=tmp_path / "base", freeze=True, out=whole)
+    save = loop.Loop.save
+
+    def stop(self):
+        save(self)
+        if self.position.epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Loop, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        bw.train("resnet20", data=few(), recipe=recipe, weights=tmp_path / "base", freeze=True, out=tmp_path / "cut")
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "base")
+    bw.resume(tmp_path / "cut", data=few())
+    one, other = load_file(whole / "model.safetensors"), load_file(tmp_path / "cut/model.safetensors")
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_published_weights_bring_their_normalisation(tmp_path):
+    data = few(3)
+
+    def coloured(split):
+        return dataclasses.replace(split, images=split.images.expand(-1, 3, -1, -1).contiguous())
+
+    data = dataclasses.replace(
+        data, train=coloured(data.train), test=coloured(data.test), mean=(0.1,) * 3, std=(0.3,) * 3
+    )
+    net = bw.build_net("resnet18[stem=large]", image_size=28)
+    rules = next(d for d in DIALECTS if d.normalisation and not d.training_only)
+    torch.save({rules.name(key): tensor for key, tensor in net.state_dict().items()}, tmp_path / "resnet18.pth")
+    with pytest.raises(WeightsError, match=r"resnet18\[stem=large\]"):  # the small stem has another first convolution
+        bw.train("resnet18", data=data, recipe=QUICK, weights=tmp_path / "resnet18.pth", out=tmp_path / "run")
+    order = {"data": data, "recipe": QUICK, "weights": tmp_path / "resnet18.pth", "freeze": True}
+    bw.train("resnet18[stem=large]", **order, out=tmp_path / "run")
+    model = json.loads((tmp_path / "run/model.json").read_text())
+    assert model["mean"] == [0.485, 0.456, 0.406] and model["std"] == [0.229, 0.224, 0.225]
+
+
+def test_freeze_needs_weights_and_a_head(begun, tmp_path):
+    with pytest.raises(RecipeError, match="give --weights FILE"):
+        bw.train("residual", data=few(), recipe=QUICK, freeze=True, out=tmp_path / "run")
+    with pytest.raises(WeightsError, match="do not belong to this net"):
+        bw.train("residual", data=few(), recipe=QUICK, weights=begun, out=tmp_path / "run")
+    with pytest.raises(NetError, match="no linear layer"):
+        loop.freeze_body(torch.nn.Conv2d(1, 1, 1))
+    assert not (tmp_path / "run").exists()
