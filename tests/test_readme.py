@@ -82,9 +82,14 @@ def test_make_test_runs_every_check(checkout, offline):
     assert "make test" in (ROOT / ".github/workflows/test.yml").read_text()
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_other_commands_work_one_after_the_other(readme, checkout, offline):
-    first, *others = blocks(readme, "sh")
+def test_both_readmes_have_the_same_code_which_is_run_once():
+    for language in ("sh", "python"):
+        codes = ([re.sub(r" *#.*", "", block) for block in blocks(readme, language)] for readme in READMES)
+        assert next(codes) == next(codes)
+
+
+def test_the_other_commands_work_one_after_the_other(checkout, offline):
+    first, *others = blocks("README.md", "sh")
     assert first and others
     script = "".join(others)
     out = run(script, checkout, offline)
@@ -94,9 +99,8 @@ def test_the_other_commands_work_one_after_the_other(readme, checkout, offline):
         assert (checkout / picture).is_file()
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_python_works(readme, checkout, offline):
-    (code,) = blocks(readme, "python")
+def test_the_python_works(checkout, offline):
+    (code,) = blocks("README.md", "python")
     (checkout / "example.py").write_text(code)
     out = run(".venv/bin/python example.py", checkout, offline)
     assert re.search(r"^0\.9\d+", out, re.MULTILINE)
