@@ -1,5 +1,5 @@
 # make demo   set up, train both of the lecture's networks, show what came of it
-# make test   set up, run every check
+# make test   set up, run every check; make test-slow runs every command of the READMEs and pages as well
 # make bench  set up, measure side by side with the lecture's script and a public recipe: ten minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help tells the rest
 # All may be run again at any time; what is set up already is left alone.
@@ -9,13 +9,17 @@ VENV ?= .venv
 DATA ?= auto
 BENCH ?=
 
-.PHONY: demo test check bench
+.PHONY: demo test test-slow check bench
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
 
 test: check
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m 'not slow'
+
+# Every command of the READMEs and of docs/own-images.md: minutes that the tests above have no time for.
+test-slow: $(VENV)/.ready-dev
+	$(VENV)/bin/pytest -m slow
 
 # With the checks' extras, which have the inference engines.
 bench: $(VENV)/.ready-dev

@@ -59,7 +59,7 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp_min(1e-12))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
 def test_any_affine_net_is_fused_exactly(case, forms, chance, seed):
     net, shape = case
@@ -75,7 +75,7 @@ def test_any_affine_net_is_fused_exactly(case, forms, chance, seed):
     assert all(torch.equal(before[key], tensor) for key, tensor in net.state_dict().items())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
 def test_any_affine_net_has_the_same_gradients_collapsed(case, forms, chance, seed):
     net, shape = case

@@ -22,6 +22,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_MNIST.system.is_dir(), reason="Fashion-MNIST is not installed on this system")
 def test_the_commands_and_the_python_work_from_top_to_bottom(tmp_path):
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")

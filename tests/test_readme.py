@@ -88,6 +88,7 @@ def test_both_readmes_have_the_same_code_which_is_run_once():
         assert next(codes) == next(codes)
 
 
+@pytest.mark.slow
 def test_the_other_commands_work_one_after_the_other(checkout, offline):
     first, *others = blocks("README.md", "sh")
     assert first and others
