@@ -63,6 +63,7 @@ def test_the_first_two_commands_are_the_ones_that_set_everything_up(readme):
     assert [line.split("#")[0].strip() for line in blocks(readme, "sh")[0].splitlines()] == ["make demo", "make test"]
 
 
+@pytest.mark.slow
 def test_make_demo_shows_both_nets_and_the_reports_and_is_quick_the_second_time(checkout, offline):
     first = run("make demo", checkout, offline)
     for net, parameters in (("inception", "97,298"), ("residual", "41,514")):
