@@ -92,6 +92,8 @@ def test_published_weights_bring_their_normalisation(tmp_path):
     bw.train("resnet18[stem=large]", **order, out=tmp_path / "run")
     model = json.loads((tmp_path / "run/model.json").read_text())
     assert model["mean"] == [0.485, 0.456, 0.406] and model["std"] == [0.229, 0.224, 0.225]
+    # What the report shows is what the net was given.
+    assert "normalising with mean 0.485, 0.456, 0.406" in (tmp_path / "run/report.html").read_text()
 
 
 def test_freeze_needs_weights_and_a_head(begun, tmp_path):

@@ -255,7 +255,7 @@ def make_plan(
         weights=None if weights is None else str(Path(weights).resolve()),
         freeze=freeze,
     )
-    model = _model(plan, data)
+    model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
         built = model.builder()()
         check_net(built, model)
@@ -268,12 +268,12 @@ def make_plan(
     return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train, processes)
 
 
-def _model(plan: Plan, data: DataSet) -> Model:
-    model = Model.of(plan.net, data, plan.recipe)
+def _as_weights_expect(plan: Plan, data: DataSet) -> DataSet:
+    """`data`, to be normalised as the weights that the net begins with were trained."""
     if plan.normalisation is None:
-        return model
+        return data
     mean, std = plan.normalisation
-    return replace(model, mean=mean, std=std)
+    return replace(data, mean=mean, std=std)
 
 
 def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
@@ -310,7 +310,7 @@ def _run(
         if processes.first:
             lock.enter_context(_alone(folder))
 
-    recipe = Recipe(**plan.recipe)
+    recipe, data = Recipe(**plan.recipe), _as_weights_expect(plan, data)
     with ExitStack() as lock:
         processes.together(prepare)
         return _run_alone(plan, recipe, data, folder, state, interrupted, observer, processes)
@@ -331,7 +331,7 @@ def _run_alone(
             remove_parts(folder / name)
     device = processes.device(str(pick_device(plan.device)))
     train_split, validation = part(data, recipe.validation, plan.seed)
-    model = _model(plan, data)
+    model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
     if plan.log and processes.first:
         observer = TensorBoard(observer, folder / LOG)
