@@ -1,6 +1,5 @@
 """What a trained net takes pictures for."""
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from branchwork.datasets.folder import printable
 from branchwork.datasets.images import find_pictures, read_picture, to_image
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.errors import ImageError, RecipeError
@@ -58,22 +58,17 @@ def predict(
         except ImageError as reason:
             errors[path] = str(reason)
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
-    predictions = tuple(Prediction(_printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
+    predictions = tuple(Prediction(printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
     if show is not None and read:
         shown = list(read)[:MOST_SHOWN]
         captions = [
-            f"{_printable(Path(path.name))}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}"
+            f"{printable(Path(path.name))}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}"
             for path in shown
         ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
         title = f"{few} as {short_name(trained.model.net)} got it, and its answer"
         draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title)
     return predictions
-
-
-def _printable(path: Path) -> str:
-    """A name that can be written as text, whatever bytes the file system has for it."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _read(path: Path, trained: TrainedNet) -> Tensor:
