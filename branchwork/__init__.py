@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from branchwork.training.recipe import Recipe as Recipe
     from branchwork.training.recipe import best as best
     from branchwork.training.recipe import course as course
+    from branchwork.training.recipe import digits as digits
     from branchwork.training.recipe import fast as fast
     from branchwork.training.recipe import photos as photos
     from branchwork.training.run import load_run as load_run
@@ -56,6 +57,7 @@ _HOMES = {
     "build_net": "nets.build",
     "collapse": "fusing.fuse",
     "course": "training.recipe",
+    "digits": "training.recipe",
     "data": "datasets.describe",
     "demo": "training.demo",
     "evaluate": "training.evaluate",

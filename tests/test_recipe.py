@@ -83,6 +83,7 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("schedule", "cosine", "one of constant, onecycle"),
         ("warmup", 1.0, "up to but not 1"),
         ("label_smoothing", 1.0, "up to but not 1"),
+        ("auxiliary", -0.1, "auxiliary is -0.1, and it must be at least 0"),
         ("shift", -1.0, "shift is -1.0, and it must be at least 0"),
         ("rotation", 181.0, "from 0 to 180 degrees"),
         ("scaling", 1.0, "up to but not 1"),

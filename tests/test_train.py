@@ -231,10 +231,10 @@ def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch
 
 def test_recipes_set_the_optimiser():
     net = Normed()
-    adam = loop.make_optimizer(net, bw.fast().but({"momentum": 0.6, "beta2": 0.8, "weight_decay": 0.1}))
+    adam = loop.make_optimizer([*net.parameters()], bw.fast().but({"momentum": 0.6, "beta2": 0.8, "weight_decay": 0.1}))
     assert isinstance(adam, torch.optim.Adam)
     assert adam.defaults["betas"] == (0.6, 0.8)
-    sgd = loop.make_optimizer(net, bw.course().but({"weight_decay": 0.2}))
+    sgd = loop.make_optimizer([*net.parameters()], bw.course().but({"weight_decay": 0.2}))
     assert isinstance(sgd, torch.optim.SGD)
     assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (0.01, 0.5)
     for optimizer, decay in ((adam, 0.1), (sgd, 0.2)):

@@ -50,10 +50,10 @@ def train(
     *,
     data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
     recipe: Annotated[
-        Literal["fast", "course", "best", "photos"] | None,
+        Literal["fast", "course", "best", "photos", "digits"] | None,
         Parameter(
-            help="fast (the default), course (the lecture's), best (minutes) or photos (for nets with batch norms); "
-            "flags below change one field."
+            help="fast (the default), course (the lecture's), best (minutes), or for nets with batch norms photos or "
+            "digits; flags below change one field."
         ),
     ] = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags go before it.")] = None,

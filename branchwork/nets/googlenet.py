@@ -23,6 +23,8 @@ MODULES: dict[str, Channels] = {
     "5b": (384, (192, 384), (48, 128), 128),
 }
 EPS = 1e-3
+# The layers that auxiliary heads read in training.
+TAPS = ("incep4a", "incep4d")
 
 
 def googlenet(

@@ -35,6 +35,15 @@ def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, name
     return count
 
 
+def layer_shape(net: nn.Module, layer: str, in_channels: int, image_size: ImageSize) -> tuple[int, ...]:
+    """What the layer at the path `layer` gives for one image: its shape without the batch."""
+    shapes, found = _on_meta(net), []
+    shapes.get_submodule(layer).register_forward_hook(lambda module, inputs, output: found.append(output.shape[1:]))
+    with torch.no_grad():
+        shapes(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
+    return tuple(found[0])
+
+
 def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 

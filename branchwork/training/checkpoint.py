@@ -70,15 +70,17 @@ def save_state(
     plan: Plan,
     position: Position,
     net: nn.Module,
+    heads: nn.Module,
     optimizer: Optimizer,
     best: dict[str, Tensor],
     average: nn.Module | None,
 ) -> None:
     tensors = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
+    tensors |= {f"heads.{key}": tensor for key, tensor in heads.state_dict().items()}
     tensors |= {f"best.{key}": tensor for key, tensor in best.items()}
     if average is not None:
         tensors |= {f"average.{key}": tensor for key, tensor in average.state_dict().items()}
-    for index, parameter in enumerate(net.parameters()):
+    for index, parameter in enumerate((*net.parameters(), *heads.parameters())):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = value
     tensors["random.cpu"] = torch.get_rng_state()
@@ -97,20 +99,23 @@ class SavedState:
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
-    def restore(self, net: nn.Module, optimizer: Optimizer, average: nn.Module | None) -> dict[str, Tensor]:
-        """Put weights, their average, optimiser and random state back; gives the best weights so far.
+    def restore(
+        self, net: nn.Module, heads: nn.Module, optimizer: Optimizer, average: nn.Module | None
+    ) -> dict[str, Tensor]:
+        """Put weights, those of auxiliary `heads` too, their average, optimiser and random state back.
 
-        Raises `RunError` where `net` is no longer the one that was saved.
+        Gives the best weights so far. Raises `RunError` where `net` is no longer the one that was saved.
         """
         best = self._part("best.")
         try:
             net.load_state_dict(best)
             net.load_state_dict(self._part("net."))
+            heads.load_state_dict(self._part("heads."))
             if average is not None:
                 average.load_state_dict(self._part("average."))
         except RuntimeError as reason:
             raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
-        for index, parameter in enumerate(net.parameters()):
+        for index, parameter in enumerate((*net.parameters(), *heads.parameters())):
             for key, value in self._part(f"optimizer.{index}.").items():
                 if value.shape not in (parameter.shape, ()) or not value.is_floating_point():
                     raise RunError(f"the saved state is damaged: {key} of parameter {index} is {tuple(value.shape)}")

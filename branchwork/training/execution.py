@@ -8,6 +8,7 @@ from torch import nn
 
 from branchwork.errors import NetError, RecipeError
 from branchwork.fusing.fuse import collapse
+from branchwork.training.auxiliary import WithHeads
 from branchwork.training.infer import EVALUATION_BATCH, pick_layout
 from branchwork.training.machine import compiler_problem
 from branchwork.training.run import Model
@@ -17,7 +18,10 @@ Execute = Literal["auto", "written", "collapsed"]
 
 @dataclass(frozen=True)
 class Execution:
-    """The modules that run a net, over its own parameters: `step` in training mode, `validate` in eval mode."""
+    """The modules that run a net, over its own parameters: `step` in training mode, `validate` in eval mode.
+
+    `validate` gives logits N×K, and so does `step` but for a net with auxiliary heads: see `WithHeads`.
+    """
 
     name: Literal["written", "collapsed"]
     step: nn.Module
@@ -25,15 +29,18 @@ class Execution:
     layout: torch.memory_format
 
 
-def pick_execution(net: nn.Module, model: Model, execute: str, batch: int, compiled: bool) -> Execution:
+def pick_execution(
+    net: nn.Module, model: Model, execute: str, batch: int, compiled: bool, heads: nn.ModuleDict
+) -> Execution:
     """How `net`, which stays on its device, is run in steps of `batch` images.
 
-    `auto` collapses where the estimate says that it pays. Raises `NetError` where a net is to be collapsed that cannot
-    be, and `RecipeError` where it is to be compiled and there is no compiler.
+    `auto` collapses where the estimate says that it pays. With auxiliary `heads`, the step gives their logits too, and
+    the net is run as written. Raises `NetError` where a net is to be collapsed that cannot be, and `RecipeError` where
+    it is to be compiled and there is no compiler.
     """
     layout = pick_layout(net, model)
-    execution = Execution("written", net, net, layout)
-    if execute != "written":
+    execution = Execution("written", WithHeads(net, heads) if heads else net, net, layout)
+    if not heads and execute != "written":
         try:
             execution = _collapsed(net, model, batch) or execution
         except NetError:

@@ -5,6 +5,7 @@ import json
 import math
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -37,9 +38,9 @@ SAVE_SECONDS = 30.0
 CURVE_POINTS = 40
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    decayed = [parameter for parameter in net.parameters() if parameter.dim() >= 2]
-    others = [parameter for parameter in net.parameters() if parameter.dim() < 2]
+def make_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Optimizer:
+    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
+    others = [parameter for parameter in parameters if parameter.dim() < 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if recipe.optimizer == "adam":
         return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
@@ -125,6 +126,7 @@ class Loop:
     """A net in training and where it stands. `best` are the weights that are kept, `interrupted` asks it to stop.
 
     `average` is the net with the moving average of the weights, where the recipe has one: it is validated and kept.
+    `heads` are the auxiliary ones, which are trained with the net and not kept.
     """
 
     plan: Plan
@@ -132,6 +134,7 @@ class Loop:
     folder: Path
     model: Model
     net: nn.Module
+    heads: nn.ModuleDict
     optimizer: Optimizer
     execution: Execution
     interrupted: threading.Event
@@ -149,7 +152,7 @@ class Loop:
             self.best = _copy(self.net)
             self.save()
         else:
-            self.best = state.restore(self.net, self.optimizer, self.average)
+            self.best = state.restore(self.net, self.heads, self.optimizer, self.average)
             self.position = state.position
         if not self.processes.first:  # else all would draw the same, for other images
             place = (self.plan.seed, self.position.epoch, self.position.step)
@@ -185,7 +188,8 @@ class Loop:
         if not self.processes.first:
             return
         try:
-            save_state(self.folder, self.plan, self.position, self.net, self.optimizer, self.best, self.average)
+            nets = (self.net, self.heads)
+            save_state(self.folder, self.plan, self.position, *nets, self.optimizer, self.best, self.average)
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
@@ -259,7 +263,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             loss = self._backward(train, chosen)
             if recipe.clip:
-                nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+                nn.utils.clip_grad_norm_([*self.net.parameters(), *self.heads.parameters()], recipe.clip)
             self.optimizer.step()
             return loss
         except (RuntimeError, MemoryError) as reason:
@@ -277,7 +281,8 @@ class Loop:
     def _backward(self, train: Split, chosen: Tensor) -> Tensor:
         """Add the gradient of the mean loss of `chosen` to the parameters, part by part; gives this process's share.
 
-        Each image weighs the same, in whatever part and process it is.
+        Each image weighs the same, in whatever part and process it is. What it gives is without the losses of auxiliary
+        heads, which the gradient has.
         """
         recipe, position, device = self.recipe, self.position, train.labels.device
         precision = TRAINING_DTYPES[self.plan.precision]
@@ -295,12 +300,16 @@ class Loop:
             targets = targets.to(whole.dtype) if targets.is_floating_point() else targets
             with self._without_exchange() if own and part is not own[-1] else nullcontext():
                 with autocast(device, precision):
-                    logits = self.execution.step(inputs.to(memory_format=self.execution.layout))
-                losses = F.cross_entropy(
-                    logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
+                    given = self.execution.step(inputs.to(memory_format=self.execution.layout))
+                loss, *others = (
+                    weight
+                    * F.cross_entropy(
+                        logits.to(whole.dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
+                    )
+                    for logits in (given if self.heads else [given])
                 )
-                loss = weight * losses
-                (count * loss).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean over the processes
+                total = loss + recipe.auxiliary * sum(others)
+                (count * total).backward()  # type: ignore[no-untyped-call]  # DDP takes the mean over the processes
             whole += loss.detach()
         return whole
 

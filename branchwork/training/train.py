@@ -22,6 +22,7 @@ from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
+from branchwork.training.auxiliary import check_heads, make_heads
 from branchwork.training.checkpoint import Plan, SavedState, load_state
 from branchwork.training.distributed import Processes, distribute, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
@@ -230,6 +231,7 @@ def make_plan(
     if execute not in get_args(Execute):
         raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
     recipe = recipe or fast(net, len(data.train))
+    check_heads(net, recipe, freeze, execute)
     where = pick_device(device)
     if recipe.batch_norm == "shared" and where.type != "cuda":
         raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
@@ -382,20 +384,24 @@ def _loop(
     processes: Processes,
 ) -> Loop:
     """What trains `net`, which is moved to its device and precision, before its first step."""
-    net.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
+    heads = make_heads(net, model, recipe)
+    for module in (net, heads):
+        module.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
     execute = plan.execute
     if plan.freeze:
         freeze_body(net)
         execute = "written"  # what is merged would hold batch norms of the batch
     if recipe.batch_norm == "shared" and processes.count > 1:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
         execute = "written"  # each merged kernel would hold the statistics of one process
     at_once = -(-recipe.images_a_step // (recipe.accumulate * processes.count))
-    execution = pick_execution(net, model, execute, at_once, plan.compile)
+    execution = pick_execution(net, model, execute, at_once, plan.compile, heads)
     shape = (model.in_channels, *model.image_size)
     execution = replace(execution, step=distribute(execution.step, shape, processes))
-    optimizer = make_optimizer(net, recipe)
-    return Loop(plan, recipe, folder, model, net, optimizer, execution, interrupted, observer, processes=processes)
+    optimizer = make_optimizer([*net.parameters(), *heads.parameters()], recipe)
+    return Loop(
+        plan, recipe, folder, model, net, heads, optimizer, execution, interrupted, observer, processes=processes
+    )
 
 
 def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:

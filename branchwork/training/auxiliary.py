@@ -1,0 +1,80 @@
+"""Auxiliary heads: classifiers that read the middle of a net, so that gradients reach its first layers in training.
+
+They are training's and no part of the net (Szegedy et al. 2014, section 5): it is tested, kept and shipped without.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.blocks import chain
+from branchwork.errors import RecipeError
+from branchwork.nets.build import split_options
+from branchwork.nets.googlenet import EPS, TAPS
+from branchwork.nets.layers import conv_norm_relu
+from branchwork.nets.size import layer_shape
+from branchwork.training.recipe import Recipe
+from branchwork.training.run import Model
+
+# By the name of the net, the layers that heads read.
+READ = {"googlenet": TAPS}
+
+
+class WithHeads(nn.Module):
+    """A chain of layers with a head at some of them: N×C×H×W in, logits (1 + heads)×N×K out, the net's own first."""
+
+    def __init__(self, net: nn.Module, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.net, self.heads = net, heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        read = []
+        for name, layer in self.net.named_children():
+            x = layer(x)
+            if name in self.heads:
+                read.append(self.heads[name](x))
+        return torch.stack([x, *read])
+
+
+def check_heads(net: str, recipe: Recipe, freeze: bool, execute: str) -> None:
+    """Raises `RecipeError` where auxiliary heads are wanted and cannot be had."""
+    if not recipe.auxiliary:
+        return
+    name, _ = split_options(net)
+    if name not in READ:
+        problem = f"{net} has no auxiliary heads, only {', '.join(READ)} has"
+    elif freeze:
+        problem = "with --freeze they have nothing to teach"
+    elif execute == "collapsed":
+        problem = "they read layers that a collapsed net has no longer"
+    else:
+        return
+    raise RecipeError(f"auxiliary is {recipe.auxiliary:g}, and {problem}: train with --auxiliary 0")
+
+
+def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:
+    """The heads of `net`, by the layer that each reads; none where the recipe gives them no weight."""
+    name, _ = split_options(model.net)
+    taps = READ[name] if recipe.auxiliary else ()
+    shapes = {tap: layer_shape(net, tap, model.in_channels, model.image_size) for tap in taps}
+    return nn.ModuleDict({tap: _head(shape, len(model.classes)) for tap, shape in shapes.items()})
+
+
+def _head(shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
+    """5×5 average pool of stride 3, 1×1 to 128, 1,024 units, 70% dropout, linear; `shape` C×H×W is what it reads.
+
+    Where that is smaller than 5×5, so is the pool.
+    """
+    channels, *sides = shape
+    window = [min(5, side) for side in sides]
+    pixels = math.prod((side - size) // 3 + 1 for side, size in zip(sides, window, strict=True))
+    return chain(
+        pool=nn.AvgPool2d((window[0], window[1]), 3),
+        conv=conv_norm_relu(channels, 128, 1, eps=EPS),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(128 * pixels, 1024),
+        relu=nn.ReLU(),
+        dropout=nn.Dropout(0.7),
+        fc2=nn.Linear(1024, num_classes),
+    )
