@@ -34,6 +34,7 @@ from branchwork.training.loop import Loop, Place, augmented, freeze_body, make_o
 from branchwork.training.machine import (
     check_threads,
     commit,
+    keeping_freed_memory,
     machine,
     peak_memory,
     reset_peak_memory,
@@ -470,8 +471,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _settings(threads: int, device: torch.device) -> Iterator[None]:
-    """This many threads, and afterwards threads and random state as they were."""
-    with using_threads(threads), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """This many threads, and freed memory kept; afterwards these and the random state as they were."""
+    with (
+        using_threads(threads),
+        keeping_freed_memory(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
         yield
 
 
