@@ -87,4 +87,4 @@ def test_an_unknown_way_and_a_missing_compiler_are_told(small, monkeypatch):
         bw.train("residual", data=small, execute="fast")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler"):
-        pick_execution(bw.build_net("residual"), model("residual"), "auto", 256, True)
+        pick_execution(bw.build_net("residual"), model("residual"), "auto", 256, True, nn.ModuleDict())
