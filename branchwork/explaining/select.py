@@ -19,7 +19,15 @@ from torch import nn
 from branchwork.datasets.batches import part
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError
-from branchwork.explaining.candidates import Candidate, Group, Tuner, find_groups, weight_size
+from branchwork.explaining.candidates import (
+    SETTLING,
+    TRYING,
+    Candidate,
+    Group,
+    Tuner,
+    find_groups,
+    weight_size,
+)
 from branchwork.files import read_fields, write_json
 from branchwork.nets.build import WITHOUT, full_name, short_name, split_options, with_options
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
@@ -327,7 +335,7 @@ class _Search:
         path = folder / STEPS
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            question, sizes = kept["question"], [read_fields(Size, size) for size in kept["sizes"]]
+            question, sizes = kept["question"], [_read_size(size) for size in kept["sizes"]]
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
             raise RunError(f"{path} is damaged ({reason}): choose another --out") from reason
         if question != self.question():
@@ -386,20 +394,21 @@ class _Search:
         judged: dict[int, tuple[float, float]] = {}
         for count, index in enumerate(promising):
             observer.count(f"{len(now.left)} left: fine-tuning without each", count, len(promising))
-            tuner.tune(candidates[index].net)
+            tuner.tune(candidates[index].net, TRYING)
             judged[index] = tuner.judge(candidates[index].net)
         observer.count_end()
         if not judged:
             return None
         best = min(judged, key=lambda index: self._cost(judged[index][0], candidates[index], now))
-        loss, accuracy = judged[best]
+        chosen = candidates[best]
+        tuner.tune(chosen.net, SETTLING)
+        loss, accuracy = tuner.judge(chosen.net)
         if self.goal.drop is not None and sizes[0].validation_accuracy - accuracy > self.goal.drop:
             return None
         tried = tuple(
             Tried(c.group.name, c.parameters, c.macs, at_once[i], *judged.get(i, (None, None)))
             for i, c in enumerate(candidates)
         )
-        chosen = candidates[best]
         left = tuple(name for name in now.left if name != chosen.group.name)
         gone = [branch for group in groups if group.name not in left for branch in group.branches]
         size = Size(
@@ -499,6 +508,10 @@ class _Search:
         )
         write_json(folder / SELECTION, asdict(selection))
         return selection
+
+
+def _read_size(fields: dict[str, Any]) -> Size:
+    return read_fields(Size, fields | {"tried": [read_fields(Tried, tried) for tried in fields["tried"]]})
 
 
 def weights_of(folder: Path, sizes: Sequence[Size]) -> Path:
