@@ -25,7 +25,7 @@ from benchmarks.process import JsonFile
 from branchwork.datasets.batches import part
 from branchwork.datasets.load import DataSet, Split
 from branchwork.explaining.candidates import find_groups
-from branchwork.explaining.select import Selection
+from branchwork.explaining.selection import Selection
 from branchwork.files import write_json
 from branchwork.nets.prune import prune
 from branchwork.training.infer import predict_logits

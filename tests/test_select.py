@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from branchwork.datasets.batches import part
 from branchwork.errors import BranchworkError, DataError, Interrupted, NetError, RecipeError, RunError
 from branchwork.explaining import select as module
 from branchwork.explaining.candidates import find_groups, weight_size
-from branchwork.explaining.select import Goal, select
+from branchwork.explaining.select import select
+from branchwork.explaining.selection import Goal
 from branchwork.nets.prune import find_joins
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
@@ -255,3 +257,11 @@ def test_the_command(small, command, refused, monkeypatch):
     assert "percents of accuracy are needed, as 0.2%" in refused("select", "run", "--drop", "0.2")
     assert "is a folder" in refused("select", ".")
     assert issubclass(RecipeError, BranchworkError) and Goal(drop=0.002).words().startswith("at most 0.20%")
+
+
+def test_a_run_that_is_not_finished(run, tmp_path):
+    data, folder = run
+    shutil.copytree(folder, tmp_path / "begun")
+    (tmp_path / "begun/result.json").unlink()
+    with pytest.raises(RunError, match="is not finished: continue it with branchwork train --resume begun"):
+        select("begun", data=data, out="never")

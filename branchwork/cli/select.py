@@ -10,7 +10,7 @@ from branchwork.cli.output import DATA, Json, Source, deliver, interval, make_ta
 from branchwork.errors import RecipeError
 
 if TYPE_CHECKING:
-    from branchwork.explaining.select import Figures, Selection
+    from branchwork.explaining.selection import Figures, Selection
 
 
 def select(
@@ -100,8 +100,26 @@ def _show(selection: "Selection") -> None:
     ends = make_table("net", "parameters", "MACs", "validation", "test accuracy (95%)")
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
         ends.add_row(short_name(net), *_cells(figures))
-    show(sizes, worth, ends, f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s")
+    left = [branch.group for branch in selection.worth if branch.kept]
+    largest = sorted(selection.worth, key=lambda branch: branch.rank_by_weights)[: len(left)]
+    by_weights = [branch.group for branch in selection.worth if branch in largest]
+    said = (
+        "the weights would have kept the same"
+        if by_weights == left
+        else f"by the size of their weights, {_listed(by_weights)} would have been kept, and not {_listed(left)}"
+    )
+    show(
+        sizes,
+        worth,
+        said,
+        ends,
+        f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s",
+    )
     show(f"report: {selection.report}")
+
+
+def _listed(names: list[str]) -> str:
+    return " ".join(names) if len(names) <= 6 else f"{' '.join(names[:5])} and {len(names) - 5} more"
 
 
 def _cells(figures: "Figures") -> tuple[str, ...]:

@@ -92,12 +92,15 @@ class Tuner:
     validation: Split
     steps: int = 0
 
+    def place(self, net: nn.Module) -> nn.Module:
+        """`net`, moved to where it is trained and judged, and what is made of it is too."""
+        return net.to(self.train.labels.device, weight_dtype(TRAINING_DTYPES[self.plan.precision]))
+
     def tune(self, net: nn.Module, share: float) -> None:
         """Train `net` by this share of the recipe's steps; its learning rate falls to 0 in a half cosine."""
         whole = math.ceil(len(self.train) / self.recipe.images_a_step) * self.recipe.epochs
         steps = max(4, round(share * whole))
         device = self.train.labels.device
-        net.to(device, weight_dtype(TRAINING_DTYPES[self.plan.precision]))
         execution = Execution("written", net, net, pick_layout(net, self.model))
         optimizer = make_optimizer(net, self.recipe)
         loop = Loop(

@@ -28,6 +28,7 @@ from branchwork.explaining.candidates import (
     find_groups,
     weight_size,
 )
+from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
 from branchwork.files import read_fields, write_json
 from branchwork.nets.build import WITHOUT, full_name, short_name, split_options, with_options
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
@@ -59,114 +60,6 @@ WHOLE, STEPS, SELECTION = "whole", "steps.json", "selection.json"
 
 # Of the groups that could go, so many are fine-tuned before one is chosen: those whose loss rises least at once.
 TRIED = 4
-
-
-@dataclass(frozen=True)
-class Tried:
-    """The net without one more `group`, and the loss and accuracy on validation images after brief fine-tuning.
-
-    They are None where the loss at once, before any fine-tuning, was already among the higher ones; `loss_at_once` is
-    None where it was not needed, since all were fine-tuned.
-    """
-
-    group: str
-    parameters: int
-    macs: int
-    loss_at_once: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Size:
-    """The net at one size: what is `left` in it, and the group that was `removed` last, of those that were `tried`.
-
-    Loss and accuracy are those on the validation images, after the brief fine-tuning. `seconds` and `steps` of the
-    optimiser are those since the size before.
-    """
-
-    net: str
-    left: tuple[str, ...]
-    removed: str | None
-    parameters: int
-    macs: int
-    validation_loss: float
-    validation_accuracy: float
-    seconds: float
-    steps: int
-    tried: tuple[Tried, ...]
-
-
-@dataclass(frozen=True)
-class Worth:
-    """A group of branches by two measures: rank 1 is the most worthy.
-
-    `weight_size` is the root mean square of its weights in the whole net, None where it has none. `rank_by_removal`
-    goes by how late it was taken out, and for those that are left by the loss without each.
-    """
-
-    group: str
-    weight_size: float | None
-    rank_by_weights: int
-    rank_by_removal: int
-    kept: bool
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A net before or after. Accuracies are fractions, `test_interval` is the 95% Wilson interval."""
-
-    parameters: int
-    macs: int
-    validation_accuracy: float
-    test_accuracy: float
-    test_interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What `select` came to; `selection.json` holds it. `folder` is the run of the smaller net, `net` its argument."""
-
-    whole: str
-    net: str
-    data: str
-    seed: int
-    goal: str
-    sizes: tuple[Size, ...]
-    worth: tuple[Worth, ...]
-    before: Figures
-    after: Figures
-    steps: int
-    seconds: float
-    folder: str
-    report: str
-
-
-@dataclass(frozen=True)
-class Goal:
-    """How far to go: so many branches a join, so large a share of the MACs, or so much accuracy lost, a fraction."""
-
-    keep: int | None = None
-    macs: float | None = None
-    drop: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name, value in asdict(self).items() if value is not None]
-        if len(given) != 1:
-            raise RecipeError(f"{' and '.join(f'--{name}' for name in given)} are several goals: give one of them")
-        if self.keep is not None and self.keep < 1:
-            raise RecipeError(f"--keep is {self.keep}, and one branch of each join must be left at least")
-        if self.macs is not None and not 0 < self.macs < 1:
-            raise RecipeError(f"--macs is {self.macs:g}, and it is a share of the net's: above 0 and below 1")
-        if self.drop is not None and not 0 <= self.drop < 1:
-            raise RecipeError(f"--drop is {self.drop:%}, and it is lost accuracy: from 0% up to but not 100%")
-
-    def words(self) -> str:
-        if self.keep is not None:
-            return f"keep {self.keep} branch{'es' * (self.keep > 1)} of each join"
-        if self.macs is not None:
-            return f"at most {self.macs:.0%} of the MACs"
-        return f"at most {self.drop:.2%} of validation accuracy lost"
 
 
 def select(
@@ -208,6 +101,8 @@ def select(
     if run is not None:
         if seed is not None:
             raise RecipeError(f"{net} was trained with a seed, which says what was held out: leave out --seed")
+        if not holds(Path(net), RESULT):
+            raise RunError(f"the training in {net} is not finished: continue it with branchwork train --resume {net}")
         data_set, seed = _for_run(run, data, source, observer), read_result(Path(net)).seed
         whole, recipe = kept_net(Path(net), run.model.net), Recipe(**run.model.recipe)
     else:
@@ -358,9 +253,10 @@ class _Search:
         if sizes:
             net = self.build(sizes[-1].net)
             load_weights(net, weights_of(folder, sizes))
-        else:
+        tuner.place(net)
+        if not sizes:
             began = time.perf_counter()
-            loss, accuracy = tuner.judge(net.to(device))
+            loss, accuracy = tuner.judge(net)
             macs = count_macs(net, self.data.channels, self.data.image_size)
             names = tuple(group.name for group in groups)
             seconds = time.perf_counter() - began
@@ -381,7 +277,7 @@ class _Search:
     def _step(
         self, net: nn.Module, groups: Sequence[Group], sizes: Sequence[Size], tuner: Tuner, observer: Observer
     ) -> tuple[Size, nn.Module] | None:
-        """The net without the group that is missed least; None where none may go, or each would be missed too much."""
+        """The net without the group that is missed least; None where none may go, or that one is missed too much."""
         began, before, now = time.perf_counter(), tuner.steps, sizes[-1]
         candidates = self._candidates(net, [group for group in groups if group.name in now.left], now)
         at_once: list[float | None] = [None] * len(candidates)
