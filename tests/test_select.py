@@ -52,6 +52,20 @@ def Net():
 """
 
 
+PROFILES = """
+from torch import nn
+from branchwork import Concat
+from branchwork.blocks import chain
+
+def profile(window):
+    return nn.Sequential(nn.AvgPool2d(window), nn.Flatten(1), nn.Linear(28, 28), nn.Unflatten(1, (28, 1, 1)))
+
+def Net():
+    join = Concat(rows=profile((1, 28)), columns=profile((28, 1)))
+    return chain(join=join, flatten=nn.Flatten(), fc=nn.Linear(56, 10))
+"""
+
+
 @pytest.fixture(scope="module")
 def run(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
@@ -146,6 +160,15 @@ def test_goal_by_lost_accuracy(run):
     data, folder = run
     found = select(folder, data=data, drop=0.03, out="some")
     assert all(size.validation_accuracy >= found.before.validation_accuracy - 0.03 for size in found.sizes)
+
+
+def test_no_branch_can_go_at_that_price(small, tmp_path):
+    (tmp_path / "mine.py").write_text(PROFILES)
+    folder = train("mine.py:Net", data=small, recipe=TINY.but({"epochs": 4, "batch_size": 50}), out="run").folder
+    with pytest.raises(NetError, match=r"loses more than 1\.00% of validation accuracy without any of its branches"):
+        select(folder, data=small, drop=0.01, out="never")
+    with pytest.raises(RecipeError, match="have 2 branches at most: keep fewer than 2"):
+        select(folder, data=small, out="never")
 
 
 def test_groups():
