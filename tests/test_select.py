@@ -146,7 +146,10 @@ def test_goals_by_macs_and_join_by_join(run, tmp_path):
     # More than four could go: those whose loss at once was higher were not fine-tuned.
     first = found.sizes[1].tried
     assert sum(tried.validation_loss is not None for tried in first) == 4 < len(first) == 6
-    saved = {t.group: (t.loss_at_once - found.sizes[0].validation_loss) / (found.before.macs - t.macs) for t in first}
+    before = found.sizes[0]
+    lost = {tried.group: tried.loss_at_once - before.validation_loss for tried in first}
+    spared = {tried.group: before.macs - tried.macs for tried in first}
+    saved = {name: lost[name] / spared[name] if lost[name] > 0 else -spared[name] for name in lost}
     tuned = {tried.group for tried in first if tried.validation_loss is not None}
     assert max(saved[name] for name in tuned) <= min(saved[name] for name in saved if name not in tuned)
     # The smaller net can be made smaller again.

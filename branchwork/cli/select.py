@@ -77,8 +77,9 @@ def _show(selection: "Selection") -> None:
 
     sizes = make_table("branches left", "taken out", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
     for size in selection.sizes:
+        names = " ".join(size.left)
         sizes.add_row(
-            " ".join(size.left) if len(size.left) <= 6 else f"{len(size.left)} of {len(selection.worth)}",
+            names if len(names) <= 30 else f"{len(size.left)} of {len(selection.sizes[0].left)}",
             size.removed or "",
             f"{size.validation_accuracy:.2%}",
             f"{size.validation_loss:.4f}",
@@ -101,20 +102,14 @@ def _show(selection: "Selection") -> None:
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
         ends.add_row(short_name(net), *_cells(figures))
     left = [branch.group for branch in selection.worth if branch.kept]
-    largest = sorted(selection.worth, key=lambda branch: branch.rank_by_weights)[: len(left)]
-    by_weights = [branch.group for branch in selection.worth if branch in largest]
+    largest = [branch.group for branch in selection.worth if branch.rank_by_weights <= len(left)]
     said = (
-        "the weights would have kept the same"
-        if by_weights == left
-        else f"by the size of their weights, {_listed(by_weights)} would have been kept, and not {_listed(left)}"
+        "the size of the weights would have kept the same branches"
+        if largest == left
+        else f"the size of the weights would have kept {_listed(largest)}, and not {_listed(left)}"
     )
-    show(
-        sizes,
-        worth,
-        said,
-        ends,
-        f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s",
-    )
+    about = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
+    show(sizes, worth, *([said] if left else []), ends, about)
     show(f"report: {selection.report}")
 
 

@@ -335,10 +335,14 @@ class _Search:
         return candidates
 
     def _cost(self, loss: float, candidate: Candidate, now: Size) -> float:
-        """What is lost: in all where the branches are counted, else for each MAC that is saved."""
+        """What is lost: in all where the branches are counted, else for each MAC that is saved.
+
+        Where nothing is lost, the most that is saved: else a tiny gain by a branch that saves nothing would go first.
+        """
         if self.goal.keep is not None:
             return loss
-        return (loss - now.validation_loss) / (now.macs - candidate.macs)
+        lost, saved = loss - now.validation_loss, now.macs - candidate.macs
+        return lost / saved if lost > 0 else -float(saved)
 
     def _name(self, gone: Sequence[Branch]) -> str:
         """The argument of the whole net without the branches that are `gone`."""
@@ -416,15 +420,16 @@ def weights_of(folder: Path, sizes: Sequence[Size]) -> Path:
 
 
 def _worth(groups: Sequence[Group], whole: nn.Module, sizes: Sequence[Size]) -> tuple[Worth, ...]:
-    weights = {group.name: weight_size(whole, group) for group in groups}
-    by_weights = sorted(weights, key=lambda name: -(weights[name] or 0.0))
+    """Of the groups that could have gone, the most worthy by removal first."""
     removed = [size.removed for size in sizes[1:] if size.removed is not None]
     # For those that are left, what the last step that tried them has found: without which the loss was higher.
     losses = {tried.group: _last_loss(tried) for size in sizes for tried in size.tried}
-    left = sorted(sizes[-1].left, key=lambda name: -losses.get(name, math.inf))
+    left = sorted((name for name in sizes[-1].left if name in losses), key=lambda name: -losses[name])
+    weights = {group.name: weight_size(whole, group) for group in groups if group.name in losses}
+    by_weights = sorted(weights, key=lambda name: -(weights[name] or 0.0))
     by_removal = [*left, *reversed(removed)]
     return tuple(
-        Worth(name, weights[name], by_weights.index(name) + 1, by_removal.index(name) + 1, name in sizes[-1].left)
+        Worth(name, weights[name], by_weights.index(name) + 1, by_removal.index(name) + 1, name in left)
         for name in by_removal
     )
 

@@ -43,7 +43,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Worth:
-    """A group of branches by two measures: rank 1 is the most worthy.
+    """A group of branches that could be taken out, by two measures: rank 1 is the most worthy.
 
     `weight_size` is the root mean square of its weights in the whole net, None where it has none. `rank_by_removal`
     goes by how late it was taken out, and for those that are left by the loss without each.
