@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from branchwork.deploy.bench import bench as bench
     from branchwork.deploy.export import export as export
     from branchwork.errors import BranchworkError as BranchworkError
+    from branchwork.explaining.select import select as select
     from branchwork.fusing.fuse import collapse as collapse
     from branchwork.fusing.fuse import fuse as fuse
     from branchwork.inspection import inspect as inspect
@@ -77,6 +78,7 @@ _HOMES = {
     "resume": "training.train",
     "resume_seeds": "training.seeds",
     "reduction": "tracing.reduce",
+    "select": "explaining.select",
     "trace": "tracing.graph",
     "train": "training.train",
     "train_seeds": "training.seeds",

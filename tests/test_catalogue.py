@@ -220,9 +220,9 @@ def test_names_with_options():
     [
         ("resnet20[shortcut=gatd]", "one of identity, scale, conv, gated, gate-only, dropout, none"),
         ("resnet20[stem=small]", "no option 'stem': it has shortcut"),
-        ("plain20[shortcut=conv]", "no option 'shortcut': it has none"),
+        ("plain20[shortcut=conv]", "no option 'shortcut': it has without"),
         ("plain18[shortcut=conv]", "no option 'shortcut': it has stem"),
-        ("inception[in_channels=3]", "no option 'in_channels': it has none"),
+        ("inception[in_channels=3]", "no option 'in_channels': it has without"),
         ("resnet20[shortcut]", "write resnet20[KEY=VALUE]"),
         ("resnet20[shortcut=conv", "write resnet20[KEY=VALUE]"),
         ("resnet19", "Did you mean|Known"),

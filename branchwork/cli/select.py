@@ -1,0 +1,126 @@
+"""branchwork select"""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import DATA, Json, Source, deliver, interval, make_table, show
+from branchwork.errors import RecipeError
+
+if TYPE_CHECKING:
+    from branchwork.explaining.selection import Figures, Selection
+
+
+def select(
+    net: Annotated[str, Parameter(help="A run folder, or a net, which is trained first.")],
+    /,
+    *,
+    data: Annotated[str | None, Parameter(help=f"{DATA}; by default what the run was trained on.")] = None,
+    keep: Annotated[int | None, Parameter(help="So many branches of each join; 2 by default.", group="Goal")] = None,
+    macs: Annotated[
+        float | None, Parameter(help="So large a share of the net's MACs at most, as 0.5.", group="Goal")
+    ] = None,
+    drop: Annotated[
+        str | None, Parameter(help="So much validation accuracy may be lost, as 0.2%.", group="Goal")
+    ] = None,
+    each: Annotated[
+        bool, Parameter(negative=(), help="Decide join by join: b5 of incep1 without b5 of incep2.", group="Goal")
+    ] = False,
+    epochs: Annotated[int | None, Parameter(help="Of the smaller net's training; by default the recipe's.")] = None,
+    seed: Annotated[int | None, Parameter(help="Of a net that is trained first; 0 by default.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="The smaller net's run folder; runs/NET-DATA-selected-1, -2, … by default.")
+    ] = None,
+    device: Annotated[str, Parameter(help="cpu, cuda, mps or auto.")] = "auto",
+    threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
+    source: Source = None,
+    json_file: Json = None,
+) -> None:
+    """Keep the branches that earn their cost: take out the least worthy, fine-tune, and again, until the goal.
+
+    Judged on validation images; the smaller net is a run that every verb takes. One that was stopped goes on with the
+    same command and its --out.
+    """
+    fraction = None if drop is None else _fraction(drop)
+
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    selection = branchwork.select(
+        net,
+        data=data,
+        keep=keep,
+        macs=macs,
+        drop=fraction,
+        each=each,
+        epochs=epochs,
+        seed=seed,
+        out=out,
+        device=device,
+        threads=threads,
+        source=source,
+        observer=Screen(),
+    )
+    deliver(selection, json_file, lambda: _show(selection))
+
+
+def _fraction(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d*)?%", text, re.ASCII):
+        raise RecipeError(f"--drop is {text!r}, and percents of accuracy are needed, as 0.2%")
+    return float(text[:-1]) / 100
+
+
+def _show(selection: "Selection") -> None:
+    from branchwork.nets.build import short_name
+
+    sizes = make_table("branches left", "taken out", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
+    for size in selection.sizes:
+        names = " ".join(size.left)
+        sizes.add_row(
+            names if len(names) <= 30 else f"{len(size.left)} of {len(selection.sizes[0].left)}",
+            size.removed or "",
+            f"{size.validation_accuracy:.2%}",
+            f"{size.validation_loss:.4f}",
+            f"{size.parameters:,}",
+            f"{size.macs:,}",
+            f"{size.macs / selection.sizes[0].macs:.0%}",
+            str(size.steps),
+            f"{size.seconds:.1f}",
+        )
+    worth = make_table("branch", "rank by removal", "rank by weights", "weight size", "")
+    for branch in selection.worth:
+        worth.add_row(
+            branch.group,
+            str(branch.rank_by_removal),
+            str(branch.rank_by_weights),
+            "–" if branch.weight_size is None else f"{branch.weight_size:.4f}",
+            "kept" if branch.kept else "",
+        )
+    ends = make_table("net", "parameters", "MACs", "validation", "test accuracy (95%)")
+    for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
+        ends.add_row(short_name(net), *_cells(figures))
+    left = [branch.group for branch in selection.worth if branch.kept]
+    largest = [branch.group for branch in selection.worth if branch.rank_by_weights <= len(left)]
+    said = (
+        "the size of the weights would have kept the same branches"
+        if largest == left
+        else f"the size of the weights would have kept {_listed(largest)}, and not {_listed(left)}"
+    )
+    about = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
+    show(sizes, worth, *([said] if left else []), ends, about)
+    show(f"report: {selection.report}")
+
+
+def _listed(names: list[str]) -> str:
+    return " ".join(names) if len(names) <= 6 else f"{' '.join(names[:5])} and {len(names) - 5} more"
+
+
+def _cells(figures: "Figures") -> tuple[str, ...]:
+    return (
+        f"{figures.parameters:,}",
+        f"{figures.macs:,}",
+        f"{figures.validation_accuracy:.2%}",
+        f"{figures.test_accuracy:.2%} ({interval(figures.test_interval)})",
+    )

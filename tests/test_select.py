@@ -1,0 +1,293 @@
+"""Branches that earn their cost: what `select` takes out, what it writes, and what it refuses."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from branchwork import Add, Concat, build_net
+from branchwork.datasets.batches import part
+from branchwork.errors import BranchworkError, DataError, Interrupted, NetError, RecipeError, RunError
+from branchwork.explaining import select as module
+from branchwork.explaining.candidates import find_groups, weight_size
+from branchwork.explaining.select import select
+from branchwork.explaining.selection import Goal
+from branchwork.nets.prune import find_joins
+from branchwork.nets.size import count_macs, count_parameters
+from branchwork.observer import Observer
+from branchwork.training.infer import predict_logits
+from branchwork.training.recipe import fast
+from branchwork.training.run import load_run
+from branchwork.training.train import train
+
+TINY = fast("inception", 60_000).but({"epochs": 1, "batch_size": 100})
+
+TWO_MODULES = """
+from torch import nn
+from branchwork import Concat
+from branchwork.blocks import chain
+
+def module(channels):
+    pool = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(channels, 4, 1))
+    return Concat(b1=nn.Conv2d(channels, 2, 1), b3=nn.Conv2d(channels, 4, 3, padding=1), pool=pool)
+
+def Net():
+    return chain(conv1=nn.Conv2d(1, 4, 4, 4), relu1=nn.ReLU(), incep1=module(4), relu2=nn.ReLU(), incep2=module(10),
+                 relu3=nn.ReLU(), flatten=nn.Flatten(), fc=nn.Linear(490, 10))
+"""
+LOUD = """
+from torch import nn
+from branchwork import Concat
+from branchwork.blocks import chain
+
+def Net():
+    # What `loud` gives is all that the classes can be told by: the other branches see a single pixel.
+    blind, dim = nn.Conv2d(1, 2, 1, stride=28), nn.Conv2d(1, 3, 1, stride=28)
+    loud = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(1), nn.Linear(49, 64), nn.Unflatten(1, (64, 1, 1)))
+    return chain(join=Concat(blind=blind, loud=loud, dim=dim), flatten=nn.Flatten(), fc=nn.Linear(69, 10))
+"""
+
+
+PROFILES = """
+from torch import nn
+from branchwork import Concat
+from branchwork.blocks import chain
+
+def profile(window):
+    return nn.Sequential(nn.AvgPool2d(window), nn.Flatten(1), nn.Linear(28, 28), nn.Unflatten(1, (28, 1, 1)))
+
+def Net():
+    join = Concat(rows=profile((1, 28)), columns=profile((28, 1)))
+    return chain(join=join, flatten=nn.Flatten(), fc=nn.Linear(56, 10))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(small, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    script = folder.parent / "two.py"
+    script.write_text(TWO_MODULES)
+    return small, train(f"{script}:Net", data=small, recipe=TINY, out=folder).folder
+
+
+@pytest.fixture(scope="module")
+def selected(run, tmp_path_factory):
+    data, folder = run
+    out = tmp_path_factory.mktemp("selected") / "run"
+    return select(folder, data=data, keep=1, out=out)
+
+
+def test_what_it_writes_is_a_run_of_the_net_without_the_branches(run, selected):
+    data, folder = run
+    last = selected.sizes[-1]
+    assert [len(size.left) for size in selected.sizes] == [3, 2, 1]
+    gone = [size.removed for size in selected.sizes[1:]]
+    assert sorted([*gone, *last.left]) == ["b1", "b3", "pool"]
+    assert selected.net == last.net and set(last.net[:-1].partition("[without=")[2].split("+")) == set(gone)
+    trained = load_run(selected.folder)
+    assert all([*join.branches()] == [*last.left] for join in find_joins(trained.net).values())
+    for size in selected.sizes:
+        net = build_net(size.net)
+        assert (size.parameters, size.macs) == (count_parameters(net), count_macs(net, 1, 28))
+    assert (selected.after.parameters, selected.after.macs) == (last.parameters, last.macs)
+    kept = json.loads((trained.folder / "selection.json").read_text())
+    assert kept["net"] == last.net and kept["before"]["test_accuracy"] == accuracy_of(folder, data)
+    assert kept["after"]["test_accuracy"] == accuracy_of(trained.folder, data)
+
+
+def accuracy_of(folder, data) -> float:
+    trained = load_run(folder)
+    logits = predict_logits(trained.net, data.test.images, trained.model)
+    return float((logits.argmax(1) == data.test.labels).double().mean())
+
+
+def test_each_step_takes_out_what_is_missed_least(run, selected):
+    data, folder = run
+    _, validation = part(data, 0.1, 0)
+    whole = load_run(folder)
+    logits = predict_logits(whole.net, validation.images, whole.model)
+    assert math.isclose(
+        selected.sizes[0].validation_loss, float(torch.nn.functional.cross_entropy(logits, validation.labels)),
+        rel_tol=1e-6,
+    )  # fmt: skip
+    for before, size in zip(selected.sizes, selected.sizes[1:], strict=False):
+        losses = {tried.group: tried.validation_loss for tried in size.tried}
+        assert set(losses) == set(before.left) and min(losses, key=losses.get) == size.removed
+    # By removal: what is left comes first, what went first comes last; by weights: the root mean square.
+    order = [branch.group for branch in sorted(selected.worth, key=lambda branch: branch.rank_by_removal)]
+    assert order == [*selected.sizes[-1].left, *(size.removed for size in reversed(selected.sizes[1:]))]
+    sizes = {branch.group: branch.weight_size for branch in selected.worth}
+    weights = [whole.net.get_submodule(f"incep{n}.b1").weight.detach().double().flatten() for n in (1, 2)]
+    assert math.isclose(sizes["b1"], float(torch.cat(weights).square().mean().sqrt()), rel_tol=1e-5)
+    ranks = {branch.group: branch.rank_by_weights for branch in selected.worth}
+    assert sorted(ranks, key=ranks.get) == sorted(sizes, key=lambda name: -sizes[name])
+
+
+def test_the_branch_that_all_depends_on_is_kept(small, tmp_path):
+    (tmp_path / "mine.py").write_text(LOUD)
+    recipe = TINY.but({"epochs": 4, "batch_size": 50})
+    folder = train("mine.py:Net", data=small, recipe=recipe, out="run").folder
+    found = select(folder, data=small, keep=1, out="smaller")
+    assert found.sizes[-1].left == ("join.loud",) and found.net.endswith("mine.py:Net[without=blind+dim]")
+    assert found.after.validation_accuracy > 0.8
+    (tmp_path / "mine.py").unlink()  # the run has kept it
+    assert load_run("smaller").net.fc.in_features == 64
+
+
+def test_goals_by_macs_and_join_by_join(run, tmp_path):
+    data, folder = run
+    found = select(folder, data=data, macs=0.8, each=True, out="smaller")
+    assert found.after.macs <= 0.8 * found.before.macs < found.sizes[-2].macs
+    assert all("." in name for name in found.sizes[0].left) and len(found.sizes[0].left) == 6
+    # More than four could go: those whose loss at once was higher were not fine-tuned.
+    first = found.sizes[1].tried
+    assert sum(tried.validation_loss is not None for tried in first) == 4 < len(first) == 6
+    before = found.sizes[0]
+    lost = {tried.group: tried.loss_at_once - before.validation_loss for tried in first}
+    spared = {tried.group: before.macs - tried.macs for tried in first}
+    saved = {name: lost[name] / spared[name] if lost[name] > 0 else -spared[name] for name in lost}
+    tuned = {tried.group for tried in first if tried.validation_loss is not None}
+    assert max(saved[name] for name in tuned) <= min(saved[name] for name in saved if name not in tuned)
+    # The smaller net can be made smaller again.
+    again = select("smaller", data=data, keep=1, out="again")
+    assert again.whole == found.net and again.after.macs < found.after.macs
+    with pytest.raises(NetError, match=r"still has 0\.\d+ of its MACs: ask for more"):
+        select(folder, data=data, macs=0.01, out="impossible")
+
+
+def test_goal_by_lost_accuracy(run):
+    data, folder = run
+    found = select(folder, data=data, drop=0.03, out="some")
+    assert all(size.validation_accuracy >= found.before.validation_accuracy - 0.03 for size in found.sizes)
+
+
+def test_no_branch_can_go_at_that_price(small, tmp_path):
+    (tmp_path / "mine.py").write_text(PROFILES)
+    folder = train("mine.py:Net", data=small, recipe=TINY.but({"epochs": 4, "batch_size": 50}), out="run").folder
+    with pytest.raises(NetError, match=r"loses more than 1\.00% of validation accuracy without any of its branches"):
+        select(folder, data=small, drop=0.01, out="never")
+    with pytest.raises(RecipeError, match="have 2 branches at most: keep fewer than 2"):
+        select(folder, data=small, out="never")
+
+
+def test_groups():
+    net = torch.nn.Sequential(
+        Concat(a=torch.nn.Identity(), b=torch.nn.Identity(), c=torch.nn.Identity()),
+        Concat(a=torch.nn.Identity(), b=torch.nn.Identity(), c=torch.nn.Identity()),
+        Add(residual=torch.nn.Conv2d(9, 9, 1), shortcut=torch.nn.Identity()),
+        Concat(a=torch.nn.Identity(), b=torch.nn.Identity(), d=torch.nn.Identity()),
+        Concat(only=torch.nn.Identity()),
+    )
+    assert [group.name for group in find_groups(net, False)] == [
+        "0.a+1.a", "0.b+1.b", "c", "2.residual", "2.shortcut", "3.a", "3.b", "3.d",
+    ]  # fmt: skip
+    assert len(find_groups(net, True)) == 11
+    assert weight_size(net, find_groups(net, False)[0]) is None
+
+
+class StopAt(Observer):
+    """Presses Ctrl-C when it is told something that begins so."""
+
+    def __init__(self, words: str) -> None:
+        self.words, self.said = words, []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+        if message.startswith(self.words):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("words", ["2 left", "epoch"])
+def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, monkeypatch):
+    data, folder = run
+    stop = StopAt(words)
+    if words == "epoch":
+        monkeypatch.setattr(stop, "epoch", lambda epoch: stop.note("epoch"))
+    with pytest.raises(Interrupted, match="repeat the command with --out half"):
+        select(folder, data=data, keep=1, out="half", observer=stop)
+    with pytest.raises(RunError, match="the steps of another selection"):
+        select(folder, data=data, keep=2, out="half")
+    on = StopAt("never")
+    again = select(folder, data=data, keep=1, out="half", observer=on)
+    first = min(i for i, line in enumerate(on.said) if " left: " in line)
+    assert on.said[first].startswith(words if words != "epoch" else "1 left")
+    times = {"seconds": 0.0, "folder": "", "report": ""}
+    plain = [
+        replace(found, **times, sizes=tuple(replace(s, seconds=0.0) for s in found.sizes))
+        for found in (again, selected)
+    ]
+    assert plain[0] == plain[1]
+    with pytest.raises(RunError, match="holds a selection that is finished"):
+        select(folder, data=data, keep=1, out="half")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"keep": 2, "macs": 0.5}, RecipeError, "--keep and --macs are several goals"),
+        ({"keep": 0}, RecipeError, "--keep is 0, and one branch"),
+        ({"keep": 3}, RecipeError, "have 3 branches at most: keep fewer than 3"),
+        ({"macs": 1.0}, RecipeError, "--macs is 1, and it is a share"),
+        ({"macs": 0.0}, RecipeError, "--macs is 0, and"),
+        ({"macs": float("nan")}, RecipeError, "--macs is nan, and"),
+        ({"drop": 1.5}, RecipeError, "--drop is 150"),
+        ({"seed": 3}, RecipeError, "leave out --seed"),
+        ({"out": "RUN"}, RunError, "holds another run"),
+    ],
+)
+def test_what_is_refused(run, arguments, error, message):
+    data, folder = run
+    arguments = {key: folder if value == "RUN" else value for key, value in arguments.items()}
+    with pytest.raises(error, match=message):
+        select(folder, data=data, **{"out": "never", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("plain20", "no join whose branches have names, so that there is nothing to select"),
+        ("inception[without=b1+b3+b5]", "has one branch, and one has to stay"),
+        ("inceptoin", "no net called"),
+    ],
+)
+def test_nets_without_a_choice(small, net, message):
+    with pytest.raises(NetError, match=message):
+        select(net, data=small, keep=1)
+
+
+def test_data_of_other_classes_and_runs_without_validation(run, small):
+    data, folder = run
+    with pytest.raises(DataError, match="only in the net: 9"):
+        select(folder, data=replace(data, classes=(*data.classes[:9], "nine")), out="never")
+    with pytest.raises(DataError, match="in another order"):
+        select(folder, data=replace(data, classes=data.classes[::-1]), out="never")
+    Path("two.py").write_text(TWO_MODULES)
+    other = train("two.py:Net", data=data, recipe=TINY.but({"validation": 0.0}), out="all").folder
+    with pytest.raises(RecipeError, match="none are left to judge"):
+        select(other, data=data, out="never")
+
+
+def test_the_command(small, command, refused, monkeypatch):
+    Path("two.py").write_text(TWO_MODULES)
+    monkeypatch.setattr(module, "load_data", lambda *a, **k: small)
+    words = ("--epochs", 1, "--keep", 2, "--out", "run", "--json", "figures.json")
+    code, out, err = command("select", "two.py:Net", *words)
+    assert code == 0 and "rank by weights" in out and "keep 2 branches" in out, err
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["after"]["macs"] < figures["before"]["macs"] and len(figures["sizes"]) == 2
+    assert load_run("run/whole").model.net.endswith("two.py:Net")
+    assert "percents of accuracy are needed, as 0.2%" in refused("select", "run", "--drop", "0.2")
+    assert "is a folder" in refused("select", ".")
+    assert issubclass(RecipeError, BranchworkError) and Goal(drop=0.002).words().startswith("at most 0.20%")
+
+
+def test_a_run_that_is_not_finished(run, tmp_path):
+    data, folder = run
+    shutil.copytree(folder, tmp_path / "begun")
+    (tmp_path / "begun/result.json").unlink()
+    with pytest.raises(RunError, match="is not finished: continue it with branchwork train --resume begun"):
+        select("begun", data=data, out="never")
