@@ -74,7 +74,7 @@ def _show(found: "Explanation") -> None:
 
 def _branches(found: "Explanation", about: str) -> "Table":
     table = make_table(
-        "branch", "lost by mean", "lost by zero", "weights", "output", "parameters", "MACs", "ms", title=about
+        "branch", "lost by mean", "lost by zero", "weights", "output", "params", "MACs", "ms", title=about
     )
     table.padding = (0, 1, 0, 0)
     join = ""
@@ -131,7 +131,7 @@ def _correlation(relation: "Relation") -> str:
 
 
 def _verdict(found: "Explanation") -> list[str]:
-    """The answer to the lecture's claim, over all branches that have weights, by both ways to say how large they are."""
+    """The answer to the lecture's claim, over all branches with weights, by both ways to say how large those are."""
     mean, total = (
         next(r for r in found.relations if r.measure == measure and r.join is None)
         for measure in ("weight_rms", "weight_norm")
@@ -145,7 +145,7 @@ def _verdict(found: "Explanation") -> list[str]:
         "no": say("no, their size says little about the worth", "不是，权重的大小说明不了多少价值"),
         "too close to call": say("too close to call", "难分高下，无法下结论"),
         "too few branches to tell": say(
-            "too few branches to tell: of fewer than five, any order may be chance",
+            "too few branches to tell, since of fewer than five any order may be chance",
             "分支太少，无法判断：少于五个时，任何顺序都可能只是偶然",
         ),
     }
@@ -153,10 +153,11 @@ def _verdict(found: "Explanation") -> list[str]:
         say("by the size of a weight", "按单个权重的大小"),
         say("by that of all", "按全部权重的大小"),
     )
+    colon = say(": ", "：")
     return [
         claim,
-        f"  {a_weight}: {answers[mean.verdict]} (n = {mean.count}, ρ = {_correlation(mean)})",
-        f"  {all_of_them}: {answers[total.verdict]} (n = {total.count}, ρ = {_correlation(total)})",
+        f"  {a_weight}{colon}{answers[mean.verdict]} (n = {mean.count}, ρ = {_correlation(mean)})",
+        f"  {all_of_them}{colon}{answers[total.verdict]} (n = {total.count}, ρ = {_correlation(total)})",
     ]
 
 
@@ -165,7 +166,7 @@ def _show_pictures(found: "tuple[PictureExplanation, ...]") -> None:
         other = "" if one.target == one.predicted else f", taken for {one.predicted}"
         title = f"{one.image}: class {one.target}, {one.probability:.1%}{other}"
         gained = one.logit - one.black_logit
-        table = make_table("branch", "share", "lost blind", "lost by zero", "left of the class", title=title)
+        table = make_table("branch", "share", "lost blind", "lost by zero", "left of the class")
         for join in one.joins:
             table.add_row(join.join, f"{join.difference:.2f}", style="bold")
             for branch in join.branches:
@@ -177,8 +178,9 @@ def _show_pictures(found: "tuple[PictureExplanation, ...]") -> None:
                     f"{branch.probability_blind:.1%}",
                 )
         show(
-            *([table] if one.joins else [title, "the net has no joins: no branches to tell apart"]),
-            f"logit {one.logit:.2f}, {gained:+.2f} against a black picture, which the pixels' integrated gradients add up to",
+            title,
+            table if one.joins else "the net has no joins: no branches to tell apart",
+            f"logit {one.logit:.2f}, {gained:+.2f} against a black picture: what the integrated gradients add up to",
             f"  (off by {one.error:.2g} after {one.steps} steps{_warning(one.complete)})",
             *(
                 f"{join.join}: shares add up to {join.difference:.2f}, off by {join.error:.2g}{_warning(join.complete)}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError, nearest
-from branchwork.fusing.program import SymSize, image_nodes, read_program, shape_of
+from branchwork.fusing.program import SymSize, read_program, shape_of
 from branchwork.tracing.graph import Branch, Trace, name_nodes, trace
 
 By = Literal["mean", "zero"]
@@ -36,13 +36,15 @@ class Joined:
     """A net's graph over its own parameters, its trace, and its joins.
 
     `operands` are, by join and branch, the nodes of the graph through which the branch enters: one, but several where
-    parts of one split tensor do. `names` has the trace's name of each node.
+    parts of one split tensor do. `names` has the trace's name of each node, and `images` are those that depend on the
+    images.
     """
 
     program: fx.GraphModule
     trace: Trace
     names: dict[fx.Node, str]
     operands: dict[str, dict[str, tuple[fx.Node, ...]]]
+    images: set[fx.Node]
 
     def node(self, name: str) -> fx.Node:
         return next(node for node, other in self.names.items() if other == name)
@@ -67,7 +69,7 @@ def read_joins(net: nn.Module, input_shape: Sequence[int]) -> Joined:
     program = read_program(net, input_shape)
     names = name_nodes(net, program.graph)
     by_name = {name: node for node, name in reversed(names.items())}
-    images = image_nodes(program.graph)
+    images = _image_nodes(program.graph)
     operands = {}
     for join in traced.joins:
         node = by_name[join.node]
@@ -80,7 +82,17 @@ def read_joins(net: nn.Module, input_shape: Sequence[int]) -> Joined:
         found = {branch.name: tuple(nodes) for branch, nodes in pairs if _is_of_images(nodes, images)}
         if len(found) > 1:
             operands[join.node] = found
-    return Joined(program, traced, names, operands)
+    return Joined(program, traced, names, operands, images)
+
+
+def _image_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that give a tensor, or several as a split does, which depend on the images."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        gives = isinstance(node.meta.get("val"), Tensor | list | tuple)
+        if node.op == "placeholder" or (gives and any(parent in found for parent in node.all_input_nodes)):
+            found.add(node)
+    return found
 
 
 def _is_of_images(nodes: Sequence[fx.Node], images: Collection[fx.Node]) -> bool:
@@ -98,7 +110,11 @@ def ablate(
     from `measure.observe`, are needed for removals by `mean`. Raises `NetError` for a join or a branch that `net`
     does not have, and where a join would have no branch left.
     """
-    joined = read_joins(net, input_shape)
+    return remove(read_joins(net, input_shape), removals, means)
+
+
+def remove(joined: Joined, removals: Sequence[Removal], means: Means | None = None) -> fx.GraphModule:
+    """`ablate` for joins that are read already, which takes most of the time."""
     graph, copies = copy_graph(joined.program.graph)
     module = fx.GraphModule(joined.program, graph)
     (image,) = (node for node in graph.nodes if node.op == "placeholder")
@@ -111,8 +127,7 @@ def ablate(
                     raise ValueError("a removal by the mean needs the means")
                 value = means[removal.join, removal.branch][part]
             name = f"removed_{number}_{part}"
-            weight = next(net.parameters())
-            module.register_buffer(name, value.to(weight.device, node.meta["val"].dtype))
+            module.register_buffer(name, value.to(node.meta["val"]))
             with graph.inserting_before(join):
                 batch = graph.call_function(SymSize, (image, 0))
                 shape: Any = [batch, *shape_of(node)]

@@ -14,7 +14,7 @@ from branchwork.errors import ExplainError, ImageError, nearest
 from branchwork.explaining.ablation import Joined, after_join, before_joins, copy_graph, read_joins
 from branchwork.explaining.draw import check_picture, draw_evidence
 from branchwork.explaining.figures import Evidence, JoinEvidence, PictureExplanation
-from branchwork.fusing.program import image_nodes, shape_of
+from branchwork.fusing.program import shape_of
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
 
@@ -102,8 +102,8 @@ def grad_cam(joined: Joined, x: Tensor, index: int) -> tuple[str | None, Tensor 
     from captum.attr import LayerAttribution, LayerGradCam
 
     graph, copies = copy_graph(joined.program.graph)
-    images = image_nodes(joined.program.graph)
-    spatial = [n for n in joined.names if n in images and len(shape_of(n)) == 3 and min(shape_of(n)[1:]) > 1]
+    tensors = [node for node in joined.names if node in joined.images and isinstance(node.meta["val"], Tensor)]
+    spatial = [node for node in tensors if len(shape_of(node)) == 3 and min(shape_of(node)[1:]) > 1]
     if not spatial:
         return None, None
     # captum hooks modules, and the operations of a graph are none.
