@@ -116,8 +116,8 @@ def _relations(found: "Explanation") -> "Table":
 
 
 _MEASURES = {
-    "weight_rms": "weights, root of the mean square",
-    "weight_norm": "weights, root of the sum of squares",
+    "weight_rms": "weights, root mean square",
+    "weight_norm": "weights, root of all squares",
     "activation_rms": "output",
     "macs": "MACs",
 }
