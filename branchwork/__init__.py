@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from branchwork.deploy.bench import bench as bench
     from branchwork.deploy.export import export as export
     from branchwork.errors import BranchworkError as BranchworkError
+    from branchwork.explaining.attribution import explain_pictures as explain_pictures
+    from branchwork.explaining.contributions import explain as explain
     from branchwork.explaining.select import select as select
     from branchwork.fusing.fuse import collapse as collapse
     from branchwork.fusing.fuse import fuse as fuse
@@ -62,6 +64,8 @@ _HOMES = {
     "data": "datasets.describe",
     "demo": "training.demo",
     "evaluate": "training.evaluate",
+    "explain": "explaining.contributions",
+    "explain_pictures": "explaining.attribution",
     "export": "deploy.export",
     "fast": "training.recipe",
     "fuse": "fusing.fuse",

@@ -55,6 +55,10 @@ class ExportError(BranchworkError):
     """A net that no file can hold, or a file that cannot be written or does not give what the net gives."""
 
 
+class ExplainError(BranchworkError):
+    """An explanation that cannot be given, such as for a class that the net lacks or without a package it needs."""
+
+
 class Interrupted(BranchworkError):
     """The user stopped a training; its state is saved and it can be continued."""
 

@@ -14,6 +14,7 @@ from branchwork.cli.bench import bench
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
+from branchwork.cli.explain import explain
 from branchwork.cli.export import export
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
@@ -30,7 +31,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, select, nets, inspect, export, bench, data, demo):
+for verb in (train, evaluate, predict, nets, inspect, explain, select, export, bench, data, demo):
     app.command(verb)
 
 # Where Linux says how many processes run.

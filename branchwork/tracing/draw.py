@@ -12,10 +12,10 @@ from branchwork.tracing.graph import Trace
 from branchwork.tracing.layout import BAND, GAP, LINE, MARGIN, POINTS, ROW, TURN, Box, Picture, Rail, layout
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, as fills so light that ink is legible on them.
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
 # matplotlib knows no style sheet: this stands for the ink of the page, and is replaced in the finished drawing.
-_INK = "#010203"
-_PAPER_INK, _PAPER = "#1c1c1c", "#ffffff"
+INK = "#010203"
+PAPER_INK, PAPER = "#1c1c1c", "#ffffff"
 _STYLE = ".branchwork{color:#1c1c1c}@media(prefers-color-scheme:dark){.branchwork{color:#e8e8e8}}"
 
 
@@ -28,15 +28,18 @@ def draw(traced: Trace, path: Path, title: str) -> None:
     if form not in ("svg", "png"):
         raise NetError(f"{path}: no picture of a net can be written in this format. Take .svg or .png.")
     content = _paint(layout(traced), title, form)
-    if form == "svg":
-        drawing = content.decode().replace(_INK, "currentColor")
-        content = (
-            drawing[drawing.index("<svg") :]
-            .replace("<svg ", f'<svg class="branchwork" role="img" aria-label="{escape(title)}" ', 1)
-            .replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1)
-            .encode()
-        )
-    write_whole(path, content, error=NetError)
+    write_whole(path, with_ink_of_page(content, title) if form == "svg" else content, error=NetError)
+
+
+def with_ink_of_page(drawing: bytes, title: str) -> bytes:
+    """An SVG by matplotlib whose `INK` becomes the ink of the page, dark on light or light on dark."""
+    text = drawing.decode().replace(INK, "currentColor")
+    return (
+        text[text.index("<svg") :]
+        .replace("<svg ", f'<svg class="branchwork" role="img" aria-label="{escape(title)}" ', 1)
+        .replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1)
+        .encode()
+    )
 
 
 def _paint(picture: Picture, title: str, form: str) -> bytes:
@@ -47,12 +50,12 @@ def _paint(picture: Picture, title: str, form: str) -> bytes:
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": "branchwork", "font.size": POINTS, "text.parse_math": False}
     with matplotlib.rc_context(style):
         width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
-        figure = Figure(figsize=(width, picture.height), facecolor=_PAPER if form == "png" else "none")
+        figure = Figure(figsize=(width, picture.height), facecolor=PAPER if form == "png" else "none")
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.set(xlim=(0, width), ylim=(picture.height, 0))
-        _Pen(axes, _INK if form == "svg" else _PAPER_INK).picture(picture, title)
+        _Pen(axes, INK if form == "svg" else PAPER_INK).picture(picture, title)
         content = io.BytesIO()
         metadata = {"Date": None, "Title": title} if form == "svg" else {"Title": title}
         figure.savefig(content, format=form, dpi=150, metadata=metadata)
@@ -118,7 +121,7 @@ class _Pen:
         self.axes.add_patch(PathPatch(outline, fill=False, edgecolor=self.colour(colour), linewidth=width))
 
     def colour(self, number: int | None) -> str:
-        return self.ink if number is None else _COLOURS[number % len(_COLOURS)]
+        return self.ink if number is None else COLOURS[number % len(COLOURS)]
 
     def arrow(self, x: float, y: float, colour: int | None = None, *, down: bool = False) -> None:
         from matplotlib.patches import Polygon

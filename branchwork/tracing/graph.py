@@ -60,7 +60,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Branch:
-    """One way into a join. `nodes` are the names of its operations in order; a shortcut has none."""
+    """One way into a join, by a name that no other of the join has.
+
+    `nodes` are the names of its operations in order; a shortcut has none.
+    """
 
     name: str
     nodes: tuple[str, ...]
@@ -143,9 +146,8 @@ class _Reader:
         self.weights = weights
         self.not_images = weights.keys() | others
         self.unseen = set(self.parameters)
-        self.names: dict[fx.Node, str] = {}
+        self.names = name_nodes(net, graph)
         self.fields: dict[fx.Node, Field | None] = {}
-        self.uses: dict[str, int] = {}
 
     def read(self, input_shape: Shape, depends_on_pixels: bool) -> Trace:
         nodes: list[Node] = []
@@ -155,9 +157,7 @@ class _Reader:
                     self.names[node] = "input"
                     self.fields[node] = Field.of_image(input_shape[1:]) if len(input_shape) == 3 else None
             elif node.op == "call_function" and node.target is operator.getitem:
-                # One part of a split: it stands for its source.
-                (source, _) = node.args
-                self.names[node], self.fields[node] = self.names[source], self.fields.get(source)
+                self.fields[node] = self.fields.get(node.args[0])
             elif node.op == "call_function" and _tensor(node) is not None:
                 nodes.append(self._node(node, input_shape))
         return Trace(
@@ -175,11 +175,10 @@ class _Reader:
 
     def _node(self, node: fx.Node, input_shape: Shape) -> Node:
         op = operation(node)
-        path, leaf = self._module(node)
+        path, _ = _module(self.net, node)
         parents = [n for n in node.all_input_nodes if n in self.names]
         fields = [self.fields.get(parent) for parent in parents]
         self.fields[node] = field_of(op, node, fields)
-        self.names[node] = self._name(path if leaf else f"{path}.{op}" if path else op)
         output = _tensor(node)
         assert output is not None, "only nodes with a tensor become rows"
         file, line = _place(node)
@@ -205,23 +204,6 @@ class _Reader:
             line=line,
         )
 
-    def _module(self, node: fx.Node) -> tuple[str, bool]:
-        """The path of the module that made this node, and whether that is a layer of torch's own."""
-        stack = node.meta.get("nn_module_stack") or {}
-        path = next((path for path, _ in reversed(stack.values())), "")
-        path = re.sub(r"@\d+", "", path)
-        try:
-            module = self.net.get_submodule(path)
-        except AttributeError:
-            return path, False
-        return path, bool(path) and type(module).__module__.startswith("torch.nn.modules") and not list(
-            module.children()
-        )
-
-    def _name(self, name: str) -> str:
-        self.uses[name] = self.uses.get(name, 0) + 1
-        return name if self.uses[name] == 1 else f"{name}@{self.uses[name]}"
-
     def _parameters(self, node: fx.Node) -> int:
         """Numbers in the parameters that this node is the first to use."""
         count = 0
@@ -243,13 +225,48 @@ class _Reader:
                 continue
             shared = set.intersection(*(ancestors[name] for name in node.inputs))
             # Of two branches that share a part, such as two heads of one stem, the part belongs to neither.
-            branches = []
+            branches: list[Branch] = []
             for source in node.inputs:
                 own = sorted(ancestors[source] - shared, key=order.__getitem__)
                 shape = by_name[source].output_shape if source in by_name else ()
                 name = _branch_name(node, own, beside_shortcut=bool(shared & set(node.inputs)))
+                same = sum(branch.name.partition("@")[0] == name for branch in branches)
+                name = f"{name}@{same + 1}" if same else name
                 branches.append(Branch(name, tuple(own), shape[0] if shape else 0))
             yield Join(node.name, tuple(branches))
+
+
+def name_nodes(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
+    """What `Node.name` calls each operation in an exported graph of `net` that gives a tensor, in order.
+
+    One part of a split stands for its source, and has its name.
+    """
+    names: dict[fx.Node, str] = {}
+    uses: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op != "call_function" or _tensor(node) is None:
+            continue
+        if node.target is operator.getitem:
+            names[node] = names[node.args[0]]
+            continue
+        path, leaf = _module(net, node)
+        op = operation(node)
+        name = path if leaf else f"{path}.{op}" if path else op
+        uses[name] = uses.get(name, 0) + 1
+        names[node] = name if uses[name] == 1 else f"{name}@{uses[name]}"
+    return names
+
+
+def _module(net: nn.Module, node: fx.Node) -> tuple[str, bool]:
+    """The path of the module that made this node, and whether that is a layer of torch's own."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((path for path, _ in reversed(stack.values())), "")
+    path = re.sub(r"@\d+", "", path)
+    try:
+        module = net.get_submodule(path)
+    except AttributeError:
+        return path, False
+    return path, bool(path) and type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
 
 
 def _branch_name(join: Node, own: Sequence[str], *, beside_shortcut: bool) -> str:

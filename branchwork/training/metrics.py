@@ -18,6 +18,20 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else centre - half, 1.0 if correct == total else centre + half)
 
 
+def paired_interval(lost: int, gained: int, total: int) -> tuple[float, float]:
+    """The 95% interval of (lost − gained) / total, what accuracy changes by on the same images.
+
+    `lost` images were right before and are wrong after, `gained` the other way round. Bonett and Price 2012, equation
+    2: Wald's interval for paired proportions with one image added to both counts, so that it holds for few images too,
+    and is not empty where nothing changes.
+    """
+    total += 2
+    down, up = (lost + 1) / total, (gained + 1) / total
+    change = down - up
+    half = Z_95 * math.sqrt((down + up - change**2) / total)
+    return max(-1.0, change - half), min(1.0, change + half)
+
+
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
     """int64 K×K: row by true class, column by predicted class."""
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)

@@ -13,7 +13,7 @@ from branchwork.datasets.pictures import draw_sheet
 from branchwork.errors import ImageError, RecipeError
 from branchwork.nets.build import short_name
 from branchwork.training.infer import predict_logits
-from branchwork.training.run import TrainedNet, load_run
+from branchwork.training.run import Model, TrainedNet, load_run
 
 # Pictures on a sheet of what the net got: more would be too small to see.
 MOST_SHOWN = 200
@@ -54,7 +54,7 @@ def predict(
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            read[path] = _read(path, trained)
+            read[path] = read_image(path, trained.model)
         except ImageError as reason:
             errors[path] = str(reason)
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
@@ -71,8 +71,8 @@ def predict(
     return predictions
 
 
-def _read(path: Path, trained: TrainedNet) -> Tensor:
-    model = trained.model
+def read_image(path: Path, model: Model) -> Tensor:
+    """The picture at `path` as the net gets it: uint8 C×H×W. Raises `ImageError`."""
     picture = read_picture(path)
     try:
         return to_image(picture, model.in_channels, model.image_size, model.pictures)
