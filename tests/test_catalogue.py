@@ -220,7 +220,9 @@ def test_names_with_options():
     [
         ("resnet20[shortcut=gatd]", "one of identity, scale, conv, gated, gate-only, dropout, none"),
         ("resnet20[stem=small]", "no option 'stem': it has shortcut"),
-        ("plain20[shortcut=conv]", "no option 'shortcut': it has none"),
+        ("plain20[shortcut=conv]", "no option 'shortcut': it has norm, init, width"),
+        ("densenet100[stem=small]", "no option 'stem': it has none"),
+        ("plain20[width=5]", "one of 4, 8, 16"),
         ("plain18[shortcut=conv]", "no option 'shortcut': it has stem"),
         ("inception[in_channels=3]", "no option 'in_channels': it has none"),
         ("resnet20[shortcut]", "write resnet20[KEY=VALUE]"),
