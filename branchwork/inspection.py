@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from branchwork.errors import NetError
-from branchwork.nets.build import build_net, own_design, short_name
+from branchwork.nets.build import UNKNOWN, build_net, own_design, short_name
 from branchwork.nets.size import smallest_square
 from branchwork.tracing.draw import draw
 from branchwork.tracing.graph import Branch, Join, Node, Trace, trace
@@ -19,9 +19,6 @@ from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape = tuple[int, ...]
-
-# The input of a net that does not say its own: the lecture's.
-UNKNOWN = (1, 28, 28)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from torch import nn
 from branchwork.errors import NetError, nearest, own_line
 from branchwork.language import say
 from branchwork.nets import NETS
-from branchwork.nets.size import ImageSize
+from branchwork.nets.prune import prune
+from branchwork.nets.size import ImageSize, height_and_width
 
 
 def build_net(
@@ -32,7 +33,8 @@ def build_net(
 
     `net` is a name in `NETS`, with what it is to have otherwise in brackets, as `resnet20[shortcut=conv]`;
     `path/to/file.py:Class`; or `package.module:callable`. The two latter are the user's own code and are called without
-    arguments, so that the input and the classes are theirs. Raises `NetError`.
+    arguments, so that the input and the classes are theirs. Each can be had without some of its branches, as
+    `inception[without=b5+incep1.pool]`: see `prune`. Raises `NetError`.
     """
     return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
 
@@ -45,6 +47,14 @@ def find_builder(
     if any(size is not None and size < 1 for size in sizes.values()):
         raise NetError(f"a net of {in_channels} channels and {num_classes} classes: there must be one at least of each")
     name, options = split_options(net)
+    if WITHOUT in options:
+        branches = options.pop(WITHOUT).split("+")
+        whole = with_options(name, options)
+        build = find_builder(whole, in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+        design = own_design(whole)
+        channels, *sides = design.input_shape if design else UNKNOWN
+        shape = (in_channels or channels, *(sides if image_size is None else height_and_width(image_size)))
+        return lambda: prune(build(), shape, branches)
     if name in NETS:
         _check_options(name, options)
         given: dict[str, Any] = {**sizes, "image_size": image_size}
@@ -52,6 +62,8 @@ def find_builder(
         return partial(NETS[name], **given)
     if net and os.path.isdir(net):
         raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
+    if options:
+        raise NetError(f"{name} is your own and has no option {next(iter(options))!r}: it has {WITHOUT}")
     where, _, attribute = net.rpartition(":")
     if not where:
         raise NetError(f"there is no net called {name!r}.{nearest(name, NETS)} A net of your own is file.py:Class.")
@@ -62,12 +74,19 @@ def find_builder(
 def split_options(net: str) -> tuple[str, dict[str, str]]:
     """The name, and what is in brackets after it: `resnet20[shortcut=conv]` is resnet20 with shortcut conv."""
     name, bracket, inside = net.partition("[")
-    if not bracket or name not in NETS:
+    if name not in NETS:  # of the user's own, whose path may have brackets too
+        name, bracket, inside = net.rpartition("[")
+        if ":" not in name or "=" not in inside:
+            return net, {}
+    if not bracket:
         return net, {}
     pairs = [part.partition("=") for part in inside.removesuffix("]").split(",")]
     if not inside.endswith("]") or not all(key and value for key, _, value in pairs):
         raise NetError(f"{net!r} is no net with options: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]")
-    return name, {key.strip(): value.strip() for key, _, value in pairs}
+    options = {key.strip(): value.strip() for key, _, value in pairs}
+    if len(options) < len(pairs):
+        raise NetError(f"{net!r} gives an option twice: write it once")
+    return name, options
 
 
 def with_options(net: str, options: Mapping[str, str | None]) -> str:
@@ -102,11 +121,15 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
     choices = {key: get_args(hint) for key, hint in hints.items() if get_args(hint) and key not in (*fixed, *_SIZES)}
     for key, value in options.items():
         if key not in choices:
-            known = f"it has {', '.join(choices)}" if choices else "it has none"
-            raise NetError(f"{name} has no option {key!r}: {known}")
+            raise NetError(f"{name} has no option {key!r}: it has {', '.join((*choices, WITHOUT))}")
         if value not in choices[key]:
             raise NetError(f"{key} is {value!r}, and for {name} it must be one of {', '.join(choices[key])}")
 
+
+# The option of every net, and how long its value may be within a short name.
+WITHOUT, LONGEST = "without", 48
+# The input of a net of the user's own, where nothing is said of it: the lecture's.
+UNKNOWN = (1, 28, 28)
 
 _SIZES = ("in_channels", "num_classes", "image_size", "return")
 
@@ -120,10 +143,15 @@ def full_name(net: str) -> str:
 def short_name(net: str) -> str:
     """`net` for tables and folder names: `some/where/lecture.py:Net` is `lecture-Net`."""
     name, options = split_options(net)
-    if options:
+    if WITHOUT in options:
+        branches = options.pop(WITHOUT)
+        left_out = branches if len(branches) <= LONGEST else f"{branches.count('+') + 1}-branches"
+        options[WITHOUT] = f"{WITHOUT}-{left_out.replace('+', '-')}"
+    if name in NETS:
         return "-".join((name, *options.values()))
-    where, _, attribute = net.rpartition(":")
-    return f"{Path(where).stem if where.endswith('.py') else where}-{attribute}" if where else net
+    where, _, attribute = name.rpartition(":")
+    short = f"{Path(where).stem if where.endswith('.py') else where}-{attribute}" if where else name
+    return "-".join((short, *options.values()))
 
 
 def _module(name: str) -> ModuleType:

@@ -150,7 +150,7 @@ def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:
     """Raises `NetError` where the images are too small for one of the nets."""
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         for arm in arms:
             find_builder(
                 arm.net, in_channels=data.channels, num_classes=len(data.classes), image_size=(height, width)

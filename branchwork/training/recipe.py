@@ -179,7 +179,7 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
         epochs=max(2, round(2 * math.sqrt(60_000 / images))),
         batch_size=256,
         optimizer="adam",
-        learning_rate=0.01 if net == "residual" else 0.005,
+        learning_rate=0.01 if net.partition("[")[0] == "residual" else 0.005,
         momentum=0.7,
         beta2=0.9,
         weight_decay=0.0,
