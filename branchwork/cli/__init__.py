@@ -18,6 +18,7 @@ from branchwork.cli.export import export
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
+from branchwork.cli.study import study
 from branchwork.cli.train import train
 from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 
@@ -29,7 +30,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, nets, inspect, export, bench, data, demo):
+for verb in (train, evaluate, predict, nets, inspect, export, bench, study, data, demo):
     app.command(verb)
 
 # Where Linux says how many processes run.

@@ -7,7 +7,7 @@ residual alone.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -207,8 +207,8 @@ def _for_imagenet(name: str, design: Design, *, preact: bool = False) -> Callabl
         stem: Stem = "auto",
         shortcut: Shortcut = "identity",
     ) -> nn.Sequential:
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        return resnet(name, design, **sizes, image_size=image_size, stem=stem, shortcut=shortcut, preact=preact)
+        sizes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+        return resnet(name, design, **sizes, stem=stem, shortcut=shortcut, preact=preact)
 
     return build
 
@@ -224,11 +224,9 @@ def _for_cifar(name: str, design: Design, *, preact: bool = False) -> Callable[.
         init: Init = "he",
         width: Width = "16",
     ) -> nn.Sequential:
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        ways = {"norm": norm, "init": init, "width": width}
-        return resnet(
-            name, design, **sizes, **ways, image_size=image_size, stem="small", shortcut=shortcut, preact=preact
-        )
+        sizes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+        ways: dict[str, Any] = {"norm": norm, "init": init, "width": width}
+        return resnet(name, design, **sizes, **ways, stem="small", shortcut=shortcut, preact=preact)
 
     return build
 

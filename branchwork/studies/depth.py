@@ -1,6 +1,7 @@
 """`study depth`: does a deeper plain net train worse, is it the gradient that vanishes, and does a shortcut mend it?"""
 
 import math
+from functools import partial
 
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Verdict
@@ -72,8 +73,8 @@ def setting(preset: Preset, images: int) -> Setting:
     del images
     recipe = paper_recipe(preset)
     if preset == "full":
-        return Setting(recipe, seeds=5, gradients=True)
-    return Setting(recipe, seeds=3, images=4000, side=14, gradients=True)
+        return Setting(recipe, seeds=5, execute="written", gradients=True)
+    return Setting(recipe, seeds=3, images=4000, side=14, execute="written", gradients=True)
 
 
 def answer(records: Records) -> Answer:
@@ -91,7 +92,9 @@ def answer(records: Records) -> Answer:
     )
     findings = (
         worse,
-        _vanishing(records, "batch", say("With batch norm, do its gradients vanish?", "有批归一化时，它的梯度会消失吗？")),
+        _vanishing(
+            records, "batch", say("With batch norm, do its gradients vanish?", "有批归一化时，它的梯度会消失吗？")
+        ),
         residual_worse,
         helps,
         _vanishing(
@@ -115,9 +118,18 @@ def answer(records: Records) -> Answer:
 
 def _questions() -> tuple[str, ...]:
     return (
-        say(f"Does the plain net of {DEEP} layers train worse than that of {SHALLOW}?", f"{DEEP} 层的普通网络比 {SHALLOW} 层的训练得更差吗？"),
-        say(f"Does the residual net of {DEEP} layers train worse than that of {SHALLOW}?", f"{DEEP} 层的残差网络比 {SHALLOW} 层的训练得更差吗？"),
-        say(f"At {DEEP} layers, does the plain net train worse than the residual one?", f"同为 {DEEP} 层，普通网络比残差网络训练得更差吗？"),
+        say(
+            f"Does the plain net of {DEEP} layers train worse than that of {SHALLOW}?",
+            f"{DEEP} 层的普通网络比 {SHALLOW} 层的训练得更差吗？",
+        ),
+        say(
+            f"Does the residual net of {DEEP} layers train worse than that of {SHALLOW}?",
+            f"{DEEP} 层的残差网络比 {SHALLOW} 层的训练得更差吗？",
+        ),
+        say(
+            f"At {DEEP} layers, does the plain net train worse than the residual one?",
+            f"同为 {DEEP} 层，普通网络比残差网络训练得更差吗？",
+        ),
         say(
             f"Without norms at {DEEP} layers, does the plain net train worse than the residual one?",
             f"没有归一化、同为 {DEEP} 层时，普通网络比残差网络训练得更差吗？",
@@ -142,11 +154,10 @@ def _vanishing(records: Records, norm: str, question: str) -> Finding:
     if not ratios:
         return Finding(question, "too close to call", say("They are infinite.", "它们是无穷大。"))
     mean = mean_interval(ratios)
-    factor = 10**mean.mean
     words = say(
-        f"At the start, the gradient of the first layer is {factor:.2g} times as large with {DEEP} layers as with "
-        f"{min(depths)}{_range(mean)}; vanished means less than a hundredth.",
-        f"训练开始时，第一层的梯度在 {DEEP} 层网络中是 {min(depths)} 层网络中的 {factor:.2g} 倍{_range(mean)}；"
+        f"At the start, the gradient of the first layer is {_factor(mean.mean)} times as large with {DEEP} layers as "
+        f"with {min(depths)}{_range(mean)}; vanished means less than a hundredth.",
+        f"训练开始时，第一层的梯度在 {DEEP} 层网络中是 {min(depths)} 层网络中的 {_factor(mean.mean)} 倍{_range(mean)}；"
         "小于百分之一才算消失。",
     )
     return Finding(question, _verdict(mean), words)
@@ -161,24 +172,35 @@ def _verdict(decades: Mean) -> Verdict:
 def _range(decades: Mean) -> str:
     if decades.low is None or decades.high is None:
         return say(" (one seed, no interval)", "（只有一个种子，没有区间）")
-    return say(
-        f" ({10**decades.low:.2g} to {10**decades.high:.2g})", f"（{10**decades.low:.2g} 到 {10**decades.high:.2g}）"
-    )
+    low, high = _factor(decades.low), _factor(decades.high)
+    return say(f" ({low} to {high})", f"（{low} 到 {high}）")
+
+
+def _factor(decades: float) -> str:
+    factor = 10**decades
+    return f"{factor:,.0f}" if 100 <= factor < 1e6 else f"{factor:.2g}"
 
 
 def _pictures(records: Records) -> tuple[Picture, ...]:
     errors = say(
-        "Means over the seeds with their 95% intervals. Worse at training, and not only at testing: that is degradation, "
-        "and no overfitting.",
-        "各种子的均值和 95% 区间。不只是测试，连训练误差也更高：这是退化，不是过拟合。",
+        "Means over the seeds with their 95% intervals. A training error that grows with depth would be degradation; "
+        "if only the test error grew, it would be overfitting.",
+        "各种子的均值和 95% 区间。训练误差随深度上升才是退化；若只有测试误差上升，则是过拟合。",
     )
     below = say("layers", "层数")
     titles = {
         "batch": say("Error by depth, with batch norm", "误差与深度（有批归一化）"),
-        "torch": say("Error by depth, without norms, from PyTorch's initial weights", "误差与深度（无归一化，PyTorch 默认初始权重）"),
+        "torch": say(
+            "Error by depth, without norms, from PyTorch's initial weights",
+            "误差与深度（无归一化，PyTorch 默认初始权重）",
+        ),
     }
     pictures = [
-        Picture(title, errors, error_lines([_panel(records, norm, m) for m in ("train_error", "test_error")], below))
+        Picture(
+            title,
+            errors,
+            partial(error_lines, [_panel(records, norm, m) for m in ("train_error", "test_error")], below),
+        )
         for norm, title in titles.items()
     ]
     gradients = say(
@@ -188,7 +210,7 @@ def _pictures(records: Records) -> tuple[Picture, ...]:
     )
     panels = [(_moment(which), _norms(records, which)) for which in (0, -1)]
     title = say("Gradient by layer, at the start and at the end", "每一层的梯度：训练开始与结束时")
-    return (*pictures, Picture(title, gradients, norm_lines(panels)))
+    return (*pictures, Picture(title, gradients, partial(norm_lines, panels)))
 
 
 def _panel(records: Records, norm: str, measure: str) -> Panel:

@@ -1,4 +1,4 @@
-"""What a study is: a question, the nets that are trained to answer it, and how the answer is made from what they gave."""
+"""What a study is: a question, the nets that are trained to answer it, and how their figures make the answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,9 +49,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Picture:
+    """`draw` gives it as SVG, which takes a second that only the report needs."""
+
     title: str
     words: str
-    svg: str
+    draw: Callable[[], str]
 
 
 @dataclass(frozen=True)

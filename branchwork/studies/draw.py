@@ -90,7 +90,7 @@ def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]
     return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
 
 
-def cost_scatter(points: Sequence[tuple[str, float, Mean | None]], below: str, scale: float) -> str:
+def cost_scatter(points: Sequence[tuple[str, float, Mean | None]], below: str, scale: float, beside: str) -> str:
     """Errors, in percent, over a cost, each point with its label; the cost is divided by `scale`."""
 
     def paint(figure: "Figure") -> None:
@@ -101,7 +101,7 @@ def cost_scatter(points: Sequence[tuple[str, float, Mean | None]], below: str, s
                 axes.annotate(
                     label, (cost / scale, 100 * mean.mean), textcoords="offset points", xytext=(6, 4), fontsize=9
                 )
-        axes.set(xlabel=below, ylabel=say("error, percent", "误差（%）"))
+        axes.set(xlabel=below, ylabel=f"{beside}, %")
         axes.margins(x=0.12)
         plain_axes(axes)
 

@@ -86,7 +86,9 @@ def cluster(address: str) -> Iterator[Executor]:
     import distributed
 
     try:
-        client: Any = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
+        client: Any = distributed.Client(  # type: ignore[no-untyped-call]
+            address, timeout=PATIENCE, set_as_default=False
+        )
     except (OSError, ValueError, TypeError) as reason:
         raise StudyError(
             f"no scheduler answers at {address} within {PATIENCE} seconds ({first_line(reason)}). Start one with "

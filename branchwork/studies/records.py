@@ -24,6 +24,7 @@ def measure_name(measure: str) -> str:
         "seconds": say("seconds of training", "训练秒数"),
         "macs": say("MACs an image", "每张图的 MAC 数"),
         "parameters": say("parameters", "参数量"),
+        "gain": say("gain", "作用"),
     }
     return names[measure]
 
@@ -59,9 +60,7 @@ class Records:
 
     def compare(self, pairs: Sequence[tuple[str, str]], measure: str) -> list[Comparison | None]:
         """Each pair of labels, seed by seed, corrected for all of them together; None where none trained with both."""
-        return holm(
-            [paired(self.values(a, measure), self.values(b, measure), (a, b), measure) for a, b in pairs]
-        )
+        return holm([paired(self.values(a, measure), self.values(b, measure), (a, b), measure) for a, b in pairs])
 
 
 def read_record(path: Path) -> "Record | None":

@@ -17,13 +17,13 @@ from branchwork.errors import Interrupted, StudyError, nearest
 from branchwork.files import write_json, write_whole
 from branchwork.nets.build import find_builder
 from branchwork.observer import Observer
-from branchwork.studies.branches import BRANCHES
 from branchwork.studies.bottleneck import BOTTLENECK
+from branchwork.studies.branches import BRANCHES
 from branchwork.studies.depth import DEPTH
 from branchwork.studies.design import Arm, Finding, Preset, Setting, Study
 from branchwork.studies.executors import cluster, process_pool, run_jobs
 from branchwork.studies.records import Records, read_record, write_record
-from branchwork.studies.report import write_report
+from branchwork.studies.report import study_page
 from branchwork.studies.shortcuts import SHORTCUTS
 from branchwork.studies.statistics import Comparison, Mean
 from branchwork.studies.trainings import Job, Record, shrinking
@@ -98,8 +98,10 @@ def study(
     """
     observer = observer or Observer()
     chosen = _find(name, preset)
-    if executor is not None and (scheduler or workers) or scheduler and workers:
+    if (executor is not None and (scheduler or workers)) or (scheduler and workers):
         raise StudyError("trainings run in one place: give one of executor, scheduler and workers")
+    if workers is not None and workers < 1:
+        raise StudyError(f"workers is {workers}, and it must be at least 1, which trains in this process")
     check_threads(threads, StudyError)
     data_set = load_data(data or chosen.data, observer=observer)
     setting = chosen.setting(preset, len(data_set.train))
@@ -187,12 +189,12 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
     except (OSError, ValueError, AttributeError, RecursionError) as reason:
         raise StudyError(f"{path} is damaged ({reason}): choose another --out") from reason
     if other:
-        differences = "; ".join(f"its {key} is {_short(before.get(key))}, not {_short(about[key])}" for key in other)
+        differences = "; ".join(_difference(key, before.get(key), about[key]) for key in other)
         raise StudyError(f"{folder} holds another study ({differences}): choose another --out")
 
 
-def _short(value: object) -> str:
-    return str(value) if isinstance(value, str | int | None) else "another"
+def _difference(key: str, before: object, now: object) -> str:
+    return f"its {key} is {before}, not {now}" if isinstance(now, str | int) else f"its {key} is other than now"
 
 
 @contextmanager
@@ -201,7 +203,9 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StudyError(f"another process works on the study in {folder}: wait for it, or choose another --out") from None
+        raise StudyError(
+            f"another process works on the study in {folder}: wait for it, or choose another --out"
+        ) from None
     try:
         yield
     finally:
@@ -262,8 +266,7 @@ def _said(job: Job, record: Record) -> str:
     if record["outcome"] == "diverged":
         return words + f"diverged ({record['message']})"
     return words + (
-        f"training error {record['train_error']:.2%}, test error {record['test_error']:.2%}, "
-        f"{record['seconds']:.1f} s"
+        f"training error {record['train_error']:.2%}, test error {record['test_error']:.2%}, {record['seconds']:.1f} s"
     )
 
 
@@ -306,6 +309,6 @@ def _answer(
         folder=str(folder),
         report=str(folder / REPORT),
     )
-    write_whole(folder / REPORT, write_report(chosen, result, setting, data, records, answer))
+    write_whole(folder / REPORT, study_page(chosen, result, setting, data, records, answer))
     write_json(folder / ANSWER, asdict(result))
     return result

@@ -177,6 +177,7 @@ class _Watch(Observer):
         """Note the norms of the gradients of the mean loss after `epoch` epochs."""
         if self.job.gradients:
             with torch.random.fork_rng(devices=[]):  # the training's dropout draws as it would without
+                torch.manual_seed(self.job.seed)
                 norms = gradient_norms(self.net, self.images, self.labels)
             self.gradients.append({"epoch": epoch, "norms": norms})
 
@@ -184,7 +185,8 @@ class _Watch(Observer):
 def gradient_norms(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float | None]:
     """The L2 norm of the gradient of the mean cross-entropy by each kernel and matrix of `net`, in its order.
 
-    None where it is infinite. Taken in float64, since the squares of what vanishes are 0 in float32. In training mode: the statistics of batch norms change.
+    None where it is infinite. Taken in float64, since the squares of what vanishes are 0 in float32. In training
+    mode: the statistics of batch norms change.
     """
     net.train().zero_grad()
     F.cross_entropy(net(images), labels).backward()  # type: ignore[no-untyped-call]

@@ -15,17 +15,26 @@ def verdict_name(verdict: Verdict) -> str:
     return say(verdict, chinese[verdict])
 
 
-def percent(mean: Mean | None) -> str:
-    """An error with its interval: 17.57% (16.20–18.94)."""
+def mean_words(measure: str, mean: Mean | None) -> str:
+    """A mean with its interval: 17.57% (16.20–18.94), or 12.3 s (11.8–12.8)."""
     if mean is None:
         return say("diverged", "发散")
-    bounds = "" if mean.low is None or mean.high is None else f" ({100 * mean.low:.2f}–{100 * mean.high:.2f})"
-    return f"{mean.mean:.2%}{bounds}"
+    digits, factor, unit = (1, 1, " s") if measure == "seconds" else (2, 100, "%")
+    bounds = ""
+    if mean.low is not None and mean.high is not None:
+        bounds = f" ({factor * mean.low:.{digits}f}–{factor * mean.high:.{digits}f})"
+    return f"{factor * mean.mean:.{digits}f}{unit}{bounds}"
 
 
-def points(value: float) -> str:
-    """A difference of errors: +3.20."""
-    return f"{100 * value:+.2f}"
+def difference_words(measure: str, value: float) -> str:
+    """A difference without its unit: +3.20 points of error, or +1.3 seconds."""
+    return f"{value:+.1f}" if measure == "seconds" else f"{100 * value:+.2f}"
+
+
+def margin_words(measure: str, margin: float) -> str:
+    if measure == "seconds":
+        return say(f"±{margin:.2g} s", f"±{margin:.2g} 秒")
+    return say(f"±{100 * margin:g} points", f"±{100 * margin:g} 个百分点")
 
 
 def p_words(p: float) -> str:
@@ -43,7 +52,7 @@ def compared(
 ) -> Finding:
     """The finding on `question` that the comparison of `pair` allows: yes where the judgement is one of `yes`."""
     first, second = (records.mean(label, measure) for label in pair)
-    words = f"{measure_name(measure)}: {pair[0]} {percent(first)}, {pair[1]} {percent(second)}"
+    words = f"{measure_name(measure)}: {pair[0]} {mean_words(measure, first)}, {pair[1]} {mean_words(measure, second)}"
     words += _lost(records, pair)
     if comparison is None:
         return Finding(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
@@ -53,16 +62,20 @@ def compared(
             "；只有一个种子，得不出区间：请用 --seeds 3 或更多。",
         )
         return Finding(question, "too close to call", words + more)
-    low, high, p = points(comparison.low), points(comparison.high), p_words(comparison.adjusted)
+    found, low, high = (
+        difference_words(measure, value) for value in (comparison.difference, comparison.low, comparison.high)
+    )
+    unit = say("s", "秒") if measure == "seconds" else say("points", "个百分点")
+    p = p_words(comparison.adjusted)
     words += say(
-        f"; on the same seeds the difference is {points(comparison.difference)} points ({low} to {high}), {p}",
-        f"；相同种子下相差 {points(comparison.difference)} 个百分点（{low} 到 {high}），{p}",
+        f"; on the same seeds the difference is {found} {unit} ({low} to {high}), {p}",
+        f"；相同种子下相差 {found} {unit}（{low} 到 {high}），{p}",
     )
     judgement = comparison.judge(margin)
     if judgement == "same":
         words += say(
-            f". That is equal within the margin of ±{100 * margin:g} points",
-            f"。在 ±{100 * margin:g} 个百分点的界限内可视为相等",
+            f". That is equal within the margin of {margin_words(measure, margin)}",
+            f"。在 {margin_words(measure, margin)} 的界限内可视为相等",
         )
     assert first is not None and second is not None, "what was compared has means"
     if judgement in ("more", "less"):

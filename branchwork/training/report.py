@@ -109,7 +109,7 @@ def _learning_words(history: Sequence[dict[str, Any]], best: int, evaluation: Ev
 
 def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
     def paint(figure: "Figure") -> None:
-        from matplotlib.ticker import MaxNLocator
+        from matplotlib.ticker import LogFormatter, MaxNLocator
 
         errors = [1 - epoch["validation_accuracy"] for epoch in history if epoch["validation_accuracy"] is not None]
         loss, *others = figure.subplots(1, 2 if errors else 1, squeeze=False)[0]
@@ -122,6 +122,7 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
         loss.set(yscale="log", ylabel="training loss", xlabel="epoch", xlim=(0, len(history)))
         # On a log axis of less than a decade, only the minor ticks carry numbers.
         loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # the usual one sets formulas, for seconds
         for error in others:
             low, high = (100 - 100 * bound for bound in evaluation.interval)
             where = range(1, len(history) + 1)
