@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from branchwork.nets.build import build_net as build_net
     from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
     from branchwork.nets.weights import load_weights as load_weights
+    from branchwork.studies.study import study as study
     from branchwork.tracing.graph import trace as trace
     from branchwork.tracing.lint import lint as lint
     from branchwork.tracing.reduce import reduction as reduction
@@ -83,6 +84,7 @@ _HOMES = {
     "resume_seeds": "training.seeds",
     "reduction": "tracing.reduce",
     "select": "explaining.select",
+    "study": "studies.study",
     "trace": "tracing.graph",
     "train": "training.train",
     "train_seeds": "training.seeds",

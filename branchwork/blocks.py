@@ -146,16 +146,21 @@ class InceptionA(Concat):
     """The lecture's Inception module: N×C×H×W in, N×88×H×W out, four branches and no activation anywhere.
 
     `b1` 1×1 to 16 · `b5` 1×1 to 16, 5×5 to 24 · `b3` 1×1 to 16, 3×3 to 24, 3×3 to 24 · `pool` average-pool 3
-    (padding counted), 1×1 to 24; stacked in this order, 16+24+24+24 = 88 channels.
+    (padding counted), 1×1 to 24; stacked in this order, 16+24+24+24 = 88 channels. `bottleneck` is what the 1×1 before
+    the 5×5 and the double 3×3 give, 16 as the lecture has it; with 0 there is none.
     """
 
-    def __init__(self, in_channels: int) -> None:
+    def __init__(self, in_channels: int, bottleneck: int = 16) -> None:
+        def reduced() -> dict[str, nn.Module]:
+            return {"conv1": nn.Conv2d(in_channels, bottleneck, 1)} if bottleneck else {}
+
+        width = bottleneck or in_channels
         super().__init__(
             b1=nn.Conv2d(in_channels, 16, 1),
-            b5=chain(conv1=nn.Conv2d(in_channels, 16, 1), conv2=nn.Conv2d(16, 24, 5, padding=2)),
+            b5=chain(**reduced(), conv2=nn.Conv2d(width, 24, 5, padding=2)),
             b3=chain(
-                conv1=nn.Conv2d(in_channels, 16, 1),
-                conv2=nn.Conv2d(16, 24, 3, padding=1),
+                **reduced(),
+                conv2=nn.Conv2d(width, 24, 3, padding=1),
                 conv3=nn.Conv2d(24, 24, 3, padding=1),
             ),
             pool=chain(pool=nn.AvgPool2d(3, stride=1, padding=1), conv=nn.Conv2d(in_channels, 24, 1)),

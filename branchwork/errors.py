@@ -51,6 +51,10 @@ class EngineError(BranchworkError):
     """An inference engine that is missing, too old, or lacks what is asked of it."""
 
 
+class StudyError(BranchworkError):
+    """A study that is unknown, whose folder holds another, or whose trainings cannot run where they were sent."""
+
+
 class ExportError(BranchworkError):
     """A net that no file can hold, or a file that cannot be written or does not give what the net gives."""
 

@@ -199,6 +199,55 @@ def test_shortcuts_are_those_of_the_paper():
     assert count_parameters(gated) - 269_722 == 3 * (16 * 17) + 2 * (32 * 33) + 2 * (64 * 65)
 
 
+@pytest.mark.parametrize("name", ["resnet14", "preact14", "plain8", "resnet8"])
+def test_without_norms_each_convolution_has_a_bias(name):
+    net = build_net(f"{name}[norm=none]", in_channels=1, num_classes=5, image_size=16)
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert len(convs) == int(re.sub(r"\D", "", name)) - 1 + 2 * name.startswith("preact")  # and its projections
+    assert all(m.bias is not None and not bool(m.bias.count_nonzero()) for m in convs)
+    normed = build_net(name, in_channels=1, num_classes=5, image_size=16)
+    norms = sum(m.num_features for m in normed.modules() if isinstance(m, nn.BatchNorm2d))
+    assert count_parameters(net) == count_parameters(normed) - 2 * norms + sum(m.out_channels for m in convs)
+    images = torch.randn(6, 1, 16, 16)
+    nn.functional.cross_entropy(net(images), torch.tensor([0, 1, 2, 3, 4, 0])).backward()
+    assert all(bool(p.grad.isfinite().all()) and bool(p.grad.count_nonzero()) for p in net.parameters())
+    assert branchwork.trace(net.eval(), (1, 16, 16)).parameters == count_parameters(net)
+
+
+def test_gates_keep_their_bias_without_norms():
+    net = build_net("resnet8[shortcut=gated,norm=none,init=torch]", in_channels=1)
+    assert all(bool((m.gate.bias == -6).all()) for m in net.modules() if isinstance(m, Gate))
+
+
+def test_a_narrower_net_is_the_same_table_with_other_widths():
+    net = build_net("resnet20[width=4]")
+    assert [s[0].join.residual.conv1.out_channels for s in (net.stage1, net.stage2, net.stage3)] == [4, 8, 16]
+    assert net.fc.in_features == 16
+    assert count_parameters(build_net("resnet20[width=16]")) == SIZES["resnet20"].parameters
+    torch.manual_seed(0)
+    first = build_net("preact20[width=8]").state_dict()
+    assert first["conv1.weight"].shape == (8, 3, 3, 3)
+
+
+def test_initial_weights_are_he_s_or_torch_s():
+    # He et al. 2015b, section 2.2: a variance of 2 / (outputs of a kernel); torch's own is 1 / (3 · its inputs).
+    he, own = (build_net(f"plain20[init={init}]").stage3.block2.join.conv1.weight.detach() for init in ("he", "torch"))
+    assert float(he.var()) == pytest.approx(2 / (9 * 64), rel=0.05)
+    assert float(own.var()) == pytest.approx(1 / (3 * 9 * 64), rel=0.05) and float(own.abs().max()) < (9 * 64) ** -0.5
+
+
+def test_the_bottleneck_of_inception():
+    for channels, macs in (("16", 6_019_200), ("8", 4_946_560), ("4", 4_410_240), ("none", 5_310_080)):
+        net = build_net(f"inception[bottleneck={channels}]")
+        assert count_macs(net, 1, 28) == macs and net(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+        first = net.incep1.b5[0]
+        assert (first.kernel_size, first.out_channels) == (
+            ((5, 5), 24) if channels == "none" else ((1, 1), int(channels))
+        )
+    assert build_net("inception[bottleneck=16]").state_dict().keys() == build_net("inception").state_dict().keys()
+
+
 def test_a_dense_layer_stacks_on_all_before_it():
     net = build_net("densenet100", in_channels=1, image_size=16).eval()
     joins = [m for m in net.modules() if isinstance(m, Concat)]
@@ -220,9 +269,11 @@ def test_names_with_options():
     [
         ("resnet20[shortcut=gatd]", "one of identity, scale, conv, gated, gate-only, dropout, none"),
         ("resnet20[stem=small]", "no option 'stem': it has shortcut"),
-        ("plain20[shortcut=conv]", "no option 'shortcut': it has without"),
+        ("plain20[shortcut=conv]", "no option 'shortcut': it has norm, init, width, without"),
+        ("densenet100[stem=small]", "no option 'stem': it has without"),
+        ("plain20[width=5]", "one of 4, 8, 16"),
         ("plain18[shortcut=conv]", "no option 'shortcut': it has stem"),
-        ("inception[in_channels=3]", "no option 'in_channels': it has without"),
+        ("inception[in_channels=3]", "no option 'in_channels': it has bottleneck, without"),
         ("resnet20[shortcut]", "write resnet20[KEY=VALUE]"),
         ("resnet20[shortcut=conv", "write resnet20[KEY=VALUE]"),
         ("resnet19", "Did you mean|Known"),

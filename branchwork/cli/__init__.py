@@ -20,6 +20,7 @@ from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
 from branchwork.cli.select import select
+from branchwork.cli.study import study
 from branchwork.cli.train import train
 from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 
@@ -31,7 +32,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, nets, inspect, explain, select, export, bench, data, demo):
+for verb in (train, evaluate, predict, nets, inspect, explain, select, study, export, bench, data, demo):
     app.command(verb)
 
 # Where Linux says how many processes run.

@@ -102,10 +102,10 @@ class Tuner:
         steps = max(4, round(share * whole))
         device = self.train.labels.device
         execution = Execution("written", net, net, pick_layout(net, self.model))
-        optimizer = make_optimizer(net, self.recipe)
-        loop = Loop(
-            self.plan, self.recipe, Path(), self.model, net, optimizer, execution, threading.Event(), Observer()
-        )
+        heads = nn.ModuleDict()
+        optimizer = make_optimizer([*net.parameters()], self.recipe)
+        told = (threading.Event(), Observer())
+        loop = Loop(self.plan, self.recipe, Path(), self.model, net, heads, optimizer, execution, *told)
         net.train()
         while loop.position.step < steps:
             # Other images than last time, and all candidates of one step get the same.

@@ -1,7 +1,9 @@
 """What several nets of the catalogue are made of."""
 
+import math
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from branchwork.blocks import chain
@@ -55,6 +57,23 @@ def with_head(
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return net
+
+
+def without_norms(net: nn.Module) -> None:
+    """Take the batch norms out of `net`, in place; each convolution that has no bias gets one, of zeros."""
+    for module in list(net.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                delattr(module, name)
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels, device=module.weight.device))
+
+
+def torch_init(net: nn.Module) -> None:
+    """Give the kernels of `net` the weights that PyTorch gives a fresh layer, whose variance is a sixth of He's."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
 
 
 class Scale(nn.Module):

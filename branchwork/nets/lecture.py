@@ -5,6 +5,7 @@ Each is a chain that is read from top to bottom. With the lecture's input, 1×28
 """
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import nn
 
@@ -12,20 +13,28 @@ from branchwork.blocks import InceptionA, ResidualBlock
 from branchwork.nets.size import ImageSize, flat_features
 
 
-def inception(*, in_channels: int = 1, num_classes: int = 10, image_size: ImageSize = 28) -> nn.Sequential:
+def inception(
+    *,
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: ImageSize = 28,
+    bottleneck: Literal["16", "8", "4", "none"] = "16",
+) -> nn.Sequential:
     """Conv 5×5, pool, InceptionA, twice over, then one linear layer: N×C×H×W in, logits N×K out.
 
-    Raises `NetError` where `image_size` is smaller than the net can halve twice.
+    `bottleneck` is how many channels the 1×1 before the 5×5 and the double 3×3 gives. Raises `NetError` where
+    `image_size` is smaller than the net can halve twice.
     """
+    channels = 0 if bottleneck == "none" else int(bottleneck)
     body: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(in_channels, 10, 5),
         pool1=nn.MaxPool2d(2),
         relu1=nn.ReLU(),
-        incep1=InceptionA(10),
+        incep1=InceptionA(10, channels),
         conv2=nn.Conv2d(InceptionA.out_channels, 20, 5),
         pool2=nn.MaxPool2d(2),
         relu2=nn.ReLU(),
-        incep2=InceptionA(20),
+        incep2=InceptionA(20, channels),
         flatten=nn.Flatten(),
     )
     return _with_head("inception", body, in_channels, num_classes, image_size)

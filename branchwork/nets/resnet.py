@@ -7,15 +7,29 @@ residual alone.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from branchwork.blocks import Add, chain
-from branchwork.nets.layers import Gate, Scale, Stem, Subsample, conv_norm, conv_norm_relu, takes_small_stem, with_head
+from branchwork.nets.layers import (
+    Gate,
+    Scale,
+    Stem,
+    Subsample,
+    conv_norm,
+    conv_norm_relu,
+    takes_small_stem,
+    torch_init,
+    with_head,
+    without_norms,
+)
 from branchwork.nets.size import ImageSize
 
 Shortcut = Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"]
+Norm = Literal["batch", "none"]
+Init = Literal["he", "torch"]
+Width = Literal["4", "8", "16"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +45,16 @@ class Design:
         return self.width == 16
 
 
-# By the number of layers with weights: He et al. 2015, Table 1 and section 4.2; 164 is from He et al. 2016, section 5.
+# By the number of layers with weights: He et al. 2015, Table 1 and section 4.2; 164 is from He et al. 2016, section 5;
+# 8 and 14 are shallower by the same rule, 6n + 2.
 DESIGNS = {
     18: Design((2, 2, 2, 2), 64),
     34: Design((3, 4, 6, 3), 64),
     50: Design((3, 4, 6, 3), 64, bottleneck=True),
     101: Design((3, 4, 23, 3), 64, bottleneck=True),
     152: Design((3, 8, 36, 3), 64, bottleneck=True),
+    8: Design((1, 1, 1), 16),
+    14: Design((2, 2, 2), 16),
     20: Design((3, 3, 3), 16),
     32: Design((5, 5, 5), 16),
     44: Design((7, 7, 7), 16),
@@ -57,36 +74,45 @@ def resnet(
     stem: Stem,
     shortcut: Shortcut,
     preact: bool,
+    norm: Norm = "batch",
+    init: Init = "he",
+    width: Width | None = None,
 ) -> nn.Sequential:
     """N×C×H×W in, logits N×K out.
 
     `shortcut` is the shortcut of every block that keeps its shape (He et al. 2016, Figure 2); where the shape changes
     it is a projection, or with CIFAR's nets zeros in the further channels, but with `none` there is no shortcut at
     all. With `preact`, norm and ReLU go before each convolution and nothing comes after the sum. A `small` stem is a
-    3×3 convolution that keeps height and width, without pooling.
+    3×3 convolution that keeps height and width, without pooling. Without `norm`, each convolution has a bias in its
+    place. `init` is He's, or what PyTorch gives a convolution by itself. `width` is the first stage's, if it is not the
+    design's own.
     """
-    width = design.width
+    channels = first = design.width if width is None else int(width)
     body: dict[str, nn.Module] = {}
     small = design.for_cifar or takes_small_stem(stem, image_size)
     kernel, stride = (3, 1) if small else (7, 2)
     if preact:  # what comes next begins with norm and ReLU
-        body["conv1"] = nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False)
+        body["conv1"] = nn.Conv2d(in_channels, first, kernel, stride, kernel // 2, bias=False)
     else:
-        body["conv1"] = conv_norm_relu(in_channels, width, kernel, stride)
+        body["conv1"] = conv_norm_relu(in_channels, first, kernel, stride)
     if not small:
         body["pool1"] = nn.MaxPool2d(3, 2, 1)
-    channels = width
     for stage, count in enumerate(design.blocks):
         blocks: dict[str, nn.Module] = {}
         for number in range(count):
-            inner, stride = width * 2**stage, 2 if stage > 0 and number == 0 else 1
+            inner, stride = first * 2**stage, 2 if stage > 0 and number == 0 else 1
             block = _Block(channels, inner, stride, design, preact)
             blocks[f"block{number + 1}"] = block.build(shortcut)
             channels = block.out_channels
         body[f"stage{stage + 1}"] = chain(**blocks)
     if preact:
         body |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
-    return with_head(name, body, channels, in_channels, num_classes, image_size)
+    net = with_head(name, body, channels, in_channels, num_classes, image_size)
+    if norm == "none":
+        without_norms(net)
+    if init == "torch":
+        torch_init(net)
+    return net
 
 
 @dataclass(frozen=True)
@@ -181,18 +207,26 @@ def _for_imagenet(name: str, design: Design, *, preact: bool = False) -> Callabl
         stem: Stem = "auto",
         shortcut: Shortcut = "identity",
     ) -> nn.Sequential:
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        return resnet(name, design, **sizes, image_size=image_size, stem=stem, shortcut=shortcut, preact=preact)
+        sizes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+        return resnet(name, design, **sizes, stem=stem, shortcut=shortcut, preact=preact)
 
     return build
 
 
 def _for_cifar(name: str, design: Design, *, preact: bool = False) -> Callable[..., nn.Sequential]:
     def build(
-        *, in_channels: int = 3, num_classes: int = 10, image_size: ImageSize = 32, shortcut: Shortcut = "identity"
+        *,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        image_size: ImageSize = 32,
+        shortcut: Shortcut = "identity",
+        norm: Norm = "batch",
+        init: Init = "he",
+        width: Width = "16",
     ) -> nn.Sequential:
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        return resnet(name, design, **sizes, image_size=image_size, stem="small", shortcut=shortcut, preact=preact)
+        sizes: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+        ways: dict[str, Any] = {"norm": norm, "init": init, "width": width}
+        return resnet(name, design, **sizes, **ways, stem="small", shortcut=shortcut, preact=preact)
 
     return build
 

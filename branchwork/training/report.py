@@ -5,9 +5,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
@@ -19,12 +18,12 @@ from branchwork.files import write_whole
 from branchwork.language import listed
 from branchwork.nets.build import short_name
 from branchwork.training.evaluate import Evaluation
+from branchwork.training.page import BAD, GOOD, cards, drawing, facts, page, plain_axes
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import REPORT
 
-# matplotlib knows no style sheet: these stand for its colours, and are replaced in the finished drawing.
-_STAND_INS = {"#010203": "currentColor", "#010204": "rgb(var(--good))", "#010205": "rgb(var(--bad))"}
-_INK, _GOOD, _BAD = _STAND_INS
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def write_report(
@@ -45,7 +44,7 @@ def write_report(
         f"<h1>{escape(title)}</h1>",
         f"<p>{result['epochs']} epoch{'s' * (result['epochs'] > 1)}, batch {recipe.batch_size}, "
         f"{escape(recipe.optimizer)}, seed {result['seed']}, on {escape(result['machine'])}</p>",
-        _figures(
+        cards(
             ("test accuracy", f"{evaluation.accuracy:.2%}", f"{low:.2%} to {high:.2%} (95%)"),
             (
                 "training",
@@ -81,7 +80,7 @@ def write_report(
         f"black is {darkest:.2f}, white {lightest:.2f}.</p>",
         _batch(batch, labels, data),
         "<h2>How it was made</h2>",
-        _facts(
+        facts(
             {
                 **asdict(recipe),
                 "precision used": result["precision"],
@@ -95,20 +94,7 @@ def write_report(
         "<footer>Made by Branchwork. The figures are also in result.json, one line for each epoch in metrics.jsonl."
         "</footer>",
     ]
-    style = (resources.files("branchwork") / "training/report.css").read_text(encoding="utf-8")
-    write_whole(
-        folder / REPORT,
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n",
-    )
-
-
-def _figures(*figures: tuple[str, str, str]) -> str:
-    cards = "".join(f"<div><span>{name}</span><b>{value}</b><span>{more}</span></div>" for name, value, more in figures)
-    return f'<div class="figures">{cards}</div>'
+    write_whole(folder / REPORT, page(title, parts))
 
 
 def _learning_words(history: Sequence[dict[str, Any]], best: int, evaluation: Evaluation) -> str:
@@ -122,16 +108,9 @@ def _learning_words(history: Sequence[dict[str, Any]], best: int, evaluation: Ev
 
 
 def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    def paint(figure: "Figure") -> None:
+        from matplotlib.ticker import LogFormatter, MaxNLocator
 
-    named = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK)
-    style: Any = {**named, "svg.fonttype": "none", "svg.hashsalt": "branchwork", "font.size": 10}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(9.6, 3.1), layout="constrained", facecolor="none")
-        FigureCanvasSVG(figure)
         errors = [1 - epoch["validation_accuracy"] for epoch in history if epoch["validation_accuracy"] is not None]
         loss, *others = figure.subplots(1, 2 if errors else 1, squeeze=False)[0]
         epochs, losses = [], []
@@ -139,32 +118,27 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
             curve = epoch["loss_curve"]
             epochs += [index + (point + 0.5) / len(curve) for point in range(len(curve))]
             losses += curve
-        loss.plot(epochs, losses, color=_GOOD, linewidth=1.4)
+        loss.plot(epochs, losses, color=GOOD, linewidth=1.4)
         loss.set(yscale="log", ylabel="training loss", xlabel="epoch", xlim=(0, len(history)))
         # On a log axis of less than a decade, only the minor ticks carry numbers.
         loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # the usual one sets formulas, for seconds
         for error in others:
             low, high = (100 - 100 * bound for bound in evaluation.interval)
             where = range(1, len(history) + 1)
-            error.plot(where, [100 * e for e in errors], "o-", color=_GOOD, linewidth=1.4, label="validation")
-            error.axhspan(high, low, color=_BAD, alpha=0.15, linewidth=0)
+            error.plot(where, [100 * e for e in errors], "o-", color=GOOD, linewidth=1.4, label="validation")
+            error.axhspan(high, low, color=BAD, alpha=0.15, linewidth=0)
             error.axhline(
-                100 - 100 * evaluation.accuracy, color=_BAD, linewidth=1.2, label="test, with its 95% interval"
+                100 - 100 * evaluation.accuracy, color=BAD, linewidth=1.2, label="test, with its 95% interval"
             )
             error.set(ylabel="error, percent", xlabel="epoch", xlim=(0.5, len(history) + 0.5))
             error.set_ylim(bottom=0)
             error.legend(frameon=False)
         for axes in (loss, *others):
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
+            plain_axes(axes)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.grid(color=_INK, alpha=0.12, linewidth=0.7)
-        content = io.StringIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    drawing = content.getvalue()
-    for stand_in, colour in _STAND_INS.items():
-        drawing = drawing.replace(stand_in, colour)
-    return drawing[drawing.index("<svg") :]
+
+    return drawing(paint, 9.6, 3.1)
 
 
 def _confusion(evaluation: Evaluation) -> str:
@@ -236,11 +210,6 @@ def _batch(batch: Tensor, labels: Tensor, data: DataSet) -> str:
         for image, label in zip(pixels, labels, strict=True)
     )
     return f'<div class="images batch">{figures}</div>'
-
-
-def _facts(facts: dict[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in facts.items())
-    return f'<table class="facts"><tbody>{rows}</tbody></table>'
 
 
 def _png(image: Tensor) -> str:

@@ -1,0 +1,151 @@
+"""The pictures of the studies: SVG that follows the page's colours, every mean with its 95% interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from branchwork.language import say
+from branchwork.studies.statistics import Mean
+from branchwork.training.page import BAD, GOOD, INK, drawing, plain_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_WIDTH = 9.6
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points in a panel of several lines: means, by their place on the axis below."""
+
+    label: str
+    points: Mapping[float, Mean | None]
+    good: bool = True
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    lines: tuple[Line, ...]
+
+
+def error_lines(panels: Sequence[Panel], below: str) -> str:
+    """Errors, in percent, over what `below` says, a panel beside the other."""
+
+    def paint(figure: "Figure") -> None:
+        every = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, panel in zip(every, panels, strict=True):
+            for line in panel.lines:
+                points = {place: mean for place, mean in line.points.items() if mean is not None}
+                _errorbar(axes, list(points), list(points.values()), _line_style(line))
+            places = sorted({place for line in panel.lines for place in line.points})
+            axes.set(title=panel.title, xlabel=below, xticks=places)
+            axes.set_ylim(bottom=0)
+            plain_axes(axes)
+        every[0].set_ylabel(say("error, percent", "误差（%）"))
+        every[0].legend(frameon=False)
+
+    return drawing(paint, _WIDTH, 3.4)
+
+
+def norm_lines(panels: Sequence[tuple[str, Sequence[tuple[Line, Sequence[float]]]]]) -> str:
+    """Norms over the number of the layer, on a log axis: each panel has a title, and lines with their values."""
+
+    def paint(figure: "Figure") -> None:
+        every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, (title, lines) in zip(every, panels, strict=True):
+            for line, values in lines:
+                shown = [value if value > 0 else float("nan") for value in values]
+                style = _line_style(line) | {"marker": "", "capsize": None}
+                style.pop("capsize")
+                axes.plot(range(1, len(shown) + 1), shown, **style)
+            axes.set(title=title, xlabel=say("layer", "层"), yscale="log")
+            plain_axes(axes)
+        every[0].set_ylabel(say("norm of the gradient", "梯度的范数"))
+        every[0].legend(frameon=False)
+
+    return drawing(paint, _WIDTH, 3.4)
+
+
+def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]]], best: bool = True) -> str:
+    """A row for each label, a panel for each column of errors, in percent; with `best`, the least has a colour."""
+
+    def paint(figure: "Figure") -> None:
+        every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+        for axes, (title, means) in zip(every, columns, strict=True):
+            known = [mean.mean for mean in means if mean is not None]
+            for place, mean in enumerate(means):
+                if mean is None:
+                    axes.text(0.02, place, say("diverged", "发散"), va="center", transform=axes.get_yaxis_transform())
+                    continue
+                colour = GOOD if best and mean.mean == min(known) else INK
+                style = {"color": colour, "marker": "o", "capsize": 3, "linestyle": ""}
+                _errorbar(axes, [mean], [place], style, across=True)
+            axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
+            axes.set_yticks(range(len(rows)), rows)
+            plain_axes(axes)
+
+    return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
+
+
+def cost_scatter(points: Sequence[tuple[str, float, Mean | None]], below: str, scale: float, beside: str) -> str:
+    """Errors, in percent, over a cost, each point with its label; the cost is divided by `scale`."""
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for label, cost, mean in points:
+            if mean is not None:
+                _errorbar(axes, [cost / scale], [mean], {"color": GOOD, "marker": "o", "capsize": 3})
+                axes.annotate(
+                    label, (cost / scale, 100 * mean.mean), textcoords="offset points", xytext=(6, 4), fontsize=9
+                )
+        axes.set(xlabel=below, ylabel=f"{beside}, %")
+        axes.margins(x=0.12)
+        plain_axes(axes)
+
+    return drawing(paint, _WIDTH, 4.2)
+
+
+def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:
+    """A bar for each label, in points, with its interval."""
+
+    def paint(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for place, (_, gain) in enumerate(rows):
+            axes.barh(place, 100 * gain.mean, 0.6, color=GOOD if gain.mean >= 0 else BAD, alpha=0.75)
+            if gain.low is not None and gain.high is not None:
+                axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=INK, linewidth=1.4)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set(xlabel=beside, ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+        plain_axes(axes)
+
+    return drawing(paint, _WIDTH, 0.9 + 0.42 * len(rows))
+
+
+def _line_style(line: Line) -> dict[str, Any]:
+    return {
+        "color": GOOD if line.good else BAD,
+        "linestyle": "--" if line.dashed else "-",
+        "marker": "o",
+        "linewidth": 1.5,
+        "capsize": 3,
+        "label": line.label,
+    }
+
+
+def _errorbar(
+    axes: "Axes", first: Sequence[Any], second: Sequence[Any], style: Mapping[str, Any], across: bool = False
+) -> None:
+    """Means in percent against places: the means are `second`, or with `across` `first`."""
+    means: Sequence[Mean] = first if across else second
+    values = [100 * mean.mean for mean in means]
+    # Without an interval there is no bar.
+    below = [0 if mean.low is None else 100 * (mean.mean - mean.low) for mean in means]
+    above = [0 if mean.high is None else 100 * (mean.high - mean.mean) for mean in means]
+    if across:
+        axes.errorbar(values, second, xerr=[below, above], **style)
+    else:
+        axes.errorbar(first, values, yerr=[below, above], **style)

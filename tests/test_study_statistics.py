@@ -1,0 +1,93 @@
+import math
+import random
+
+import pytest
+from scipy import stats
+
+from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired, rank_correlation
+
+random.seed(0)
+FIRST = {seed: random.gauss(0.2, 0.02) for seed in range(6)}
+SECOND = {seed: random.gauss(0.15, 0.02) for seed in range(6)}
+
+
+def test_the_interval_is_student_s():
+    mean = mean_interval(FIRST.values())
+    low, high = stats.t.interval(0.95, 5, loc=mean.mean, scale=stats.sem(list(FIRST.values())))
+    assert (mean.low, mean.high, mean.count) == (pytest.approx(low), pytest.approx(high), 6)
+    # By hand, with the table's value for one degree of freedom.
+    assert mean_interval([1.0, 3.0]).high == pytest.approx(2 + 12.7062 * 1, rel=1e-5)
+    assert mean_interval([0.3]) == Mean(1, 0.3, None, None)
+    assert mean_interval([0.3, 0.3, 0.3]) == Mean(3, pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3))
+    with pytest.raises(ValueError, match="no value"):
+        mean_interval([])
+
+
+def test_intervals_overlap_or_do_not():
+    assert Mean(3, 1, 0, 2).overlaps(Mean(3, 3, 2, 4)) and Mean(3, 3, 2, 4).overlaps(Mean(3, 1, 0, 2))
+    assert Mean(3, 1, 0, 2).overlaps(Mean(3, 3, 2.1, 4)) is False
+    assert Mean(1, 1, None, None).overlaps(Mean(3, 3, 2.1, 4)) is None
+
+
+def test_the_paired_test_is_scipy_s():
+    found = paired(FIRST, SECOND, ("a", "b"), "test_error")
+    theirs = stats.ttest_rel(list(FIRST.values()), list(SECOND.values()))
+    interval = theirs.confidence_interval(0.95)
+    assert found.p == pytest.approx(theirs.pvalue) and found.adjusted == found.p
+    assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    assert found.difference == pytest.approx(sum(FIRST.values()) / 6 - sum(SECOND.values()) / 6)
+
+
+def test_only_seeds_that_both_have_are_compared():
+    few = {seed: SECOND[seed] for seed in (1, 4, 5)} | {99: 5.0}
+    found = paired(FIRST, few, ("a", "b"), "test_error")
+    assert found.count == 3
+    assert found.difference == pytest.approx(sum(FIRST[s] - SECOND[s] for s in (1, 4, 5)) / 3)
+    assert paired(FIRST, {99: 5.0}, ("a", "b"), "test_error") is None
+    alone = paired({1: 0.5}, {1: 0.25}, ("a", "b"), "test_error")
+    assert (alone.difference, alone.low, alone.p, alone.adjusted) == (0.25, None, None, None)
+
+
+def test_differences_that_do_not_vary():
+    same = paired({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.25}, ("a", "b"), "m")
+    other = paired({1: 0.5, 2: 0.25}, {1: 0.25, 2: 0.0}, ("a", "b"), "m")
+    assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
+    assert (other.p, other.low, other.high) == (0.0, 0.25, 0.25)
+
+
+def of_p(p):
+    return None if p is None else Comparison("a", "b", "m", 3, 0.1, 0.0, 0.2, p, p)
+
+
+def test_holm_is_the_textbook_s():
+    # Holm 1979: the smallest of four is multiplied by 4, and so on, never less than the one before.
+    adjusted = holm([of_p(p) for p in (0.01, None, 0.04, 0.03, 0.005)])
+    assert [None if c is None else round(c.adjusted, 10) for c in adjusted] == [0.03, None, 0.06, 0.06, 0.02]
+    assert [c.p for c in adjusted if c] == [0.01, 0.04, 0.03, 0.005]
+    assert [c.adjusted for c in holm([of_p(0.9), of_p(0.8)])] == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "low", "high", "adjusted", "judgement"),
+    [
+        (0.10, 0.05, 0.15, 0.001, "more"),
+        (-0.10, -0.15, -0.05, 0.001, "less"),
+        (0.10, 0.05, 0.15, 0.06, "open"),  # Holm's correction takes it away
+        (0.004, -0.001, 0.009, 0.1, "same"),
+        (0.004, 0.003, 0.005, 0.001, "same"),  # significant, and of no account
+        (0.004, -0.02, 0.03, 0.5, "open"),
+        (0.009, 0.001, 0.017, 0.03, "open"),  # significant; larger than the margin or not
+        (0.10, None, None, None, "open"),
+    ],
+)
+def test_judgements(difference, low, high, adjusted, judgement):
+    comparison = Comparison("a", "b", "m", 3, difference, low, high, adjusted, adjusted)
+    assert comparison.judge(0.01) == judgement
+
+
+def test_ranks_are_spearman_s():
+    first, second = [0.3, 0.1, 0.4, 0.15], [2, 1, 3, 3]
+    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+    assert rank_correlation([1, 2, 3], [10, 20, 30]) == pytest.approx(1) and rank_correlation([1, 2], [3, 3]) is None
+    assert math.isclose(rank_correlation([1, 2, 3], [3, 2, 1]), -1)

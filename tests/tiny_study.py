@@ -1,0 +1,80 @@
+"""A study of two tiny nets for the tests. As a script, it runs in a process that can be stopped: OUT WORKERS."""
+
+import json
+import sys
+from functools import partial
+
+import pytest
+
+from branchwork.observer import Observer
+from branchwork.studies import study as studies
+from branchwork.studies.design import Answer, Arm, Picture, Setting, Study
+from branchwork.studies.draw import dots
+from branchwork.studies.wording import compared
+from branchwork.training.recipe import fast
+
+PAIR = ("dropout", "plain")
+# Dropout draws random numbers at every step, and the smaller images are drawn by the seed.
+ARMS = (Arm("dropout", "resnet8[shortcut=dropout,width=4]"), Arm("plain", "plain8[width=4]"))
+RECIPE = fast().but({"epochs": 2, "batch_size": 32, "precision": "fp32", "validation": 0.0})
+
+
+def answer(records):
+    (comparison,) = records.compare([PAIR], "test_error")
+    finding = compared(records, comparison, PAIR, "test_error", "Is it worse?", 0.01, yes=("more",))
+    rows = [arm.label for arm in records.arms]
+    picture = Picture("errors", "", partial(dots, rows, [("test", [records.mean(row, "test_error") for row in rows])]))
+    return Answer((finding,), tuple(c for c in (comparison,) if c is not None), (picture,))
+
+
+TINY = Study(
+    name="tiny",
+    data="sample",
+    claim=lambda: "It is said.",
+    question=lambda: "Is it so?",
+    arms=lambda preset: ARMS,
+    setting=lambda preset, images: Setting(RECIPE, seeds=3, images=96, side=7, execute="written", gradients=True),
+    measures=("test_error", "train_error", "seconds"),
+    answer=answer,
+)
+
+
+class Watcher(Observer):
+    """Says on the standard output how many trainings are done."""
+
+    def count(self, title, done, total):
+        print(done, flush=True)
+
+
+# What must not depend on where a training ran.
+SAME = ("outcome", "train_error", "train_loss", "test_error", "gradients", "parameters", "macs", "train_images")
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory):
+    """The folder of the tiny study, run in this process."""
+    folder = tmp_path_factory.mktemp("studies") / "alone"
+    studies.STUDIES["tiny"] = TINY
+    try:
+        result = studies.study("tiny", out=folder, workers=1)
+    finally:
+        del studies.STUDIES["tiny"]
+    assert (result.trainings, result.trained) == (6, 6)
+    return folder
+
+
+def records(folder):
+    return {path.name: json.loads(path.read_text()) for path in sorted((folder / "trainings").glob("*.json"))}
+
+
+def what_counts(folder):
+    kept = {}
+    for name, record in records(folder).items():
+        losses = [(epoch["train_loss"], epoch["learning_rate"]) for epoch in record["epochs"]]
+        kept[name] = ({key: record[key] for key in SAME}, losses)
+    return kept
+
+
+if __name__ == "__main__":
+    studies.STUDIES["tiny"] = TINY
+    studies.study("tiny", out=sys.argv[1], workers=int(sys.argv[2]), observer=Watcher())
