@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
 
 test: check
-	$(VENV)/bin/pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m 'not slow' -n auto --maxprocesses 8 --dist loadfile
 
 # Every command of the READMEs and of docs/own-images.md: minutes that the tests above have no time for.
 test-slow: $(VENV)/.ready-dev

@@ -80,7 +80,7 @@ def test_each_mistake_meets_its_message_in_training(name, language, sample, monk
     assert list(Path().iterdir()) == []
 
 
-@pytest.mark.parametrize("name", MISTAKES.keys() - ONLY_IN_TRAINING)
+@pytest.mark.parametrize("name", sorted(MISTAKES.keys() - ONLY_IN_TRAINING))
 def test_each_mistake_meets_the_same_message_in_inspect(name, monkeypatch, refused):
     monkeypatch.setenv("BRANCHWORK_LANG", "en")
     text = refused("inspect", script(name))
