@@ -120,13 +120,22 @@ def read_fields(kind: type[T], fields: object) -> T:
         raise TypeError(f"it holds a {type(fields).__name__}, and named fields are needed")
     values = {}
     for name, hint in get_type_hints(kind).items():
-        value = fields.get(name)
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        as_tuple = any(get_origin(kind) is tuple for kind in kinds)
-        values[name] = tuple(value) if as_tuple and isinstance(value, list) else value
+        values[name] = _with_tuples(fields.get(name), hint)
         if name in fields and not _fits(values[name], hint):
-            raise TypeError(f"{name} is {value!r:.60}")
+            raise TypeError(f"{name} is {fields[name]!r:.60}")
     return kind(**values | {name: fields[name] for name in fields.keys() - values.keys()})
+
+
+def _with_tuples(value: object, hint: Any) -> object:
+    """`value` with tuples where `hint` has them, which JSON has as lists."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        ways = ((_with_tuples(value, kind), kind) for kind in inner)
+        return next((way for way, kind in ways if _fits(way, kind)), value)
+    if origin is not tuple or not isinstance(value, list):
+        return value
+    kinds = inner[:1] * len(value) if inner[-1] is ... else inner
+    return tuple(map(_with_tuples, value, kinds)) if len(kinds) == len(value) else tuple(value)
 
 
 def _fits(value: object, hint: Any) -> bool:

@@ -1,10 +1,11 @@
 import os
 import stat
+from dataclasses import dataclass
 
 import pytest
 
 from branchwork.errors import DataError, RunError
-from branchwork.files import need_writable, write_json, write_whole
+from branchwork.files import need_writable, read_fields, write_json, write_whole
 
 
 def test_a_file_is_written_with_its_folders_and_read_by_others(tmp_path):
@@ -54,3 +55,17 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
 def test_need_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
     need_writable(tmp_path / "new/folder")
     assert os.listdir(tmp_path / "new/folder") == []
+
+
+def test_tuples_come_back_from_json_however_deep():
+    @dataclass
+    class Deep:
+        pairs: tuple[tuple[float, ...], tuple[float, ...]] | None
+        sides: tuple[int, int]
+
+    fields = {"pairs": [[0.5], [0.25, 1]], "sides": [3, 4]}
+    assert read_fields(Deep, fields) == Deep(((0.5,), (0.25, 1)), (3, 4))
+    assert read_fields(Deep, fields | {"pairs": None}) == Deep(None, (3, 4))
+    for wrong in ({"pairs": [[0.5]]}, {"pairs": [["a"], [1]]}, {"sides": [3]}, {"sides": [3, 4, 5]}):
+        with pytest.raises(TypeError, match=f"{next(iter(wrong))} is"):
+            read_fields(Deep, fields | wrong)

@@ -96,6 +96,16 @@ def test_published_weights_bring_their_normalisation(tmp_path):
     assert "normalising with mean 0.485, 0.456, 0.406" in (tmp_path / "run/report.html").read_text()
 
 
+@pytest.mark.parametrize("file", [".", "model.safetensors"])
+def test_a_run_goes_on_with_its_own_normalisation(begun, tmp_path, file):
+    expected = json.loads((begun / "model.json").read_text())
+    data = dataclasses.replace(few(3), mean=(0.4,), std=(0.6,))
+    bw.train(expected["net"], data=data, recipe=QUICK, weights=begun / file, out=tmp_path / "run")
+    model = json.loads((tmp_path / "run/model.json").read_text())
+    assert (model["mean"], model["std"]) == (expected["mean"], expected["std"])
+    assert expected["mean"] != [0.4]
+
+
 def test_freeze_needs_weights_and_a_head(begun, tmp_path):
     with pytest.raises(RecipeError, match="give --weights FILE"):
         bw.train("residual", data=few(), recipe=QUICK, freeze=True, out=tmp_path / "run")

@@ -1,5 +1,6 @@
 """Weights in and out: our files, the lecture's own state dicts, and torchvision's published ones, all strictly."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ PUBLISHED = (
 MOST_LINES = 12
 
 
+# Mean and standard deviation of each channel.
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class Dialect:
     """Other names for a net's weights, as rules that turn ours into theirs, and what the weights expect.
@@ -58,7 +63,7 @@ class Dialect:
 
     rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
     training_only: tuple[str, ...] = ()
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalisation: Normalisation | None = None
 
     def name(self, key: str) -> str:
         for ours, theirs in self.rules:
@@ -78,13 +83,16 @@ DIALECTS = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """The names, ours, of the tensors that were kept, and of those of a new head; and theirs that were dropped."""
+    """The names, ours, of the tensors that were kept, and of those of a new head; and theirs that were dropped.
+
+    `normalisation` is what the weights expect of images, None where that is not known.
+    """
 
     where: str
     kept: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None
+    normalisation: Normalisation | None
 
     def words(self) -> str:
         said = f"{self.where}: {len(self.kept)} tensors kept"
@@ -138,7 +146,20 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
         )
     kept = {key: weights[name] for name, key in names.items() if key not in new and name in weights}
     net.load_state_dict(ours | kept, strict=True)
-    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.name, new)), dialect.normalisation)
+    normalisation = dialect.normalisation or _run_normalisation(source)
+    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.name, new)), normalisation)
+
+
+def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
+    """What a run has normalised its images by, where `source` is its folder or the weights in it."""
+    if isinstance(source, Mapping):
+        return None
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    try:
+        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        return tuple(map(float, model["mean"])), tuple(map(float, model["std"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _some(kind: str, found: list[str]) -> list[str]:

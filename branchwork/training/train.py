@@ -115,7 +115,7 @@ def train(
     """Train `net` on `data` into a run folder, and test it once at the end.
 
     It begins with the `weights` of a file or a run, if they are given, and a fresh head where the number of classes is
-    another; images are then normalised as published weights expect it. With `freeze`, only the head is trained.
+    another; images are then normalised as those weights expect it. With `freeze`, only the head is trained.
     With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
     `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
     seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
