@@ -19,8 +19,7 @@ def cleared_pages() -> int:
 
 print(40_000_000 // resource.getpagesize(), cleared_pages())
 with keeping_freed_memory():
-    cleared_pages()  # until there is enough to be kept
-    print(cleared_pages())
+    print(min(cleared_pages() for _ in range(6)))  # the first still fill what is kept
 print(cleared_pages())
 """
 
