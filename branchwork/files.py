@@ -11,6 +11,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from filelock import FileLock, Timeout
+
 from branchwork.errors import BranchworkError, RunError
 
 T = TypeVar("T")
@@ -112,6 +114,26 @@ def available_memory() -> int | None:
 
 def write_json(path: Path, value: Any) -> None:
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def alone(lock: Path, work: str, *, error: type[BranchworkError] = RunError) -> Iterator[None]:
+    """Hold the file `lock`, which is there no longer afterwards.
+
+    Raises `error` where another process holds it, which does the `work`, in words as "trains in runs/first".
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        raise error(f"another process {work}: wait for it, or choose another --out") from None
+    except OSError as reason:
+        raise error(f"cannot write into {lock.parent}: {reason.strerror or reason}") from reason
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.release()
 
 
 def read_fields(kind: type[T], fields: object) -> T:

@@ -1,10 +1,9 @@
-import math
 import random
 
 import pytest
 from scipy import stats
 
-from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired, rank_correlation
+from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired
 
 random.seed(0)
 FIRST = {seed: random.gauss(0.2, 0.02) for seed in range(6)}
@@ -84,10 +83,3 @@ def test_holm_is_the_textbook_s():
 def test_judgements(difference, low, high, adjusted, judgement):
     comparison = Comparison("a", "b", "m", 3, difference, low, high, adjusted, adjusted)
     assert comparison.judge(0.01) == judgement
-
-
-def test_ranks_are_spearman_s():
-    first, second = [0.3, 0.1, 0.4, 0.15], [2, 1, 3, 3]
-    assert rank_correlation(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
-    assert rank_correlation([1, 2, 3], [10, 20, 30]) == pytest.approx(1) and rank_correlation([1, 2], [3, 3]) is None
-    assert math.isclose(rank_correlation([1, 2, 3], [3, 2, 1]), -1)

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from branchwork.datasets.checking import Judgement, judge, read_layout, survey
 from branchwork.datasets.folder import Layout, printable, title_of
@@ -29,7 +28,7 @@ from branchwork.datasets.reading import Record, Target
 from branchwork.datasets.report import SPLITS, FolderReport, Problem, Sizes
 from branchwork.datasets.split import DataSet, Mapped, Split
 from branchwork.errors import DataError, Interrupted
-from branchwork.files import move_together, read_fields
+from branchwork.files import alone, move_together, read_fields
 from branchwork.language import times
 from branchwork.observer import Observer
 
@@ -350,18 +349,10 @@ def _need_space(path: Path, needed: int) -> None:
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Raises `DataError` where another process writes this pack."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     with _disk(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise DataError(f"another process writes {printable(path)}: wait for it, or choose another --out") from None
-    try:
+    with alone(path.with_name(f".{path.name}.lock"), f"writes {printable(path)}", error=DataError):
         yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager

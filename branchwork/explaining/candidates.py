@@ -5,13 +5,13 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 from branchwork.datasets.batches import batches, epoch_order
 from branchwork.datasets.load import Split
 from branchwork.nets.prune import Branch, find_joins
+from branchwork.nets.size import weight_rms
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
 from branchwork.training.execution import Execution
@@ -70,15 +70,10 @@ def find_groups(net: nn.Module, each: bool) -> list[Group]:
 
 
 def weight_size(net: nn.Module, group: Group) -> float | None:
-    """The root of the mean square of all weights (not biases) of the group's branches; None where they have none."""
+    """`weight_rms` of the group's branches."""
     joins = find_joins(net)
-    weights = [
-        weight.detach().flatten()
-        for path, name in group.branches
-        for weight in joins[path].branches()[name].parameters()
-        if weight.dim() > 1
-    ]
-    return float(torch.cat(weights).square().mean().sqrt()) if weights else None
+    branches = [joins[path].branches()[name] for path, name in group.branches]
+    return weight_rms(weight for branch in branches for weight in branch.parameters())
 
 
 @dataclass
@@ -102,10 +97,10 @@ class Tuner:
         steps = max(4, round(share * whole))
         device = self.train.labels.device
         execution = Execution("written", net, net, pick_layout(net, self.model))
-        heads = nn.ModuleDict()
         optimizer = make_optimizer([*net.parameters()], self.recipe)
-        told = (threading.Event(), Observer())
-        loop = Loop(self.plan, self.recipe, Path(), self.model, net, heads, optimizer, execution, *told)
+        loop = Loop(
+            self.plan, self.recipe, Path(), self.model, net, optimizer, execution, threading.Event(), Observer()
+        )
         net.train()
         while loop.position.step < steps:
             # Other images than last time, and all candidates of one step get the same.

@@ -1,5 +1,6 @@
 """The verb `explain` for a whole net: what each branch of each join contributes, and what it costs."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,6 +18,7 @@ from branchwork.explaining.figures import Contribution, Explanation, Measure, Re
 from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
 from branchwork.explaining.ranks import judge, kendall, rank_interval, spearman
 from branchwork.nets.build import short_name
+from branchwork.nets.size import weight_rms
 from branchwork.observer import Observer
 from branchwork.training.evaluate import load_for
 from branchwork.training.machine import machine
@@ -105,7 +107,7 @@ def _explain(
         for branch in entering:
             key = (join, branch)
             weights = _weights(joined, *key)
-            kernels = torch.cat([w.detach().flatten() for w in weights if w.dim() > 1] or [torch.empty(0)]).double()
+            size, numbers = weight_rms(weights), sum(weight.numel() for weight in weights if weight.dim() > 1)
             mean, zero = (_lost(observed.right, without[*key, by]) for by in get_args(By))
             branches.append(
                 Contribution(
@@ -115,8 +117,8 @@ def _explain(
                     lost_by_mean_interval=mean[1],
                     lost_by_zero=zero[0],
                     lost_by_zero_interval=zero[1],
-                    weight_rms=float(kernels.square().mean().sqrt()) if len(kernels) else None,
-                    weight_norm=float(kernels.norm()) if len(kernels) else None,
+                    weight_rms=size,
+                    weight_norm=None if size is None else size * math.sqrt(numbers),
                     activation_rms=observed.rms[key],
                     parameters=sum(weight.numel() for weight in weights),
                     macs=sum(macs[node] for node in joined.branch(*key).nodes),

@@ -1,8 +1,10 @@
-"""Rank correlations with ties, and what so few pairs allow one to say."""
+"""Rank correlations with ties, and what so few pairs allow one to say.
+
+scipy is imported where it is needed, since it takes a second.
+"""
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -21,15 +23,18 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Spearman's rank correlation, ties with their mean rank; None where there are not two ranks on both sides."""
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+    from scipy.stats import rankdata
+
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
 def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Kendall's τ-b, the surplus of pairs in the same order; None where there are not two ranks on both sides."""
-    pairs = list(combinations(zip(one, other, strict=True), 2))
-    signs = [(_sign(a[0] - b[0]), _sign(a[1] - b[1])) for a, b in pairs]
-    untied = [sum(sign[side] != 0 for sign in signs) for side in (0, 1)]
-    return sum(a * b for a, b in signs) / math.sqrt(untied[0] * untied[1]) if all(untied) else None
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(one, other).statistic)
 
 
 def rank_interval(correlation: float, count: int) -> tuple[float, float] | None:
@@ -54,13 +59,3 @@ def judge(count: int, interval: tuple[float, float] | None) -> Verdict:
         return "too close to call"
     low, high = interval
     return "yes" if low > 0 else "no" if high < WEAK else "too close to call"
-
-
-def _ranks(values: Sequence[float]) -> "np.typing.NDArray[np.float64]":
-    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    means: np.typing.NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return means[place]
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)

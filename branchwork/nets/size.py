@@ -1,9 +1,10 @@
 """What sizes a net gives and takes, found on the `meta` device: shapes are computed, pixels are not."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from branchwork.errors import NetError
 
@@ -46,6 +47,15 @@ def layer_shape(net: nn.Module, layer: str, in_channels: int, image_size: ImageS
 
 def count_parameters(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
+
+
+def weight_rms(weights: Iterable[Tensor]) -> float | None:
+    """The root of the mean square of all kernels and matrices among `weights`; None where there are none.
+
+    Biases and the scales of norms, of one dimension, are left out.
+    """
+    kernels = [weight.detach().double().flatten() for weight in weights if weight.dim() > 1]
+    return float(torch.cat(kernels).square().mean().sqrt()) if kernels else None
 
 
 def count_macs(net: nn.Module, in_channels: int, image_size: ImageSize) -> int:

@@ -4,11 +4,12 @@ import statistics
 from functools import partial
 from itertools import combinations
 
+from branchwork.explaining.ranks import spearman
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Table
 from branchwork.studies.draw import cost_scatter, gain_bars
 from branchwork.studies.records import Records, measure_name
-from branchwork.studies.statistics import ALPHA, Comparison, holm, mean_interval, paired, rank_correlation
+from branchwork.studies.statistics import ALPHA, Comparison, holm, mean_interval, paired
 from branchwork.studies.wording import compared, difference_words, mean_words
 from branchwork.training.recipe import course, fast
 
@@ -140,7 +141,7 @@ def _weights(
     if not sizes or not worth[most]:
         return Finding(question, "too close to call", say("The trainings diverged.", "训练发散了。"))
     order = [statistics.mean(worth[branch].values()) for branch in BRANCHES_OF]
-    correlation = rank_correlation(order, [sizes[branch] for branch in BRANCHES_OF])
+    correlation = spearman(order, [sizes[branch] for branch in BRANCHES_OF])
     largest = max(sizes, key=lambda branch: sizes[branch])
     shown = ", ".join(f"{branch} {size:.3f}" for branch, size in sizes.items())
     rank = "–" if correlation is None else f"{correlation:+.2f}"

@@ -39,7 +39,7 @@ def error_lines(panels: Sequence[Panel], below: str) -> str:
         for axes, panel in zip(every, panels, strict=True):
             for line in panel.lines:
                 points = {place: mean for place, mean in line.points.items() if mean is not None}
-                _errorbar(axes, list(points), list(points.values()), _line_style(line))
+                _errorbar(axes, list(points), list(points.values()), _line_style(line) | {"marker": "o", "capsize": 3})
             places = sorted({place for line in panel.lines for place in line.points})
             axes.set(title=panel.title, xlabel=below, xticks=places)
             axes.set_ylim(bottom=0)
@@ -58,9 +58,7 @@ def norm_lines(panels: Sequence[tuple[str, Sequence[tuple[Line, Sequence[float]]
         for axes, (title, lines) in zip(every, panels, strict=True):
             for line, values in lines:
                 shown = [value if value > 0 else float("nan") for value in values]
-                style = _line_style(line) | {"marker": "", "capsize": None}
-                style.pop("capsize")
-                axes.plot(range(1, len(shown) + 1), shown, **style)
+                axes.plot(range(1, len(shown) + 1), shown, **_line_style(line))
             axes.set(title=title, xlabel=say("layer", "层"), yscale="log")
             plain_axes(axes)
         every[0].set_ylabel(say("norm of the gradient", "梯度的范数"))
@@ -69,8 +67,8 @@ def norm_lines(panels: Sequence[tuple[str, Sequence[tuple[Line, Sequence[float]]
     return drawing(paint, _WIDTH, 3.4)
 
 
-def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]]], best: bool = True) -> str:
-    """A row for each label, a panel for each column of errors, in percent; with `best`, the least has a colour."""
+def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]]]) -> str:
+    """A row for each label, a panel for each column of errors, in percent; the least has a colour."""
 
     def paint(figure: "Figure") -> None:
         every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
@@ -80,7 +78,7 @@ def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]
                 if mean is None:
                     axes.text(0.02, place, say("diverged", "发散"), va="center", transform=axes.get_yaxis_transform())
                     continue
-                colour = GOOD if best and mean.mean == min(known) else INK
+                colour = GOOD if mean.mean == min(known) else INK
                 style = {"color": colour, "marker": "o", "capsize": 3, "linestyle": ""}
                 _errorbar(axes, [mean], [place], style, across=True)
             axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
@@ -129,9 +127,7 @@ def _line_style(line: Line) -> dict[str, Any]:
     return {
         "color": GOOD if line.good else BAD,
         "linestyle": "--" if line.dashed else "-",
-        "marker": "o",
         "linewidth": 1.5,
-        "capsize": 3,
         "label": line.label,
     }
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchwork.errors import StudyError
-from branchwork.files import write_json
 from branchwork.language import say
 from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired
 
@@ -74,7 +73,3 @@ def read_record(path: Path) -> "Record | None":
         return None
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
         raise StudyError(f"{path} is damaged ({reason}): delete it, and this training is run again") from reason
-
-
-def write_record(path: Path, record: "Record") -> None:
-    write_json(path, record)

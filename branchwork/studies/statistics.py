@@ -99,18 +99,6 @@ def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
     return adjusted
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's, from −1 to 1; None where one of the two is constant."""
-    if len(set(first)) < 2 or len(set(second)) < 2:
-        return None
-    return statistics.correlation(_ranks(first), _ranks(second))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ordered = sorted(values)
-    return [ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values]
-
-
 def _half_width(values: Sequence[float]) -> float:
     from scipy import stats
 

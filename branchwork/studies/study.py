@@ -2,19 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from filelock import FileLock, Timeout
 
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import Interrupted, StudyError, nearest
-from branchwork.files import write_json, write_whole
+from branchwork.files import alone, write_json, write_whole
 from branchwork.nets.build import find_builder
 from branchwork.observer import Observer
 from branchwork.studies.bottleneck import BOTTLENECK
@@ -22,7 +20,7 @@ from branchwork.studies.branches import BRANCHES
 from branchwork.studies.depth import DEPTH
 from branchwork.studies.design import Arm, Finding, Preset, Setting, Study
 from branchwork.studies.executors import cluster, process_pool, run_jobs
-from branchwork.studies.records import Records, read_record, write_record
+from branchwork.studies.records import Records, read_record
 from branchwork.studies.report import study_page
 from branchwork.studies.shortcuts import SHORTCUTS
 from branchwork.studies.statistics import Comparison, Mean
@@ -123,7 +121,7 @@ def study(
         "arms": [asdict(arm) for arm in arms],
     }
     _claim(folder, about)
-    with _alone(folder):
+    with alone(folder / ".lock", f"works on the study in {folder}", error=StudyError):
         if executor is None and scheduler is None:
             quick = preset == "quick" and pick_device(device).type == "cpu"
             workers = workers or (os.cpu_count() or 1 if quick else 1)
@@ -197,21 +195,6 @@ def _difference(key: str, before: object, now: object) -> str:
     return f"its {key} is {before}, not {now}" if isinstance(now, str | int) else f"its {key} is other than now"
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StudyError(
-            f"another process works on the study in {folder}: wait for it, or choose another --out"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _complete(
     folder: Path,
     jobs: list[Job],
@@ -235,7 +218,7 @@ def _complete(
         with _place(executor, scheduler, min(workers or 1, len(missing))) as where:
             observer.count(title, len(found), len(jobs))
             for job, record in run_jobs(missing, where):
-                write_record(places[job.key], record)
+                write_json(places[job.key], record)
                 found[job.key] = record
                 observer.note(f"{len(found)}/{len(jobs)}  {_said(job, record)}")
                 observer.count(title, len(found), len(jobs))

@@ -21,7 +21,7 @@ from branchwork.datasets.batches import generator_of, normalise, part
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import BatchTooLarge, DataError, TrainingError, WeightsError
 from branchwork.nets.build import short_name
-from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.size import count_macs, count_parameters, weight_rms
 from branchwork.observer import Epoch, Observer
 from branchwork.training.checkpoint import load_state
 from branchwork.training.execution import Execute
@@ -221,14 +221,9 @@ def _measures(folder: Path, data: DataSet, result: Result, recipe: Recipe, job: 
 
 
 def branch_sizes(net: nn.Module) -> dict[str, dict[str, float]]:
-    """For each `Concat`, the root of the mean square of each branch's kernels."""
+    """For each `Concat`, the root of the mean square of each branch's kernels; 0 where it has none."""
     return {
-        path: {name: _size_of(branch) for name, branch in module.branches().items()}
+        path: {name: weight_rms(branch.parameters()) or 0.0 for name, branch in module.branches().items()}
         for path, module in net.named_modules()
         if isinstance(module, Concat)
     }
-
-
-def _size_of(branch: nn.Module) -> float:
-    squares = [parameter.detach().square().flatten() for parameter in branch.parameters() if parameter.dim() >= 2]
-    return float(torch.cat(squares).mean().sqrt()) if squares else 0.0

@@ -30,7 +30,7 @@ class Execution:
 
 
 def pick_execution(
-    net: nn.Module, model: Model, execute: str, batch: int, compiled: bool, heads: nn.ModuleDict
+    net: nn.Module, model: Model, execute: str, batch: int, compiled: bool, heads: nn.ModuleDict | None = None
 ) -> Execution:
     """How `net`, which stays on its device, is run in steps of `batch` images.
 

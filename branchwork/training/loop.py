@@ -134,7 +134,6 @@ class Loop:
     folder: Path
     model: Model
     net: nn.Module
-    heads: nn.ModuleDict
     optimizer: Optimizer
     execution: Execution
     interrupted: threading.Event
@@ -142,6 +141,7 @@ class Loop:
     position: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     average: nn.Module | None = None
+    heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     processes: Processes = field(default_factory=Processes)
 
     def begin(self, state: SavedState | None) -> None:
@@ -188,8 +188,9 @@ class Loop:
         if not self.processes.first:
             return
         try:
-            nets = (self.net, self.heads)
-            save_state(self.folder, self.plan, self.position, *nets, self.optimizer, self.best, self.average)
+            save_state(
+                self.folder, self.plan, self.position, self.net, self.heads, self.optimizer, self.best, self.average
+            )
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from filelock import FileLock, Timeout
 from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, part
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
-from branchwork.files import read_fields, remove_parts, write_json, write_whole
+from branchwork.files import alone, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.nets.weights import load_weights
@@ -311,7 +310,7 @@ def _run(
                 f"{folder} was begun on other training images than {data.name} has now: train into another folder"
             )
         if processes.first:
-            lock.enter_context(_alone(folder))
+            lock.enter_context(alone(folder / ".lock", f"trains in {folder}"))
 
     recipe, data = Recipe(**plan.recipe), _as_weights_expect(plan, data)
     with ExitStack() as lock:
@@ -401,7 +400,17 @@ def _loop(
     execution = replace(execution, step=distribute(execution.step, shape, processes))
     optimizer = make_optimizer([*net.parameters(), *heads.parameters()], recipe)
     return Loop(
-        plan, recipe, folder, model, net, heads, optimizer, execution, interrupted, observer, processes=processes
+        plan,
+        recipe,
+        folder,
+        model,
+        net,
+        optimizer,
+        execution,
+        interrupted,
+        observer,
+        heads=heads,
+        processes=processes,
     )
 
 
@@ -450,23 +459,6 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     )
     write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raises `RunError` where another process trains in this folder."""
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"another process trains in {folder}: wait for it, or choose another --out") from None
-    except OSError as reason:
-        raise RunError(f"cannot write into {folder}: {reason.strerror or reason}") from reason
-    try:
-        yield
-    finally:
-        (folder / ".lock").unlink(missing_ok=True)
-        lock.release()
 
 
 @contextmanager
