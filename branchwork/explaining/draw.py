@@ -48,7 +48,7 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
                 weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
         _name_rows(worth, rows, [row.value.branch for row in rows])
         worth.set_xlabel(
-            "accuracy lost without it, points (95% interval)\nbar: its mean in its place   ○ zeros in its place"
+            "accuracy lost without it, points (95% interval)\nbar: its mean in its place · ○ zeros in its place"
         )
         worth.axvline(0, color=ink, linewidth=0.8)
         macs.set_xlabel("MACs an image")
@@ -123,7 +123,7 @@ def _evidence(axes: Any, joins: Sequence[JoinEvidence], target: str, ink: str) -
         axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=ink, markersize=4)
     axes.axvline(0, color=ink, linewidth=0.8)
     _name_rows(axes, rows, [row.value.branch for row in rows])
-    axes.set_xlabel(f"logits for {_short(target)}   bar: share, adds up   ○ lost when it is blind", fontsize=8)
+    axes.set_xlabel(f"logits for {_short(target)} · bar: share, adds up · ○ lost when it is blind", fontsize=8)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def compared(
 ) -> Finding:
     """The finding on `question` that the comparison of `pair` allows: yes where the judgement is one of `yes`."""
     first, second = (records.mean(label, measure) for label in pair)
-    words = f"{measure_name(measure)}: {pair[0]} {mean_words(measure, first)}, {pair[1]} {mean_words(measure, second)}"
+    figures = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, (first, second), strict=True)]
+    words = measure_name(measure) + say(": ", "：") + say(", ", "，").join(figures)
     words += _lost(records, pair)
     if comparison is None:
         return Finding(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
