@@ -4,8 +4,7 @@
 
 torchvision is none of our dependencies, and its wheel fits not every build of torch: FOLDER is where
 `pip install --no-deps --target FOLDER torchvision` has put it. Its models run once the operators are declared that its
-compiled part would have. Seconds are those of the clock; `processor` has those of all threads together, which a busy
-machine changes less.
+compiled part would have. Figures are seconds of a step, forward, backward and optimiser.
 """
 
 import sys
@@ -59,7 +58,7 @@ def main(*, json_file: JsonFile, torchvision: Path, steps: int = 6, turns: int =
     split = Split(images, torch.arange(len(images)) % CLASSES)
     classes = tuple("abcdefghij")
     data = DataSet("noise", split, split.pick(torch.arange(2)), classes, (0.5,) * 3, (0.25,) * 3, "crop", "random")
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, list[float]] = {}  # seconds a step
     for ours, theirs in NETS.items():
         options = {"aux_logits": False, "transform_input": False} if theirs == "googlenet" else {}
         recipe = branchwork.photos(theirs).but(
@@ -72,18 +71,12 @@ def main(*, json_file: JsonFile, torchvision: Path, steps: int = 6, turns: int =
                 if options
                 else (models.get_model(theirs, num_classes=CLASSES))
             )
-            began, worked = time.perf_counter(), time.process_time()
+            began = time.perf_counter()
             plain(model, split)
-            both = {"torchvision": (time.perf_counter() - began, time.process_time() - worked)}
+            found.setdefault(f"{theirs} torchvision", []).append((time.perf_counter() - began) / steps)
             with tempfile.TemporaryDirectory() as place:
-                worked = time.process_time()
                 result = branchwork.train(ours, data=data, recipe=recipe, out=Path(place) / "run")
-                spent = time.process_time() - worked
-                both["branchwork"] = (len(images) / result.images_per_second, spent)
-            for side, (seconds, processor) in both.items():
-                row = found.setdefault(f"{theirs} {side}", {"seconds a step": [], "processor": []})
-                row["seconds a step"].append(seconds / steps)
-                row["processor"].append(processor / steps)
+            found.setdefault(f"{theirs} branchwork", []).append(BATCH_SIZE / result.images_per_second)
             write_json(json_file, found)
 
 

@@ -76,8 +76,8 @@ def using_threads(count: int) -> Iterator[None]:
 def keeping_freed_memory() -> Iterator[None]:
     """Freed memory stays with this process, and is given back to the system at the end; with glibc alone.
 
-    Otherwise the large tensors of each step go back, and the system clears every page anew for the next one: a tenth
-    of the time of a training (LOG.md).
+    Otherwise the large tensors of each step go back, and the system clears every page anew for the next one: of images
+    of 224 pixels some hundredths of the time (LOG.md).
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # musl has none
