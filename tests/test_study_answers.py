@@ -143,6 +143,25 @@ def test_branches_say_which_is_worth_most_and_whether_weights_show_it():
     assert branches.BRANCHES.answer(records).findings[2].verdict == "no"
 
 
+def test_weights_are_refuted_where_the_heaviest_branch_is_beaten_though_the_best_is_not_known():
+    worth = WORTH | {"b3": WORTH["b5"]}
+
+    def findings(heaviest):
+        kernels = {"incep1": dict.fromkeys(branches.BRANCHES_OF, 0.1) | {heaviest: 0.3}}
+        records = made_up(
+            branches.BRANCHES,
+            lambda arm: 0.2 - sum(worth[branch] for branch in arm.facts["branches"]),
+            branches=lambda arm: kernels,
+        )
+        return branches.BRANCHES.answer(records).findings[1:3]
+
+    winner, weights = findings("b1")
+    assert winner.verdict == "too close to call"
+    assert weights.verdict == "no" and re.search(r"b1 is worth less than b[35]\.", weights.words)
+    for heaviest in ("b5", "b3"):
+        assert findings(heaviest)[1].verdict == "too close to call"
+
+
 def test_branches_say_no_and_too_close():
     worth = dict.fromkeys(WORTH, 0.05)
     records = made_up(branches.BRANCHES, lambda arm: 0.3 - sum(worth[b] for b in arm.facts["branches"]))

@@ -90,8 +90,13 @@ def _contests(worth: dict[str, dict[int, float]]) -> tuple[list[Comparison | Non
     return holm([paired(worth[most], worth[other], (most, other), "gain") for other in others]), most
 
 
+def _lost(contest: Comparison | None) -> bool:
+    """Whether the branch with the greatest gain is worth more than the other one of this contest."""
+    return contest is not None and contest.adjusted is not None and contest.adjusted < ALPHA
+
+
 def _beats_all(contests: list[Comparison | None]) -> bool:
-    return all(c is not None and c.adjusted is not None and c.adjusted < ALPHA for c in contests)
+    return all(map(_lost, contests))
 
 
 def _winner(worth: dict[str, dict[int, float]], contests: list[Comparison | None], most: str) -> Finding:
@@ -151,11 +156,12 @@ def _weights(
         f"四条分支都在的网络里，卷积核的均方根：{shown}。权重最大的是 {largest}，最有用的是 {most}；"
         f"权重与作用的秩相关（四条分支）：{rank}。",
     )
-    if not _beats_all(contests):
-        return Finding(
-            question, "too close to call", words + say("Which is best is not settled.", "哪条最好还没有定论。")
-        )
-    return Finding(question, "yes" if largest == most else "no", words.strip())
+    # The best need not be known for a no: it is enough that the heaviest is worth less than another.
+    if any(contest.second == largest and _lost(contest) for contest in contests if contest is not None):
+        return Finding(question, "no", words + say(f"{largest} is worth less than {most}.", f"{largest} 不如 {most}。"))
+    if largest == most and _beats_all(contests):
+        return Finding(question, "yes", words.strip())
+    return Finding(question, "too close to call", words + say("Which is best is not settled.", "哪条最好还没有定论。"))
 
 
 def _superfluous(comparisons: list[Comparison | None]) -> Finding:
