@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_study import TINY, what_counts
@@ -100,6 +101,15 @@ def test_workers_with_other_versions_are_refused():
     assert (
         "tcp://b:2: " in str(raised.value) and "torch 2.9.0" in str(raised.value) and "tcp://a" not in str(raised.value)
     )
+
+
+def test_a_worker_with_other_versions_that_comes_later_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(study.STUDIES, "tiny", TINY)
+    monkeypatch.setattr("branchwork.studies.trainings.versions", lambda: versions() | {"torch": "2.9.0"})
+    message = r"workers have other versions than this process(.|\n)*torch 2\.9\.0"
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StudyError, match=message):
+        branchwork.study("tiny", out=tmp_path / "study", executor=pool)
+    assert not list((tmp_path / "study").rglob("*-seed-*.json"))
 
 
 def test_without_the_extra_it_says_how_to_install_it(monkeypatch, tmp_path):

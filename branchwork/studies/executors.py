@@ -33,7 +33,9 @@ def run_jobs(jobs: Iterable[Job], executor: Executor | None) -> Iterator[tuple[J
     futures = {executor.submit(train_job, job): job for job in jobs}
     try:
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            record = future.result()
+            need_versions({record["machine"]: record["versions"]})  # a cluster's worker may have come later
+            yield futures[future], record
     except BrokenExecutor as reason:
         raise StudyError(
             f"a process that trained is gone: the system may have ended it for want of memory ({first_line(reason)}). "
@@ -129,7 +131,7 @@ def _versions_of(client: Any) -> dict[str, dict[str, str]]:
 
 
 def need_versions(workers: dict[str, dict[str, str]]) -> None:
-    """Raises `StudyError` where workers, by their address, have other versions of what a training depends on."""
+    """Raises `StudyError` where workers, by address or machine, have other versions of what a training depends on."""
     own = versions()
     others = {address: found for address, found in workers.items() if found != own}
     if others:
