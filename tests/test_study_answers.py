@@ -240,3 +240,25 @@ def report_of(study, records):
     )  # fmt: skip
     assert asdict(result)["findings"]
     return study_page(study, result, setting, load_data("sample"), records, answer)
+
+
+def texts(svg):
+    return [unescape(text) for text in re.findall(r"<text [^>]*>([^<]+)</text>", svg)]
+
+
+def test_sets_of_branches_are_drawn_with_one_row_each_and_the_cheapest_first():
+    labels = [arm.label for arm in branches.BRANCHES.arms("quick")]
+    dearest_first = {label: 1e6 * (20 - place) for place, label in enumerate(labels)}
+    records = made_up(branches.BRANCHES, additive, macs=lambda arm: dearest_first[arm.label])
+    sets, _ = branches.BRANCHES.answer(records).pictures
+    assert [text for text in texts(sets.draw()) if text in labels] == labels[::-1]
+
+
+def test_a_net_that_fails_does_not_squeeze_the_others_together():
+    errors = {"dropout": 0.88}
+    (picture,) = shortcuts.SHORTCUTS.answer(
+        made_up(shortcuts.SHORTCUTS, lambda arm: errors.get(arm.label, 0.14))
+    ).pictures
+    assert {"15", "20", "50"} <= set(texts(picture.draw()))
+    (even,) = shortcuts.SHORTCUTS.answer(made_up(shortcuts.SHORTCUTS, lambda arm: 0.14)).pictures
+    assert "50" not in texts(even.draw())

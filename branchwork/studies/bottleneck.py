@@ -5,9 +5,9 @@ from functools import partial
 from branchwork.language import say
 from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Table
-from branchwork.studies.draw import cost_scatter
-from branchwork.studies.records import Records, measure_name
-from branchwork.studies.wording import compared
+from branchwork.studies.draw import cost_and_error
+from branchwork.studies.records import Records, percent_name
+from branchwork.studies.wording import compared, dots_words
 from branchwork.training.recipe import course, fast
 
 LECTURE, DIRECT, NARROW = "1×1 to 16", "no 1×1", "1×1 to 4"
@@ -78,11 +78,11 @@ def answer(records: Records) -> Answer:
     points = [
         (arm.label, records.any_of(arm.label)["macs"], records.mean(arm.label, "test_error")) for arm in records.arms
     ]
-    below = say("MACs an image, millions", "每张图的 MAC 数（百万）")
+    cost = say("MACs an image, millions", "每张图的 MAC 数（百万）")
     picture = Picture(
         say("Test error by cost", "测试误差与计算量"),
-        say("Means over the seeds with their 95% intervals.", "各种子的均值和 95% 区间。"),
-        partial(cost_scatter, points, below, 1e6, measure_name("test_error")),
+        dots_words(),
+        partial(cost_and_error, points, (cost, 1e6), percent_name("test_error")),
     )
     both = [comparison for comparison in (*testing, *timing) if comparison is not None]
     return Answer(findings, tuple(both), (picture,), (_layers(),))

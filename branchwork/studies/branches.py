@@ -7,10 +7,10 @@ from itertools import combinations
 from branchwork.explaining.ranks import spearman
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Table
-from branchwork.studies.draw import cost_scatter, gain_bars
-from branchwork.studies.records import Records, measure_name
+from branchwork.studies.draw import cost_and_error, gain_bars
+from branchwork.studies.records import Records, percent_name
 from branchwork.studies.statistics import ALPHA, Comparison, holm, mean_interval, paired
-from branchwork.studies.wording import compared, difference_words, mean_words
+from branchwork.studies.wording import compared, difference_words, dots_words, mean_words
 from branchwork.training.recipe import course, fast
 
 BRANCHES_OF = ("b1", "b5", "b3", "pool")
@@ -183,13 +183,13 @@ def _pictures(records: Records, worth: dict[str, dict[int, float]]) -> tuple[Pic
     points = [
         (arm.label, records.any_of(arm.label)["macs"], records.mean(arm.label, "test_error")) for arm in records.arms
     ]
-    below = say("MACs an image, millions", "每张图的 MAC 数（百万）")
+    cost = say("MACs an image, millions", "每张图的 MAC 数（百万）")
     intervals = say("Means over the seeds with their 95% intervals.", "各种子的均值和 95% 区间。")
     pictures = [
         Picture(
             say("All fifteen sets of branches", "全部十五种分支组合"),
-            intervals,
-            partial(cost_scatter, points, below, 1e6, measure_name("test_error")),
+            dots_words(),
+            partial(cost_and_error, points, (cost, 1e6), percent_name("test_error")),
         )
     ]
     rows = [(branch, mean_interval(values.values())) for branch, values in worth.items() if values]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH = 9.6
+_ROUND = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
 
 
 @dataclass(frozen=True)
@@ -73,37 +74,48 @@ def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]
     def paint(figure: "Figure") -> None:
         every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
         for axes, (title, means) in zip(every, columns, strict=True):
-            known = [mean.mean for mean in means if mean is not None]
-            for place, mean in enumerate(means):
-                if mean is None:
-                    axes.text(0.02, place, say("diverged", "发散"), va="center", transform=axes.get_yaxis_transform())
-                    continue
-                colour = GOOD if mean.mean == min(known) else INK
-                style = {"color": colour, "marker": "o", "capsize": 3, "linestyle": ""}
-                _errorbar(axes, [mean], [place], style, across=True)
-            axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
-            axes.set_yticks(range(len(rows)), rows)
-            plain_axes(axes)
+            _dot_panel(axes, rows, title, means)
 
     return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
 
 
-def cost_scatter(points: Sequence[tuple[str, float, Mean | None]], below: str, scale: float, beside: str) -> str:
-    """Errors, in percent, over a cost, each point with its label; the cost is divided by `scale`."""
+def cost_and_error(points: Sequence[tuple[str, float, Mean | None]], costs: tuple[str, float], errors: str) -> str:
+    """A row for each label, the cheapest first: its cost as a bar, and its error, in percent, beside it.
+
+    `costs` are what the cost is called, and what it is divided by.
+    """
+    name, scale = costs
+    points = sorted(points, key=lambda point: point[1])
+    rows = [label for label, _, _ in points]
 
     def paint(figure: "Figure") -> None:
-        axes = figure.subplots()
-        for label, cost, mean in points:
-            if mean is not None:
-                _errorbar(axes, [cost / scale], [mean], {"color": GOOD, "marker": "o", "capsize": 3})
-                axes.annotate(
-                    label, (cost / scale, 100 * mean.mean), textcoords="offset points", xytext=(6, 4), fontsize=9
-                )
-        axes.set(xlabel=below, ylabel=f"{beside}, %")
-        axes.margins(x=0.12)
-        plain_axes(axes)
+        left, right = figure.subplots(1, 2, sharey=True)
+        left.barh(range(len(rows)), [cost / scale for _, cost, _ in points], 0.6, color=INK, alpha=0.35)
+        left.set(xlabel=name)
+        plain_axes(left)
+        _dot_panel(right, rows, errors, [mean for _, _, mean in points])
 
-    return drawing(paint, _WIDTH, 4.2)
+    return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
+
+
+def _dot_panel(axes: "Axes", rows: Sequence[str], title: str, means: Sequence[Mean | None]) -> None:
+    known = [100 * mean.mean for mean in means if mean is not None]
+    for place, mean in enumerate(means):
+        if mean is None:
+            axes.text(0.02, place, say("diverged", "发散"), va="center", transform=axes.get_yaxis_transform())
+            continue
+        colour = GOOD if 100 * mean.mean == min(known) else INK
+        _errorbar(axes, [mean], [place], {"color": colour, "marker": "o", "capsize": 3, "linestyle": ""}, across=True)
+    if known and 0 < 4 * min(known) < max(known):  # else one that fails squeezes all others into a corner
+        low, high = axes.get_xlim()
+        axes.set_xscale("log")
+        axes.set_xlim(max(low, min(known) / 1.5), high)
+        axes.set_xticks([tick for tick in _ROUND if low <= tick <= high])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+    axes.set(xlabel=title, ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(range(len(rows)), rows)
+    plain_axes(axes)
 
 
 def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:

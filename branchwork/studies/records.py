@@ -28,6 +28,11 @@ def measure_name(measure: str) -> str:
     return names[measure]
 
 
+def percent_name(measure: str) -> str:
+    """What stands at an axis of it."""
+    return say(f"{measure_name(measure)}, %", f"{measure_name(measure)}（%）")
+
+
 @dataclass(frozen=True)
 class Records:
     """`found` has a record for each arm's label and seed. A training that diverged has no errors and no seconds."""

@@ -6,8 +6,8 @@ from branchwork.language import say
 from branchwork.studies.depth import paper_recipe
 from branchwork.studies.design import Answer, Arm, Picture, Preset, Setting, Study
 from branchwork.studies.draw import dots
-from branchwork.studies.records import Records, measure_name
-from branchwork.studies.wording import compared
+from branchwork.studies.records import Records, percent_name
+from branchwork.studies.wording import compared, dots_words
 
 DEPTHS: dict[Preset, int] = {"quick": 32, "full": 110}
 IDENTITY, PREACT = "identity", "pre-activation"
@@ -45,14 +45,9 @@ def answer(records: Records) -> Answer:
         )
     both = [comparison for comparison in (*testing, *training) if comparison is not None]
     labels = [arm.label for arm in records.arms]
-    columns = [
-        (f"{measure_name(m)}, %", [records.mean(label, m) for label in labels]) for m in ("test_error", "train_error")
-    ]
+    columns = [(percent_name(m), [records.mean(label, m) for label in labels]) for m in ("test_error", "train_error")]
     title = say("Error by shortcut", "各种捷径的误差")
-    words = say(
-        "Means over the seeds with their 95% intervals; the least is coloured.", "各种子的均值和 95% 区间；最小的着色。"
-    )
-    return Answer(tuple(findings), tuple(both), (Picture(title, words, partial(dots, labels, columns)),))
+    return Answer(tuple(findings), tuple(both), (Picture(title, dots_words(), partial(dots, labels, columns)),))
 
 
 def _name(variant: str) -> str:

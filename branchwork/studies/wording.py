@@ -98,3 +98,10 @@ def _lost(records: Records, labels: tuple[str, ...]) -> str:
         say(f"; {count} of {total} trainings of {label} diverged", f"；{label} 的 {total} 次训练中有 {count} 次发散")
         for label, count in lost.items()
     )
+
+
+def dots_words() -> str:
+    """What stands above pictures of dots."""
+    return say(
+        "Means over the seeds with their 95% intervals; the least is coloured.", "各种子的均值和 95% 区间；最小的着色。"
+    )
