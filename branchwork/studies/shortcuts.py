@@ -60,12 +60,12 @@ def _name(variant: str) -> str:
         "none": "a net without shortcuts",
     }
     chinese = {
-        "scale": "缩放 0.5",
+        "scale": "乘 0.5 的捷径",
         "conv": "捷径上的 1×1 卷积",
         "gated": "互斥门控",
         "gate-only": "仅捷径门控",
-        "dropout": "捷径上的 dropout",
-        "none": "没有捷径",
+        "dropout": "捷径上的随机失活（dropout）",
+        "none": "没有捷径的网络",
     }
     return say(english[variant], chinese[variant])
 
