@@ -2,18 +2,20 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from branchwork import Add, Concat, build_net
 from branchwork.datasets.batches import part
 from branchwork.errors import BranchworkError, DataError, Interrupted, NetError, RecipeError, RunError
 from branchwork.explaining import select as module
-from branchwork.explaining.candidates import find_groups, weight_size
+from branchwork.explaining.candidates import Tuner, find_groups, weight_size
 from branchwork.explaining.select import select
 from branchwork.explaining.selection import Goal
 from branchwork.nets.prune import find_joins
@@ -63,6 +65,20 @@ def profile(window):
 def Net():
     join = Concat(rows=profile((1, 28)), columns=profile((28, 1)))
     return chain(join=join, flatten=nn.Flatten(), fc=nn.Linear(56, 10))
+"""
+
+
+NESTED = """
+from torch import nn
+from branchwork import Add, Concat
+from branchwork.blocks import chain
+
+def Net():
+    inner = Concat(a=nn.Conv2d(1, 2, 3, padding=1), b=nn.Conv2d(1, 2, 3, padding=1))
+    outer = Concat(wide=chain(inner=inner, out=nn.Conv2d(4, 2, 1)), thin=nn.Conv2d(1, 2, 1))
+    fixed = Add(residual=Concat(c=nn.Conv2d(4, 2, 1), d=nn.Conv2d(4, 2, 1)), shortcut=nn.Identity())
+    return chain(fixed=chain(up=nn.Conv2d(1, 4, 4, 4), add=fixed, down=nn.Conv2d(4, 1, 1)), outer=outer,
+                 flatten=nn.Flatten(), fc=nn.Linear(196, 10))
 """
 
 
@@ -165,10 +181,45 @@ def test_goal_by_lost_accuracy(run):
     assert all(size.validation_accuracy >= found.before.validation_accuracy - 0.03 for size in found.sizes)
 
 
+def test_a_branch_that_is_missed_too_much_in_the_end_gives_way_to_the_next(run, monkeypatch):
+    data, folder = run
+    judge, calls = Tuner.judge, []
+
+    def judged(self, net):
+        loss, _ = judge(self, net)
+        calls.append(loss)
+        # The whole, three candidates, then those that were settled: the first is bad, the second good, all others bad.
+        return loss, {0: 1.0, 5: 0.99}.get(len(calls) - 1, 0.5)
+
+    monkeypatch.setattr(Tuner, "judge", judged)
+    found = select(folder, data=data, drop=0.02, out="next")
+    first = found.sizes[1]
+    cost = {tried.group: (tried.validation_loss - calls[0]) / (found.before.macs - tried.macs) for tried in first.tried}
+    by_cost = sorted(cost, key=cost.get)
+    assert first.removed == by_cost[1] and len(found.sizes) == 2
+    assert re.match(r"trained, it loses \d+\.\d\d% of validation accuracy, more than the 2\.00%", found.missed)
+
+
+def test_a_join_within_a_branch_goes_with_it_and_what_cannot_be_taken_out_stays(small, tmp_path, monkeypatch):
+    (tmp_path / "nested.py").write_text(NESTED)
+    folder = train("nested.py:Net", data=small, recipe=TINY, out="run").folder
+    judge = Tuner.judge
+    # As if the net were best without `wide`, which holds a join.
+    monkeypatch.setattr(Tuner, "judge", lambda self, net: (float(hasattr(net.outer, "wide")), judge(self, net)[1]))
+    observer = StopAt("never")
+    found = select(folder, data=small, keep=1, out="smaller", observer=observer)
+    assert {"outer.wide", "outer.wide.inner.a", "outer.wide.inner.b"} <= {*found.sizes[0].left}
+    assert found.sizes[1].removed == "outer.wide" and not any("inner" in name for name in found.sizes[1].left)
+    assert found.net.endswith("nested.py:Net[without=residual+wide]") and found.missed is None
+    stays = [line for line in observer.said if " stays: " in line]
+    assert [line.split()[0] for line in stays] == ["fixed.add.residual.c", "fixed.add.residual.d"]
+    assert load_run("smaller").net.fc.in_features == 98
+
+
 def test_no_branch_can_go_at_that_price(small, tmp_path):
     (tmp_path / "mine.py").write_text(PROFILES)
     folder = train("mine.py:Net", data=small, recipe=TINY.but({"epochs": 4, "batch_size": 50}), out="run").folder
-    with pytest.raises(NetError, match=r"loses more than 1\.00% of validation accuracy without any of its branches"):
+    with pytest.raises(NetError, match=r"loses more than 1\.00% of validation accuracy without any of the br"):
         select(folder, data=small, drop=0.01, out="never")
     with pytest.raises(RecipeError, match="have 2 branches at most: keep fewer than 2"):
         select(folder, data=small, out="never")
@@ -223,6 +274,21 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     assert plain[0] == plain[1]
     with pytest.raises(RunError, match="holds a selection that is finished"):
         select(folder, data=data, keep=1, out="half")
+    Path("half/selection.json").unlink()  # as if it had been killed before the last file
+    assert replace(select(folder, data=data, keep=1, out="half"), sizes=(), **times) == replace(plain[0], sizes=())
+    assert Path("half/selection.json").is_file() and not Path("half/.selecting").exists()
+
+
+def test_steps_belong_to_the_weights_that_they_were_found_from(run, tmp_path):
+    data, folder = run
+    stop = StopAt("2 left")
+    with pytest.raises(Interrupted):
+        select(folder, data=data, keep=1, out="half", observer=stop)
+    other = shutil.copytree(folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, other / "model.safetensors")
+    with pytest.raises(RunError, match="the steps of another selection"):
+        select(other, data=data, keep=1, out="half")
 
 
 @pytest.mark.parametrize(

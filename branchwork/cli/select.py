@@ -109,7 +109,8 @@ def _show(selection: "Selection") -> None:
         else f"the size of the weights would have kept {_listed(largest)}, and not {_listed(left)}"
     )
     about = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
-    show(sizes, worth, *([said] if left else []), ends, about)
+    missed = [f"The goal is missed: {selection.missed}"] if selection.missed else []
+    show(sizes, worth, *([said] if left else []), ends, *missed, about)
     show(f"report: {selection.report}")
 
 

@@ -2,12 +2,14 @@
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 from torch.nn import functional as F
 
+from branchwork.blocks import Add, Concat
 from branchwork.datasets.batches import batches, epoch_order
 from branchwork.datasets.load import Split
 from branchwork.nets.prune import Branch, find_joins
@@ -35,6 +37,10 @@ class Group:
     @property
     def paths(self) -> list[str]:
         return [f"{path}.{name}".lstrip(".") for path, name in self.branches]
+
+    def within(self, joins: Mapping[str, Concat | Add]) -> bool:
+        """Whether all of its branches are there: a join may lie within another's branch, and go with it."""
+        return all(path in joins and name in joins[path].branches() for path, name in self.branches)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Differentiable NAS", section 4, whose criterion this is; DARTS, Liu et al. 2019,
 """
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -18,7 +19,7 @@ from torch import nn
 
 from branchwork.datasets.batches import part
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError
+from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, first_line
 from branchwork.explaining.candidates import (
     SETTLING,
     TRYING,
@@ -29,7 +30,7 @@ from branchwork.explaining.candidates import (
     weight_size,
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
-from branchwork.files import read_fields, write_json
+from branchwork.files import alone, read_fields, write_json
 from branchwork.nets.build import WITHOUT, full_name, short_name, split_options, with_options
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
 from branchwork.nets.size import count_macs, count_parameters
@@ -115,18 +116,19 @@ def select(
             f"{net} was trained on all images, and none are left to judge branches by: train it with --validation 0.1"
         )
     plan = make_plan(whole, data_set, recipe, seed, device, threads, "auto", False, None, Processes())
-    search = _Search(plan, data_set, goal, each)
+    search = _Search(plan, data_set, goal, each, None if run is None else _fingerprint(run.net))
     search.need_choice()
     folder = search.claim(out)
     try:
-        if run is None:
-            run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))
-        with using_threads(plan.threads):
-            sizes = search.go(run.net, folder, observer)
-        _train_or_go_on(search, folder, sizes[-1].net, weights_of(folder, sizes), observer)
+        with alone(folder / ".selecting", f"selects into {folder}"):
+            if run is None:
+                run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))
+            with using_threads(plan.threads):
+                sizes = search.go(run.net, folder, observer)
+            _train_or_go_on(search, folder, sizes[-1].net, weights_of(folder, sizes), observer)
+            return search.finish(run, sizes, folder, time.perf_counter() - began)
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(f"stopped, and what is done is kept: repeat the command with --out {folder}") from None
-    return search.finish(run, sizes, folder, time.perf_counter() - began)
 
 
 def _for_run(run: TrainedNet, data: str | DataSet | None, source: Path | None, observer: Observer) -> DataSet:
@@ -164,12 +166,16 @@ def _train_or_go_on(search: "_Search", folder: Path, net: str, weights: Path | N
 
 @dataclass(frozen=True)
 class _Search:
-    """What is looked for in which net. `plan` is that of the whole net's training."""
+    """What is looked for in which net. `plan` is that of the whole net's training.
+
+    `weights` tells those of a run from any others; it is None for a net that is trained here.
+    """
 
     plan: Plan
     data: DataSet
     goal: Goal
     each: bool
+    weights: str | None
 
     @property
     def model(self) -> Model:
@@ -205,8 +211,8 @@ class _Search:
     def question(self) -> dict[str, Any]:
         """What the steps in a folder belong to, as JSON has it."""
         plan = self.plan
-        asked = (plan.net, plan.checksum, plan.recipe, plan.seed, asdict(self.goal), self.each)
-        named = dict(zip(("net", "checksum", "recipe", "seed", "goal", "each"), asked, strict=True))
+        asked = (plan.net, self.weights, plan.checksum, plan.recipe, plan.seed, asdict(self.goal), self.each)
+        named = dict(zip(("net", "weights", "checksum", "recipe", "seed", "goal", "each"), asked, strict=True))
         plain: dict[str, Any] = json.loads(json.dumps(named))
         return plain
 
@@ -217,7 +223,7 @@ class _Search:
             self.keep_steps(folder, [])
             return folder
         folder = Path(out)
-        if holds(folder, RESULT):
+        if holds(folder, SELECTION):
             raise RunError(f"{folder} holds a selection that is finished: choose another --out")
         self.taken_up(folder)
         return folder
@@ -279,7 +285,7 @@ class _Search:
     ) -> tuple[Size, nn.Module] | None:
         """The net without the group that is missed least; None where none may go, or that one is missed too much."""
         began, before, now = time.perf_counter(), tuner.steps, sizes[-1]
-        candidates = self._candidates(net, [group for group in groups if group.name in now.left], now)
+        candidates = self._candidates(net, [group for group in groups if group.name in now.left], now, observer)
         at_once: list[float | None] = [None] * len(candidates)
         if len(candidates) > TRIED:
             at_once = [tuner.judge(candidate.net)[0] for candidate in candidates]
@@ -293,20 +299,22 @@ class _Search:
             tuner.tune(candidates[index].net, TRYING)
             judged[index] = tuner.judge(candidates[index].net)
         observer.count_end()
-        if not judged:
-            return None
-        best = min(judged, key=lambda index: self._cost(judged[index][0], candidates[index], now))
-        chosen = candidates[best]
-        tuner.tune(chosen.net, SETTLING)
-        loss, accuracy = tuner.judge(chosen.net)
-        if self.goal.drop is not None and sizes[0].validation_accuracy - accuracy > self.goal.drop:
+        for index in sorted(judged, key=lambda index: self._cost(judged[index][0], candidates[index], now)):
+            chosen = candidates[index]
+            tuner.tune(chosen.net, SETTLING)
+            loss, accuracy = tuner.judge(chosen.net)
+            if self.goal.drop is None or sizes[0].validation_accuracy - accuracy <= self.goal.drop:
+                break
+        else:
             return None
         tried = tuple(
             Tried(c.group.name, c.parameters, c.macs, at_once[i], *judged.get(i, (None, None)))
             for i, c in enumerate(candidates)
         )
-        left = tuple(name for name in now.left if name != chosen.group.name)
-        gone = [branch for group in groups if group.name not in left for branch in group.branches]
+        removed = {chosen.group.name, *(size.removed for size in sizes)}
+        gone = [branch for group in groups if group.name in removed for branch in group.branches]
+        joins = find_joins(chosen.net)
+        left = tuple(group.name for group in groups if group.name in now.left and group.within(joins))
         size = Size(
             net=self._name(gone),
             left=left,
@@ -321,14 +329,22 @@ class _Search:
         )
         return size, chosen.net
 
-    def _candidates(self, net: nn.Module, groups: Sequence[Group], now: Size) -> list[Candidate]:
-        """The net without each of the groups that cost something and whose joins keep enough branches."""
+    def _candidates(self, net: nn.Module, groups: Sequence[Group], now: Size, observer: Observer) -> list[Candidate]:
+        """The net without each of the groups that cost something and whose joins keep enough branches.
+
+        One that cannot be taken out stays, and the reader is told why at the first step.
+        """
         joins, least = find_joins(net), self.goal.keep or 1
         candidates = []
         for group in groups:
             if any(len(joins[path].branches()) <= least for path, _ in group.branches):
                 continue
-            smaller = prune(net, self.shape, group.paths).eval()
+            try:
+                smaller = prune(net, self.shape, group.paths).eval()
+            except NetError as reason:
+                if now.removed is None:
+                    observer.note(f"{group.name} stays: {first_line(reason)}")
+                continue
             macs = count_macs(smaller, self.data.channels, self.data.image_size)
             if macs < now.macs:  # a shortcut that copies costs nothing
                 candidates.append(Candidate(group, smaller, count_parameters(smaller), macs))
@@ -369,8 +385,8 @@ class _Search:
             return
         if self.goal.drop is not None:
             raise NetError(
-                f"{name} loses more than {self.goal.drop:.2%} of validation accuracy without any of its branches: "
-                "allow a larger --drop, or keep the net as it is"
+                f"{name} loses more than {self.goal.drop:.2%} of validation accuracy without any of the branches "
+                "that it misses least: allow a larger --drop, or keep the net as it is"
             )
         raise NetError(f"no branch of {name} can be taken out that costs anything: there is nothing to select")
 
@@ -378,6 +394,18 @@ class _Search:
         # Weights first: a step whose weights are missing could not be taken up, one that is missing is done again.
         write_tensors(weights_of(folder, sizes), net.state_dict())
         self.keep_steps(folder, sizes)
+
+    def _missed(self, sizes: Sequence[Size], net: nn.Module, validation_accuracy: float) -> str | None:
+        """How the trained net fails the goal, in words; None where it does not."""
+        lost = sizes[0].validation_accuracy - validation_accuracy
+        if self.goal.drop is not None and lost > self.goal.drop:
+            return f"trained, it loses {lost:.2%} of validation accuracy, more than the {self.goal.drop:.2%} of --drop"
+        keep = self.goal.keep
+        more = [path or "the join" for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
+        if more:
+            where = more[0] if len(more) == 1 else f"{more[0]} and {len(more) - 1} joins more"
+            return f"more than {keep} branches stay in {where}, since no other could go that costs something"
+        return None
 
     def finish(self, run: TrainedNet, sizes: Sequence[Size], folder: Path, seconds: float) -> Selection:
         """The figures before and after: here the test images are read."""
@@ -401,6 +429,7 @@ class _Search:
             after=Figures(
                 after.parameters, after.macs, after.validation_accuracy, after.test_accuracy, after.test_interval
             ),
+            missed=self._missed(sizes, load_run(folder).net, after.validation_accuracy),
             steps=sum(size.steps for size in sizes),
             seconds=seconds,
             folder=after.folder,
@@ -408,6 +437,15 @@ class _Search:
         )
         write_json(folder / SELECTION, asdict(selection))
         return selection
+
+
+def _fingerprint(net: nn.Module) -> str:
+    """The same for the same weights."""
+    found = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _read_size(fields: dict[str, Any]) -> Size:

@@ -69,7 +69,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` came to; `selection.json` holds it. `folder` is the run of the smaller net, `net` its argument."""
+    """What `select` came to; `selection.json` holds it. `folder` is the run of the smaller net, `net` its argument.
+
+    `missed` says how the smaller net, once trained, fails the goal, and is None where it does not.
+    """
 
     whole: str
     net: str
@@ -80,6 +83,7 @@ class Selection:
     worth: tuple[Worth, ...]
     before: Figures
     after: Figures
+    missed: str | None
     steps: int
     seconds: float
     folder: str
