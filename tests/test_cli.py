@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -13,6 +14,7 @@ from conftest import WORDS, in_a_process
 
 import branchwork as bw
 from branchwork import cli
+from branchwork.cli.output import make_table, show
 from branchwork.cli.progress import Screen
 from branchwork.observer import Epoch, Step
 
@@ -247,3 +249,17 @@ def test_threads_wait_long_only_where_nothing_else_runs(stat, turns, monkeypatch
     assert cli._spin_count() == turns
     (tmp_path / "stat").unlink()
     assert cli._spin_count() == "1000"
+
+
+def test_a_terminal_that_is_too_narrow_for_a_table_is_told_what_it_misses(monkeypatch, capsys):
+    table = make_table("branch", "lost by mean", "params", "MACs")
+    table.add_row("incep1.b5", "0.65", "10,024", "1,382,400")
+    for columns, missed in ((80, []), (40, ["MACs"]), (30, ["params", "MACs"])):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        show(copy.deepcopy(table), columns=2)
+        out = capsys.readouterr().out
+        (head,) = (line for line in out.splitlines() if "branch" in line)
+        assert [name for name in ("params", "MACs") if name not in head] == missed, out
+        said = "this terminal is too narrow for: " + ", ".join(missed)
+        assert (said in " ".join(out.split())) == bool(missed)

@@ -349,6 +349,7 @@ def test_all_four_answers_can_be_given():
     assert judge(9, rank_interval(0.2, 9)) == "too close to call"
     assert judge(9, rank_interval(-0.6, 9)) == "no"
     assert judge(200, rank_interval(0.0, 200)) == "no"
+    assert judge(120, rank_interval(0.2, 120)) == "no"  # surely above 0, and as surely weak
     assert judge(9, None) == "too close to call"
     # Bonett and Wright 2000: Fisher's z, with a standard error of √((1 + ρ²/2) / (n − 3)).
     half = 1.959964 * np.sqrt(1.125 / 17)

@@ -30,8 +30,9 @@ def made_up(study, errors, *, seeds=SEEDS, noise=NOISE, norms=None, **measures):
             depth_of = arm.facts.get("depth", 3)
             first = 1.0 if norms is None else norms(arm)
             found[arm.label, seed] = {
-                "job": {"seed": seed, "net": arm.net},
+                "job": {"seed": seed, "net": arm.net, "threads": 1, "device": "auto"},
                 "outcome": "trained",
+                "train_images": 18_000,
                 "train_error": error,
                 "validation_error": error + 0.01,
                 "test_error": error + 0.02,
@@ -86,6 +87,17 @@ def test_depth_says_no_where_they_are_equal_within_the_margin():
     records = made_up(depth.DEPTH, by_depth({8: 0.1, 20: 0.1, 56: 0.1}, {8: 0.1, 20: 0.1, 56: 0.1}))
     worse, *_ = depth.DEPTH.answer(records).findings
     assert worse.verdict == "no" and "equal within the margin of ±0.5 points" in worse.words
+
+
+@pytest.mark.parametrize(("diverged", "verdict"), [("plain-56", "yes"), ("plain-20", "too close to call")])
+def test_what_diverged_can_only_confirm_that_its_net_is_worse(diverged, verdict):
+    records = made_up(depth.DEPTH, DEGRADES)
+    records.found[diverged, 0].update(outcome="diverged", message="the loss is not a number")
+    worse, *_ = depth.DEPTH.answer(records).findings
+    assert worse.verdict == verdict and f"1 of 4 trainings of {diverged} diverged" in worse.words
+    equal = made_up(depth.DEPTH, by_depth({8: 0.1, 20: 0.1, 56: 0.1}, {8: 0.1, 20: 0.1, 56: 0.1}))
+    equal.found[diverged, 0].update(outcome="diverged", message="the loss is not a number")
+    assert depth.DEPTH.answer(equal).findings[0].verdict == "too close to call"
 
 
 def test_depth_says_too_close_to_call():
@@ -222,6 +234,7 @@ def test_the_report_has_every_figure_in_both_languages(study, language, monkeypa
         assert f"{comparison.first} − {comparison.second}" in text
     assert page.count("<svg") == len(answer.pictures) and "<script" not in page
     assert all(place.startswith(("#", "data:")) for place in re.findall(r'(?:src|[^:]href)="([^"]*)"', page))
+    assert "18,000" in text and ("learning_rate 0.02" in text or "learning rate 0.02" in text) == (study is depth.DEPTH)
     assert "a machine" in text and "torch 2.13.0" in text and f"branchwork study {study.name} --preset quick" in text
     chinese = len(re.findall("[\u4e00-\u9fff]", text))
     assert (chinese > 200) == language.startswith("zh") and (language.startswith("zh") or chinese == 0)

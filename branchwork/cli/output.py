@@ -84,7 +84,7 @@ def make_table(*columns: str, title: str | None = None) -> "Table":
 def show(*parts: "Table | str", columns: int | None = None) -> None:
     """Print tables and lines of text. Paths stay in one piece, so that they can be copied.
 
-    A table that is too wide for the terminal loses columns from the right, but for the first `columns`.
+    A table that is too wide for the terminal loses columns from the right, but for the first `columns`, and says which.
     """
     from rich.console import Console
     from rich.measure import Measurement
@@ -94,10 +94,13 @@ def show(*parts: "Table | str", columns: int | None = None) -> None:
         console.width = 200  # a file has no edge at which a table would have to be cut
     wide = console.options.update(max_width=1000)
     for part in parts:
+        lost: list[str] = []
         if not isinstance(part, str) and columns is not None:
             while len(part.columns) > columns and Measurement.get(console, wide, part).maximum > console.width:
-                part.columns.pop()
+                lost.insert(0, str(part.columns.pop().header))
         console.print(part, markup=False, soft_wrap=isinstance(part, str))
+        if lost:
+            console.print(f"this terminal is too narrow for: {', '.join(lost)}", markup=False)
 
 
 def show_results(results: "tuple[Result, ...]") -> None:

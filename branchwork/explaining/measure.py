@@ -31,7 +31,7 @@ class Observed:
     """What a net does on some images: which it reads rightly, bool N, and by join and branch, what enters the join.
 
     `means` are those of each channel over images and positions, `rms` the root of the mean square of all numbers.
-    `residuals` are by join the mean over images of ‖F(x)‖/‖x‖.
+    `residuals` are by join the mean over images of ‖F(x)‖/‖x‖; a join is missing whose shortcut is 0 in all of them.
     """
 
     right: Tensor
@@ -72,7 +72,7 @@ def observe(joined: Joined, model: Model, split: Split) -> Observed:
             for total, node in zip(totals, nodes, strict=True)
         )
         rms[join, branch] = float(torch.cat([total[1] for total in totals]).mean() / len(split)) ** 0.5
-    residuals = {join: float(torch.cat(found).mean()) for join, found in ratios.items()}
+    residuals = {join: float(torch.cat(found).mean()) for join, found in ratios.items() if any(map(len, found))}
     return Observed(torch.cat(right), means, rms, residuals)
 
 

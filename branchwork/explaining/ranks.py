@@ -58,4 +58,5 @@ def judge(count: int, interval: tuple[float, float] | None) -> Verdict:
     if interval is None:
         return "too close to call"
     low, high = interval
-    return "yes" if low > 0 else "no" if high < WEAK else "too close to call"
+    # A weak correlation is a no, however surely it is above 0.
+    return "no" if high < WEAK else "yes" if low > 0 else "too close to call"

@@ -173,9 +173,11 @@ def _superfluous(comparisons: list[Comparison | None]) -> Finding:
         f"Test error of three branches against all four, in points: {shown}; equal means within ±{100 * MARGIN:g}.",
         f"三条分支与四条分支的测试误差之差（百分点）：{shown}；相差在 ±{100 * MARGIN:g} 以内视为相等。",
     )
-    if any(judgement in ("same", "less") for judgement in judged.values()):
-        return Finding(question, "yes", words)
-    worse = judged and all(judgement == "more" for judgement in judged.values())
+    spare = [label for label, judgement in judged.items() if judgement in ("same", "less")]
+    if spare:
+        shown = ", ".join(spare)
+        return Finding(question, "yes", words + say(f" No worse: {shown}.", f"不比四条差的：{shown}。"))
+    worse = len(known) == len(comparisons) and all(judgement == "more" for judgement in judged.values())
     return Finding(question, "no" if worse else "too close to call", words)
 
 

@@ -1,5 +1,6 @@
 """The answer of a study as one HTML file that opens anywhere, offline, in the reader's language."""
 
+import shlex
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -40,18 +41,31 @@ def study_page(
         parts.append(_table(_comparisons(answer.comparisons)))
     parts += [
         f"<h2>{say('How it was run', '如何得到')}</h2>",
-        f"<p><code>{escape(command(result))}</code></p>",
-        facts(_how(result, setting, data)),
+        f"<p><code>{escape(command(result, data, records))}</code></p>",
+        facts(_how(result, setting, data, records)),
         f"<footer>{_footer()}</footer>",
     ]
     return page(title, parts, say("en", "zh-Hans"))
 
 
-def command(result: "StudyResult") -> str:
+def command(result: "StudyResult", data: DataSet, records: Records) -> str:
     """What runs this study again, anywhere."""
-    words = [f"branchwork study {result.study} --preset {result.preset} --data {result.data}"]
-    words.append(f"--seeds {len(result.seeds)} --seed {result.seeds[0]}")
-    return " ".join(words)
+    job = records.any_of(records.arms[0].label)["job"]
+    flags = {
+        "preset": result.preset,
+        "data": data.path or data.name,
+        "seeds": len(result.seeds),
+        "seed": result.seeds[0],
+        "threads": job["threads"],
+        "device": job["device"],
+    }
+    words = [
+        "branchwork",
+        "study",
+        result.study,
+        *(word for flag in flags.items() for word in (f"--{flag[0]}", flag[1])),
+    ]
+    return shlex.join(map(str, words))
 
 
 def _asked(result: "StudyResult") -> str:
@@ -162,20 +176,33 @@ def _table(table: Table) -> str:
     )
 
 
-def _how(result: "StudyResult", setting: Setting, data: DataSet) -> dict[str, Any]:
+def _changed(records: Records) -> dict[str, list[str]]:
+    """What recipes have otherwise than the others', in words, with the nets that have it."""
+    found: dict[str, list[str]] = {}
+    for arm in records.arms:
+        if arm.changes:
+            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in arm.changes.items())
+            found.setdefault(words, []).append(arm.label)
+    return found
+
+
+def _how(result: "StudyResult", setting: Setting, data: DataSet, records: Records) -> dict[str, Any]:
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
     recipe = setting.recipe
-    images = len(data.train) if setting.images is None else min(setting.images, len(data.train))
+    images = {record["train_images"] for record in records.found.values() if "train_images" in record}
     versions = ["; ".join(f"{name} {version}" for name, version in kind.items()) for kind in result.versions]
     return {
         say("data", "数据"): f"{data.name}, {data.origin}",
-        say("training images", "训练图"): f"{images:,}, {times((data.channels, height, width))}",
+        say(
+            "training images", "训练图"
+        ): f"{', '.join(f'{n:,}' for n in sorted(images))}, {times((data.channels, height, width))}",
         say("test images", "测试图"): f"{len(data.test):,}",
         say("recipe", "训练方法"): (
             f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g}, "
             f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.schedule}, "
             f"clip {recipe.clip:g}, shift {recipe.shift:g}, flip {recipe.flip:g}, {recipe.precision}, {setting.execute}"
+            + "".join(f"; {', '.join(labels)}: {words}" for words, labels in _changed(records).items())
         ),
         say("seeds", "种子"): ", ".join(map(str, result.seeds)),
         say("time of all trainings", "全部训练用时"): say(

@@ -73,6 +73,9 @@ def compared(
         f"；相同种子下相差 {found} {unit}（{low} 到 {high}），{p}",
     )
     judgement = comparison.judge(margin)
+    # What diverged is in none of these figures: it can only confirm that its net is the worse one.
+    if any(records.diverged(label) and judgement != worse for label, worse in zip(pair, ("more", "less"), strict=True)):
+        judgement = "open"
     if judgement == "same":
         words += say(
             f". That is equal within the margin of {margin_words(measure, margin)}",

@@ -1,0 +1,29 @@
+"""Every net of the catalogue, written for each engine and run by it: minutes, so that `make test-slow` has it."""
+
+import pytest
+import torch
+
+from branchwork import NETS
+from branchwork.deploy.engines import load
+from branchwork.deploy.formats import FORMS, write
+from branchwork.deploy.subject import find_subject
+from branchwork.deploy.verify import compare
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
+    subject = find_subject(name, SHAPE)
+    images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = (images / 255 - subject.model.mean[0]) / subject.model.std[0]
+    with torch.no_grad():
+        subject.net.train()(pixels)  # fresh running statistics would let the logits of a deep net grow without bounds
+        expected = subject.net.eval()(pixels)
+    for form in FORMS:
+        path = tmp_path / f"net{FORMS[form].suffixes[-1]}"
+        write(form, path, subject, fused=True, precision="fp32", form="uint8", about={})
+        logits = load(FORMS[form].engine, path, "fp32")(images)
+        compared = compare(logits, expected, "fp32")
+        assert compared.good, f"{form}: {compared}"
