@@ -77,6 +77,17 @@ def test_a_file_gives_the_logits_of_the_net_in_float64_for_any_number_of_images(
     assert not list(copy.glob(".*.part"))
 
 
+@pytest.mark.parametrize("to", FORMS)
+def test_a_net_of_which_fusing_leaves_no_parameter(tmp_path, to):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(26), nn.Flatten())
+    net.append(nn.Linear(4, 10)).eval()
+    assert not [*bw.fuse(net, (1, 28, 28)).parameters()]
+    name, logits = FORMS[to]
+    exported = bw.export(net, to=to, out=tmp_path / name)
+    assert exported.differing == 0 and logits(tmp_path / name, np.zeros((3, 1, 28, 28), np.uint8)).shape == (3, 10)
+
+
 def onnx_about(path) -> dict[str, str]:
     import onnx
 

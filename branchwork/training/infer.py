@@ -59,7 +59,8 @@ def weight_dtype(precision: torch.dtype) -> torch.dtype:
 
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous."""
-    weight = next(net.parameters())
+    # A fused net may have buffers alone.
+    weight = next(tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
     images = torch.zeros(2, model.in_channels, *model.image_size, device=weight.device, dtype=weight.dtype)
     images = images.to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
