@@ -1,19 +1,23 @@
-"""Every net of the catalogue, written for each engine and run by it: minutes, so that `make test-slow` has it."""
+"""The catalogue written for each engine and run by it: minutes, so that `make test-slow` has it."""
 
 import pytest
 import torch
 
-from branchwork import NETS
 from branchwork.deploy.engines import load
 from branchwork.deploy.formats import FORMS, write
 from branchwork.deploy.subject import find_subject
 from branchwork.deploy.verify import compare
 
 SHAPE = (1, 28, 28)
+# The smallest of every family: the others are longer rows of the same tables.
+SMALLEST = (
+    "inception", "residual", "googlenet", "resnet18", "resnet50", "plain18", "preact18", "resnet20", "plain20",
+    "preact20", "resnet20[shortcut=gated]", "densenet121", "densenet100",
+)  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
     subject = find_subject(name, SHAPE)
     images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
