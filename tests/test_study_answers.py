@@ -259,6 +259,18 @@ def texts(svg):
     return [unescape(text) for text in re.findall(r"<text [^>]*>([^<]+)</text>", svg)]
 
 
+def test_gradients_are_drawn_at_the_start_and_during_training_as_far_as_it_came():
+    records = made_up(depth.DEPTH, DEGRADES)
+    for arm in records.arms:
+        (start, end) = records.found[arm.label, 0]["gradients"]
+        records.found[arm.label, 0]["gradients"] = [start, start | {"epoch": 3}, end]
+    records.found["plain-56", 0].update(outcome="diverged", gradients=[start])
+    *_, gradients = depth.DEPTH.answer(records).pictures
+    shown = texts(gradients.draw())
+    assert [text for text in shown if "epochs" in text] == ["after 3 epochs", "after 5 epochs"]
+    assert shown.count("plain, batch norm") == 1 and "at the start" in shown
+
+
 def test_sets_of_branches_are_drawn_with_one_row_each_and_the_cheapest_first():
     labels = [arm.label for arm in branches.BRANCHES.arms("quick")]
     dearest_first = {label: 1e6 * (20 - place) for place, label in enumerate(labels)}

@@ -2,12 +2,14 @@
 
 import math
 from functools import partial
+from typing import Any
 
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Verdict
 from branchwork.studies.draw import Line, Panel, error_lines, norm_lines
 from branchwork.studies.records import Records, measure_name
 from branchwork.studies.statistics import Mean, mean_interval
+from branchwork.studies.trainings import GRADIENT_IMAGES
 from branchwork.studies.wording import compared
 from branchwork.training.recipe import Recipe, fast
 
@@ -204,13 +206,26 @@ def _pictures(records: Records) -> tuple[Picture, ...]:
         for norm, title in titles.items()
     ]
     gradients = say(
-        f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same {128} images, the "
-        "first seed; where a line is missing, it is 0.",
-        f"{DEEP} 层的普通网络与残差网络：同样 {128} 张图上每一层梯度的范数，第一个种子；没有线的地方为 0。",
+        f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same {GRADIENT_IMAGES} "
+        "images, the first seed; where a line is missing, it is 0 or infinite, or the training has diverged.",
+        f"{DEEP} 层的普通网络与残差网络：同样 {GRADIENT_IMAGES} 张图上每一层梯度的范数，第一个种子；"
+        "没有线的地方为 0 或无穷，或训练已发散。",
     )
-    panels = [(_moment(which), _norms(records, which)) for which in (0, -1)]
-    title = say("Gradient by layer, at the start and at the end", "每一层的梯度：训练开始与结束时")
+    moments = sorted({moment["epoch"] for arm in _deep(records) for moment in _gradients(records, arm)})
+    # The start, halfway and the end of what was measured.
+    panels = [(_moment(epoch), _norms(records, epoch)) for epoch in dict.fromkeys((0, *moments[-2:]))]
+    title = say("Gradient by layer, at the start and during training", "每一层的梯度：训练开始时和训练之中")
     return (*pictures, Picture(title, gradients, partial(norm_lines, panels)))
+
+
+def _deep(records: Records) -> list[Arm]:
+    """The deepest nets with batch norm, and those without norms from PyTorch's weights."""
+    return [arm for arm in records.arms if arm.facts["depth"] == DEEP and arm.facts["norm"] in ("batch", "torch")]
+
+
+def _gradients(records: Records, arm: Arm) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = records.any_of(arm.label)["gradients"]
+    return found
 
 
 def _panel(records: Records, norm: str, measure: str) -> Panel:
@@ -226,18 +241,18 @@ def _kind(kind: str) -> str:
     return say(kind, {"plain": "普通", "residual": "残差"}[kind])
 
 
-def _moment(which: int) -> str:
-    return say("at the start", "开始时") if which == 0 else say("at the end", "结束时")
+def _moment(epoch: int) -> str:
+    return say(f"after {epoch} epochs", f"训练 {epoch} 轮后") if epoch else say("at the start", "开始时")
 
 
-def _norms(records: Records, which: int) -> list[tuple[Line, list[float]]]:
+def _norms(records: Records, epoch: int) -> list[tuple[Line, list[float]]]:
     lines = []
-    for norm, words in (("batch", say("batch norm", "批归一化")), ("torch", say("no norm", "无归一化"))):
-        for kind in KINDS:
-            record = records.found[label(kind, DEEP, norm), records.seeds[0]]
-            values = [value or 0.0 for value in record["gradients"][which]["norms"].values()]
-            line = Line(f"{_kind(kind)}, {words}", {}, good=kind == "residual", dashed=norm == "torch")
-            lines.append((line, values))
+    for arm in _deep(records):
+        kind, norm = arm.facts["kind"], arm.facts["norm"]
+        words = say("batch norm", "批归一化") if norm == "batch" else say("no norm", "无归一化")
+        line = Line(f"{_kind(kind)}{say(', ', '，')}{words}", {}, good=kind == "residual", dashed=norm == "torch")
+        of_epoch = (moment["norms"].values() for moment in _gradients(records, arm) if moment["epoch"] == epoch)
+        lines.append((line, [value or 0.0 for value in next(of_epoch, ())]))
     return lines
 
 
