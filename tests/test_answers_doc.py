@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 
 import pytest
 from conftest import ROOT
@@ -70,6 +71,15 @@ def test_the_table_of_select_is_that_of_its_benchmark():
             held = [choice for choice in choices if (choice["way"], len(choice["kept"])) == (way, size)]
             assert cell.startswith(f"{sum(choice['holds'] for choice in held)} of {len(held)}")
             assert all(" ".join(choice["kept"]) in cell or not cell.endswith(")") for choice in held)
+
+
+@both
+def test_what_select_costs_is_what_its_benchmark_measured(name):
+    for file, way in (("select", "select"), ("select-found", "select, found")):
+        costs = json.loads((ROOT / f"docs/answers/{file}.json").read_text(encoding="utf-8"))["costs"]
+        for measure in ("steps", "steps times MACs", "seconds"):
+            share = statistics.mean(one[way][measure] / one["table"][measure] for one in costs)
+            assert f"{share:.1%}" in TEXTS[name]
 
 
 @both

@@ -120,6 +120,7 @@ def select(
     search.need_choice()
     folder = search.claim(out)
     try:
+        # Another lock than that of the trainings, which hold theirs in this folder too.
         with alone(folder / ".selecting", f"selects into {folder}"):
             if run is None:
                 run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))

@@ -59,13 +59,8 @@ def command(result: "StudyResult", data: DataSet, records: Records) -> str:
         "threads": job["threads"],
         "device": job["device"],
     }
-    words = [
-        "branchwork",
-        "study",
-        result.study,
-        *(word for flag in flags.items() for word in (f"--{flag[0]}", flag[1])),
-    ]
-    return shlex.join(map(str, words))
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    return shlex.join(["branchwork", "study", result.study, *words])
 
 
 def _asked(result: "StudyResult") -> str:
@@ -190,13 +185,12 @@ def _how(result: "StudyResult", setting: Setting, data: DataSet, records: Record
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
     recipe = setting.recipe
-    images = {record["train_images"] for record in records.found.values() if "train_images" in record}
+    counts = {record["train_images"] for record in records.found.values() if "train_images" in record}
+    images = [f"{count:,}" for count in sorted(counts)]  # none where all trainings diverged
     versions = ["; ".join(f"{name} {version}" for name, version in kind.items()) for kind in result.versions]
     return {
         say("data", "数据"): f"{data.name}, {data.origin}",
-        say(
-            "training images", "训练图"
-        ): f"{', '.join(f'{n:,}' for n in sorted(images))}, {times((data.channels, height, width))}",
+        say("training images", "训练图"): ", ".join([*images, times((data.channels, height, width))]),
         say("test images", "测试图"): f"{len(data.test):,}",
         say("recipe", "训练方法"): (
             f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g}, "
