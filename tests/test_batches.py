@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwork.datasets.batches import batches, epoch_order, hold_out, normalise
+from branchwork.datasets.batches import batches, epoch_order, hold_out, normalise, part
 from branchwork.datasets.load import Split
 from branchwork.errors import DataError
 
@@ -34,6 +36,19 @@ def test_nothing_is_held_out_with_a_fraction_of_zero_and_too_few_images_are_an_e
     assert len(train) == 2 and len(validation) == 0
     with pytest.raises(DataError, match="class 1 has 3 images, too few to hold out 10%"):
         hold_out(split_of([0] * 30 + [1] * 3), 0.1, 0)
+
+
+def test_a_part_of_every_class_is_trained_on_and_validation_is_as_it_would_be(small):
+    train, validation = part(small, 0.1, 3)
+    few, same = part(small, 0.1, 3, 0.2)
+    assert torch.equal(same.images, validation.images)
+    counts = torch.bincount(train.labels)
+    assert torch.bincount(few.labels).tolist() == [round(0.2 * count) for count in counts.tolist()]
+    numbered = replace(small, train=split_of([0] * 40 + [1] * 30 + [2]))
+    chosen = [part(numbered, 0.0, seed, 0.1)[0].images.flatten().tolist() for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+    # In the order of the data, none twice, and one at least of the rarest class.
+    assert chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 8 and chosen[0][-1] == 70
 
 
 @given(st.integers(0, 300), st.integers(0, 2**62), st.integers(0, 1000))

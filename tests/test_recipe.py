@@ -73,7 +73,7 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("batch_size", -3, "at least 1"),
         ("batch_size", "large", "must be a whole number"),
         ("batch_size", 2.5, "must be a whole number"),
-        ("optimizer", "adamw", "one of adam, sgd"),
+        ("optimizer", "adamw", "one of adam, muon, sgd"),
         ("learning_rate", 0.0, "above 0"),
         ("learning_rate", float("nan"), "must be a number"),
         ("learning_rate", "fast", "must be a number"),
@@ -101,6 +101,8 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("clip", -1.0, "at least 0"),
         ("patience", -1, "at least 0"),
         ("minutes", -0.1, "at least 0"),
+        ("fraction", 0.0, "above 0 and at most 1"),
+        ("fraction", 1.5, "above 0 and at most 1"),
         ("top", -1, "at least 0"),
     ],
 )

@@ -230,20 +230,6 @@ def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch
     assert torch.equal(shown[0][1], train.labels[first[:32]])
 
 
-def test_recipes_set_the_optimiser():
-    net = Normed()
-    adam = loop.make_optimizer([*net.parameters()], bw.fast().but({"momentum": 0.6, "beta2": 0.8, "weight_decay": 0.1}))
-    assert isinstance(adam, torch.optim.Adam)
-    assert adam.defaults["betas"] == (0.6, 0.8)
-    sgd = loop.make_optimizer([*net.parameters()], bw.course().but({"weight_decay": 0.2}))
-    assert isinstance(sgd, torch.optim.SGD)
-    assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (0.01, 0.5)
-    for optimizer, decay in ((adam, 0.1), (sgd, 0.2)):
-        decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-        # Two convolutions and a linear layer have kernels and biases, two batch norms scales and biases.
-        assert [decays[id(p)] for p in net.parameters()] == [decay, 0, 0, 0, decay, 0, 0, 0, decay, 0]
-
-
 def test_the_best_epoch_on_validation_is_kept(small):
     result = bw.train("residual", data=small, recipe=QUICK.but({"epochs": 5, "learning_rate": 0.05}), out="run")
     history = [json.loads(line)["validation_accuracy"] for line in Path("run/metrics.jsonl").read_text().splitlines()]

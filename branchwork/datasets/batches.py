@@ -10,14 +10,22 @@ from branchwork.datasets.split import DataSet, Split
 from branchwork.errors import DataError
 
 
-def part(data: DataSet, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Training and validation images: the data's own, else `fraction` of every class is held out of the former.
+def part(data: DataSet, held_out: float, seed: int, used: float = 1.0) -> tuple[Split, Split]:
+    """Training and validation images: the data's own, else `held_out` of every class is held out of the former.
 
-    With a fraction of 0 there is no validation. Raises `DataError` where a class would have none left.
+    With 0 held out there is no validation. Of each class of the training images only the share `used` is kept, one
+    image at least. Raises `DataError` where a class would have none left.
     """
-    if fraction and data.validation is not None:
-        return data.train, data.validation
-    return hold_out(data.train, fraction, seed, data.classes)
+    if held_out and data.validation is not None:
+        train, validation = data.train, data.validation
+    else:
+        train, validation = hold_out(data.train, held_out, seed, data.classes)
+    if used < 1:
+        generator = generator_of(seed, "use", 0)
+        members = [_members(train, label) for label in torch.unique(train.labels)]
+        chosen = [_draw(rows, max(1, round(used * len(rows))), generator) for rows in members]
+        train = train.pick(torch.cat(chosen).sort().values)
+    return train, validation
 
 
 def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
@@ -30,20 +38,28 @@ def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str] = 
         return split, split.pick(torch.empty(0, dtype=torch.int64))
     generator = generator_of(seed, "hold out", 0)
     held = []
-    for label in torch.unique(split.labels).tolist():
-        members = (split.labels == label).nonzero()[:, 0]
+    for label in torch.unique(split.labels):
+        members = _members(split, label)
         count = round(fraction * len(members))
         if not 0 < count < len(members):
-            name = classes[label] if classes else label
+            name = classes[label] if classes else int(label)
             raise DataError(
                 f"class {name} has {len(members)} images, too few to hold out {fraction:.0%} for validation: "
                 "set --validation 0 or another fraction"
             )
-        held.append(members[torch.randperm(len(members), generator=generator)[:count]])
+        held.append(_draw(members, count, generator))
     validation = torch.cat(held).sort().values
     kept = torch.ones(len(split), dtype=torch.bool)
     kept[validation] = False
     return split.pick(kept.nonzero()[:, 0]), split.pick(validation)
+
+
+def _members(split: Split, label: Tensor) -> Tensor:
+    return (split.labels == label).nonzero()[:, 0]
+
+
+def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return rows[torch.randperm(len(rows), generator=generator)[:count]]
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:

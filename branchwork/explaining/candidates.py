@@ -18,7 +18,8 @@ from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
 from branchwork.training.execution import Execution
 from branchwork.training.infer import TRAINING_DTYPES, pick_layout, predict_logits, weight_dtype
-from branchwork.training.loop import Loop, make_optimizer
+from branchwork.training.loop import Loop
+from branchwork.training.optimizers import make_optimizer
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 

@@ -252,7 +252,7 @@ class _Search:
         Raises `NetError` where the goal cannot be reached.
         """
         recipe, device = Recipe(**self.plan.recipe), pick_device(self.plan.device)
-        train_split, validation = part(self.data, recipe.validation, self.plan.seed)
+        train_split, validation = part(self.data, recipe.validation, self.plan.seed, recipe.fraction)
         train_split = Split(train_split.images.to(device), train_split.labels.to(device))
         tuner = Tuner(self.plan, recipe, self.model, train_split, validation)
         groups, sizes = find_groups(whole, self.each), self.taken_up(folder)

@@ -161,7 +161,7 @@ class _Watch(Observer):
             build = self.model.builder()
             torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
             self.net = build()
-        split, _ = part(data, recipe.validation, job.seed)
+        split, _ = part(data, recipe.validation, job.seed, recipe.fraction)
         few = split.pick(torch.arange(min(GRADIENT_IMAGES, len(split))))
         self.images, self.labels = normalise(few.images[:], data.mean, data.std), few.labels
         self.moments = {1, -(-recipe.epochs // 4), -(-recipe.epochs // 2), recipe.epochs}
@@ -197,7 +197,7 @@ def gradient_norms(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, 
 
 def _measures(folder: Path, data: DataSet, result: Result, recipe: Recipe, job: Job) -> Record:
     trained = load_run(folder)
-    used, _ = part(data, recipe.validation, job.seed)
+    used, _ = part(data, recipe.validation, job.seed, recipe.fraction)
     logits = predict_logits(trained.net, used.images, trained.model)
     wrong = int((logits.argmax(1) != used.labels).sum())
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,6 +1,8 @@
 """How a net is run while it trains: as it is written, or collapsed into an equal one that costs less."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -20,13 +22,18 @@ Execute = Literal["auto", "written", "collapsed"]
 class Execution:
     """The modules that run a net, over its own parameters: `step` in training mode, `validate` in eval mode.
 
-    `validate` gives logits N×K, and so does `step` but for a net with auxiliary heads: see `WithHeads`.
+    `validate` gives logits N×K, and so does `step` but for a net with auxiliary heads: see `WithHeads`. It is made when
+    it is first asked for: a training without validation has no use for it.
     """
 
     name: Literal["written", "collapsed"]
     step: nn.Module
-    validate: nn.Module
+    make_validate: Callable[[], nn.Module]
     layout: torch.memory_format
+
+    @cached_property
+    def validate(self) -> nn.Module:
+        return self.make_validate()
 
 
 def pick_execution(
@@ -39,7 +46,7 @@ def pick_execution(
     it is to be compiled and there is no compiler.
     """
     layout = pick_layout(net, model)
-    execution = Execution("written", WithHeads(net, heads) if heads else net, net, layout)
+    execution = Execution("written", WithHeads(net, heads) if heads else net, lambda: net, layout)
     if not heads and execute != "written":
         try:
             execution = _collapsed(net, model, batch) or execution
@@ -65,9 +72,13 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
     step = collapse(net.train(), shape, batch=batch)
     if step is None:
         return None
-    try:
-        validate = collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
-    finally:
-        net.train()
+
+    def validate() -> nn.Module:
+        trains = net.training
+        try:
+            return collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
+        finally:
+            net.train(trains)
+
     # A collapsed net asks no view of what lies in memory otherwise, so that the faster layout always goes.
     return Execution("collapsed", step, validate, torch.channels_last)

@@ -5,7 +5,6 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from branchwork.datasets.augment import augment, mix, mixup_weights
@@ -36,15 +35,6 @@ from branchwork.training.run import METRICS, STATE, Model, holds, write_model, w
 SAVE_SECONDS = 30.0
 # Points of the loss curve that an epoch leaves in metrics.jsonl.
 CURVE_POINTS = 40
-
-
-def make_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Optimizer:
-    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
-    others = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    if recipe.optimizer == "adam":
-        return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
-    return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
 def freeze_body(net: nn.Module) -> None:

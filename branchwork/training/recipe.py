@@ -28,10 +28,12 @@ class Recipe:
     epochs: int = _about("passes over the training images")
     batch_size: int | Literal["auto"] = _about("images in one optimiser step; auto measures what fits and is fast")
     accumulate: int = _about("parts in which a batch goes through the net, where it does not fit at once")
-    optimizer: Literal["adam", "sgd"] = _about("adam (Kingma and Ba 2014) or sgd")
+    optimizer: Literal["adam", "muon", "sgd"] = _about(
+        "adam (Kingma and Ba 2014), sgd, or muon (Jordan et al. 2024), which needs fewer steps"
+    )
     learning_rate: float = _about("the peak learning rate")
-    momentum: float = _about("SGD's momentum, or Adam's first beta")
-    beta2: float = _about("Adam's second beta; 0 with sgd, which has none")
+    momentum: float = _about("SGD's and Muon's momentum, and Adam's first beta")
+    beta2: float = _about("Adam's second beta, with muon that for biases and norms; 0 with sgd, which has none")
     weight_decay: float = _about("L2 penalty of kernels and matrices, added to the gradient; not of biases and norms")
     clip: float = _about("the gradient's greatest norm: a longer one is shortened to it; 0 for none")
     schedule: Literal["constant", "onecycle"] = _about("the learning rate over a run")
@@ -53,6 +55,7 @@ class Recipe:
     validation: float = _about(
         "share of the training images held out, unless there is a val folder; 0 trains on all and keeps the last epoch"
     )
+    fraction: float = _about("share of the other training images that are trained on, of every class; 1 for all")
     patience: int = _about("stop after this many epochs without a better validation; 0 for never")
     minutes: float = _about("stop, with the learning rate brought down, after this time of training; 0 for never")
     top: int = _about("how many of the best epochs are kept in top/, beside the best of all; 0 for none")
@@ -72,7 +75,7 @@ class Recipe:
         self._need(self.learning_rate > 0, "learning_rate", "above 0")
         self._need(0 <= self.momentum < 1, "momentum", "from 0 up to but not 1")
         self._need(0 <= self.beta2 < 1, "beta2", "from 0 up to but not 1")
-        self._need(self.optimizer == "adam" or self.beta2 == 0, "beta2", "0, since sgd has no second beta")
+        self._need(self.optimizer != "sgd" or self.beta2 == 0, "beta2", "0, since sgd has no second beta")
         self._need(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._need(self.clip >= 0, "clip", "at least 0")
         self._need(0 <= self.warmup < 1, "warmup", "from 0 up to but not 1")
@@ -90,6 +93,7 @@ class Recipe:
         self._need(0 <= self.mixup <= 100, "mixup", "from 0 to 100")
         self._need(0 <= self.ema < 1, "ema", "from 0 up to but not 1")
         self._need(0 <= self.validation < 1, "validation", "from 0 up to but not 1: it is a share of the images")
+        self._need(0 < self.fraction <= 1, "fraction", "above 0 and at most 1: it is a share of the images")
         self._need(self.minutes >= 0, "minutes", "at least 0")
         for name in ("patience", "top"):
             self._need(getattr(self, name) >= 0, name, "at least 0")
@@ -152,7 +156,7 @@ class Recipe:
                 raise RecipeError(f"no recipe has a key {key!r}.{nearest(key, known)}")
         follow: dict[str, Any] = {}
         if changes.get("optimizer", self.optimizer) != self.optimizer:
-            follow["beta2"] = 0.999 if changes["optimizer"] == "adam" else 0.0
+            follow["beta2"] = 0.0 if changes["optimizer"] == "sgd" else 0.999
         if changes.get("schedule", self.schedule) != self.schedule:
             follow["warmup"] = 0.3 if changes["schedule"] == "onecycle" else 0.0
         return dataclasses.replace(self, **follow | dict(changes))
@@ -168,6 +172,7 @@ _PLAIN: dict[str, Any] = {
     **dict.fromkeys(("ema", "clip", "minutes", "auxiliary"), 0.0),
     **dict.fromkeys(("patience", "top"), 0),
     "accumulate": 1,
+    "fraction": 1.0,
     "batch_norm": "own",
 }
 

@@ -29,7 +29,7 @@ from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.fitting import fitting_batch
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.log import LOG, TensorBoard, need_log
-from branchwork.training.loop import Loop, Place, augmented, freeze_body, make_optimizer
+from branchwork.training.loop import Loop, Place, augmented, freeze_body
 from branchwork.training.machine import (
     check_threads,
     commit,
@@ -40,6 +40,7 @@ from branchwork.training.machine import (
     using_threads,
     versions,
 )
+from branchwork.training.optimizers import make_optimizer
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.report import write_report
 from branchwork.training.run import (
@@ -235,7 +236,7 @@ def make_plan(
     where = pick_device(device)
     if recipe.batch_norm == "shared" and where.type != "cuda":
         raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
-    train, _ = part(data, recipe.validation, seed)
+    train, _ = part(data, recipe.validation, seed, recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
@@ -332,7 +333,7 @@ def _run_alone(
         for name in (*FILES, "top/*"):
             remove_parts(folder / name)
     device = processes.device(str(pick_device(plan.device)))
-    train_split, validation = part(data, recipe.validation, plan.seed)
+    train_split, validation = part(data, recipe.validation, plan.seed, recipe.fraction)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
     if plan.log and processes.first:
