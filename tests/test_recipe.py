@@ -145,6 +145,8 @@ def test_fields_that_go_together_follow_each_other():
     adam = course().but({"optimizer": "adam", "schedule": "onecycle", "warmup": 0.1})
     assert (adam.beta2, adam.warmup) == (0.999, 0.1)
     assert fast().but({"optimizer": "adam"}) == fast()
+    assert fast().but({"optimizer": "muon"}).beta2 == fast().beta2 == 0.9
+    assert course().but({"optimizer": "muon"}).beta2 == 0.999
 
 
 def test_an_unknown_key_is_told_its_neighbour(tmp_path):

@@ -147,16 +147,17 @@ class Recipe:
     def but(self, changes: Mapping[str, Any]) -> Self:
         """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has.
 
-        With another `optimizer`, `beta2` becomes its usual one unless it is given too; with another `schedule`, so
-        does `warmup`.
+        Between sgd and another `optimizer`, `beta2` becomes its usual one unless it is given too; with another
+        `schedule`, so does `warmup`.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
                 raise RecipeError(f"no recipe has a key {key!r}.{nearest(key, known)}")
         follow: dict[str, Any] = {}
-        if changes.get("optimizer", self.optimizer) != self.optimizer:
-            follow["beta2"] = 0.0 if changes["optimizer"] == "sgd" else 0.999
+        optimizer = changes.get("optimizer", self.optimizer)
+        if (optimizer == "sgd") != (self.optimizer == "sgd"):
+            follow["beta2"] = 0.0 if optimizer == "sgd" else 0.999
         if changes.get("schedule", self.schedule) != self.schedule:
             follow["warmup"] = 0.3 if changes["schedule"] == "onecycle" else 0.0
         return dataclasses.replace(self, **follow | dict(changes))
