@@ -34,7 +34,10 @@ class Recipe:
     learning_rate: float = _about("the peak learning rate")
     momentum: float = _about("SGD's and Muon's momentum, and Adam's first beta")
     beta2: float = _about("Adam's second beta, with muon that for biases and norms; 0 with sgd, which has none")
-    weight_decay: float = _about("L2 penalty of kernels and matrices, added to the gradient; not of biases and norms")
+    weight_decay: float = _about(
+        "L2 penalty of kernels and matrices, added to the gradient, with muon taken off the weights; not of biases and "
+        "norms"
+    )
     clip: float = _about("the gradient's greatest norm: a longer one is shortened to it; 0 for none")
     schedule: Literal["constant", "onecycle"] = _about("the learning rate over a run")
     warmup: float = _about("share of a onecycle run in which the learning rate rises; 0 with constant")
