@@ -10,7 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor, fx
 
-from branchwork.fusing.forms import CONVOLVE, FORMS, MOVE, START, Form, Tiles
+from branchwork.fusing.forms import FORMS, MOVE, START, Form, Tiles, slower
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
 from branchwork.fusing.program import elements, image_nodes, parents, shape_of
@@ -136,7 +136,9 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
     op = operation(node)
     if op in FREE:
         return 0
-    macs = macs_of(op, node) / int(node.meta["val"].shape[0]) * (CONVOLVE if op == "conv2d" else 1)
+    macs = macs_of(op, node) / int(node.meta["val"].shape[0])
+    if op == "conv2d":
+        macs *= slower(int(node.args[1].meta["val"].shape[1]))  # type: ignore[union-attr]
     return macs + MOVE * sum(map(elements, {node, *parents(node, images)})) + START / batch
 
 

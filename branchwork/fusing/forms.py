@@ -21,8 +21,9 @@ from branchwork.fusing.kernel import Axis, Kernel
 # and starting one operation, whatever the size of its batch.
 MOVE = 12
 START = 1_000_000
-# A convolution of few channels does so many times fewer multiply-accumulates in a second than a matrix product.
-CONVOLVE = 1.5
+# A convolution of few channels does so many times fewer multiply-accumulates in a second than a matrix product; with so
+# many channels as fill its vectors, it does as many.
+CONVOLVE, FULL = 1.5, 16
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Place:
     @property
     def out_elements(self) -> int:
         return self.outputs * self.rows.outputs * self.columns.outputs
+
+
+def slower(channels: int) -> float:
+    """How many times as long a multiply-accumulate takes in a convolution that reads so many channels at once."""
+    return CONVOLVE if channels < FULL else 1.0
 
 
 class Rows(nn.Module):
@@ -128,7 +134,7 @@ class Tiles(nn.Module):
     @staticmethod
     def cost(place: Place, batch: int) -> float:
         tiles = len(place.rows.runs()) * len(place.columns.runs())
-        products = CONVOLVE * place.out_elements * place.channels * place.window[0] * place.window[1]
+        products = place.out_elements * place.channels * place.window[0] * place.window[1] * slower(place.channels)
         # Several tiles are put together, which moves each number once more.
         moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements * (2 if tiles > 1 else 1))
         return products + moved + START * tiles / batch
