@@ -88,3 +88,22 @@ def test_an_unknown_way_and_a_missing_compiler_are_told(small, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler"):
         pick_execution(bw.build_net("residual"), model("residual"), "auto", 256, True)
+
+
+class DependsInEval(nn.Module):
+    """What can be collapsed in training, and in eval mode does one thing or another by what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 8, 5), nn.Conv2d(8, 8, 5), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(800, 10)
+        )
+
+    def forward(self, x):
+        return self.layers(x if self.training or x.sum() > 0 else -x)
+
+
+def test_a_net_that_can_be_read_in_training_alone_is_validated_as_written():
+    net = DependsInEval()
+    execution = pick_execution(net, model("depends"), "auto", 256, False)
+    assert execution.name == "collapsed" and execution.validate is net and net.training

@@ -136,6 +136,14 @@ def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
     assert difference(fused(x), net(x)) < 1e-12
 
 
+def test_a_convolution_of_many_channels_keeps_its_own_kernel():
+    """GoogLeNet's 5×5 in 5a: as a matrix row by row it has ten times the numbers, which small batches wait for."""
+    net = nn.Sequential(nn.Conv2d(32, 128, 5, padding=2, bias=False), nn.BatchNorm2d(128), nn.ReLU()).eval()
+    fused = fuse(net, (32, 7, 7))
+    assert [node.op for node in fused.graph.nodes if node.op == "call_module"] == []
+    assert max(weight.numel() for weight in fused.state_dict().values()) == 128 * 32 * 25
+
+
 def test_batch_norm_after_a_concatenation_goes_into_both_branches():
     branches = Concat(a=nn.Conv2d(32, 32, 3, padding=1), b=nn.Conv2d(32, 32, 1))
     net = nn.Sequential(branches, nn.BatchNorm2d(64), nn.ReLU())

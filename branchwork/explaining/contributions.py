@@ -81,9 +81,9 @@ def _choose(
 ) -> tuple[Literal["validation", "test"], Split]:
     """The images to measure on, with labels that are numbers of the net's classes."""
     name: Literal["validation", "test"] = "test"
-    split, fraction = data.test, trained.model.recipe.get("validation", 0)
-    if own and fraction and holds(trained.folder, RESULT):
-        name, split = "validation", part(data, fraction, read_result(trained.folder).seed)[1]
+    split, held_out = data.test, trained.model.recipe.get("validation", 0)
+    if own and held_out and holds(trained.folder, RESULT):
+        name, split = "validation", part(data, held_out, read_result(trained.folder).seed)[1]
     if count is not None and count < len(split):
         split = split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])
     # Found by name, since a data set may order its classes otherwise.

@@ -77,6 +77,8 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
         trains = net.training
         try:
             return collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
+        except NetError:  # its graph in eval mode is another one, and cannot be read
+            return net
         finally:
             net.train(trains)
 

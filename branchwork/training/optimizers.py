@@ -1,8 +1,8 @@
-"""The optimisers: Adam and SGD are torch's own, and Muon, which learns as much in half the steps, is written here."""
+"""The optimisers: Adam and SGD are torch's own, and Muon, which needs about half the steps, is written here."""
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class Muon(Optimizer):
             self._adam.state = self.state  # one state, which is saved and restored as that of any other optimiser
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]
         """One step. Parameters without a gradient stay as they are."""
         (group,) = self.param_groups
         if self._adam is not None:
