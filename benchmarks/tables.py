@@ -37,19 +37,24 @@ def times(ratio: float | None) -> str:
 
 
 def trainings(summaries: Sequence[Summary]) -> Table:
-    table = make_table("net", "train s", "min–max", "whole s", "test %", "seeds", "MB", "faster")
+    """What a narrow terminal can do without comes last; what Branchwork was told stands below."""
+    table = make_table("net", "train s", "faster", "test %", "whole s", "seeds", "MB", "min–max")
+    told = list(dict.fromkeys(summary.flags for summary in summaries if summary.flags))
     for summary in summaries:
         spread = summary.train_seconds
+        method = describe(summary.method, f"({told.index(summary.flags) + 1})" if summary.flags else "")
         table.add_row(
-            f"{summary.net}\n  {describe(summary.method, summary.flags)}{', estimated' * summary.estimated}",
+            f"{summary.net}\n  {method}{', estimated' * summary.estimated}",
             seconds(spread.median),
-            f"{seconds(spread.low)}–{seconds(spread.high)}",
-            seconds(summary.total_seconds.median),
+            times(summary.times_as_fast),
             percent(summary.accuracy, summary.deviation),
+            seconds(summary.total_seconds.median),
             str(summary.seeds),
             f"{summary.peak_memory_bytes / 1e6:.0f}",
-            times(summary.times_as_fast),
+            f"{seconds(spread.low)}–{seconds(spread.high)}",
         )
+    table.caption = "\n".join(f"({number}) {flags}" for number, flags in enumerate(told, start=1)) or None
+    table.caption_justify = "left"
     return table
 
 

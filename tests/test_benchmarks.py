@@ -351,6 +351,9 @@ def test_times_as_fast_is_against_the_script_on_the_same_net_and_an_estimate_is_
     assert max(map(len, lines)) <= 100
     assert sum("script, estimated" in line for line in lines) == 2
     assert any("50.0× estimated" in line for line in lines)
+    # What Branchwork was told stands below the table, and not in a column that it would widen.
+    assert any("Branchwork (1)" in line for line in lines)
+    assert f"(1) {CANDIDATES['residual-target'].flags}" in " ".join(text.get().split())
 
 
 def seeded(candidate, count, **others):
