@@ -13,7 +13,7 @@ from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
 from branchwork.fusing.fuse import collapse, fuse
-from branchwork.fusing.kernel import Axis, Kernel, compose_sum
+from branchwork.fusing.kernel import Kernel, compose_sum, sliding
 from branchwork.nets.build import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
@@ -239,10 +239,10 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
 
 
 def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():
-    outputs = Axis((0,) * 23, -1)  # no net's, since what is joined once is kept for all nets of a process
-    weight = torch.ones(1, 3, 1, 3, 2, 2, requires_grad=True)
-    average = (outputs, outputs), (3, 3), (23, 23), ((1 / 3,) * 23, (1 / 3,) * 23)
+    axis = sliding(3, 23, 23, -1)  # no net's, since what is joined once is kept for all nets of a process
+    weight = torch.ones(3, 3, 2, 2, requires_grad=True)
+    average = (axis, axis), ((1 / 3,) * 23, (1 / 3,) * 23)
     with torch.inference_mode():
-        compose_sum(Kernel(weight, outputs, outputs), *average)
-    compose_sum(Kernel(weight, outputs, outputs), *average).weight.sum().backward()
+        compose_sum(Kernel(weight, axis, axis), *average)
+    compose_sum(Kernel(weight, axis, axis), *average).weight.sum().backward()
     assert weight.grad is not None

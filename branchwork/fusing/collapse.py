@@ -179,7 +179,8 @@ def _convolution(graph: fx.Graph, form: Tiles, source: fx.Node, weight: fx.Node,
     """A form that is nothing but a convolution is written as one, for others to read."""
     place, (row,), (column,) = form.place, form.rows, form.columns
     kernel = graph.call_function(operator.getitem, (weight, (0, 0)))
-    kernel.meta["val"] = torch.empty(place.outputs, place.channels, *place.window, device="meta")
+    window = (place.rows.taps, place.columns.taps)
+    kernel.meta["val"] = torch.empty(place.outputs, place.channels, *window, device="meta")
     by_channel = None if bias is None else graph.call_function(torch.ops.aten.flatten.using_ints, (bias,))
     geometry = ([place.rows.stride, place.columns.stride], [row.before, column.before])
     return graph.call_function(torch.ops.aten.conv2d.default, (source, kernel, by_channel, *geometry))

@@ -1,21 +1,23 @@
 """The forms in which a collapsed segment runs: matrices row by row, or convolutions tile by tile.
 
-All are exact at the border, because every class of outputs has its own kernel. `Rows` makes one matrix product of
+All are exact at the border, because outputs there read through slices of the kernel of their own. `Rows` makes one matrix product of
 each row of outputs, over all the channels and columns that its window covers: dense and fast where images are narrow.
 `Matrix` makes one of them all, which small batches like.
 `Tiles` makes one convolution of each rectangle of outputs that share a kernel: the interior, and strips at the border
 where the net as written cuts an image between two layers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from branchwork.fusing.kernel import Axis, Kernel
+from branchwork.fusing.kernel import Axis, Kernel, Window
 
 # What costs as much time as so many multiply-accumulates (LOG.md has the timings): moving one number through memory,
 # and starting one operation, whatever the size of its batch.
@@ -33,7 +35,6 @@ class Place:
     channels: int
     size: tuple[int, int]
     outputs: int
-    window: tuple[int, int]
     rows: Axis
     columns: Axis
     to_vector: bool
@@ -54,6 +55,7 @@ class Rows(nn.Module):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
+        self.patterns, _ = _patterns(place.rows, place.size[0])
         self.parts = _row_parts(place)
 
     @staticmethod
@@ -64,9 +66,8 @@ class Rows(nn.Module):
         return products + moved + START * place.rows.outputs / batch
 
     def prepare(self, kernel: Kernel) -> Tensor:
-        """The matrix of each row class: Y×(h·W·C)×(Q·O), which holds the kernel once for each column of outputs."""
-        spread: Tensor = _Spread.apply(self.place, kernel.weight)  # type: ignore[no-untyped-call]
-        return spread.flatten(4, 5).flatten(1, 3)
+        """The matrix of each pattern of rows: Y×(h·W·C)×(Q·O), with the kernel once for each column of outputs."""
+        return _gather(_spread(self.place, kernel.weight), 0, self.patterns).flatten(1, 2)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
@@ -113,35 +114,34 @@ class Tiles(nn.Module):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
-        self.rows = [_strip(place.rows, run, place.window[0], place.size[0]) for run in place.rows.runs()]
-        self.columns = [_strip(place.columns, run, place.window[1], place.size[1]) for run in place.columns.runs()]
+        along = list(zip((place.rows, place.columns), place.size, strict=True))
+        self.patterns = [_patterns(axis, size)[0] for axis, size in along]
+        self.rows, self.columns = ([_strip(axis, run, size) for run in _runs(axis, size)] for axis, size in along)
 
     @property
     def is_convolution(self) -> bool:
         """Whether one convolution with its own padding is all."""
         alone = len(self.rows) == len(self.columns) == 1
         return alone and all(
-            strip.even and strip.low == 0 and (size + 2 * strip.before - window) // axis.stride + 1 == axis.outputs
-            for strip, axis, window, size in zip(
-                (self.rows[0], self.columns[0]),
-                (self.place.rows, self.place.columns),
-                self.place.window,
-                self.place.size,
-                strict=True,
+            strip.even and strip.low == 0 and (size + 2 * strip.before - axis.taps) // axis.stride + 1 == axis.outputs
+            for strip, axis, size in zip(
+                (self.rows[0], self.columns[0]), (self.place.rows, self.place.columns), self.place.size, strict=True
             )
         )
 
     @staticmethod
     def cost(place: Place, batch: int) -> float:
-        tiles = len(place.rows.runs()) * len(place.columns.runs())
-        products = place.out_elements * place.channels * place.window[0] * place.window[1] * slower(place.channels)
+        tiles = len(_runs(place.rows, place.size[0])) * len(_runs(place.columns, place.size[1]))
+        window = place.rows.taps * place.columns.taps
+        products = place.out_elements * place.channels * window * slower(place.channels)
         # Several tiles are put together, which moves each number once more.
         moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements * (2 if tiles > 1 else 1))
         return products + moved + START * tiles / batch
 
     def prepare(self, kernel: Kernel) -> Tensor:
-        """Y×X×O×C×h×w: the kernel of each class of rows and columns."""
-        return kernel.weight.permute(0, 2, 5, 4, 1, 3)
+        """Y×X×O×C×h×w: the kernel of each pattern of rows and of columns."""
+        by_rows = _gather(kernel.weight, 0, self.patterns[0])
+        return _gather(by_rows, 2, self.patterns[1]).permute(0, 2, 5, 4, 1, 3)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
@@ -170,9 +170,36 @@ Form = Rows | Tiles
 FORMS: tuple[type[Form], ...] = (Rows, Matrix, Tiles)
 
 
+# A tap that lies in the image and must not be read.
+_NOTHING = -1
+
+
+@lru_cache(maxsize=1024)
+def _patterns(axis: Axis, size: int) -> tuple[list[Window], list[int]]:
+    """Windows from which those of all outputs are cut, and for each output the number of its own.
+
+    Outputs share one where their windows agree on what lies in the image for both; None is what does for neither.
+    """
+    patterns: list[Window] = []
+    numbers = []
+    for output, read in enumerate(axis.windows):
+        inside = range(-axis.start(output), size - axis.start(output))
+        window = [_NOTHING if slice is None and tap in inside else slice for tap, slice in enumerate(read)]
+        for number, pattern in enumerate(patterns):
+            pairs = list(zip(pattern, window, strict=True))
+            if all(None in pair or pair[0] == pair[1] for pair in pairs):
+                patterns[number] = tuple(b if a is None else a for a, b in pairs)
+                break
+        else:
+            number = len(patterns)
+            patterns.append(tuple(window))
+        numbers.append(number)
+    return patterns, numbers
+
+
 @dataclass(frozen=True)
 class _Strip:
-    """Neighbouring outputs of one class: what they read of the image, and the zeros around it."""
+    """Neighbouring outputs of one pattern: what they read of the image, and the zeros around it."""
 
     number: int
     low: int
@@ -182,35 +209,53 @@ class _Strip:
     even: bool
 
 
-def _strip(axis: Axis, run: tuple[int, int, int], window: int, size: int) -> _Strip:
+def _strip(axis: Axis, run: tuple[int, int, int], size: int) -> _Strip:
     first, end, number = run
-    start, stop = axis.start(first), axis.start(end - 1) + window
+    start, stop = axis.start(first), axis.start(end - 1) + axis.taps
     low = min(max(start, 0), size)
     high = max(low, min(stop, size))
     before = max(0, min(stop, 0) - start)
     after = stop - start - before - (high - low)
-    if before != after and (size - low + 2 * before - window) // axis.stride == end - first - 1:
+    if before != after and (size - low + 2 * before - axis.taps) // axis.stride == end - first - 1:
         high, after = size, before  # the same outputs, by the padding that a convolution takes
     return _Strip(number, low, high, before, after, before == after)
 
 
-# For each row of outputs: its class, the part of the matrix whose window lies in the image, and where it reads.
+@lru_cache(maxsize=1024)
+def _runs(axis: Axis, size: int) -> list[tuple[int, int, int]]:
+    """Neighbours of one pattern: their first output, the one after their last, and its number."""
+    runs, begin = [], 0
+    for number, members in groupby(_patterns(axis, size)[1]):
+        end = begin + len(list(members))
+        runs.append((begin, end, number))
+        begin = end
+    return runs
+
+
+# For each row of outputs: its pattern, the part of the matrix whose window lies in the image, and where it reads.
 Parts = list[tuple[int, int, int, int]]
 
 
 def _row_parts(place: Place) -> Parts:
-    pixels, parts = place.size[1] * place.channels, []
-    for output, number in enumerate(place.rows.classes):
-        first, end = _taps_inside(place.rows, output, place.window[0], place.size[0])
-        parts.append((number, first * pixels, end * pixels, (place.rows.start(output) + first) * pixels))
+    axis, pixels, parts = place.rows, place.size[1] * place.channels, []
+    for output, number in enumerate(_patterns(axis, place.size[0])[1]):
+        start = axis.start(output)
+        first = min(max(0, -start), axis.taps)  # the first tap that lies in the image
+        end = max(first, min(axis.taps, place.size[0] - start))
+        parts.append((number, first * pixels, end * pixels, (start + first) * pixels))
     return parts
 
 
-def _taps_inside(axis: Axis, output: int, window: int, size: int) -> tuple[int, int]:
-    """The first tap of an output's window that lies in the image, and the one after the last."""
-    start = axis.start(output)
-    first = min(max(0, -start), window)
-    return first, max(first, min(window, size - start))
+def _gather(slices: Tensor, dim: int, patterns: Sequence[Window]) -> Tensor:
+    """Of the slices along `dim` those of each pattern, as two dimensions; zeros where it has none."""
+    count, shape = slices.shape[dim], (len(patterns), len(patterns[0]))
+    numbers = [count if number in (None, _NOTHING) else number for pattern in patterns for number in pattern]
+    if numbers != list(range(count)):
+        if count in numbers:
+            nothing = slices.new_zeros(*slices.shape[:dim], 1, *slices.shape[dim + 1 :])
+            slices = torch.cat([slices, nothing], dim)
+        slices = slices.index_select(dim, torch.tensor(numbers, device=slices.device))
+    return slices.unflatten(dim, shape)
 
 
 def _row_products(flat: Tensor, matrices: Tensor, parts: Parts) -> Tensor:
@@ -243,29 +288,41 @@ class _RowProducts(torch.autograd.Function):
         return to_flat, to_matrices, None
 
 
+def _spread(place: Place, weight: Tensor) -> Tensor:
+    """Slices of rows Y×X×C×O as matrices Y×(W·C)×(Q·O), with the kernel once for each column of outputs."""
+    spread: Tensor = _Spread.apply(place, weight)  # type: ignore[no-untyped-call]
+    return spread.flatten(3, 4).flatten(1, 2)
+
+
 class _Spread(torch.autograd.Function):
-    """A kernel Y×h×X×w×C×O to Y×h×W×C×Q×O: that of each column of outputs, where it lies among the W columns."""
+    """Slices Y×X×C×O to Y×W×C×Q×O: those that each of the Q outputs reads, where they lie among the W columns."""
 
     @staticmethod
     def forward(ctx: Any, place: Place, weight: Tensor) -> Tensor:
         ctx.place, ctx.shape = place, weight.shape
         size = (place.size[1], place.channels, place.columns.outputs, place.outputs)
-        spread = weight.new_zeros(*weight.shape[:2], *size)
-        for column, number, taps, seen in _column_parts(place):
-            spread[:, :, seen, :, column] = weight[:, :, number, taps]
+        spread = weight.new_zeros(len(weight), *size)
+        for column, seen, numbers in _column_parts(place.columns):
+            spread[:, seen, :, column] = weight[:, numbers]
         return spread
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         to_weight = gradient.new_zeros(ctx.shape)
-        for column, number, taps, seen in _column_parts(ctx.place):
-            to_weight[:, :, number, taps] += gradient[:, :, seen, :, column]
+        for column, seen, numbers in _column_parts(ctx.place.columns):
+            to_weight[:, numbers] += gradient[:, seen, :, column]
         return None, to_weight
 
 
-def _column_parts(place: Place) -> Iterator[tuple[int, int, slice, slice]]:
-    """Of each column of outputs: its number, its class, the taps that lie in the image, and what they read."""
-    for column, number in enumerate(place.columns.classes):
-        first, end = _taps_inside(place.columns, column, place.window[1], place.size[1])
-        start = place.columns.start(column)
-        yield column, number, slice(first, end), slice(start + first, start + end)
+@lru_cache(maxsize=1024)
+def _column_parts(axis: Axis) -> list[tuple[int, slice, slice]]:
+    """Of each output in turn the positions that it reads, and their slices, in parts where both are neighbours."""
+    parts: list[tuple[int, slice, slice]] = []
+    for output in range(axis.outputs):
+        for position, number in axis.reads(output):
+            last, seen, numbers = parts[-1] if parts else (-1, slice(0), slice(0))
+            if (last, seen.stop, numbers.stop) == (output, position, number):
+                parts[-1] = (output, slice(seen.start, position + 1), slice(numbers.start, number + 1))
+            else:
+                parts.append((output, slice(position, position + 1), slice(number, number + 1)))
+    return parts

@@ -59,9 +59,9 @@ class Piece:
         return sum(macs_of(operation(node), node) // int(node.meta["val"].shape[0]) for node in self.nodes)
 
     def place(self, entry: fx.Node, kernel: Kernel) -> Place:
-        channels, outputs = kernel.weight.shape[4:]
+        channels, outputs = kernel.weight.shape[2:]
         to_vector = len(shape_of(self.end)) == 1
-        return Place(channels, size_of(entry), outputs, kernel.window, kernel.rows, kernel.columns, to_vector)
+        return Place(channels, size_of(entry), outputs, kernel.rows, kernel.columns, to_vector)
 
     def _images_of(self, node: fx.Node) -> list[fx.Node]:
         return [parent for parent in node.all_input_nodes if parent in self.nodes or parent in self.entries]
@@ -113,10 +113,10 @@ class _Composer:
                 parts.setdefault(node, []).append(kernel_from(reader))
             elif operation(node) in LAYERS and isinstance(reader, Kernel) and self._is_smaller(reader, node):
                 before = node.all_input_nodes[0]
-                readers.append((before, compose(reader, kernel_of(node, self.weights), size_of(before))))
+                readers.append((before, compose(reader, kernel_of(node, self.weights))))
             elif operation(node) in LAYERS or self._is_shared(node):
                 for entry, kernel in self.of(node).items():
-                    parts.setdefault(entry, []).append(_read(reader, kernel, size_of(entry)))
+                    parts.setdefault(entry, []).append(_read(reader, kernel))
             else:
                 readers += pull(node, reader, self.weights)
         return {entry: total(kernels) for entry, kernels in parts.items()}
@@ -124,7 +124,7 @@ class _Composer:
     def _is_smaller(self, reader: Kernel, layer: fx.Node) -> bool:
         """Whether to go through `layer` alone first takes fewer products than to go through all that lies before it."""
         weight = layer.all_input_nodes[1].meta["val"]
-        channels = reader.weight.shape[4]
+        channels = reader.weight.shape[2]
         return not self._is_shared(layer) and reader.weight.numel() // channels <= weight.numel() // weight.shape[1]
 
     def _is_shared(self, node: fx.Node) -> bool:
@@ -132,8 +132,8 @@ class _Composer:
         return sum(user in self.piece.nodes for user in node.users) > 1
 
 
-def _read(reader: Reader, kernel: Kernel, size: tuple[int, int]) -> Kernel:
-    return reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel, size)
+def _read(reader: Reader, kernel: Kernel) -> Kernel:
+    return reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel)
 
 
 class Merge(nn.Module):

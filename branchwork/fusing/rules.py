@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened
+from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened, sliding
 from branchwork.fusing.program import parents, shape_of, size_of
 from branchwork.tracing.costs import argument, operation, pair
 
@@ -83,7 +83,10 @@ def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
     else:
         stride, dilation, groups = pair(argument(layer, 3, 1)), pair(argument(layer, 5, 1)), argument(layer, 6, 1)
         offset = _first_tap(argument(layer, 4, 0), dilation, weight.shape[2:])
-    return of_convolution(weight, size_of(layer), stride, offset, dilation, groups)
+    source = size_of(layer.all_input_nodes[0])
+    geometry = zip(weight.shape[2:], size_of(layer), source, offset, stride, dilation, strict=True)
+    rows, columns = (sliding(*along) for along in geometry)
+    return of_convolution(weight, rows, columns, groups)
 
 
 def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.Node, Reader]]:
@@ -106,14 +109,14 @@ def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.N
         for part in source:
             channels = shape_of(part)[0]
             kernel = kernel_from(reader)
-            yield part, replace(kernel, weight=kernel.weight.narrow(4, start, channels))
+            yield part, replace(kernel, weight=kernel.weight.narrow(2, start, channels))
             start += channels
     elif op in _RESHAPING:
         channels, height, width = shape_of(source)
         yield source, of_flattened(kernel_from(reader), (channels, height, width))
     else:
-        axes, window, factors = _padding(node) if op == "pad" else _average(node)
-        yield source, compose_sum(kernel_from(reader), axes, window, size_of(source), factors)
+        axes, factors = _padding(node) if op == "pad" else _average(node)
+        yield source, compose_sum(kernel_from(reader), axes, factors)
 
 
 def kernel_from(reader: Reader) -> Kernel:
@@ -128,17 +131,16 @@ def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -
     return -height, -width
 
 
-# Of a sum over a window: where it lies, its size, and what each of its outputs is multiplied by.
-_Sum = tuple[tuple[Axis, Axis], tuple[int, int], Factors]
+# Of a sum over a window: where it lies, and what each of its outputs is multiplied by.
+_Sum = tuple[tuple[Axis, Axis], Factors]
 
 
 def _padding(node: fx.Node) -> _Sum:
     """Sums over one pixel each."""
     sides: Any = node.args[1]
     left, top = int(sides[0]), int(sides[2]) if len(sides) == 4 else 0
-    height, width = size_of(node)
-    axes = Axis((0,) * height, -top), Axis((0,) * width, -left)
-    return axes, (1, 1), ((1.0,) * height, (1.0,) * width)
+    (height, width), (rows, columns) = size_of(node), size_of(node.all_input_nodes[0])
+    return (sliding(1, height, rows, -top), sliding(1, width, columns, -left)), ((1.0,) * height, (1.0,) * width)
 
 
 def _average(node: fx.Node) -> _Sum:
@@ -146,7 +148,7 @@ def _average(node: fx.Node) -> _Sum:
     source: Any = node.args[0]
     if operation(node) != "avg_pool2d":
         height, width = size_of(source)
-        return (Axis((0,)), Axis((0,))), (height, width), ((1 / height,), (1 / width,))
+        return (sliding(height, 1, height), sliding(width, 1, width)), ((1 / height,), (1 / width,))
     window = pair(node.args[1])
     stride, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))
     edge, divisor = padding if argument(node, 5, True) else (0, 0), argument(node, 6, None)
@@ -154,14 +156,14 @@ def _average(node: fx.Node) -> _Sum:
     for k, step, pad, border, inputs, outputs in zip(
         window, stride, padding, edge, size_of(source), size_of(node), strict=True
     ):
-        axes.append(Axis((0,) * outputs, -pad, step))
+        axes.append(sliding(k, outputs, inputs, -pad, step))
         starts = [i * step - pad for i in range(outputs)]
         counts = [min(start + k, inputs + border) - max(start, -border) for start in starts]
         factors.append(tuple(1 / count for count in counts))
     if divisor is not None:
         height, width = size_of(node)
         factors = [(1 / divisor,) * height, (1.0,) * width]
-    return (axes[0], axes[1]), window, (factors[0], factors[1])
+    return (axes[0], axes[1]), (factors[0], factors[1])
 
 
 def batch_norm(node: fx.Node, weights: Weights) -> tuple[Tensor, Tensor]:
