@@ -12,15 +12,16 @@ from branchwork.blocks import Concat
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
+from branchwork.fusing.fourier import Fourier, find_scheme
 from branchwork.fusing.fuse import collapse, fuse
-from branchwork.fusing.kernel import Kernel, compose_sum, sliding
+from branchwork.fusing.kernel import Axis, Kernel, compose_sum, sliding
 from branchwork.nets.build import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 # The planner may leave a segment as it is written; these make it take each form, and cut segments where it would not.
-WAYS = st.sampled_from([(Rows,), (Matrix,), (Tiles,), (Rows, Tiles)])
+WAYS = st.sampled_from([(Rows,), (Fourier, Rows), (Matrix,), (Tiles,), (Rows, Tiles)])
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forms: tuple[type, ...], chance: int, seed: int) -> None:
@@ -110,12 +111,11 @@ def test_the_lecture_nets_are_the_same_collapsed(name):
 
 
 def test_inception_loses_the_macs_that_two_matrices_save():
-    # conv1, a segment as one matrix or as 66 of 72 rows of taps over 12 columns in and 8 out, and a 320→10 matrix.
-    for batch, segment in ((8, 1_440 * 1_280), (256, 66 * 12 * 10 * 8 * 20)):
-        fused = fuse(build_net("inception").eval(), (1, 28, 28), batch=batch)
-        with FlopCounterMode(display=False) as counter:
-            fused(torch.zeros(1, 1, 28, 28))
-        assert counter.get_total_flops() // 2 == 144_000 + segment + 3_200
+    fused = fuse(build_net("inception").eval(), (1, 28, 28))
+    with FlopCounterMode(display=False) as counter:
+        fused(torch.zeros(1, 1, 28, 28))
+    # conv1, 22 products of 12 columns in and 8 out with a transform before and behind them, and a 320→10 matrix.
+    assert counter.get_total_flops() // 2 == 144_000 + 22 * (120 * 160 + 12 * 120 + 8 * 160) + 3_200
     assert {name for name, _ in fused.named_parameters()} == {"conv1.weight", "conv1.bias"}
 
 
@@ -236,6 +236,38 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
     assert counter.get_total_flops() // 2 <= written
     x = images((64, 32, 32), 2, 0)
     assert difference(fused(x), wide(x)) < 1e-12
+
+
+def test_a_fourier_transform_takes_the_products_that_are_known_by_hand():
+    # 14 points leave what is read beyond 12 rows zero: 2 real frequencies and 6 complex ones of 3 products each.
+    padded = find_scheme(sliding(9, 8, 12, -2), 12)
+    # No padding: the 12 rows are enough, since no output reads past the last.
+    inside = find_scheme(sliding(5, 8, 12), 12)
+    assert (padded.products, inside.products) == (2 + 6 * 3, 2 + 5 * 3)
+    # Both border rows are read otherwise by one output each: a product more for each of them.
+    cut = list(sliding(9, 8, 12, -2).windows)
+    cut[0], cut[7] = (None, None, 9, *cut[0][3:]), (*cut[7][:6], 10, None, None)
+    assert find_scheme(Axis(tuple(cut), -2), 12).products == 2 + 6 * 3 + 2
+    assert find_scheme(sliding(3, 5, 11, 0, 2), 11) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_scheme_is_the_sum_over_the_window(data):
+    size, taps = data.draw(st.integers(1, 13)), data.draw(st.integers(1, 7))
+    outputs, offset = data.draw(st.integers(1, 13)), data.draw(st.integers(-7, 3))
+    number = st.one_of(st.none(), st.integers(0, 8))
+    window = st.lists(number, min_size=taps, max_size=taps)
+    drawn = data.draw(st.lists(window, min_size=outputs, max_size=outputs))
+    windows = [
+        tuple(slice if 0 <= output + offset + tap < size else None for tap, slice in enumerate(row))
+        for output, row in enumerate(drawn)
+    ]
+    axis = Axis(tuple(windows), offset)
+    scheme = find_scheme(axis, size)
+    x, k = images((size,), 1, 0)[0], images((9,), 1, 1)[0, : scheme.slices.shape[1]]
+    expected = torch.tensor([sum(x[at] * k[slice] for at, slice in axis.reads(i)) for i in range(outputs)])
+    assert (scheme.outputs @ ((scheme.inputs @ x) * (scheme.slices @ k)) - expected).abs().max() < 1e-12
 
 
 def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():

@@ -10,12 +10,15 @@ from functools import cache
 import torch
 from torch import Tensor, fx
 
-from branchwork.fusing.forms import FORMS, MOVE, START, Form, Tiles, slower
+from branchwork.fusing.forms import MOVE, START, Form, Matrix, Rows, Tiles, slower
+from branchwork.fusing.fourier import Fourier
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
 from branchwork.fusing.program import elements, image_nodes, parents, shape_of
 from branchwork.fusing.rules import FREE, is_affine
 from branchwork.tracing.costs import macs_of, operation
+
+FORMS: tuple[type[Form], ...] = (Rows, Fourier, Matrix, Tiles)
 
 # A form must be cheaper by this share, since the estimate is not exact.
 GAIN = 0.03
@@ -139,15 +142,20 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
     macs = macs_of(op, node) / int(node.meta["val"].shape[0])
     if op == "conv2d":
         macs *= slower(int(node.args[1].meta["val"].shape[1]))  # type: ignore[union-attr]
-    return macs + MOVE * sum(map(elements, {node, *parents(node, images)})) + START / batch
+    moved = sum(map(elements, {node, *parents(node, images)}))
+    given = [parent.meta["val"] for parent in node.all_input_nodes if parent not in images]
+    weights = sum(value.numel() for value in given if isinstance(value, Tensor))
+    return macs + MOVE * (moved + weights / batch) + START / batch
 
 
 def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piece, name: str, batch: int) -> None:
     """Compute the output of `piece` by its merged kernels. `copies` has the node of `module` for each old one."""
     forms: dict[fx.Node, Form] = {}
+    like = piece.weights[0].meta["val"]
     for entry, kernel in piece.kernels(_without_data).items():
         place = piece.place(entry, kernel)
-        forms[entry] = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
+        form = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
+        forms[entry] = form.to(like.device, like.dtype)
     graph, end = module.graph, copies[piece.end]
     with graph.inserting_before(end):
         merge = Merge(piece, forms)

@@ -1,8 +1,8 @@
 """The forms in which a collapsed segment runs: matrices row by row, or convolutions tile by tile.
 
-All are exact at the border, because outputs there read through slices of the kernel of their own. `Rows` makes one matrix product of
-each row of outputs, over all the channels and columns that its window covers: dense and fast where images are narrow.
-`Matrix` makes one of them all, which small batches like.
+All are exact at the border, because outputs there read through slices of the kernel of their own. `Rows` makes one
+matrix product of each row of outputs, over all the channels and columns that its window covers: dense and fast where
+images are narrow. `Matrix` makes one of them all, which small batches like, and `fourier` has one of fewer products.
 `Tiles` makes one convolution of each rectangle of outputs that share a kernel: the interior, and strips at the border
 where the net as written cuts an image between two layers.
 """
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from branchwork.fusing.kernel import Axis, Kernel, Window
 
 # What costs as much time as so many multiply-accumulates (LOG.md has the timings): moving one number through memory,
-# and starting one operation, whatever the size of its batch.
+# of an image or of a weight, and starting one operation, whatever the size of its batch.
 MOVE = 12
 START = 1_000_000
 # A convolution of few channels does so many times fewer multiply-accumulates in a second than a matrix product; with so
@@ -40,8 +40,20 @@ class Place:
     to_vector: bool
 
     @property
+    def row_in(self) -> int:
+        return self.size[1] * self.channels
+
+    @property
+    def row_out(self) -> int:
+        return self.columns.outputs * self.outputs
+
+    @property
+    def in_elements(self) -> int:
+        return self.size[0] * self.row_in
+
+    @property
     def out_elements(self) -> int:
-        return self.outputs * self.rows.outputs * self.columns.outputs
+        return self.rows.outputs * self.row_out
 
 
 def slower(channels: int) -> float:
@@ -60,14 +72,15 @@ class Rows(nn.Module):
 
     @staticmethod
     def cost(place: Place, batch: int) -> float:
-        row = place.columns.outputs * place.outputs
-        products = sum((end - first) * row for _, first, end, _ in _row_parts(place))
-        moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements)
-        return products + moved + START * place.rows.outputs / batch
+        products = sum((end - first) * place.row_out for _, first, end, _ in _row_parts(place))
+        patterns, _ = _patterns(place.rows, place.size[0])
+        matrices = len(patterns) * place.rows.taps * place.row_in * place.row_out
+        moved = place.in_elements + place.out_elements + matrices / batch
+        return products + MOVE * moved + START * place.rows.outputs / batch
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """The matrix of each pattern of rows: Y×(h·W·C)×(Q·O), with the kernel once for each column of outputs."""
-        return _gather(_spread(self.place, kernel.weight), 0, self.patterns).flatten(1, 2)
+        return _gather(spread(self.place, kernel.weight), 0, self.patterns).flatten(1, 2)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
@@ -76,14 +89,17 @@ class Rows(nn.Module):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, matrices = x.to(dtype), matrices.to(dtype)
-        flat = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
-        if torch.is_grad_enabled() and (x.requires_grad or matrices.requires_grad):
-            y: Tensor = _RowProducts.apply(flat, matrices, self.parts)  # type: ignore[no-untyped-call]
-        else:
-            y = _row_products(flat, matrices, self.parts)
+        y = self.multiply(x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x, matrices)
         if bias is not None:
             y = y + bias.expand(-1, rows, columns).permute(1, 2, 0).reshape(-1).to(y.dtype)
         return y if place.to_vector else y.view(-1, rows, columns, place.outputs).permute(0, 3, 1, 2)
+
+    def multiply(self, flat: Tensor, matrices: Tensor) -> Tensor:
+        """N×(H·W·C) to N×(P·Q·O)."""
+        if torch.is_grad_enabled() and (flat.requires_grad or matrices.requires_grad):
+            y: Tensor = _RowProducts.apply(flat, matrices, self.parts)  # type: ignore[no-untyped-call]
+            return y
+        return _row_products(flat, matrices, self.parts)
 
 
 class Matrix(Rows):
@@ -92,12 +108,12 @@ class Matrix(Rows):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.by_row = self.parts
-        self.parts = [(0, 0, place.channels * place.size[0] * place.size[1], 0)]
+        self.parts = [(0, 0, place.in_elements, 0)]
 
     @staticmethod
     def cost(place: Place, batch: int) -> float:
-        inputs = place.channels * place.size[0] * place.size[1]
-        return inputs * place.out_elements + MOVE * (inputs + place.out_elements) + START / batch
+        matrix = place.in_elements * place.out_elements
+        return matrix + MOVE * (place.in_elements + place.out_elements + matrix / batch) + START / batch
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """1×(H·W·C)×(P·Q·O)."""
@@ -132,16 +148,17 @@ class Tiles(nn.Module):
     @staticmethod
     def cost(place: Place, batch: int) -> float:
         tiles = len(_runs(place.rows, place.size[0])) * len(_runs(place.columns, place.size[1]))
-        window = place.rows.taps * place.columns.taps
-        products = place.out_elements * place.channels * window * slower(place.channels)
+        kernel = place.rows.taps * place.columns.taps * place.channels
+        products = place.out_elements * kernel * slower(place.channels)
         # Several tiles are put together, which moves each number once more.
-        moved = MOVE * (place.channels * place.size[0] * place.size[1] + place.out_elements * (2 if tiles > 1 else 1))
-        return products + moved + START * tiles / batch
+        moved = place.in_elements + place.out_elements * (2 if tiles > 1 else 1)
+        return products + MOVE * (moved + tiles * kernel * place.outputs / batch) + START * tiles / batch
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """Y×X×O×C×h×w: the kernel of each pattern of rows and of columns."""
         by_rows = _gather(kernel.weight, 0, self.patterns[0])
-        return _gather(by_rows, 2, self.patterns[1]).permute(0, 2, 5, 4, 1, 3)
+        # Contiguous, since torch's convolution of float64 raises an error in its backward pass for some other strides.
+        return _gather(by_rows, 2, self.patterns[1]).permute(0, 2, 5, 4, 1, 3).contiguous()
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
@@ -167,7 +184,6 @@ class Tiles(nn.Module):
 
 
 Form = Rows | Tiles
-FORMS: tuple[type[Form], ...] = (Rows, Matrix, Tiles)
 
 
 # A tap that lies in the image and must not be read.
@@ -237,7 +253,7 @@ Parts = list[tuple[int, int, int, int]]
 
 
 def _row_parts(place: Place) -> Parts:
-    axis, pixels, parts = place.rows, place.size[1] * place.channels, []
+    axis, pixels, parts = place.rows, place.row_in, []
     for output, number in enumerate(_patterns(axis, place.size[0])[1]):
         start = axis.start(output)
         first = min(max(0, -start), axis.taps)  # the first tap that lies in the image
@@ -248,14 +264,13 @@ def _row_parts(place: Place) -> Parts:
 
 def _gather(slices: Tensor, dim: int, patterns: Sequence[Window]) -> Tensor:
     """Of the slices along `dim` those of each pattern, as two dimensions; zeros where it has none."""
-    count, shape = slices.shape[dim], (len(patterns), len(patterns[0]))
+    count, before, after = slices.shape[dim], slices.shape[:dim], slices.shape[dim + 1 :]
     numbers = [count if number in (None, _NOTHING) else number for pattern in patterns for number in pattern]
     if numbers != list(range(count)):
         if count in numbers:
-            nothing = slices.new_zeros(*slices.shape[:dim], 1, *slices.shape[dim + 1 :])
-            slices = torch.cat([slices, nothing], dim)
+            slices = torch.cat([slices, slices.new_zeros(*before, 1, *after)], dim)
         slices = slices.index_select(dim, torch.tensor(numbers, device=slices.device))
-    return slices.unflatten(dim, shape)
+    return slices.reshape(*before, len(patterns), len(patterns[0]), *after)
 
 
 def _row_products(flat: Tensor, matrices: Tensor, parts: Parts) -> Tensor:
@@ -288,10 +303,10 @@ class _RowProducts(torch.autograd.Function):
         return to_flat, to_matrices, None
 
 
-def _spread(place: Place, weight: Tensor) -> Tensor:
+def spread(place: Place, weight: Tensor) -> Tensor:
     """Slices of rows Y×X×C×O as matrices Y×(W·C)×(Q·O), with the kernel once for each column of outputs."""
-    spread: Tensor = _Spread.apply(place, weight)  # type: ignore[no-untyped-call]
-    return spread.flatten(3, 4).flatten(1, 2)
+    found: Tensor = _Spread.apply(place, weight)  # type: ignore[no-untyped-call]
+    return found.flatten(3, 4).flatten(1, 2)
 
 
 class _Spread(torch.autograd.Function):
@@ -301,10 +316,10 @@ class _Spread(torch.autograd.Function):
     def forward(ctx: Any, place: Place, weight: Tensor) -> Tensor:
         ctx.place, ctx.shape = place, weight.shape
         size = (place.size[1], place.channels, place.columns.outputs, place.outputs)
-        spread = weight.new_zeros(len(weight), *size)
+        found = weight.new_zeros(len(weight), *size)
         for column, seen, numbers in _column_parts(place.columns):
-            spread[:, seen, :, column] = weight[:, numbers]
-        return spread
+            found[:, seen, :, column] = weight[:, numbers]
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:

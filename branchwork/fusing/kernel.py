@@ -11,7 +11,7 @@ output reads which position through which slice.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -27,7 +27,7 @@ Window = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Axis:
-    """Along height or width: output i reads position i·stride + offset + t of a tensor through slice `windows[i][t]`."""
+    """Along height or width: output i reads position i·stride + offset + t through slice `windows[i][t]`."""
 
     windows: tuple[Window, ...]
     offset: int = 0
@@ -121,28 +121,29 @@ def of_flattened(kernel: Kernel, shape: tuple[int, int, int]) -> Kernel:
     return Kernel(kernel.weight.reshape(*shape, -1).permute(1, 2, 0, 3), rows, columns, kernel.macs)
 
 
-@dataclass(eq=False)
-class Join:
-    """Windows that are joined along one axis: each slice of the joint one is a sum of products, with these factors."""
+class Constant:
+    """A matrix of float64, kept for each type and device that it is asked for."""
 
-    axis: Axis
-    factors: list[list[float]]
-    products: int
-    _matrices: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict)
+    def __init__(self, numbers: Tensor) -> None:
+        self.numbers = numbers
+        self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
-    def __post_init__(self) -> None:
-        self.slices = len(self.factors)
-        plain = [[float(i == j) for j in range(self.products)] for i in range(self.products)]
-        self.is_plain = self.factors == plain
-
-    def matrix(self, like: Tensor) -> Tensor:
-        """Slices × products."""
-        key = (like.dtype, like.device)
-        if key not in self._matrices:
+    def like(self, other: Tensor) -> Tensor:
+        key = (other.dtype, other.device)
+        if key not in self._kept:
             with torch.inference_mode(False):  # a validation must not leave what a training cannot use
-                matrix = torch.tensor(self.factors, dtype=like.dtype).view(self.slices, self.products)
-                self._matrices[key] = matrix.to(like.device)
-        return self._matrices[key]
+                self._kept[key] = self.numbers.to(other.dtype).to(other.device)
+        return self._kept[key]
+
+
+class Join:
+    """Windows that are joined along one axis: each slice of the joint one is a sum of products with `factors`."""
+
+    def __init__(self, axis: Axis, factors: Tensor) -> None:
+        self.axis = axis
+        self.slices, self.products = factors.shape
+        self.matrix = Constant(factors)
+        self.is_plain = torch.equal(factors, torch.eye(self.products).double())
 
 
 # For one output, the products that it reads each position through: their numbers, with a factor each.
@@ -161,11 +162,11 @@ def _joined(outputs: Sequence[_Sums], products: int, start: int, stride: int) ->
     seen = {tap for _, tap in taps} or {0}
     first, last = min(seen), max(seen)
     windows = tuple(tuple(taps.get((i, tap)) for tap in range(first, last + 1)) for i in range(len(outputs)))
-    factors = [[0.0] * products for _ in numbers]
+    factors = torch.zeros(len(numbers), products, dtype=torch.float64)
     for read, number in numbers.items():
         for product, factor in read:
-            factors[number][product] += factor
-    return Join(Axis(windows, start + first, stride), factors, products)
+            factors[number, product] += factor
+    return Join(Axis(windows, start + first, stride), factors)
 
 
 @lru_cache(maxsize=4096)  # the same at every step of a training
@@ -218,11 +219,7 @@ def join_all(axes: tuple[Axis, ...], counts: tuple[int, ...]) -> tuple[Join, ...
                 sums.setdefault(position, []).append((begin + number, 1.0))
         outputs.append(sums)
     joint = _joined(outputs, sum(counts), min(axis.offset for axis in axes), axes[0].stride)
-    begins = accumulate(counts, initial=0)
-    return tuple(
-        Join(joint.axis, [row[begin : begin + count] for row in joint.factors], count)
-        for begin, count in zip(begins, counts, strict=False)
-    )
+    return tuple(Join(joint.axis, part) for part in torch.split(joint.matrix.numbers, list(counts), 1))
 
 
 # What rows and columns of an image are multiplied by.
@@ -315,9 +312,9 @@ def _place(products: Tensor, rows: Join, columns: Join) -> Tensor:
     """Products (rows, columns, C, O), put where they belong: Y×X×C×O."""
     ends = products.shape[2:]
     if not rows.is_plain:
-        products = rows.matrix(products) @ products.flatten(1)
+        products = rows.matrix.like(products) @ products.flatten(1)
     if not columns.is_plain:
-        products = columns.matrix(products) @ products.reshape(rows.slices, columns.products, ends.numel())
+        products = columns.matrix.like(products) @ products.reshape(rows.slices, columns.products, ends.numel())
     return products.reshape(rows.slices, columns.slices, *ends)
 
 
@@ -325,9 +322,9 @@ def _take(placed: Tensor, rows: Join, columns: Join) -> Tensor:
     """The gradient of `_place`."""
     ends = placed.shape[2:]
     if not columns.is_plain:
-        placed = columns.matrix(placed).mT @ placed.flatten(2)
+        placed = columns.matrix.like(placed).mT @ placed.flatten(2)
     if not rows.is_plain:
-        placed = rows.matrix(placed).mT @ placed.reshape(rows.slices, columns.products * ends.numel())
+        placed = rows.matrix.like(placed).mT @ placed.reshape(rows.slices, columns.products * ends.numel())
     return placed.reshape(rows.products, columns.products, *ends)
 
 
