@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from branchwork.fusing.forms import Form, Place
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
@@ -72,7 +71,7 @@ def _run(node: fx.Node, values: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
         found = values.get(parent)
         return like.new_zeros(1, *shape_of(parent)) if found is None else found
 
-    args, keywords = pytree.tree_map_only(fx.Node, value, (node.args, node.kwargs))
+    args, keywords = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
     done: Tensor = node.target(*args, **keywords)  # type: ignore[operator]
     return done
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any
 
@@ -79,7 +80,12 @@ _ONE_NAME = {"reshape": "view", "_unsafe_view": "view", "concat": "cat", "concat
 
 def operation(node: fx.Node) -> str:
     """The operation by the name that torch.nn.functional has for it."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
+    return _name(node.target)
+
+
+@cache  # asked for at each step of a collapsed training, and torch makes the words anew each time
+def _name(target: object) -> str:
+    name = str(target).removeprefix("aten.").split(".")[0]
     return _ONE_NAME.get(name.rstrip("_"), name.rstrip("_").lstrip("_"))
 
 
