@@ -1,5 +1,6 @@
 """Every command in the READMEs is run as it stands there, in a copy of the checkout, without the network."""
 
+import json
 import os
 import re
 import shutil
@@ -121,3 +122,13 @@ def test_both_readmes_show_the_same_figures():
     tables = [re.findall(r"^\|(.*[0-9].*)\|$", (ROOT / readme).read_text(), re.MULTILINE) for readme in READMES]
     figures = [[re.findall(r"[\d.,]*\d", row) for row in table] for table in tables]
     assert figures[0] == figures[1] and len(figures[0]) >= 4
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_real_runs_on_fashion_mnist_are_told_as_they_ended(readme):
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    for run in json.loads((ROOT / "docs/fashion-mnist/runs.json").read_text(encoding="utf-8")):
+        low, high = (f"{100 * end:.2f}" for end in run["test_interval"])
+        minutes = f"{run['train_seconds'] / 60:.0f}"
+        for told in (f"{run['test_accuracy']:.2%}", f"{low}–{high}", minutes, f"--epochs {run['epochs']}"):
+            assert told in text

@@ -144,8 +144,8 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
         macs *= slower(int(node.args[1].meta["val"].shape[1]))  # type: ignore[union-attr]
     moved = sum(map(elements, {node, *parents(node, images)}))
     given = [parent.meta["val"] for parent in node.all_input_nodes if parent not in images]
-    weights = sum(value.numel() for value in given if isinstance(value, Tensor))
-    return macs + MOVE * (moved + weights / batch) + START / batch
+    weight = max((value.numel() for value in given if isinstance(value, Tensor)), default=0)
+    return macs + MOVE * (moved + weight / batch) + START / batch
 
 
 def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piece, name: str, batch: int) -> None:

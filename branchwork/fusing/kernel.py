@@ -170,37 +170,22 @@ def _joined(outputs: Sequence[_Sums], products: int, start: int, stride: int) ->
 
 
 @lru_cache(maxsize=4096)  # the same at every step of a training
-def join(reader: Axis, source: Axis, counts: tuple[int, int]) -> Join:
-    """What reads through `source` what `reader` reads of it, which have `counts` slices.
+def join(reader: Axis, source: Axis, counts: tuple[int, int], factors: tuple[float, ...] = ()) -> Join:
+    """What reads through `source` what `reader` reads of it; they have `counts` slices.
 
-    Product s·R + r is that of slice s of the source with slice r of the reader, which has R.
+    Product s·R + r is that of slice s of the source with slice r of the reader, which has R. With `factors`, one for
+    each position of what `source` gives, its window is a sum that is multiplied by them: all its slices are one.
     """
     outputs = []
     for output in range(reader.outputs):
         sums: _Sums = {}
         for between, outer in reader.reads(output):
             for position, inner in source.reads(between):
-                sums.setdefault(position, []).append((inner * counts[0] + outer, 1.0))
+                product = (outer, factors[between]) if factors else (inner * counts[0] + outer, 1.0)
+                sums.setdefault(position, []).append(product)
         outputs.append(sums)
     start = reader.offset * source.stride + source.offset
     return _joined(outputs, counts[0] * counts[1], start, reader.stride * source.stride)
-
-
-@lru_cache(maxsize=4096)
-def join_sum(reader: Axis, source: Axis, count: int, factors: tuple[float, ...]) -> Join:
-    """What reads through sums over the windows of `source`, each multiplied by its factor, what `reader` reads of them.
-
-    A product for each of the `count` slices of the reader.
-    """
-    outputs = []
-    for output in range(reader.outputs):
-        sums: _Sums = {}
-        for between, outer in reader.reads(output):
-            for position, _ in source.reads(between):
-                sums.setdefault(position, []).append((outer, factors[between]))
-        outputs.append(sums)
-    start = reader.offset * source.stride + source.offset
-    return _joined(outputs, count, start, reader.stride * source.stride)
 
 
 @lru_cache(maxsize=4096)
@@ -243,7 +228,7 @@ def compose(reader: Kernel, source: Kernel) -> Kernel:
 def compose_sum(reader: Kernel, source: tuple[Axis, Axis], factors: Factors) -> Kernel:
     """What `reader` reads, channel by channel, through sums over windows that are multiplied by `factors`."""
     rows, columns = (
-        join_sum(outer, inner, count, by)
+        join(outer, inner, (count, 1), by)
         for outer, inner, count, by in zip(reader.axes, source, reader.weight.shape, factors, strict=False)
     )
     weight: Tensor = _Place.apply([(rows, columns)], reader.weight)  # type: ignore[no-untyped-call]
