@@ -81,7 +81,7 @@ def test_the_figures_are_those_of_the_nets(name):
     merging, saved = macs(collapsed) - one_image, macs(net) - one_image
     assert macs(fused) == one_image == sum(plain.values())
     shapes = [tuple(buffer.shape) for buffer in fused.buffers()]
-    assert {(22, 12 * 10, 8 * 20), (22, 12), (8, 22), (20, 8, 8)} <= set(shapes)
+    assert (22, 12 * 10, 8 * 20) in shapes and (20, 8, 8) in shapes
     facts = [
         macs(net), one_image, *plain.values(), saved,
         count("macs", "incep1", "conv2"), count("macs", "incep2", "fc"),

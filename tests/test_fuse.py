@@ -12,7 +12,7 @@ from branchwork.blocks import Concat
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
-from branchwork.fusing.fourier import Fourier, find_scheme
+from branchwork.fusing.fourier import Fourier, fewest_products, make_scheme
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.fusing.kernel import Axis, Kernel, compose_sum, sliding
 from branchwork.nets.build import build_net
@@ -110,7 +110,7 @@ def test_the_lecture_nets_are_the_same_collapsed(name):
     assert max(difference(a, b) for a, b in zip(ours, theirs, strict=True)) < 1e-10
 
 
-def test_inception_loses_the_macs_that_two_matrices_save():
+def test_a_fused_inception_has_the_macs_of_22_products_and_a_matrix():
     fused = fuse(build_net("inception").eval(), (1, 28, 28))
     with FlopCounterMode(display=False) as counter:
         fused(torch.zeros(1, 1, 28, 28))
@@ -240,15 +240,14 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
 
 def test_a_fourier_transform_takes_the_products_that_are_known_by_hand():
     # 14 points leave what is read beyond 12 rows zero: 2 real frequencies and 6 complex ones of 3 products each.
-    padded = find_scheme(sliding(9, 8, 12, -2), 12)
+    assert fewest_products(sliding(9, 8, 12, -2), 12) == (14, 2 + 6 * 3)
     # No padding: the 12 rows are enough, since no output reads past the last.
-    inside = find_scheme(sliding(5, 8, 12), 12)
-    assert (padded.products, inside.products) == (2 + 6 * 3, 2 + 5 * 3)
+    assert fewest_products(sliding(5, 8, 12), 12) == (12, 2 + 5 * 3)
     # Both border rows are read otherwise by one output each: a product more for each of them.
     cut = list(sliding(9, 8, 12, -2).windows)
     cut[0], cut[7] = (None, None, 9, *cut[0][3:]), (*cut[7][:6], 10, None, None)
-    assert find_scheme(Axis(tuple(cut), -2), 12).products == 2 + 6 * 3 + 2
-    assert find_scheme(sliding(3, 5, 11, 0, 2), 11) is None
+    assert fewest_products(Axis(tuple(cut), -2), 12) == (14, 2 + 6 * 3 + 2)
+    assert fewest_products(sliding(3, 5, 11, 0, 2), 11) is fewest_products(sliding(1, 8, 8), 8) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -264,10 +263,30 @@ def test_a_scheme_is_the_sum_over_the_window(data):
         for output, row in enumerate(drawn)
     ]
     axis = Axis(tuple(windows), offset)
-    scheme = find_scheme(axis, size)
+    scheme = make_scheme(axis, size, data.draw(st.integers(taps, size + 2 * taps)))
     x, k = images((size,), 1, 0)[0], images((9,), 1, 1)[0, : scheme.slices.shape[1]]
     expected = torch.tensor([sum(x[at] * k[slice] for at, slice in axis.reads(i)) for i in range(outputs)])
     assert (scheme.outputs @ ((scheme.inputs @ x) * (scheme.slices @ k)) - expected).abs().max() < 1e-12
+
+
+def test_a_collapsed_net_follows_its_net_and_takes_no_image_at_all():
+    net = build_net("inception")
+    collapsed = collapse(net, (1, 28, 28), batch=256)
+    assert any(isinstance(part, Fourier) for part in collapsed.modules())
+    torch.export.export(collapsed, (torch.zeros(2, 1, 28, 28),), strict=False)
+    for kind in (torch.float32, torch.float64):
+        net.to(kind)
+        x = images((1, 28, 28), 3, 0).to(kind)
+        assert type(collapsed(x)) is Tensor and difference(collapsed(x), net(x)) < 1e-5
+        assert collapsed(x[:0]).shape == (0, 10)
+
+
+def test_fused_in_inference_mode_a_net_can_still_be_trained():
+    net = build_net("inception", image_size=(30, 26)).double()
+    with torch.inference_mode():
+        fuse(net.eval(), (1, 30, 26), batch=256)  # no other test's size, since schemes are kept
+    collapse(net.train(), (1, 30, 26), batch=256)(images((1, 30, 26), 2, 0)).sum().backward()
+    assert net.conv2.weight.grad is not None
 
 
 def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():

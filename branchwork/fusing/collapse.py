@@ -143,7 +143,7 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
     if op == "conv2d":
         macs *= slower(int(node.args[1].meta["val"].shape[1]))  # type: ignore[union-attr]
     moved = sum(map(elements, {node, *parents(node, images)}))
-    given = [parent.meta["val"] for parent in node.all_input_nodes if parent not in images]
+    given = [parent.meta.get("val") for parent in node.all_input_nodes if parent not in images]
     weight = max((value.numel() for value in given if isinstance(value, Tensor)), default=0)
     return macs + MOVE * (moved + weight / batch) + START / batch
 
@@ -151,11 +151,9 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
 def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piece, name: str, batch: int) -> None:
     """Compute the output of `piece` by its merged kernels. `copies` has the node of `module` for each old one."""
     forms: dict[fx.Node, Form] = {}
-    like = piece.weights[0].meta["val"]
     for entry, kernel in piece.kernels(_without_data).items():
         place = piece.place(entry, kernel)
-        form = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
-        forms[entry] = form.to(like.device, like.dtype)
+        forms[entry] = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
     graph, end = module.graph, copies[piece.end]
     with graph.inserting_before(end):
         merge = Merge(piece, forms)

@@ -2,7 +2,7 @@
 
 All are exact at the border, because outputs there read through slices of the kernel of their own. `Rows` makes one
 matrix product of each row of outputs, over all the channels and columns that its window covers: dense and fast where
-images are narrow. `Matrix` makes one of them all, which small batches like, and `fourier` has one of fewer products.
+images are narrow. `Matrix` makes one of them all, which small batches like; fourier.py has rows by fewer products.
 `Tiles` makes one convolution of each rectangle of outputs that share a kernel: the interior, and strips at the border
 where the net as written cuts an image between two layers.
 """
@@ -117,10 +117,10 @@ class Matrix(Rows):
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """1×(H·W·C)×(P·Q·O)."""
-        by_class = super().prepare(kernel)
-        matrix = by_class.new_zeros(self.parts[0][2], len(self.by_row), by_class.shape[2])
+        by_pattern = super().prepare(kernel)
+        matrix = by_pattern.new_zeros(self.parts[0][2], len(self.by_row), by_pattern.shape[2])
         for row, (number, first, end, at) in enumerate(self.by_row):
-            matrix[at : at + end - first, row] = by_class[number, first:end]
+            matrix[at : at + end - first, row] = by_pattern[number, first:end]
         return matrix.flatten(1)[None]
 
 
@@ -198,9 +198,9 @@ def _patterns(axis: Axis, size: int) -> tuple[list[Window], list[int]]:
     """
     patterns: list[Window] = []
     numbers = []
-    for output, read in enumerate(axis.windows):
+    for output, slices in enumerate(axis.windows):
         inside = range(-axis.start(output), size - axis.start(output))
-        window = [_NOTHING if slice is None and tap in inside else slice for tap, slice in enumerate(read)]
+        window = [_NOTHING if read is None and tap in inside else read for tap, read in enumerate(slices)]
         for number, pattern in enumerate(patterns):
             pairs = list(zip(pattern, window, strict=True))
             if all(None in pair or pair[0] == pair[1] for pair in pairs):

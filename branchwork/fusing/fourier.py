@@ -1,10 +1,10 @@
 """Rows of outputs by fewer matrix products: the discrete Fourier transform along the height.
 
-To make each row of outputs of each row that it reads takes a matrix product for every such pair. Where all are read
-alike that is a convolution, and products of transformed rows with transformed slices do it by one for each frequency
-(the convolution theorem); a product of complex numbers takes three of real ones (Gauss). A transform has no border: its
-last row is followed by its first. What it gets wrong there, and what is read through other slices near the border of
-the image, is put right by a product for each such pair.
+`Rows` has a matrix product for each pair of a row of outputs and a row that it reads. Where all are read alike that is
+a convolution, and products of transformed rows with transformed slices do it by one for each frequency (the convolution
+theorem); a product of complex numbers takes three of real ones (Gauss). A transform has no border: its last row is
+followed by its first. What it gets wrong there, and what is read through other slices near the border of the image, is
+put right by a product for each such pair.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from branchwork.fusing.forms import MOVE, START, Place, Rows, spread
@@ -30,34 +30,57 @@ class Scheme:
     slices: Tensor
     outputs: Tensor
 
-    @property
-    def products(self) -> int:
-        return len(self.inputs)
-
 
 @lru_cache(maxsize=1024)
-def find_scheme(axis: Axis, size: int) -> Scheme | None:
-    """That of the fewest products for outputs along `axis` of `size` inputs. None for a window that moves by more."""
-    if axis.stride != 1:
+def fewest_products(axis: Axis, size: int) -> tuple[int, int] | None:
+    """Of schemes for outputs along `axis` of `size` inputs the one of the fewest products: its points, and how many.
+
+    None for a window that moves by more than one, and where rows by themselves take no more.
+    """
+    least = max(axis.taps, size - 2)
+    pairs = sum(number is not None for window in axis.windows for number in window)
+    if axis.stride != 1 or _real_products(least) >= pairs:
         return None
+    read, usual = _read(axis, size), _usual(axis)
+    found = [
+        (_real_products(points) + int((_transformed(axis, size, usual, points) != read).sum()), points)
+        for points in range(least, size + axis.taps)
+    ]
+    products, points = min(found)
+    return (points, products) if products < pairs else None
+
+
+def make_scheme(axis: Axis, size: int, points: int) -> Scheme:
+    """That by a transform of so many points."""
+    read, usual = _read(axis, size), _usual(axis)
+    transformed = _transformed(axis, size, usual, points)
+    turning = _transform(points, axis, size, _slices(usual, int(read.max())))
+    return _put_right(turning, (transformed != read).nonzero(), read, transformed)
+
+
+# No slice: what is not read.
+_NOTHING = -1
+
+
+def _read(axis: Axis, size: int) -> Tensor:
+    """The slice through which each output reads each input."""
     read = torch.full((axis.outputs, size), _NOTHING)
     for output in range(axis.outputs):
         for position, number in axis.reads(output):
             read[output, position] = number
-    usual = torch.tensor([_commonest(tap) for tap in zip(*axis.windows, strict=True)])
+    return read
+
+
+def _usual(axis: Axis) -> Tensor:
+    """The slice that most outputs have at each tap."""
+    return torch.tensor([_commonest(tap) for tap in zip(*axis.windows, strict=True)])
+
+
+def _transformed(axis: Axis, size: int, usual: Tensor, points: int) -> Tensor:
+    """As `_read`, what a transform of so many points takes, which goes round."""
     taps = torch.arange(size) - torch.arange(axis.outputs)[:, None] - axis.offset
-    best: Scheme | None = None
-    for points in range(max(axis.taps, size - 2), size + axis.taps):
-        beyond = usual.new_full((points - axis.taps,), _NOTHING)
-        transformed = torch.cat([usual, beyond])[taps % points]
-        wrong = (transformed != read).nonzero()
-        if best is None or _real_products(points) + len(wrong) < best.products:
-            turning = _transform(points, axis, size, _slices(usual, int(read.max())))
-            best = _put_right(turning, wrong, read, transformed)
-    return best
-
-
-_NOTHING = -1
+    beyond = usual.new_full((points - axis.taps,), _NOTHING)
+    return torch.cat([usual, beyond])[taps % points]
 
 
 def _commonest(numbers: tuple[int | None, ...]) -> int:
@@ -110,19 +133,20 @@ class Fourier(Rows):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        scheme = find_scheme(place.rows, place.size[0])
-        assert scheme is not None, "its cost is infinite"
-        self.slices = Constant(scheme.slices)
-        self.inputs, self.outputs = (nn.Buffer(part, persistent=False) for part in (scheme.inputs, scheme.outputs))
+        found = fewest_products(place.rows, place.size[0])
+        assert found is not None, "its cost is infinite"
+        scheme = make_scheme(place.rows, place.size[0], found[0])
+        self.inputs, self.slices, self.outputs = map(Constant, (scheme.inputs, scheme.slices, scheme.outputs))
 
     @staticmethod
     def cost(place: Place, batch: int) -> float:
-        scheme = find_scheme(place.rows, place.size[0])
-        if scheme is None:
+        found = fewest_products(place.rows, place.size[0])
+        if found is None:
             return float("inf")
-        matrices = scheme.products * place.row_in * place.row_out
-        transforms = scheme.products * (place.in_elements + place.out_elements)
-        transformed = scheme.products * (place.row_in + place.row_out)  # is written and read
+        _, products = found
+        matrices = products * place.row_in * place.row_out
+        transforms = products * (place.in_elements + place.out_elements)
+        transformed = products * (place.row_in + place.row_out)  # is written and read
         moved = place.in_elements + place.out_elements + 2 * transformed + matrices / batch
         return matrices + transforms + MOVE * moved + START * 5 / batch
 
@@ -130,11 +154,11 @@ class Fourier(Rows):
         """The matrix of each product: R×(W·C)×(Q·O)."""
         slices = self.slices.like(kernel.weight)
         used = kernel.weight[: slices.shape[1]]
-        return spread(self.place, (slices @ used.flatten(1)).view(-1, *used.shape[1:]))
+        return spread(self.place, (slices @ used.flatten(1)).view(len(slices), *used.shape[1:]))
 
     def multiply(self, flat: Tensor, matrices: Tensor) -> Tensor:
-        images, products = flat.shape[0], matrices.shape[0]
-        rows = flat.view(images, self.place.size[0], -1).transpose(0, 1).flatten(1)
-        transformed = (self.inputs @ rows).view(products, images, -1)
-        outputs = self.outputs @ torch.bmm(transformed, matrices).flatten(1)
-        return outputs.view(self.place.rows.outputs, images, -1).transpose(0, 1).flatten(1)
+        place, images, products = self.place, flat.shape[0], matrices.shape[0]
+        rows = flat.view(images, place.size[0], place.row_in).transpose(0, 1).flatten(1)
+        transformed = (self.inputs.like(flat) @ rows).view(products, images, place.row_in)
+        outputs = self.outputs.like(flat) @ torch.bmm(transformed, matrices).flatten(1)
+        return outputs.view(place.rows.outputs, images, place.row_out).transpose(0, 1).flatten(1)

@@ -125,15 +125,19 @@ class Constant:
     """A matrix of float64, kept for each type and device that it is asked for."""
 
     def __init__(self, numbers: Tensor) -> None:
-        self.numbers = numbers
+        with torch.inference_mode(False):  # a validation must not leave what a training cannot use
+            self.numbers = numbers.clone()
         self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def like(self, other: Tensor) -> Tensor:
-        key = (other.dtype, other.device)
-        if key not in self._kept:
-            with torch.inference_mode(False):  # a validation must not leave what a training cannot use
-                self._kept[key] = self.numbers.to(other.dtype).to(other.device)
-        return self._kept[key]
+        kept = self._kept.get((other.dtype, other.device))
+        if kept is not None:
+            return kept
+        with torch.inference_mode(False):
+            made = self.numbers.to(other.dtype).to(other.device)
+        if type(made) is Tensor:  # and not what stands for one while a graph is read
+            self._kept[other.dtype, other.device] = made
+        return made
 
 
 class Join:
@@ -143,7 +147,7 @@ class Join:
         self.axis = axis
         self.slices, self.products = factors.shape
         self.matrix = Constant(factors)
-        self.is_plain = torch.equal(factors, torch.eye(self.products).double())
+        self.is_plain = self.slices == self.products and torch.equal(factors, torch.eye(self.products).double())
 
 
 # For one output, the products that it reads each position through: their numbers, with a factor each.
