@@ -42,14 +42,14 @@ CANDIDATES = {
     "inception-target": Candidate(
         method="branchwork", net="inception", rows=("inception",), seeds=SEEDS, seconds=8,
         changes={
-            "optimizer": "muon", "epochs": 1, "fraction": 0.9, "validation": 0, "batch_size": 512,
+            "optimizer": "muon", "epochs": 1, "fraction": 0.8, "validation": 0, "batch_size": 512,
             "learning_rate": 0.02, "warmup": 0.1,
         },
     ),
     "residual-target": Candidate(
         method="branchwork", net="residual", rows=("residual", "public"), seeds=PUBLIC_SEEDS, seconds=5,
         changes={
-            "optimizer": "muon", "epochs": 1, "fraction": 0.65, "validation": 0, "batch_size": 192,
+            "optimizer": "muon", "epochs": 1, "fraction": 0.55, "validation": 0, "batch_size": 192,
             "learning_rate": 0.03, "momentum": 0.6, "warmup": 0.1,
         },
     ),
