@@ -33,7 +33,10 @@ def percent(accuracy: float | None, deviation: float | None) -> str:
 
 
 def times(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{ratio:.1f}×" if ratio < 100 else f"{ratio:.0f}×"
+    if ratio is None:
+        return "–"
+    digits = 2 if ratio < 1 else 1 if ratio < 100 else 0  # by one digit, 0.97 would be the 1.0 that is asked
+    return f"{ratio:.{digits}f}×"
 
 
 def trainings(summaries: Sequence[Summary]) -> Table:

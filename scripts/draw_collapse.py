@@ -29,7 +29,7 @@ LANGUAGES = ("en", "zh")
 ORANGE, SKY, GREEN, PINK, RED, BLUE = "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"
 INK, FAINT, PAPER = "#1c1c1c", "#8a8a8a", "#ffffff"
 _FONTS = ["DejaVu Sans", "Verdana", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "branchwork",
     "font.size": 10,
@@ -116,14 +116,19 @@ class Sheet:
                 self.fill(x + j * size, y + i * size, size, size, shades(value / top))
         self.grid(x, y, *picture.shape, size)
 
-    def svg(self, title: str) -> bytes:
-        content = io.BytesIO()
-        with warnings.catch_warnings():
-            # The reader's browser has the Chinese glyphs, and lays the text out itself.
-            warnings.filterwarnings("ignore", message="Glyph .* missing")
-            self.figure.savefig(content, format="svg", metadata={"Date": None, "Title": title})
-        drawing = content.getvalue().decode()
-        return drawing[drawing.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1).encode()
+
+def save(figure: Figure, title: str, folder: Path, name: str, language: str) -> None:
+    """Write `name`.svg, or `name`.zh.svg, which says `title` to those who cannot see it."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # The reader's browser has the Chinese glyphs, and lays the text out itself.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(content, format="svg", metadata={"Date": None, "Title": title})
+    drawing = content.getvalue().decode()
+    drawing = drawing[drawing.index("<svg") :].replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+    path = folder / (f"{name}.svg" if language == "en" else f"{name}.{language}.svg")
+    path.write_text(drawing, encoding="utf-8")
+    print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
 def _is_number(words: object) -> bool:
@@ -544,12 +549,9 @@ def main(folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, (draw, size) in PICTURES.items():
         for language in LANGUAGES:
-            with rc_context(_STYLE):
+            with rc_context(STYLE):
                 sheet = Sheet(*size, language)
-                content = sheet.svg(draw(sheet))
-            path = folder / (f"{name}.svg" if language == "en" else f"{name}.{language}.svg")
-            path.write_bytes(content)
-            print(f"{path.name}: {len(content):,} bytes")
+                save(sheet.figure, draw(sheet), folder, name, language)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,13 @@ each time. `python scripts/draw_training.py RUN…` first takes the figures of t
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from draw_collapse import _STYLE, BLUE, FAINT, INK, LANGUAGES, ORANGE, PAPER
+from draw_collapse import BLUE, FAINT, INK, LANGUAGES, ORANGE, PAPER, STYLE, save
 from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).parents[1] / "docs/fashion-mnist"
@@ -63,15 +61,12 @@ def draw(figure: Figure, runs: Sequence[dict[str, Any]], zh: bool) -> None:
 def main(folder: Path = FOLDER) -> None:
     runs = json.loads(RUNS.read_text(encoding="utf-8"))
     for language in LANGUAGES:
-        with rc_context(_STYLE):
+        zh = language == "zh"
+        with rc_context(STYLE):
             figure = Figure(figsize=(8.2, 3.6), facecolor=PAPER, layout="constrained")
-            FigureCanvasSVG(figure)
-            draw(figure, runs, language == "zh")
-            name = "curves.svg" if language == "en" else f"curves.{language}.svg"
-            with warnings.catch_warnings():
-                # The reader's browser has the Chinese glyphs, and lays the text out itself.
-                warnings.filterwarnings("ignore", message="Glyph .* missing")
-                figure.savefig(folder / name, metadata={"Date": None})
+            draw(figure, runs, zh)
+            title = "Fashion-MNIST 上的训练损失" if zh else "Training loss on Fashion-MNIST"
+            save(figure, title, folder, "curves", language)
 
 
 if __name__ == "__main__":

@@ -281,6 +281,17 @@ def test_a_collapsed_net_follows_its_net_and_takes_no_image_at_all():
         assert collapsed(x[:0]).shape == (0, 10)
 
 
+@pytest.mark.parametrize("form", [Rows, Fourier, Matrix, Tiles])
+def test_what_reads_nothing_but_padding_gives_its_bias(form, monkeypatch):
+    # Eight columns of zeros before the image, of which the first seven alone are kept.
+    padding = nn.ZeroPad2d((8, 0, 0, 0)), nn.ZeroPad2d((0, -7, 0, 0))
+    net = nn.Sequential(*padding, nn.Conv2d(2, 3, 3, padding=(1, 0))).double().eval()
+    force(monkeypatch, (form,), 0, 0)
+    x = images((2, 6, 6), 2, 0)
+    assert difference(fuse(net, (2, 6, 6))(x), net(x)) < 1e-12
+    assert torch.equal(net(x), net[2].bias.view(3, 1, 1).expand_as(net(x)))
+
+
 def test_fused_in_inference_mode_a_net_can_still_be_trained():
     net = build_net("inception", image_size=(30, 26)).double()
     with torch.inference_mode():
