@@ -170,17 +170,17 @@ class InceptionA(Concat):
 
 
 class ResidualBlock(Add):
-    """The lecture's residual block: N×C×H×W in and out, relu(x + F(x)), F = 3×3, ReLU, 3×3, all with C channels."""
+    """The lecture's residual block: N×C×H×W in and out, relu(x + F(x)), F = 3×3, ReLU, 3×3, all with C channels.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(
-            residual=chain(
-                conv1=nn.Conv2d(channels, channels, 3, padding=1),
-                relu=nn.ReLU(),
-                conv2=nn.Conv2d(channels, channels, 3, padding=1),
-            ),
-            shortcut=nn.Identity(),
-        )
+    With `norm`, which the lecture's has not, a batch norm is in place of each bias, as in He et al. 2015 (section 3.4).
+    """
+
+    def __init__(self, channels: int, *, norm: bool = False) -> None:
+        def layers(number: int) -> dict[str, nn.Module]:
+            conv = nn.Conv2d(channels, channels, 3, padding=1, bias=not norm)
+            return {f"conv{number}": conv} | ({f"norm{number}": nn.BatchNorm2d(channels)} if norm else {})
+
+        super().__init__(residual=chain(**layers(1), relu=nn.ReLU(), **layers(2)), shortcut=nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(super().forward(x))

@@ -248,6 +248,26 @@ def test_the_bottleneck_of_inception():
     assert build_net("inception[bottleneck=16]").state_dict().keys() == build_net("inception").state_dict().keys()
 
 
+def test_the_width_and_the_norms_of_residual():
+    for width in (16, 24, 32, 64):
+        first, second, head = 25 * width, 25 * width * 2 * width, 32 * width * 10
+        blocks = 2 * 9 * width**2, 2 * 9 * (2 * width) ** 2
+        macs = 24**2 * first + 12**2 * blocks[0] + 8**2 * second + 4**2 * blocks[1] + head
+        kernels, channels = first + second + sum(blocks) + head + 10, 3 * width + 3 * 2 * width
+        for norm, others in (("none", channels), ("batch", 2 * channels)):
+            net = build_net(f"residual[width={width},norm={norm}]")
+            assert count_parameters(net) == kernels + others, (width, norm)
+            assert count_macs(net, 1, 28) == macs, (width, norm)
+    lecture = build_net("residual")
+    same = build_net("residual[width=16,norm=none]")
+    assert [*map(str, same.named_children())] == [*map(str, lecture.named_children())]
+    normed = build_net("residual[norm=batch]")
+    images = torch.randn(64, 1, 28, 28)
+    assert normed.pool1(normed.conv1(images)).shape == normed.norm1(normed.pool1(normed.conv1(images))).shape
+    spread = normed.norm1(normed.pool1(normed.conv1(images))).std((0, 2, 3))
+    torch.testing.assert_close(spread, torch.ones(16), rtol=1e-3, atol=0)
+
+
 def test_a_dense_layer_stacks_on_all_before_it():
     net = build_net("densenet100", in_channels=1, image_size=16).eval()
     joins = [m for m in net.modules() if isinstance(m, Concat)]
@@ -273,6 +293,7 @@ def test_names_with_options():
         ("densenet100[stem=small]", "no option 'stem': it has without"),
         ("plain20[width=5]", "one of 4, 8, 16"),
         ("plain18[shortcut=conv]", "no option 'shortcut': it has stem"),
+        ("residual[norm=layer]", "one of none, batch"),
         ("inception[in_channels=3]", "no option 'in_channels': it has bottleneck, without"),
         ("resnet20[shortcut]", "write resnet20[KEY=VALUE]"),
         ("resnet20[shortcut=conv", "write resnet20[KEY=VALUE]"),

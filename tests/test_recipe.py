@@ -38,6 +38,12 @@ def test_the_learning_rate_has_its_peak_after_the_warm_up():
     assert course().learning_rate_at(0.9) == 0.01
 
 
+def test_a_linear_schedule_goes_by_straight_lines():
+    recipe = fast().but({"schedule": "linear", "learning_rate": 0.5, "warmup": 0.2})
+    rates = [recipe.learning_rate_at(progress / 10) for progress in range(11)]
+    assert rates == pytest.approx([0.02, 0.26, 0.5, 0.4375, 0.375, 0.3125, 0.25, 0.1875, 0.125, 0.0625, 0])
+
+
 @pytest.mark.parametrize("recipe", [fast(), course()])
 def test_only_best_augments_and_averages(recipe):
     names = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup", "ema")
@@ -80,7 +86,7 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("momentum", 1.0, "up to but not 1"),
         ("beta2", -0.1, "up to but not 1"),
         ("weight_decay", -1.0, "at least 0"),
-        ("schedule", "cosine", "one of constant, onecycle"),
+        ("schedule", "cosine", "one of constant, linear, onecycle"),
         ("warmup", 1.0, "up to but not 1"),
         ("label_smoothing", 1.0, "up to but not 1"),
         ("auxiliary", -0.1, "auxiliary is -0.1, and it must be at least 0"),
@@ -144,6 +150,8 @@ def test_fields_that_go_together_follow_each_other():
     assert (sgd.beta2, sgd.warmup) == (0, 0)
     adam = course().but({"optimizer": "adam", "schedule": "onecycle", "warmup": 0.1})
     assert (adam.beta2, adam.warmup) == (0.999, 0.1)
+    assert fast().but({"schedule": "linear"}).warmup == fast().warmup
+    assert course().but({"schedule": "linear"}).warmup == 0.3
     assert fast().but({"optimizer": "adam"}) == fast()
     assert fast().but({"optimizer": "muon"}).beta2 == fast().beta2 == 0.9
     assert course().but({"optimizer": "muon"}).beta2 == 0.999

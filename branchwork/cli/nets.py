@@ -33,5 +33,6 @@ def _show(sizes: "tuple[NetSize, ...]") -> None:
         "Each takes other images and classes as well.",
         "--stem small    for images of up to 96 pixels, and taken for them by itself",
         "net[norm=none,init=torch,width=8]    nets for 32×32: no batch norm, PyTorch's own weights, narrower",
+        "residual[norm=batch,width=32]        with batch norms, wider",
         "--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets",
     )

@@ -5,9 +5,19 @@ what the net can have otherwise, as `stem` or `shortcut`. It returns an ordinary
 train and in eval mode.
 """
 
+from collections.abc import Callable
+
+from torch import nn
+
 from branchwork.nets.densenet import dense_nets
 from branchwork.nets.googlenet import googlenet
 from branchwork.nets.lecture import inception, residual
 from branchwork.nets.resnet import residual_nets
 
-NETS = {"inception": inception, "residual": residual, "googlenet": googlenet, **residual_nets(), **dense_nets()}
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "inception": inception,
+    "residual": residual,
+    "googlenet": googlenet,
+    **residual_nets(),
+    **dense_nets(),
+}

@@ -40,22 +40,32 @@ def inception(
     return _with_head("inception", body, in_channels, num_classes, image_size)
 
 
-def residual(*, in_channels: int = 1, num_classes: int = 10, image_size: ImageSize = 28) -> nn.Sequential:
+def residual(
+    *,
+    in_channels: int = 1,
+    num_classes: int = 10,
+    image_size: ImageSize = 28,
+    width: Literal["16", "24", "32", "64"] = "16",
+    norm: Literal["none", "batch"] = "none",
+) -> nn.Sequential:
     """Conv 5×5, pool, residual block, twice over, then one linear layer: N×C×H×W in, logits N×K out.
 
-    Raises `NetError` where `image_size` is smaller than the net can halve twice.
+    `width` is the channels of the first half, and the second has twice as many. With `batch` norm, one comes after each
+    convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), behind the pooling where there is one: there
+    it sees a quarter of the numbers. Raises `NetError` where `image_size` is smaller than the net can halve twice.
     """
-    body: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=nn.Conv2d(in_channels, 16, 5),
-        relu1=nn.ReLU(),
-        pool1=nn.MaxPool2d(2),
-        rblock1=ResidualBlock(16),
-        conv2=nn.Conv2d(16, 32, 5),
-        relu2=nn.ReLU(),
-        pool2=nn.MaxPool2d(2),
-        rblock2=ResidualBlock(32),
-        flatten=nn.Flatten(),
-    )
+    body: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = in_channels
+    for number, out in enumerate((int(width), 2 * int(width)), 1):
+        layers: dict[str, nn.Module] = {"conv": nn.Conv2d(channels, out, 5, bias=norm == "none")}
+        if norm == "batch":
+            layers |= {"pool": nn.MaxPool2d(2), "norm": nn.BatchNorm2d(out), "relu": nn.ReLU()}
+        else:
+            layers |= {"relu": nn.ReLU(), "pool": nn.MaxPool2d(2)}
+        body |= {f"{name}{number}": layer for name, layer in layers.items()}
+        body[f"rblock{number}"] = ResidualBlock(out, norm=norm == "batch")
+        channels = out
+    body["flatten"] = nn.Flatten()
     return _with_head("residual", body, in_channels, num_classes, image_size)
 
 

@@ -39,8 +39,10 @@ class Recipe:
         "norms"
     )
     clip: float = _about("the gradient's greatest norm: a longer one is shortened to it; 0 for none")
-    schedule: Literal["constant", "onecycle"] = _about("the learning rate over a run")
-    warmup: float = _about("share of a onecycle run in which the learning rate rises; 0 with constant")
+    schedule: Literal["constant", "linear", "onecycle"] = _about(
+        "the learning rate over a run: constant, or up and down again by straight lines or by half cosines (onecycle)"
+    )
+    warmup: float = _about("share of a run in which the learning rate rises; 0 with a constant schedule")
     label_smoothing: float = _about("share of the target spread evenly over all classes")
     auxiliary: float = _about("weight of the losses of auxiliary heads, which googlenet has in training; 0 for none")
     shift: float = _about("training images are moved by up to this many pixels each way")
@@ -82,7 +84,7 @@ class Recipe:
         self._need(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._need(self.clip >= 0, "clip", "at least 0")
         self._need(0 <= self.warmup < 1, "warmup", "from 0 up to but not 1")
-        self._need(self.schedule == "onecycle" or self.warmup == 0, "warmup", "0 with a constant schedule")
+        self._need(self.schedule != "constant" or self.warmup == 0, "warmup", "0 with a constant schedule")
         self._need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 up to but not 1")
         self._need(self.auxiliary >= 0, "auxiliary", "at least 0")
         self._need(self.shift >= 0, "shift", "at least 0")
@@ -115,14 +117,16 @@ class Recipe:
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate when the share `progress` of all steps, 0 to 1, is done.
 
-        `onecycle` rises from 1/25 of the peak in a half cosine and falls to nearly 0 in another (Smith and Topin
-        2018, as torch's OneCycleLR has it).
+        All rise from 1/25 of the peak. `onecycle` does so in a half cosine and falls to nearly 0 in another (Smith and
+        Topin 2018, as torch's OneCycleLR has it), `linear` goes up and down by straight lines, of which short trainings
+        make more (Bergsma et al. 2025, "Straight to zero").
         """
         if self.schedule == "constant":
             return self.learning_rate
+        change = _half_cosine if self.schedule == "onecycle" else _line
         if progress < self.warmup:
-            return _half_cosine(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
-        return _half_cosine(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
+            return change(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
+        return change(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
 
     def progress(self, share: float, seconds: float) -> float:
         """How far a training is, 0 to 1, that has done the `share` of its steps and has trained for `seconds`.
@@ -150,8 +154,8 @@ class Recipe:
     def but(self, changes: Mapping[str, Any]) -> Self:
         """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has.
 
-        Between sgd and another `optimizer`, `beta2` becomes its usual one unless it is given too; with another
-        `schedule`, so does `warmup`.
+        Between sgd and another `optimizer`, `beta2` becomes its usual one unless it is given too; between a constant
+        `schedule` and another, so does `warmup`.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -161,8 +165,9 @@ class Recipe:
         optimizer = changes.get("optimizer", self.optimizer)
         if (optimizer == "sgd") != (self.optimizer == "sgd"):
             follow["beta2"] = 0.0 if optimizer == "sgd" else 0.999
-        if changes.get("schedule", self.schedule) != self.schedule:
-            follow["warmup"] = 0.3 if changes["schedule"] == "onecycle" else 0.0
+        schedule = changes.get("schedule", self.schedule)
+        if (schedule == "constant") != (self.schedule == "constant"):
+            follow["warmup"] = 0.0 if schedule == "constant" else 0.3
         return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:
@@ -308,6 +313,10 @@ def _check_type(name: str, value: object, hint: Any) -> None:
     finite = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1e18  # a NaN is not
     if not finite:
         raise RecipeError(f"{name} is {value!r}, and it must be {'a whole number' if hint is int else 'a number'}")
+
+
+def _line(start: float, end: float, share: float) -> float:
+    return start + (end - start) * share
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:
