@@ -169,6 +169,65 @@ def test_a_net_that_depends_on_pixels_is_refused():
         fuse(DependsOnPixels().eval(), (1, 8, 8))
 
 
+class Says(nn.Module):
+    """Two layers, and a forward that uses the number of images in the way it is told."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.fc1, self.fc2, self.said = nn.Linear(36, 10), nn.Linear(36, 10), forward
+        self.scale = torch.tensor(3.0)  # no buffer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.said(self, x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda net, x: net.fc1(x) * x.size(0),
+        lambda net, x: net.fc1(x.view(2 * len(x), 18).view(len(x), -1)),
+        lambda net, x: net.fc1(x) + torch.ones(x.shape[0], 1) / x.shape[0],
+        lambda net, x: net.fc1(x) * net.scale + torch.tensor([0.5]),
+        lambda net, x: {"logits": net.fc1(x)},
+    ],
+)
+def test_a_graph_is_for_any_number_of_images(forward):
+    net = Says(forward).eval()
+    fused = fuse(net, (1, 6, 6))
+    for count in (1, 2, 5, 1009, 1500):
+        x = torch.randn(count, 1, 6, 6)
+        expected = net(x)
+        torch.testing.assert_close(fused(x), expected["logits"] if isinstance(expected, dict) else expected)
+    assert all(
+        type(tensor) is Tensor or type(tensor) is nn.Parameter for tensor in net.state_dict(keep_vars=True).values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("forward", "words"),
+    [
+        (lambda net, x: net.fc1(x) if len(x) < 100 else net.fc2(x), "same operations on every batch"),
+        (lambda net, x: net.fc1(x) if len(x) < 100 else net.fc1(x).relu(), "same operations on every batch"),
+        (lambda net, x: net.fc1(x) * (1 / len(x)), "same operations on every batch"),
+        (lambda net, x: net.fc1(x) + torch.tensor([float(len(x))]), "same operations on every batch"),
+        (lambda net, x: net.fc1(x)[: len(x) // 2], "same operations on every batch"),
+        (lambda net, x: (net.fc1(x), net.fc2(x)), "Says gives 2 tensors, and one is needed"),
+    ],
+)
+def test_a_net_without_one_graph_is_refused(forward, words):
+    with pytest.raises(NetError, match=words):
+        fuse(Says(forward).eval(), (1, 6, 6))
+
+
+def test_one_module_in_two_places_keeps_its_weights():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    net = nn.Sequential(conv, nn.ReLU(), conv, nn.ReLU(), nn.MaxPool2d(2))
+    collapsed = collapse(net, (4, 8, 8), batch=64)
+    x = images((4, 8, 8), 2, 0).float()
+    assert collapsed is not None and type(conv.weight) is nn.Parameter
+    torch.testing.assert_close(collapsed(x), net(x))
+
+
 class InPlace(nn.Module):
     """A learner's ordinary script: in place, with a view that takes the number of images from the input."""
 

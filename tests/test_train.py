@@ -505,7 +505,7 @@ NETS_THAT_CANNOT_LEARN = {
 @pytest.mark.parametrize("name", NETS_THAT_CANNOT_LEARN)
 def test_a_net_that_cannot_be_trained_is_one_message(small, name):
     with pytest.raises((NetError, TrainingError), match=NETS_THAT_CANNOT_LEARN[name]):
-        bw.train(f"{ROOT}/tests/lecture.py:{name}", data=small, recipe=QUICK)
+        bw.train(f"{ROOT}/tests/lecture.py:{name}", data=small, recipe=QUICK, execute="written")
 
 
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):

@@ -1,13 +1,17 @@
 """A net as a graph that can be rewritten: torch's operations on images, with the weights of the net itself."""
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import traceback
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
 from branchwork.tracing.costs import VIEWS, operation
@@ -18,49 +22,145 @@ from branchwork.tracing.twin import blank
 SymSize = torch.ops.aten.sym_size.int
 
 
+# A net is read with few images and with many. A number that differs between the two is the number of images, or some
+# times that; a net that does something else for many has no one graph.
+FEW, MANY = 2, 1009
+
+
 def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     """The graph of `net` in its present mode, for any number of images C×H×W, over the parameters of `net` themselves.
 
-    Raises `NetError` where the net fails on such images, or where its operations cannot be told beforehand.
+    The net is run twice on tensors without numbers. That takes a fifth of the time of `torch.export` with a dynamic
+    shape, whose second a training of seven has not. Raises `NetError` where the net fails on such images, or where its
+    operations cannot be told beforehand.
     """
-    # Two images, since torch.export takes a batch of one for a constant.
-    image = blank(net, 2, input_shape).to(next((p.device for p in net.parameters()), "cpu"))
+    held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     with torch.random.fork_rng(devices=[]), quiet():
         try:
-            program = torch.export.export(net, (image,), dynamic_shapes=({0: Dim("batch")},), strict=False)
-        except Exception as reason:  # the net's own forward may raise anything, and so may export
+            few, many = (_read(net, held, input_shape, count) for count in (FEW, MANY))
+            outputs = len(pytree.tree_leaves(few.graph.output_node().args))
+            module = _for_any_number(few, many, held)
+        except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
             raise failure(net, input_shape) or _unreadable(net, reason) from reason
-    signature = program.graph_signature
-    names = signature.inputs_to_parameters | signature.inputs_to_buffers | signature.inputs_to_lifted_tensor_constants
-    # Every name of a tensor that has several, as tied weights have.
-    own = (net.named_parameters(remove_duplicate=False), net.named_buffers(remove_duplicate=False))
-    held = {**dict(own[0]), **dict(own[1]), **program.constants}
-    graph = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        name = names.get(node.name)
-        if node.op == "output":
-            outputs = [known[part] for part in node.args[0]]
-            if len(outputs) != 1:
-                raise NetError(f"{type(net).__name__} gives {len(outputs)} tensors, and one is needed: the logits")
-            graph.output(outputs[0])
-        elif name is not None:
-            known[node] = graph.get_attr(name)
-        elif not (node.op == "call_function" and operation(node) in _CHECKS):
-            known[node] = graph.node_copy(node, known.__getitem__)
-        if node in known:
-            known[node].meta = node.meta
-    module = fx.GraphModule(held, graph)
-    _make_functional(graph)
-    _ask_input_for_batch(graph)
-    for node in graph.nodes:
+    if outputs != 1:
+        raise NetError(f"{type(net).__name__} gives {outputs} tensors, and one is needed: the logits")
+    _make_functional(module.graph)
+    for node in module.graph.nodes:
         if node.target is torch.ops.aten.view.default:  # which refuses what lies in memory with the channels last
             node.target = torch.ops.aten.reshape.default
     return module
 
 
-# What torch.export adds to check its own assumptions.
-_CHECKS = ("assert_scalar", "assert_tensor_metadata", "sym_constrain_range", "sym_constrain_range_for_size")
+def _read(net: nn.Module, held: Mapping[str, Tensor], input_shape: Sequence[int], count: int) -> fx.GraphModule:
+    """The graph of `net` for so many images, which takes what is `held`, in this order, and them."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    given = [mode.from_tensor(tensor, static_shapes=True) for tensor in held.values()]
+    with mode:
+        images = blank(net, count, input_shape).to(device)
+
+    def run(given: Sequence[Tensor], images: Tensor) -> Any:
+        with _holding(net, dict(zip(map(id, held.values()), given, strict=True))):
+            return net(images)
+
+    with _knowing_modules(net):
+        return make_fx(run, pre_dispatch=True)(given, images)
+
+
+@contextmanager
+def _holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[None]:
+    """Other tensors in the place of those of `net`, by their `id`.
+
+    Not by `functional_call`, which leaves them there where one module has two names.
+    """
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
+        (own, name, tensor)
+        for module in net.modules()
+        for own in (module._parameters, module._buffers)
+        for name, tensor in own.items()
+        if tensor is not None
+    ]
+    try:
+        for own, name, tensor in places:
+            own[name] = given[id(tensor)]
+        yield
+    finally:
+        for own, name, tensor in places:
+            own[name] = tensor
+
+
+@contextmanager
+def _knowing_modules(net: nn.Module) -> Iterator[None]:
+    """Each operation that is read of `net` in here knows the modules that ran it, as `nn_module_stack`."""
+    running: list[str] = []
+
+    def tell() -> None:
+        traceback.get_current_meta()["nn_module_stack"] = {path: (path, "") for path in running}
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            running.append(path)
+            tell()
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        running.pop()
+        tell()
+
+    hooks = []
+    for path, module in net.named_modules():
+        hooks += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave)]
+    try:
+        with traceback.preserve_node_meta():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _for_any_number(few: fx.GraphModule, many: fx.GraphModule, held: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The one graph that both are of, over what is `held`. Raises `ValueError` where they are of two."""
+    graph = fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    partners = dict(zip(few.graph.nodes, many.graph.nodes, strict=False))
+    constants = [dict(module.named_buffers()) for module in (few, many)]
+    *weights, images = few.graph.find_nodes(op="placeholder")
+    for weight, name in zip(weights, held, strict=True):
+        known[weight] = graph.get_attr(name)
+    known[images] = graph.placeholder("input")
+    batch = graph.call_function(SymSize, (known[images], 0))
+
+    def both(one: Any, other: Any) -> Any:
+        """What is `one` with few images and `other` with many."""
+        if isinstance(one, fx.Node) and partners[one] is other:
+            return known[one]
+        if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+            return [both(*pair) for pair in zip(one, other, strict=True)]
+        if type(one) is type(other) and one == other:
+            return one
+        times = one // FEW if type(one) is type(other) is int else 0
+        if not times or (one, other) != (times * FEW, times * MANY):
+            raise ValueError(f"{one} with {FEW} images, {other} with {MANY}")
+        return batch if times == 1 else graph.call_function(operator.mul, (batch, times))
+
+    for one, other in partners.items():
+        if one.op != other.op or str(one.target) != str(other.target) or one.kwargs.keys() != other.kwargs.keys():
+            raise ValueError(f"{one.target} with {FEW} images, {other.target} with {MANY}")
+        if one.op == "output":
+            graph.output(known[pytree.tree_leaves(one.args)[0]])
+        elif one.op == "get_attr":
+            if not torch.equal(*(own[str(one.target)] for own in constants)):
+                raise ValueError(f"another constant with {FEW} images than with {MANY}")
+            known[one] = graph.get_attr(str(one.target))
+        elif one.op != "placeholder":
+            keywords = {key: both(value, other.kwargs[key]) for key, value in one.kwargs.items()}
+            known[one] = graph.call_function(one.target, tuple(both(one.args, other.args)), keywords)
+        if one in known:
+            known[one].meta = one.meta
+    if not batch.users:
+        graph.erase_node(batch)
+    return fx.GraphModule({**held, **constants[0]}, graph)
 
 
 def _unreadable(net: nn.Module, reason: object) -> NetError:
@@ -125,17 +225,3 @@ def _make_functional(graph: fx.Graph) -> None:
 def _is_view(node: fx.Node) -> bool:
     """Whether `node` gives other tensors' memory: a view, or one part of a split."""
     return node.target is operator.getitem or (node.op == "call_function" and operation(node) in VIEWS)
-
-
-def _ask_input_for_batch(graph: fx.Graph) -> None:
-    """The number of images is that of the input, so that no tensor is kept only to be asked for it."""
-    image = next(node for node in graph.nodes if node.op == "placeholder")
-    asked = [node for node in graph.nodes if node.target is SymSize and node.args[1] == 0]
-    if not asked:
-        return
-    with graph.inserting_after(image):
-        batch = graph.call_function(SymSize, (image, 0))
-        batch.meta = dict(asked[0].meta)
-    for node in asked:
-        node.replace_all_uses_with(batch)
-        graph.erase_node(node)
