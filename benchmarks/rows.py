@@ -42,22 +42,23 @@ CANDIDATES = {
     "inception-target": Candidate(
         method="branchwork", net="inception", rows=("inception",), seeds=SEEDS, seconds=8,
         changes={
-            "optimizer": "muon", "epochs": 1, "fraction": 0.8, "validation": 0, "batch_size": 512,
-            "learning_rate": 0.02, "warmup": 0.1,
+            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.72, "validation": 0,
+            "batch_size": 512, "learning_rate": 0.02, "warmup": 0.1,
         },
     ),
     "residual-target": Candidate(
         method="branchwork", net="residual", rows=("residual", "public"), seeds=PUBLIC_SEEDS, seconds=5,
         changes={
-            "optimizer": "muon", "epochs": 1, "fraction": 0.55, "validation": 0, "batch_size": 192,
-            "learning_rate": 0.03, "momentum": 0.6, "warmup": 0.1,
+            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.53, "validation": 0,
+            "batch_size": 192, "learning_rate": 0.03, "momentum": 0.6, "warmup": 0.1,
         },
     ),
     # The default recipe as it is.
     "inception-fast": Candidate(method="branchwork", net="inception", rows=("inception",), seeds=3, seconds=15),
     "residual-fast": Candidate(method="branchwork", net="residual", rows=("residual",), seeds=3, seconds=13),
     "best": Candidate(
-        method="branchwork", net="residual", rows=("best",), seeds=3, seconds=600, recipe="best", long=True
+        method="branchwork", net="residual[width=32,norm=batch]", rows=("best",), seeds=3, seconds=600,
+        recipe="best", changes={"epochs": 15, "label_smoothing": 0.1}, long=True,
     ),
     # What they are measured against.
     "inception-script": Candidate(
@@ -164,6 +165,6 @@ class Probe:
 
 PROBES: dict[Row, Probe] = {
     "step": Probe("benchmarks.step", 25, on_device=True),
-    "inference": Probe("benchmarks.inference", 60, on_device=False),
+    "inference": Probe("benchmarks.inference", 80, on_device=False),
     "pack": Probe("benchmarks.pack", 12, on_device=False),
 }

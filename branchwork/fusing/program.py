@@ -21,7 +21,6 @@ from branchwork.tracing.twin import blank
 
 SymSize = torch.ops.aten.sym_size.int
 
-
 # A net is read with few images and with many. A number that differs between the two is the number of images, or some
 # times that; a net that does something else for many has no one graph.
 FEW, MANY = 2, 1009
@@ -30,8 +29,8 @@ FEW, MANY = 2, 1009
 def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     """The graph of `net` in its present mode, for any number of images C×H×W, over the parameters of `net` themselves.
 
-    The net is run twice on tensors without numbers. That takes a fifth of the time of `torch.export` with a dynamic
-    shape, whose second a training of seven has not. Raises `NetError` where the net fails on such images, or where its
+    The net is run twice on tensors without numbers, in a fifth of the time that `torch.export` takes with a dynamic
+    shape: a second, of trainings that take seven. Raises `NetError` where the net fails on such images, or where its
     operations cannot be told beforehand.
     """
     held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
@@ -157,7 +156,7 @@ def _for_any_number(few: fx.GraphModule, many: fx.GraphModule, held: Mapping[str
             keywords = {key: both(value, other.kwargs[key]) for key, value in one.kwargs.items()}
             known[one] = graph.call_function(one.target, tuple(both(one.args, other.args)), keywords)
         if one in known:
-            known[one].meta = one.meta
+            known[one].meta = other.meta  # no channels or pixels are so many, and taken for images
     if not batch.users:
         graph.erase_node(batch)
     return fx.GraphModule({**held, **constants[0]}, graph)
