@@ -30,8 +30,8 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     """The graph of `net` in its present mode, for any number of images C×H×W, over the parameters of `net` themselves.
 
     The net is run twice on tensors without numbers. The first time in a process that takes less than half as long as
-    `torch.export` with a dynamic shape, and saves most of a second of trainings that take eight (LOG.md). Raises `NetError` where the net fails on such images, or where its
-    operations cannot be told beforehand.
+    `torch.export` with a dynamic shape, and saves most of a second of trainings that take eight (LOG.md). Raises
+    `NetError` where the net fails on such images, or where its operations cannot be told beforehand.
     """
     held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     with torch.random.fork_rng(devices=[]), quiet():
