@@ -8,6 +8,7 @@ from branchwork.errors import NetError
 from branchwork.fusing.collapse import collapse_segments
 from branchwork.fusing.constants import fold_constants
 from branchwork.fusing.merging import Merge
+from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.program import read_program
 from branchwork.fusing.reorder import norm_before_concat, pool_before_relu
 from branchwork.fusing.siblings import merge_siblings
@@ -44,5 +45,6 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     # Kernels are merged once forward, and in training twice back.
     module = collapse_segments(written, batch, merges=3 if net.training else 1)
     merged = merge_siblings(module, batch)
+    multiplied = pool_products(module)
     collapsed = any(isinstance(part, Merge) for part in module.modules())
-    return module if pooled or collapsed or merged else None
+    return module if pooled or collapsed or merged or multiplied else None

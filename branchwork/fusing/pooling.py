@@ -1,0 +1,122 @@
+"""The first convolution of a net for grey images and the max pooling behind it, as products of patches.
+
+Such a convolution gives far more numbers than it reads, and its loops and those of the pooling run over a handful of
+channels. Here the images lie along the last dimension, so that every loop is long: a matrix times a patch gives all
+outputs that one pooling chooses from, in slabs whose largest numbers are kept.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from branchwork.fusing.program import shape_of
+from branchwork.tracing.costs import argument, operation, pair
+
+
+def pool_products(module: fx.GraphModule) -> bool:
+    """Rewrite such pairs in the graph of `module`, which is to run on a CPU. Says whether anything changed.
+
+    Of one channel they take half the time so, of three half as much time again (LOG.md).
+    """
+    graph, pools = module.graph, [node for node in module.graph.nodes if _is_pooled_convolution(node)]
+    for number, pool in enumerate(pools):
+        convolution: Any = pool.args[0]
+        name = f"pooled{number}"
+        module.add_submodule(name, PooledConvolution(pair(argument(convolution, 4, 0)), pair(pool.args[1])))
+        with graph.inserting_before(pool):
+            product = graph.call_module(name, (*convolution.args[:2], argument(convolution, 2, None)))
+        product.meta["val"] = pool.meta["val"]
+        pool.replace_all_uses_with(product)
+    graph.eliminate_dead_code()
+    module.recompile()
+    return bool(pools)
+
+
+def _is_pooled_convolution(pool: fx.Node) -> bool:
+    if pool.op != "call_function" or operation(pool) != "max_pool2d":
+        return False
+    convolution: Any = pool.args[0]
+    window = pair(pool.args[1])
+    side_by_side = pair(argument(pool, 2, None) or window) == window and window != (1, 1)
+    plain = [pair(argument(pool, place, default)) for place, default in ((3, 0), (4, 1))] == [(0, 0), (1, 1)]
+    if not side_by_side or not plain or argument(pool, 5, False):
+        return False
+    if convolution.op != "call_function" or operation(convolution) != "conv2d" or len(convolution.users) > 1:
+        return False
+    source = convolution.args[0]
+    dense = not isinstance(argument(convolution, 4, 0), str) and [
+        pair(argument(convolution, place, 1)) for place in (3, 5)
+    ] == [(1, 1), (1, 1)]
+    return dense and source.op == "placeholder" and shape_of(source)[0] == 1 and source.meta["val"].device.type == "cpu"
+
+
+class PooledConvolution(nn.Module):
+    """max-pool(conv(x)) for a pooling whose windows lie side by side: p×q numbers give one.
+
+    One matrix product for each pooled pixel: of its patch (k+p−1)×(l+q−1) with the kernel k×l in p·q places.
+    """
+
+    def __init__(self, padding: tuple[int, int], pool: tuple[int, int]) -> None:
+        super().__init__()
+        self.padding, self.pool = padding, pool
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """N×C×H×W to N×O×P×Q with `weight` O×C×k×l."""
+        if x.requires_grad:  # gradients of images, which only explanations want, are not worth a second way
+            return F.max_pool2d(F.conv2d(x, weight, bias, padding=self.padding), self.pool)
+        (p, q), outputs = self.pool, len(weight)
+        shifts = [(j, q - 1 - j, i, p - 1 - i) for i in range(p) for j in range(q)]
+        kernels = torch.cat([F.pad(weight, shift) for shift in shifts])
+        patches = self._patches(x, kernels.shape[2:])
+        rows, columns = patches.shape[:2]
+        matrix, patches = kernels.flatten(1), patches.flatten(2, 4).flatten(0, 1)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            matrix, patches = matrix.to(dtype), patches.to(dtype)
+        y: Tensor = _LargestProducts.apply(matrix, patches, p * q)  # type: ignore[no-untyped-call]
+        if bias is not None:
+            y = y + bias[:, None].to(y.dtype)
+        y = y.view(rows, columns, outputs, len(x)).permute(3, 2, 0, 1)
+        return y.contiguous(memory_format=torch.channels_last)
+
+    def _patches(self, x: Tensor, window: torch.Size) -> Tensor:
+        """P×Q×C×k×l×N."""
+        (height, width), (p, q) = self.padding, self.pool
+        last = F.pad(x, (width, width, height, height)).permute(1, 2, 3, 0).contiguous()
+        return last.unfold(1, window[0], p).unfold(2, window[1], q).permute(1, 2, 0, 4, 5, 3)
+
+
+class _LargestProducts(torch.autograd.Function):
+    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give: M×O×N.
+
+    A gradient goes to the first matrix that gives the largest, as in torch's pooling.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, patches: Tensor, count: int) -> Tensor:
+        products = torch.bmm(matrix.expand(len(patches), *matrix.shape), patches)
+        *earlier, largest = products.chunk(count, 1)
+        # What is left in place of a product is how much all later ones exceed it, which is all that is asked on the way
+        # back: numbers go through memory as seldom as can be.
+        for slab in reversed(earlier):
+            larger = torch.maximum(slab, largest)
+            torch.sub(largest, slab, out=slab)
+            largest = larger
+        ctx.count = count
+        ctx.save_for_backward(patches, products)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        patches, excess = ctx.saved_tensors
+        # First the gradient of all matrices together, then of all but the first, and so on.
+        reaching = torch.empty_like(excess)
+        parts = reaching.chunk(ctx.count, 1)
+        parts[0].copy_(gradient)
+        for slab, part, rest in zip(excess.chunk(ctx.count, 1), parts, parts[1:], strict=False):
+            torch.ops.aten.threshold_backward.grad_input(part, slab, 0, grad_input=rest)
+        sums = torch.bmm(reaching, patches.mT).sum(0).view(ctx.count, -1, patches.shape[1])
+        own = -sums.diff(dim=0, append=torch.zeros_like(sums[:1]))
+        return own.flatten(0, 1), None, None
