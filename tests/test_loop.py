@@ -236,3 +236,21 @@ def test_a_time_that_is_over_at_once_still_gives_a_step_and_a_result(small):
     result = bw.train(SMALL, data=small, recipe=TIMED.but({"minutes": 1e-9}), out="run")
     (epoch,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert result.epochs == 1 and epoch["images"] == 64
+
+
+def test_the_last_part_of_a_run_is_trained_on_images_and_targets_as_they_are(small):
+    changes = {"refine": 0.5, "mixup": 0.5, "shift": 3.0, "elastic": 1.0, "epochs": 2, "learning_rate": 0.05}
+    whole = EXACT.but({"batch_size": 1500, "validation": 0.0} | changes)
+    bw.train(SMALL, data=small, recipe=whole, out="both")
+    # Without a second half, the first epoch alone; its weights are what the second begins with.
+    bw.train(SMALL, data=small, recipe=whole.but({"refine": 0.0, "epochs": 1}), out="first")
+    torch.manual_seed(0)
+    net = Small().double()
+    before = net.state_dict()
+    first = {key: tensor - before[key] for key, tensor in last("first").items()}
+    net.load_state_dict(last("first"))
+    images = (small.train.images.double() / 255 - 0.1307) / 0.3081
+    F.cross_entropy(net(images), small.train.labels).backward()
+    for key, parameter in net.named_parameters():
+        step = 0.9 * first[key] - 0.05 * parameter.grad  # momentum goes on
+        torch.testing.assert_close(last("both")[key] - last("first")[key], step, rtol=1e-4, atol=1e-8)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from branchwork import best, course, fast
+from branchwork import best, course, fast, photos
 from branchwork.errors import RecipeError
-from branchwork.training.recipe import RECIPES, read_recipe
+from branchwork.training.recipe import AUGMENTATIONS, RECIPES, read_recipe
 
 
 def test_course_is_the_lectures():
@@ -46,9 +46,16 @@ def test_a_linear_schedule_goes_by_straight_lines():
 
 @pytest.mark.parametrize("recipe", [fast(), course()])
 def test_only_best_augments_and_averages(recipe):
-    names = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup", "ema")
-    assert not any(getattr(recipe, name) for name in names)
-    assert best().ema and best().shift and best().validation == 0
+    assert not any(getattr(recipe, name) for name in (*AUGMENTATIONS, "refine", "ema"))
+    assert best().ema and best().shift and best().refine and best().validation == 0
+
+
+def test_the_last_part_of_a_run_changes_no_image():
+    recipe = photos().but({"refine": 0.25, "mixup": 0.2})
+    assert recipe.at(0) == recipe.at(0.74) == recipe
+    unchanged = dict.fromkeys((*AUGMENTATIONS, "refine"), 0.0)
+    assert recipe.at(0.75) == recipe.at(1) == recipe.but(unchanged)
+    assert fast().at(1) == fast()
 
 
 def test_the_average_forgets_the_start():
@@ -95,6 +102,7 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("scaling", 1.0, "up to but not 1"),
         ("elastic", -0.5, "at least 0"),
         ("erasing", 1.5, "from 0 to 1: it is a share of the images"),
+        ("refine", 1.0, "up to but not 1: it is a share of the run"),
         ("ema", 1.0, "up to but not 1"),
         ("validation", 1.0, "share of the images"),
         ("precision", "fp16", "one of auto, fp32, bf16, fp64"),
@@ -121,6 +129,8 @@ def test_impossible_values_are_refused_by_name(key, value, words):
 def test_values_that_would_be_ignored_are_refused():
     with pytest.raises(RecipeError, match=r"beta2 is 0\.9, and it must be 0, since sgd has no second beta"):
         course().but({"beta2": 0.9})
+    with pytest.raises(RecipeError, match=r"refine is 0\.1, and it must be 0 where no image is changed"):
+        fast().but({"refine": 0.1})
     with pytest.raises(RecipeError, match=r"warmup is 0\.1, and it must be 0 with a constant schedule"):
         course().but({"warmup": 0.1})
     for name in ("patience", "top"):

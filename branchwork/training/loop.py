@@ -206,8 +206,7 @@ class Loop:
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
         for chosen in batches(order, recipe.images_a_step, position.step):
             done = position.epoch * steps + position.step
-            progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
-            rate = recipe.learning_rate_at(progress)
+            rate = recipe.learning_rate_at(self._progress(len(train)))
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             unread.append(self.step(train, chosen))
@@ -233,6 +232,12 @@ class Loop:
                     saved = time.perf_counter()
                     if self.interrupted.is_set():
                         self._stop()
+
+    def _progress(self, images: int) -> float:
+        """How far the run is, 0 to 1, whose epochs have so many images."""
+        recipe, position = self.recipe, self.position
+        steps = math.ceil(images / recipe.images_a_step)
+        return recipe.progress((position.epoch * steps + position.step) / (recipe.epochs * steps), position.seconds)
 
     def _agree(self, losses: list[float]) -> list[float]:
         """The sums of the processes' losses. All take over the first one's time, and stop where one was asked to."""
@@ -275,7 +280,8 @@ class Loop:
         Each image weighs the same, in whatever part and process it is. What it gives is without the losses of auxiliary
         heads, which the gradient has.
         """
-        recipe, position, device = self.recipe, self.position, train.labels.device
+        position, device = self.position, train.labels.device
+        recipe = self.recipe.at(self._progress(len(train)))
         precision = TRAINING_DTYPES[self.plan.precision]
         whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
         count = self.processes.count
