@@ -50,14 +50,14 @@ CANDIDATES = {
         method="branchwork", net="residual", rows=("residual", "public"), seeds=PUBLIC_SEEDS, seconds=5,
         changes={
             "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.53, "validation": 0,
-            "batch_size": 192, "learning_rate": 0.03, "momentum": 0.6, "warmup": 0.1,
+            "batch_size": 256, "learning_rate": 0.04, "momentum": 0.6, "warmup": 0.1,
         },
     ),
     # The default recipe as it is.
     "inception-fast": Candidate(method="branchwork", net="inception", rows=("inception",), seeds=3, seconds=15),
     "residual-fast": Candidate(method="branchwork", net="residual", rows=("residual",), seeds=3, seconds=13),
     "best": Candidate(
-        method="branchwork", net="residual[width=32,norm=batch]", rows=("best",), seeds=3, seconds=600,
+        method="branchwork", net="residual[width=32,norm=batch]", rows=("best",), seeds=3, seconds=490,
         recipe="best", long=True,
     ),
     # What they are measured against.
