@@ -60,7 +60,7 @@ class Recipe:
     mixup: float = _about(
         "images are mixed in pairs by a share from Beta(mixup, mixup), and so are targets; 0 for none"
     )
-    refine: float = _about("share of the run, its last part, in which images stay as they are")
+    refine: float = _about("share of the run, its last part, in which images stay as they are; 0 for none")
     ema: float = _about("decay of the moving average of the weights, which is kept in their place; 0 for none")
     validation: float = _about(
         "share of the training images held out, unless there is a val folder; 0 trains on all and keeps the last epoch"

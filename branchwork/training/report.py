@@ -111,6 +111,10 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
     def paint(figure: "Figure") -> None:
         from matplotlib.ticker import LogFormatter, MaxNLocator
 
+        class PlainNumbers(LogFormatter):  # which writes 6e-01 for 0.6; the usual one sets formulas, for seconds
+            def __call__(self, x: float, pos: int | None = None) -> str:
+                return f"{x:g}" if super().__call__(x, pos) else ""
+
         errors = [1 - epoch["validation_accuracy"] for epoch in history if epoch["validation_accuracy"] is not None]
         loss, *others = figure.subplots(1, 2 if errors else 1, squeeze=False)[0]
         epochs, losses = [], []
@@ -122,7 +126,7 @@ def _curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) -> str:
         loss.set(yscale="log", ylabel="training loss", xlabel="epoch", xlim=(0, len(history)))
         # On a log axis of less than a decade, only the minor ticks carry numbers.
         loss.yaxis.set_major_formatter("{x:g}")
-        loss.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False))  # the usual one sets formulas, for seconds
+        loss.yaxis.set_minor_formatter(PlainNumbers(labelOnlyBase=False))
         for error in others:
             low, high = (100 - 100 * bound for bound in evaluation.interval)
             where = range(1, len(history) + 1)
