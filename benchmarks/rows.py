@@ -42,14 +42,14 @@ CANDIDATES = {
     "inception-target": Candidate(
         method="branchwork", net="inception", rows=("inception",), seeds=SEEDS, seconds=8,
         changes={
-            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.72, "validation": 0,
+            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.75, "validation": 0,
             "batch_size": 512, "learning_rate": 0.02, "warmup": 0.1,
         },
     ),
     "residual-target": Candidate(
         method="branchwork", net="residual", rows=("residual", "public"), seeds=PUBLIC_SEEDS, seconds=5,
         changes={
-            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.53, "validation": 0,
+            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.65, "validation": 0,
             "batch_size": 256, "learning_rate": 0.04, "momentum": 0.6, "warmup": 0.1,
         },
     ),

@@ -1,4 +1,7 @@
-"""Random nets of affine layers, for tests: every kernel, stride, padding and join that can be collapsed."""
+"""Random nets of affine layers, for tests: every kernel, stride, padding and join that can be collapsed.
+
+Between them are layers that cannot be, and max poolings that can be taken into what is before them.
+"""
 
 from itertools import pairwise
 
@@ -7,6 +10,26 @@ from hypothesis import strategies as st
 from torch import nn
 
 from branchwork.blocks import Add, Concat
+
+
+class ByChannel(nn.Module):
+    """Images with numbers of their own for each channel, as a normalisation has it, or with one for all."""
+
+    def __init__(self, channels: int, kind: int) -> None:
+        super().__init__()
+        self.kind = kind
+        generator = torch.Generator().manual_seed(channels)
+        self.shift = nn.Parameter(torch.randn(1, generator=generator))
+        self.scale = nn.Parameter(1 + torch.rand(channels, 1, 1, generator=generator))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kinds = (
+            lambda: (x - self.shift) * self.scale,
+            lambda: x / self.scale + self.scale,
+            lambda: torch.sub(x, self.scale[None], alpha=2),
+            lambda: x * self.shift,
+        )
+        return kinds[self.kind]()
 
 
 @st.composite
@@ -21,6 +44,10 @@ def affine_nets(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int]]:
         layers.append(layer)
         if draw(st.integers(0, 4)) == 0:
             layers.append(nn.ReLU())
+        window = draw(st.sampled_from([None, None, (2, 2), (1, 3), (2, 1)]))
+        if window is not None and all(n >= k for n, k in zip(shape[1:], window, strict=True)):
+            layers.append(nn.MaxPool2d(window))
+            shape = _shape_after(layers[-1], shape)
     head = draw(st.sampled_from(["none", "flatten", "mean"]))
     if head == "flatten":
         layers += [nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 5), nn.Dropout(), nn.Linear(5, 3)]
@@ -32,12 +59,14 @@ def affine_nets(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, int, int]]:
 
 @st.composite
 def _layers(draw: st.DrawFn, shape: tuple[int, int, int], depth: int) -> tuple[nn.Module, tuple[int, int, int]]:
-    kind = draw(st.sampled_from(["conv", "conv", "conv", "pool", "norm", "pad", "concat", "add", "chain"]))
+    kind = draw(st.sampled_from(["conv", "conv", "conv", "pool", "norm", "pad", "concat", "add", "chain", "scale"]))
     channels, height, width = shape
     if kind in ("conv", "pool"):
         return draw(_windows(shape, kind))
     if kind == "norm":
         return nn.BatchNorm2d(channels), shape
+    if kind == "scale":
+        return ByChannel(channels, draw(st.integers(0, 3))), shape
     if kind == "pad":
         left, right, top, bottom = (draw(st.integers(-1 if min(height, width) > 2 else 0, 2)) for _ in range(4))
         return nn.ZeroPad2d((left, right, top, bottom)), (channels, height + top + bottom, width + left + right)

@@ -108,14 +108,27 @@ def test_a_run_is_timed_at_its_own_size_and_a_net_at_any(run, command):
 
 
 def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
-    def wrong(subject, **options):
+    def wrong(subject, shipping):
         twin = dataclasses.replace(subject, net=nn.Sequential(subject.net, nn.Threshold(0.0, 1.0)))
-        return ship(twin, **options)
+        return ship(twin, shipping)
 
     ship = module.ship
     monkeypatch.setattr(module, "ship", wrong)
     with pytest.raises(EngineError, match=r"torch fp32, as written gives other logits than the net as written"):
         bw.bench(Small(), **QUICK)
+
+
+def test_a_net_is_fused_for_each_batch_size(monkeypatch):
+    made = []
+
+    def noted(subject, shipping):
+        made.append((shipping.precision, shipping.fused, shipping.batch))
+        return ship(subject, shipping)
+
+    ship = module.ship
+    monkeypatch.setattr(module, "ship", noted)
+    bw.bench(Small(), engines=["torch"], precisions=["fp32"], batch_sizes=(1, 64), seconds=0.01)
+    assert made == [("fp32", False, 1), ("fp32", True, 1), ("fp32", True, 64)]
 
 
 def test_an_engine_that_fails_is_named(monkeypatch):

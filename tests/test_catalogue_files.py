@@ -5,7 +5,7 @@ import torch
 
 from branchwork.deploy.engines import load
 from branchwork.deploy.formats import FORMS, write
-from branchwork.deploy.subject import find_subject
+from branchwork.deploy.subject import Shipping, find_subject
 from branchwork.deploy.verify import compare
 
 SHAPE = (1, 28, 28)
@@ -27,7 +27,7 @@ def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
         expected = subject.net.eval()(pixels)
     for form in FORMS:
         path = tmp_path / f"net{FORMS[form].suffixes[-1]}"
-        write(form, path, subject, fused=True, precision="fp32", form="uint8", about={})
+        write(form, path, subject, Shipping(fused=True), {})
         logits = load(FORMS[form].engine, path, "fp32")(images)
         compared = compare(logits, expected, "fp32")
         assert compared.good, f"{form}: {compared}"

@@ -94,6 +94,28 @@ def onnx_about(path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
+def test_sizes_of_one_name_are_equal_in_a_file(tmp_path):
+    import onnx
+
+    bw.export("inception", out=tmp_path / "inception.onnx")
+    values = onnx.load(tmp_path / "inception.onnx").graph.value_info
+    names = {size.dim_param for value in values for size in value.type.tensor_type.shape.dim}
+    # Of the transform: 12 columns of 10 channels of each image, and 8 of 20, are one dimension.
+    assert {"batch", "120*batch", "160*batch"} <= names
+
+
+def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
+    about = []
+    for batch in (1, 256):
+        bw.export("residual", out=tmp_path / f"{batch}.onnx", batch=batch)
+        about.append(onnx_about(tmp_path / f"{batch}.onnx")["fused_for"])
+    assert about == ["1 at a time", "256 at a time"]
+    bw.export("residual", out=tmp_path / "plain.onnx", fuse=False)
+    assert onnx_about(tmp_path / "plain.onnx")["fused_for"] == ""
+    with pytest.raises(ExportError, match="batch is 0, and it must be at least 1"):
+        bw.export("residual", out=tmp_path / "none.onnx", batch=0)
+
+
 def openvino_about(path) -> dict[str, str]:
     model = import_openvino().Core().read_model(path)
     return {key: model.get_rt_info(["branchwork", key]).astype(str) for key in ABOUT}
@@ -182,11 +204,11 @@ def test_a_module_is_exported_as_it_is_and_left_so(sample):
 def scaled_by_one_hundredth(write):
     """What a wrong export does: the weights that reach the file are not those of the net."""
 
-    def wrong(name, path, subject, **options):
+    def wrong(name, path, subject, *arguments):
         net = dataclasses.replace(subject, net=bw.load_run("copy").net)
         with torch.no_grad():
             net.net.fc.weight.mul_(1.01)
-        write(name, path, net, **options)
+        write(name, path, net, *arguments)
 
     return wrong
 

@@ -61,15 +61,17 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
-def test_any_affine_net_is_fused_exactly(case, forms, chance, seed):
+@given(
+    case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9), engine=st.booleans()
+)
+def test_any_affine_net_is_fused_exactly(case, forms, chance, seed, engine):
     net, shape = case
     hostile(net, seed)
     before = copy.deepcopy(net.state_dict())
     x = images(shape, 3, seed)
     with pytest.MonkeyPatch.context() as patch:
         force(patch, forms, chance, seed)
-        fused = fuse(net, shape)
+        fused = fuse(net, shape, engine=engine)
     with torch.no_grad():
         assert fused(x).shape == net(x).shape
         assert difference(fused(x), net(x)) < 1e-10
@@ -119,6 +121,60 @@ def test_a_fused_inception_has_the_macs_of_22_products_and_a_matrix():
     assert {name for name, _ in fused.named_parameters()} == {"conv1.weight", "conv1.bias"}
 
 
+def operations(fused):
+    return [str(node.target).split(".")[1] for node in fused.graph.nodes if str(node.target).startswith("aten.")]
+
+
+class Normalised(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.mean, self.scale = net, nn.Buffer(torch.rand(1, 3, 1, 1)), nn.Buffer(torch.rand(1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - self.mean) * self.scale)
+
+
+def test_a_normalisation_goes_into_the_convolution_where_that_adds_nothing_else():
+    x = images((3, 32, 32), 2, 0)
+    for padding, left in ((0, []), (1, ["sub"])):  # beyond the image are zeros, and not what the normalisation makes
+        net = Normalised(nn.Conv2d(3, 16, 3, padding=padding)).double().eval()
+        fused = fuse(net, (3, 32, 32), engine=True)
+        assert operations(fused) == [*left, "conv2d"]
+        assert difference(fused(x), net(x)) < 1e-12
+
+
+def test_for_an_engine_relu_follows_its_convolution_and_for_torch_the_pooling():
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.MaxPool2d(2), nn.ReLU()).double().eval()
+    x = images((3, 32, 32), 2, 0)
+    for engine, order in ((True, ["conv2d", "relu", "max_pool2d"]), (False, ["conv2d", "max_pool2d", "relu"])):
+        fused = fuse(net, (3, 32, 32), engine=engine)
+        assert operations(fused) == order
+        assert difference(fused(x), net(x)) < 1e-12
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_a_pooling_behind_products_is_part_of_them(engine):
+    net = build_net("inception").double().eval()
+    fused = fuse(net, (1, 28, 28), engine=engine)
+    assert operations(fused).count("max_pool2d") == 1  # behind conv1
+    x = images((1, 28, 28), 3, 0)
+    assert difference(fused(x), net(x)) < 1e-12
+
+
+def test_large_batches_in_bf16_take_one_matrix():
+    net = build_net("inception").eval()
+    for precision, form in (("bf16", Matrix), ("fp32", Fourier)):
+        fused = fuse(net, (1, 28, 28), batch=256, precision=precision, engine=True)
+        first, last = (part for part in fused.modules() if isinstance(part, Rows))
+        assert type(first) is form and type(last) is Matrix
+
+
+@pytest.mark.parametrize(("batch", "precision"), [(0, "fp32"), (8, "fp16")])
+def test_what_a_net_cannot_be_fused_for_is_refused(batch, precision):
+    with pytest.raises(NetError, match="it must be 1 or more, and fp32 or bf16"):
+        fuse(build_net("inception").eval(), (1, 28, 28), batch=batch, precision=precision)
+
+
 def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
     net = nn.Sequential(
         Concat(
@@ -129,9 +185,7 @@ def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
         nn.Conv2d(12, 4, 3),
     )
     fused = fuse(hostile(net.double().eval(), 0), (8, 16, 16))
-    operations = [str(node.target) for node in fused.graph.nodes]
-    assert not any("batch_norm" in name for name in operations)
-    assert sum("conv2d" in name for name in operations) == 2
+    assert "batch_norm" not in operations(fused) and operations(fused).count("conv2d") == 2
     x = images((8, 16, 16), 2, 0)
     assert difference(fused(x), net(x)) < 1e-12
 
@@ -148,8 +202,7 @@ def test_batch_norm_after_a_concatenation_goes_into_both_branches():
     branches = Concat(a=nn.Conv2d(32, 32, 3, padding=1), b=nn.Conv2d(32, 32, 1))
     net = nn.Sequential(branches, nn.BatchNorm2d(64), nn.ReLU())
     fused = fuse(hostile(net.double().eval(), 0), (32, 32, 32))
-    assert not any("batch_norm" in str(node.target) for node in fused.graph.nodes)
-    assert sum("conv2d" in str(node.target) for node in fused.graph.nodes) == 2
+    assert "batch_norm" not in operations(fused) and operations(fused).count("conv2d") == 2
     x = images((32, 32, 32), 2, 0)
     assert difference(fused(x), net(x)) < 1e-12
 

@@ -25,6 +25,7 @@ def export(
     ] = None,
     fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True,
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="What the engine computes in.")] = "fp32",
+    batch: Annotated[int, Parameter(help="With --fuse: how many images come at a time, for which it is fastest.")] = 8,
     input_type: Annotated[
         Literal["uint8", "float"], Parameter(name="--input", help="Pixels from 0 to 255, or floats from 0 to 1.")
     ] = "uint8",
@@ -48,6 +49,7 @@ def export(
         out=out,
         fuse=fuse,
         precision=precision,
+        batch=batch,
         input=input_type,
         data=data,
         source=source,

@@ -78,17 +78,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Training, evaluating and predicting all come through here.
     """
-    scale, shift = scale_and_shift(mean, std, images.device)
-    return torch.addcmul(shift, images, scale)
-
-
-def scale_and_shift(
-    mean: Sequence[float], std: Sequence[float], device: torch.device | None = None, white: int = 255
-) -> tuple[Tensor, Tensor]:
-    """What pixels, of which `white` is the greatest, are multiplied by and what is then added, both 1×C×1×1."""
-    scale = torch.tensor([1 / (white * s) for s in std], device=device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    return torch.addcmul(shift.view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
 
 
 def generator_of(seed: int, purpose: str, *position: int) -> torch.Generator:

@@ -11,7 +11,7 @@ from torch import nn
 from branchwork.datasets.load import DataSet
 from branchwork.deploy.engines import OPENVINO_PRECISION, load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
-from branchwork.deploy.subject import Input, Subject, find_subject
+from branchwork.deploy.subject import BATCH, Input, Shipping, Subject, find_subject
 from branchwork.deploy.verify import Comparison, compare, run_in_batches
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
@@ -65,6 +65,7 @@ def export(
     out: str | Path | None = None,
     fuse: bool = True,
     precision: Literal["fp32", "bf16"] = "fp32",
+    batch: int = BATCH,
     input: Input = "uint8",
     data: str | None = None,
     source: Path | None = None,
@@ -76,7 +77,8 @@ def export(
     The file takes any number of images N×C×H×W, `uint8` or `float` in [0, 1], normalises them itself, and gives logits
     float32 N×K; classes and input are in its metadata. `out` is by default `model` in the run folder, or the net's
     name, with the ending of the form (`.onnx`; `.xml`, beside a `.bin`; `.pt2`); a file that is there is replaced only
-    with `force`. With `fuse`, it holds an equal, cheaper net. A net that no run made has weights of seed 0.
+    with `force`. With `fuse`, it holds an equal net, the cheapest for `batch` images at a time. A net that no run made
+    has weights of seed 0.
 
     The file is run by its engine on 1,000 test images of `data`, by default what the net was trained for, and appears
     only if it gives what the net as written gives. Raises `ExportError` where not, and for a file that cannot be
@@ -85,6 +87,8 @@ def export(
     observer = observer or Observer()
     if to not in FORMS:
         raise ExportError(f"there is no form of file called {to!r}.{nearest(to, FORMS)}")
+    if batch < 1:
+        raise ExportError(f"batch is {batch}, and it must be at least 1: how many images come at a time")
     if input not in ("uint8", "float"):
         raise ExportError(f"there is no input {input!r}.{nearest(input, ('uint8', 'float'))}")
     form = FORMS[to]
@@ -99,12 +103,13 @@ def export(
         normal = f"mean {listed(subject.model.mean)}, deviation {listed(subject.model.std)}"
         observer.note(f"{subject.name}: {weights}, and the classes and the normalisation of the sample ({normal})")
     data_set = load_for(subject.model, data, source, observer)
-    about = _about(subject, data_set, fuse, precision, input)
+    shipping = Shipping(fuse, precision, input, batch)
+    about = _about(subject, data_set, shipping)
     if to == "openvino":
         about["compile_with"] = json.dumps(OPENVINO_PRECISION[precision])
     with folder_beside(path, error=ExportError) as folder:
         part = folder / path.name
-        write(to, part, subject, fused=fuse, precision=precision, form=input, about=about)
+        write(to, part, subject, shipping, about)
         compared = _try(part, form, subject, data_set, precision, input, path)
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in form.suffixes]
         move_together(moves, error=ExportError)
@@ -169,9 +174,9 @@ def _try(
     return compared
 
 
-def _about(subject: Subject, data: DataSet, fused: bool, precision: str, kind: Input) -> dict[str, str]:
+def _about(subject: Subject, data: DataSet, shipping: Shipping) -> dict[str, str]:
     """The metadata, as text, which is all that every form can hold; lists are JSON."""
-    model = subject.model
+    model, kind = subject.model, shipping.form
     what = "uint8, 0 to 255" if kind == "uint8" else "float32, 0 to 1"
     return {
         "net": subject.name,
@@ -183,8 +188,9 @@ def _about(subject: Subject, data: DataSet, fused: bool, precision: str, kind: I
         "mean": json.dumps(model.mean),
         "std": json.dumps(model.std),
         "pictures": model.pictures,
-        "precision": precision,
-        "fused": json.dumps(fused),
+        "precision": shipping.precision,
+        "fused": json.dumps(shipping.fused),
+        "fused_for": f"{shipping.batch} at a time" if shipping.fused else "",
         "trained_on": model.data if subject.folder is not None else "",
         "compared_on": data.name,
         "versions": json.dumps(versions()),

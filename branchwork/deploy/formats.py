@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from branchwork.deploy.engines import import_openvino, need_package
-from branchwork.deploy.subject import Input, Subject, example, program, quiet_torch, ship
+from branchwork.deploy.subject import Shipping, Subject, example, program, quiet_torch, ship
 from branchwork.errors import ExportError, first_line
 from branchwork.files import write_whole
 
@@ -32,22 +33,21 @@ class Form:
     engine: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[Path, Subject, bool, str, Input, dict[str, str]], None]
+    write: Callable[[Path, Subject, Shipping, dict[str, str]], None]
 
 
-def _write_pt2(path: Path, subject: Subject, fused: bool, precision: str, form: Input, about: dict[str, str]) -> None:
-    shipped = ship(subject, fused=fused, precision=precision, form=form, layout=True)
-    made = program(shipped, example(subject, form), subject.name)
+def _write_pt2(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
+    made = program(ship(subject, shipping), example(subject, shipping.form), subject.name)
     content = io.BytesIO()
     with quiet_torch():
         torch.export.save(made, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
     write_whole(path, content.getvalue(), error=ExportError)
 
 
-def _write_onnx(path: Path, subject: Subject, fused: bool, precision: str, form: Input, about: dict[str, str]) -> None:
-    shipped = ship(subject, fused=fused, form=form)  # bf16 is the engine's to compute in, and float32 what it reads
+def _write_onnx(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
+    shipped = ship(subject, shipping, engine=True)
     # Not the module: where no graph serves any number of images, this exporter silently takes one that serves two.
-    graph = program(shipped, example(subject, form), subject.name)
+    graph = program(shipped, example(subject, shipping.form), subject.name)
     with quiet_torch(), _quiet_onnx():
         try:
             made = torch.onnx.export(
@@ -68,21 +68,20 @@ def _write_onnx(path: Path, subject: Subject, fused: bool, precision: str, form:
 
 def _name_batch(graph: Any) -> None:
     """Call the size that is open `batch`, which torch has given a number, and take out what torch notes for itself."""
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:
-                size.dim_param = "batch"
+            if size.dim_param:  # which may also be some times the symbol: equal names must be equal numbers
+                size.dim_param = re.sub(rf"\b{symbol}\b", "batch", size.dim_param)
     for node in graph.node:
         del node.metadata_props[:]
 
 
-def _write_openvino(
-    path: Path, subject: Subject, fused: bool, precision: str, form: Input, about: dict[str, str]
-) -> None:
+def _write_openvino(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
     openvino = import_openvino()
     # Through ONNX, since OpenVINO's reader of torch's programs is a tool apart.
     middle = path.with_suffix(".onnx")
-    _write_onnx(middle, subject, fused, precision, form, {})
+    _write_onnx(middle, subject, shipping, {})
     model = openvino.Core().read_model(middle)
     for key, value in about.items():
         model.set_rt_info(value, [ABOUT, key])
@@ -103,13 +102,11 @@ FORMS = {
 }
 
 
-def write(
-    name: str, path: Path, subject: Subject, *, fused: bool, precision: str, form: Input, about: dict[str, str]
-) -> None:
+def write(name: str, path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
     """Write the file of form `name` to `path`. Raises `EngineError` or `ExportError`."""
     for package in FORMS[name].packages:
         need_package(package)
-    FORMS[name].write(path, subject, fused, precision, form, about)
+    FORMS[name].write(path, subject, shipping, about)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from branchwork.datasets.batches import scale_and_shift
 from branchwork.datasets.load import load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
@@ -26,6 +26,9 @@ from branchwork.training.run import MODEL, Model, check_output, holds, load_run
 
 Input = Literal["uint8", "float"]
 Shape = tuple[int, int, int]
+
+# Images at a time for which a file is made, where nothing else is said.
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -94,41 +97,68 @@ def _stand_in(net: str, shape: Shape | None) -> Model:
     return dataclasses.replace(model, in_channels=shape[0], image_size=shape[1:], mean=half, std=half, classes=classes)
 
 
+class Normalise(nn.Module):
+    """Images N×C×H×W with pixels from 0 to `white`, as a model's net takes them."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: Model, white: int) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (model.mean, model.std))
+        self.register_buffer("mean", white * mean)
+        self.register_buffer("scale", 1 / (white * std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) * self.scale
+
+
 class Shipped(nn.Module):
     """A net that takes images N×C×H×W as they are, uint8 or floats in [0, 1], and gives logits float32 N×K."""
 
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, net: nn.Module, model: Model, form: Input, dtype: torch.dtype, layout: torch.memory_format):
+    def __init__(self, normalise: nn.Module, net: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> None:
         super().__init__()
+        self.normalise = normalise
         self.net = net
         self.dtype = dtype
         self.layout = layout
-        scale, shift = scale_and_shift(model.mean, model.std, white=255 if form == "uint8" else 1)
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
 
     def forward(self, images: Tensor) -> Tensor:
-        normal = images.float() * self.scale + self.shift
+        normal = self.normalise(images.float())
         logits = self.net(normal.to(self.dtype).contiguous(memory_format=self.layout))
         assert isinstance(logits, Tensor), "find_subject has looked at it"
         return logits.float()
 
 
-def ship(
-    subject: Subject, *, fused: bool, precision: str = "fp32", form: Input = "uint8", layout: bool = False
-) -> Shipped:
-    """A copy of the subject's net with the normalisation inside, `fused` or as written.
+@dataclass(frozen=True)
+class Shipping:
+    """As written or `fused`; what it is computed in, what its images are, and how many at a time it is fused for."""
 
-    With `layout`, its weights and images are channels_last where the net allows it, which torch computes faster.
+    fused: bool
+    precision: str = "fp32"
+    form: Input = "uint8"
+    batch: int = BATCH
+
+
+def ship(subject: Subject, shipping: Shipping, *, engine: bool = False) -> Shipped:
+    """A copy of the subject's net with the normalisation inside.
+
+    It is for torch, with weights of the precision and images channels_last where the net allows it, which torch
+    computes faster; or with `engine` for one that reads float32 and computes in the precision by itself.
     """
-    net = make_twin(subject.net)
-    if fused:
-        net = fuse(net, subject.shape).eval()
-    kind = pick_layout(net, subject.model) if layout else torch.contiguous_format
-    dtype = DTYPES[precision]
-    return Shipped(net.to(dtype), subject.model, form, dtype, kind).eval()
+    net: nn.Module = make_twin(subject.net)
+    normalise: nn.Module = Normalise(subject.model, white=255 if shipping.form == "uint8" else 1)
+    if shipping.fused:
+        for_it = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)
+        try:
+            net = for_it(nn.Sequential(normalise, net).eval(), subject.shape).eval()
+        except NetError:
+            for_it(net, subject.shape)  # whose words are about the net itself
+            raise
+        normalise = nn.Identity()
+    kind = torch.contiguous_format if engine else pick_layout(net, subject.model)
+    dtype = DTYPES["fp32" if engine else shipping.precision]
+    return Shipped(normalise, net.to(dtype), dtype, kind).eval()
 
 
 def example(subject: Subject, form: Input) -> Tensor:

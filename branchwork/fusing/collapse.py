@@ -5,18 +5,21 @@ is searched for by cost; every other layer vanishes into the kernel of what read
 """
 
 import operator
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor, fx
 
-from branchwork.fusing.forms import MOVE, START, Form, Matrix, Rows, Tiles, slower
+from branchwork.fusing.forms import MOVE, Form, Matrix, Rows, Tiles
 from branchwork.fusing.fourier import Fourier
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
-from branchwork.fusing.program import elements, image_nodes, parents, shape_of
+from branchwork.fusing.pooling import pooled_window
+from branchwork.fusing.program import elements, image_nodes, parents, shape_of, size_of
 from branchwork.fusing.rules import FREE, is_affine
-from branchwork.tracing.costs import macs_of, operation
+from branchwork.fusing.target import Target
+from branchwork.tracing.costs import macs_of, operation, pair
 
 FORMS: tuple[type[Form], ...] = (Rows, Fourier, Matrix, Tiles)
 
@@ -24,8 +27,8 @@ FORMS: tuple[type[Form], ...] = (Rows, Fourier, Matrix, Tiles)
 GAIN = 0.03
 
 
-def collapse_segments(module: fx.GraphModule, batch: int, *, merges: int) -> fx.GraphModule:
-    """`module` with its segments collapsed, where that pays in batches of so many images.
+def collapse_segments(module: fx.GraphModule, target: Target, *, merges: int) -> fx.GraphModule:
+    """`module` with its segments collapsed, where that pays for `target`.
 
     `merges` is how often the kernels are merged for each batch: 0 where they are constants, and 3 in training, once
     forward and twice back.
@@ -36,9 +39,12 @@ def collapse_segments(module: fx.GraphModule, batch: int, *, merges: int) -> fx.
     graph.output(graph.graph_copy(module.graph, copies))
     collapsed = fx.GraphModule(module, graph)
     for number, segment in enumerate(find_segments(module.graph, images)):
-        planner = _Planner(segment, images, batch, merges)
+        planner = _Planner(segment, images, target, merges)
         for end in planner.best():
-            _replace(collapsed, copies, planner.piece(end), f"collapsed{number}_{segment.index(end)}", batch)
+            name = f"collapsed{number}_{segment.index(end)}"
+            # Not in training, where a gradient goes to the first of equal pixels, as torch's own pooling has it.
+            pool = None if merges else _pooling(end)
+            _replace(collapsed, copies, planner.piece(end), name, target, pool)
     graph.eliminate_dead_code()
     collapsed.recompile()
     return collapsed
@@ -65,10 +71,10 @@ def find_segments(graph: fx.Graph, images: set[fx.Node]) -> list[list[fx.Node]]:
 class _Planner:
     """Finds which tensors of a segment are to be computed, so that all of it costs least."""
 
-    def __init__(self, segment: list[fx.Node], images: set[fx.Node], batch: int, merges: int) -> None:
+    def __init__(self, segment: list[fx.Node], images: set[fx.Node], target: Target, merges: int) -> None:
         self.segment = segment
         self.images = images
-        self.batch = batch
+        self.target = target
         self.merges = merges
         self.cost_of_piece = cache(self._cost_of_piece)
 
@@ -116,7 +122,7 @@ class _Planner:
 
     def _cost_of_piece(self, nodes: tuple[fx.Node, ...]) -> float:
         if len(nodes) == 1:
-            return _cost_as_written(nodes[0], self.images, self.batch)
+            return _cost_as_written(nodes[0], self.images, self.target)
         piece = self._piece(nodes)
         if not piece.weights:
             return float("inf")
@@ -125,37 +131,62 @@ class _Planner:
         except StepsDiffer:
             return float("inf")
         places = [piece.place(entry, kernel) for entry, kernel in kernels.items()]
-        applying = sum(min(form.cost(place, self.batch) for form in FORMS) for place in places)
-        applying += (len(places) - 1) * (3 * MOVE * places[0].out_elements + START / self.batch)
-        merging = sum(kernel.macs for kernel in kernels.values()) + piece.bias_macs() + START * len(nodes)
-        return applying + self.merges * merging / self.batch
+        applying = sum(min(form.cost(place, self.target) for form in FORMS) for place in places)
+        # Several images are added up, and a bias that differs from pixel to pixel is added by itself.
+        added = (len(places) - 1) * 3 + (0 if piece.has_even_bias() else 2)
+        applying += MOVE * added * places[0].out_elements + (len(places) - 1) * self.target.start
+        merging = (sum(kernel.macs for kernel in kernels.values()) + piece.bias_macs()) / self.target.batch
+        return applying + self.merges * (merging + self.target.start * len(nodes))
 
 
 def _without_data(weight: fx.Node) -> Tensor:
     return torch.empty(weight.meta["val"].shape, device="meta")
 
 
-def _cost_as_written(node: fx.Node, images: set[fx.Node], batch: int) -> float:
+def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> float:
     op = operation(node)
     if op in FREE:
         return 0
-    macs = macs_of(op, node) / int(node.meta["val"].shape[0])
-    if op == "conv2d":
-        macs *= slower(int(node.args[1].meta["val"].shape[1]))  # type: ignore[union-attr]
+    products = macs_of(op, node) / int(node.meta["val"].shape[0])
+    channels = int(node.args[1].meta["val"].shape[1]) if op == "conv2d" else 0  # type: ignore[union-attr]
+    products *= target.convolved(channels) if channels else target.product
     moved = sum(map(elements, {node, *parents(node, images)}))
     given = [parent.meta.get("val") for parent in node.all_input_nodes if parent not in images]
     weight = max((value.numel() for value in given if isinstance(value, Tensor)), default=0)
-    return macs + MOVE * (moved + weight / batch) + START / batch
+    return products + MOVE * (moved + weight / target.batch) + target.start
 
 
-def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piece, name: str, batch: int) -> None:
-    """Compute the output of `piece` by its merged kernels. `copies` has the node of `module` for each old one."""
-    forms: dict[fx.Node, Form] = {}
-    for entry, kernel in piece.kernels(_without_data).items():
-        place = piece.place(entry, kernel)
-        forms[entry] = min(FORMS, key=lambda form, place=place: form.cost(place, batch))(place)  # type: ignore[misc]
-    graph, end = module.graph, copies[piece.end]
-    with graph.inserting_before(end):
+def _pooling(node: fx.Node) -> fx.Node | None:
+    """The pooling, of windows that lie side by side and cover all, that alone reads `node`."""
+    if len(node.users) != 1:
+        return None
+    (reader,) = node.users
+    window = pooled_window(reader)
+    covers = window is not None and not any(size % k for size, k in zip(size_of(node), window, strict=True))
+    return reader if covers else None
+
+
+def _replace(
+    module: fx.GraphModule,
+    copies: dict[fx.Node, fx.Node],
+    piece: Piece,
+    name: str,
+    target: Target,
+    pool: fx.Node | None,
+) -> None:
+    """Compute the output of `piece`, or with `pool` that of it, by its merged kernels.
+
+    `copies` has the node of `module` for each old one.
+    """
+    kernels, end, forms = piece.kernels(_without_data), piece.end, dict[fx.Node, Form]()
+    for entry, kernel in kernels.items():
+        place = replace(piece.place(entry, kernel), channels_last=not target.engine)
+        kind = min(FORMS, key=lambda form, place=place: form.cost(place, target))  # type: ignore[misc]
+        if pool is not None and len(kernels) == 1 and kind is not Tiles:
+            place, end = replace(place, pool=pair(pool.args[1])), pool
+        forms[entry] = kind(place)
+    graph, replaced = module.graph, copies[end]
+    with graph.inserting_before(replaced):
         merge = Merge(piece, forms)
         module.add_submodule(f"{name}.merge", merge)
         parts = graph.call_module(f"{name}.merge", tuple(copies[weight] for weight in piece.weights))
@@ -177,8 +208,8 @@ def _replace(module: fx.GraphModule, copies: dict[fx.Node, fx.Node], piece: Piec
         for other in outputs[1:]:
             result = graph.call_function(torch.ops.aten.add.Tensor, (result, other))
             result.meta["val"] = end.meta["val"]
-    end.replace_all_uses_with(result)
-    copies[piece.end] = result
+    replaced.replace_all_uses_with(result)
+    copies[end] = result
 
 
 def _convolution(graph: fx.Graph, form: Tiles, source: fx.Node, weight: fx.Node, bias: fx.Node | None) -> fx.Node:

@@ -9,8 +9,9 @@ where the net as written cuts an image between two layers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import torch
@@ -18,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.fusing.kernel import Axis, Kernel, Window
+from branchwork.fusing.target import Target
 
-# What costs as much time as so many multiply-accumulates (LOG.md has the timings): moving one number through memory,
-# of an image or of a weight, and starting one operation, whatever the size of its batch.
+# What moving one number through memory costs, of an image or of a weight: as much time as so many multiply-accumulates.
 MOVE = 12
-START = 1_000_000
-# A convolution of few channels does so many times fewer multiply-accumulates in a second than a matrix product; with so
-# many channels as fill its vectors, it does as many.
-CONVOLVE, FULL = 1.5, 16
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a kernel is applied: C×H×W in, O×P×Q out; what is a vector has one pixel."""
+    """Where a kernel is applied: C×H×W in, O×P×Q out; what is a vector has one pixel.
+
+    A row of an image lies as W·C numbers, or as C·W without `channels_last`. Of the outputs in windows of `pool`, which
+    lie side by side, only the largest are given.
+    """
 
     channels: int
     size: tuple[int, int]
@@ -38,6 +39,8 @@ class Place:
     rows: Axis
     columns: Axis
     to_vector: bool
+    channels_last: bool = True
+    pool: tuple[int, int] = (1, 1)
 
     @property
     def row_in(self) -> int:
@@ -56,11 +59,6 @@ class Place:
         return self.rows.outputs * self.row_out
 
 
-def slower(channels: int) -> float:
-    """How many times as long a multiply-accumulate takes in a convolution that reads so many channels at once."""
-    return CONVOLVE if channels < FULL else 1.0
-
-
 class Rows(nn.Module):
     """One matrix product for each row of outputs."""
 
@@ -68,60 +66,125 @@ class Rows(nn.Module):
         super().__init__()
         self.place = place
         self.patterns, _ = _patterns(place.rows, place.size[0])
-        self.parts = _row_parts(place)
+        parts, places = _row_parts(place), place.pool[0]
+        self.parts = [part for first in range(places) for part in parts[first::places]]
 
     @staticmethod
-    def cost(place: Place, batch: int) -> float:
-        products = sum((end - first) * place.row_out for _, first, end, _ in _row_parts(place))
+    def cost(place: Place, target: Target) -> float:
+        parts = _row_parts(place)
+        read = sum(end - first for _, first, end, _ in parts)
         patterns, _ = _patterns(place.rows, place.size[0])
         matrices = len(patterns) * place.rows.taps * place.row_in * place.row_out
-        moved = place.in_elements + place.out_elements + matrices / batch
-        return products + MOVE * moved + START * place.rows.outputs / batch
+        copied = 2 * (read + place.out_elements) if target.engine else 0  # what each product reads and gives
+        moved = place.in_elements + place.out_elements + copied + matrices / target.batch
+        return target.product * read * place.row_out + MOVE * moved + target.part * place.rows.outputs
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """The matrix of each pattern of rows: Y×(h·W·C)×(Q·O), with the kernel once for each column of outputs."""
-        return _gather(spread(self.place, kernel.weight), 0, self.patterns).flatten(1, 2)
+        return _gather(self.spread(kernel.weight), 0, self.patterns).flatten(1, 2)
+
+    def spread(self, slices: Tensor) -> Tensor:
+        """Slices of rows Y×X×C×O as matrices Y×(W·C)×(Q·O), with the kernel once for each column of outputs."""
+        spread: Tensor = _Spread.apply(self.place, slices)  # type: ignore[no-untyped-call]
+        by_column = self.in_a_row(spread)
+        return (by_column if self.place.channels_last else by_column.transpose(1, 2)).flatten(1, 2)
+
+    def in_a_row(self, columns: Tensor) -> Tensor:
+        """…×Q×O in the order of a row: first all outputs that stand first in their windows of the pooling."""
+        places = unflatten(columns, -2, -1, self.place.pool[1]).transpose(-3, -2)
+        return (places if self.place.channels_last else places.transpose(-2, -1)).flatten(-3)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W, or N×C, to N×O×P×Q, or N×O. `bias` is O×P×Q, or 1 for P or Q."""
-        place = self.place
-        rows, columns = place.rows.outputs, place.columns.outputs
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, matrices = x.to(dtype), matrices.to(dtype)
-        y = self.multiply(x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x, matrices)
+        y = self.multiply(x if x.dim() == 4 else x[:, :, None, None], matrices)
         if bias is not None:
-            y = y + bias.expand(-1, rows, columns).permute(1, 2, 0).reshape(-1).to(y.dtype)
-        return y if place.to_vector else y.view(-1, rows, columns, place.outputs).permute(0, 3, 1, 2)
+            y = y + self.spread_bias(bias).to(y.dtype)
+        return self.as_images(self.choose(y))
 
-    def multiply(self, flat: Tensor, matrices: Tensor) -> Tensor:
-        """N×(H·W·C) to N×(P·Q·O)."""
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """N×C×H×W to N×P×(Q·O)."""
+        flat = x.permute(0, *self.order).flatten(1)
         if torch.is_grad_enabled() and (flat.requires_grad or matrices.requires_grad):
             y: Tensor = _RowProducts.apply(flat, matrices, self.parts)  # type: ignore[no-untyped-call]
-            return y
-        return _row_products(flat, matrices, self.parts)
+        else:
+            y = _row_products(flat, matrices, self.parts)
+        return unflatten(y, 1, len(self.parts), -1)
+
+    def spread_bias(self, bias: Tensor) -> Tensor:
+        """O×P×Q to P×(Q·O)."""
+        place = self.place
+        rows = self.in_a_row(bias.expand(-1, place.rows.outputs, place.columns.outputs).permute(1, 2, 0))
+        return unflatten(rows, 0, -1, place.pool[0]).transpose(0, 1).flatten(0, 1)
+
+    def choose(self, y: Tensor) -> Tensor:
+        """The largest of each window of the pooling."""
+        p, q = self.place.pool
+        return largest(largest(y, p, 1), q, 2)
+
+    def as_images(self, y: Tensor) -> Tensor:
+        """N×P×(Q·O) to N×O×P×Q, or N×O."""
+        if self.place.to_vector:
+            return y.flatten(1)
+        if self.place.channels_last:
+            return unflatten(y, 2, -1, self.place.outputs).permute(0, 3, 1, 2)
+        return unflatten(y, 2, self.place.outputs, -1).transpose(1, 2)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Of the dimensions of an image as it is read."""
+        return (2, 3, 1) if self.place.channels_last else (2, 1, 3)
 
 
 class Matrix(Rows):
     """One matrix product for all outputs: more multiply-accumulates than `Rows`, in one operation."""
 
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self.by_row = self.parts
-        self.parts = [(0, 0, place.in_elements, 0)]
-
     @staticmethod
-    def cost(place: Place, batch: int) -> float:
+    def cost(place: Place, target: Target) -> float:
         matrix = place.in_elements * place.out_elements
-        return matrix + MOVE * (place.in_elements + place.out_elements + matrix / batch) + START / batch
+        moved = place.in_elements + place.out_elements + matrix / target.batch
+        return target.product * matrix + MOVE * moved + target.start
 
     def prepare(self, kernel: Kernel) -> Tensor:
-        """1×(H·W·C)×(P·Q·O)."""
-        by_pattern = super().prepare(kernel)
-        matrix = by_pattern.new_zeros(self.parts[0][2], len(self.by_row), by_pattern.shape[2])
-        for row, (number, first, end, at) in enumerate(self.by_row):
+        """(H·W·C)×(P·Q·O), or with the channels first (C·H·W)×(O·P·Q), for each place of the pooling in turn."""
+        by_pattern, place = super().prepare(kernel), self.place
+        matrix = by_pattern.new_zeros(place.in_elements, len(self.parts), place.row_out)
+        for row, (number, first, end, at) in enumerate(self.parts):
             matrix[at : at + end - first, row] = by_pattern[number, first:end]
-        return matrix.flatten(1)[None]
+        if not place.channels_last:
+            height, width = place.size
+            matrix = unflatten(matrix, 0, height, place.channels, width).transpose(0, 1).flatten(0, 2)
+        return self.in_one(matrix)
+
+    def in_one(self, rows: Tensor) -> Tensor:
+        """…×P×(Q·O) as …×(P·Q·O), for each place of the pooling in turn."""
+        p, q = self.place.pool
+        places = unflatten(unflatten(rows, -1, q, -1), -3, p, -1).transpose(-3, -2)
+        if self.place.channels_last:
+            return places.flatten(-4)
+        return unflatten(places, -1, self.place.outputs, -1).transpose(-3, -2).flatten(-5)
+
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """N×C×H×W to N×(P·Q·O)."""
+        return (x.permute(0, *self.order) if self.place.channels_last else x).flatten(1) @ matrices
+
+    def spread_bias(self, bias: Tensor) -> Tensor:
+        return self.in_one(super().spread_bias(bias))
+
+    def choose(self, y: Tensor) -> Tensor:
+        return largest(y, prod(self.place.pool), 1)
+
+    def as_images(self, y: Tensor) -> Tensor:
+        place = self.place
+        if place.to_vector:
+            return y
+        (p, q), outputs = place.pool, place.outputs
+        size = (place.rows.outputs // p, place.columns.outputs // q)
+        if place.channels_last:
+            return unflatten(y, 1, *size, outputs).permute(0, 3, 1, 2)
+        return unflatten(y, 1, outputs, *size)
 
 
 class Tiles(nn.Module):
@@ -146,13 +209,14 @@ class Tiles(nn.Module):
         )
 
     @staticmethod
-    def cost(place: Place, batch: int) -> float:
+    def cost(place: Place, target: Target) -> float:
         tiles = len(_runs(place.rows, place.size[0])) * len(_runs(place.columns, place.size[1]))
         kernel = place.rows.taps * place.columns.taps * place.channels
-        products = place.out_elements * kernel * slower(place.channels)
+        products = place.out_elements * kernel * target.convolved(place.channels)
         # Several tiles are put together, which moves each number once more.
-        moved = place.in_elements + place.out_elements * (2 if tiles > 1 else 1)
-        return products + MOVE * (moved + tiles * kernel * place.outputs / batch) + START * tiles / batch
+        images = place.in_elements + place.out_elements * (2 if tiles > 1 else 1)
+        moved = images + tiles * kernel * place.outputs / target.batch
+        return products + MOVE * moved + (target.start if tiles == 1 else tiles * target.part)
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """Y×X×O×C×h×w: the kernel of each pattern of rows and of columns."""
@@ -278,6 +342,17 @@ def _row_products(flat: Tensor, matrices: Tensor, parts: Parts) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
+def unflatten(tensor: Tensor, dim: int, *sizes: int) -> Tensor:
+    """With several dimensions of these sizes in place of one."""
+    found: Tensor = tensor.unflatten(dim, sizes)  # type: ignore[no-untyped-call]  # torch's hints lack it
+    return found
+
+
+def largest(y: Tensor, count: int, dim: int) -> Tensor:
+    """The largest of so many equal parts along `dim`."""
+    return reduce(torch.maximum, y.chunk(count, dim)) if count > 1 else y
+
+
 class _RowProducts(torch.autograd.Function):
     """`_row_products` with its own backward pass: autograd would add a whole image, mostly zeros, for each row."""
 
@@ -301,12 +376,6 @@ class _RowProducts(torch.autograd.Function):
             if to_matrices is not None:
                 to_matrices[number, first:end].addmm_(flat[:, seen].t(), own)
         return to_flat, to_matrices, None
-
-
-def spread(place: Place, weight: Tensor) -> Tensor:
-    """Slices of rows Y×X×C×O as matrices Y×(W·C)×(Q·O), with the kernel once for each column of outputs."""
-    found: Tensor = _Spread.apply(place, weight)  # type: ignore[no-untyped-call]
-    return found.flatten(3, 4).flatten(1, 2)
 
 
 class _Spread(torch.autograd.Function):

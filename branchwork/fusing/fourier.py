@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from branchwork.fusing.forms import MOVE, START, Place, Rows, spread
+from branchwork.fusing.forms import MOVE, Place, Rows, largest, unflatten
 from branchwork.fusing.kernel import Axis, Constant, Kernel
+from branchwork.fusing.target import Target
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,29 +137,44 @@ class Fourier(Rows):
         found = fewest_products(place.rows, place.size[0])
         assert found is not None, "its cost is infinite"
         scheme = make_scheme(place.rows, place.size[0], found[0])
-        self.inputs, self.slices, self.outputs = map(Constant, (scheme.inputs, scheme.slices, scheme.outputs))
+        outputs = unflatten(scheme.outputs, 0, -1, place.pool[0]).transpose(0, 1).flatten(0, 1)
+        self.inputs, self.slices, self.outputs = map(Constant, (scheme.inputs, scheme.slices, outputs))
 
     @staticmethod
-    def cost(place: Place, batch: int) -> float:
+    def cost(place: Place, target: Target) -> float:
         found = fewest_products(place.rows, place.size[0])
-        if found is None:
+        # Engines compute the transforms in float32 in any case, and convert before and behind them (LOG.md).
+        if found is None or target.bf16:
             return float("inf")
         _, products = found
         matrices = products * place.row_in * place.row_out
         transforms = products * (place.in_elements + place.out_elements)
         transformed = products * (place.row_in + place.row_out)  # is written and read
-        moved = place.in_elements + place.out_elements + 2 * transformed + matrices / batch
-        return matrices + transforms + MOVE * moved + START * 5 / batch
+        moved = place.in_elements + place.out_elements + 2 * transformed + matrices / target.batch
+        return target.product * (matrices + transforms) + MOVE * moved + 5 * target.start
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """The matrix of each product: R×(W·C)×(Q·O)."""
         slices = self.slices.like(kernel.weight)
         used = kernel.weight[: slices.shape[1]]
-        return spread(self.place, (slices @ used.flatten(1)).view(len(slices), *used.shape[1:]))
+        return self.spread((slices @ used.flatten(1)).view(len(slices), *used.shape[1:]))
 
-    def multiply(self, flat: Tensor, matrices: Tensor) -> Tensor:
-        place, images, products = self.place, flat.shape[0], matrices.shape[0]
-        rows = flat.view(images, place.size[0], place.row_in).transpose(0, 1).flatten(1)
-        transformed = (self.inputs.like(flat) @ rows).view(products, images, place.row_in)
-        outputs = self.outputs.like(flat) @ torch.bmm(transformed, matrices).flatten(1)
-        return outputs.view(place.rows.outputs, images, place.row_out).transpose(0, 1).flatten(1)
+    def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
+        """N×C×H×W to P×N×(Q·O)."""
+        images, products = x.shape[0], matrices.shape[0]  # not len(), which an exporter takes for a constant
+        rows = x.permute(self.order[0], 0, *self.order[1:]).flatten(1)
+        transformed = (self.inputs.like(x) @ rows).view(products, images, self.place.row_in)
+        outputs = self.outputs.like(x) @ torch.bmm(transformed, matrices).flatten(1)
+        return outputs.view(self.place.rows.outputs, images, self.place.row_out)
+
+    def spread_bias(self, bias: Tensor) -> Tensor:
+        return super().spread_bias(bias)[:, None]
+
+    def choose(self, y: Tensor) -> Tensor:
+        p, q = self.place.pool
+        return largest(largest(y, p, 0), q, 2)
+
+    def as_images(self, y: Tensor) -> Tensor:
+        if self.place.to_vector or self.place.channels_last:
+            return super().as_images(y.transpose(0, 1).contiguous())
+        return unflatten(y, 2, self.place.outputs, -1).permute(1, 2, 0, 3)

@@ -10,26 +10,40 @@ from branchwork.fusing.constants import fold_constants
 from branchwork.fusing.merging import Merge
 from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.program import read_program
-from branchwork.fusing.reorder import norm_before_concat, pool_before_relu
+from branchwork.fusing.reorder import norm_before_concat, pool_before_relu, relu_before_pool
 from branchwork.fusing.siblings import merge_siblings
+from branchwork.fusing.target import Target
 
 
-def fuse(net: nn.Module, input_shape: Sequence[int], *, batch: int = 8) -> fx.GraphModule:
+def fuse(
+    net: nn.Module,
+    input_shape: Sequence[int],
+    *,
+    batch: int = 8,
+    precision: str = "fp32",
+    engine: bool = False,
+) -> fx.GraphModule:
     """An equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
 
     Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
-    segment becomes the cheapest equal form, as an estimate for batches of `batch` images has it. Raises `NetError` for
-    a net in training mode, where batch norm and dropout do what cannot be folded, and for one whose operations depend
-    on the pixels.
+    segment becomes the cheapest equal form, as an estimate has it for batches of `batch` images that are computed in
+    `precision`, fp32 or bf16, by torch or with `engine` by ONNX Runtime or OpenVINO. Its weights have the type of those
+    of `net` in any case. Raises `NetError` for a net in training mode, where batch norm and dropout do what cannot be
+    folded, and for one whose operations depend on the pixels.
     """
+    if batch < 1 or precision not in ("fp32", "bf16"):
+        raise NetError(f"batch is {batch} and precision {precision!r}: it must be 1 or more, and fp32 or bf16")
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
+    target = Target(batch, precision == "bf16", engine)
     module = read_program(net, input_shape)
     pool_before_relu(module.graph)
     norm_before_concat(module.graph)
-    module = collapse_segments(module, batch, merges=0)
+    module = collapse_segments(module, target, merges=0)
+    if engine:
+        relu_before_pool(module.graph)
     fold_constants(module)
-    merge_siblings(module, batch)
+    merge_siblings(module, target)
     fold_constants(module)
     return fx.GraphModule(module, module.graph)  # which holds what its graph uses, and no weights from before
 
@@ -43,8 +57,8 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     written = read_program(net, input_shape)
     pooled = pool_before_relu(written.graph)
     # Kernels are merged once forward, and in training twice back.
-    module = collapse_segments(written, batch, merges=3 if net.training else 1)
-    merged = merge_siblings(module, batch)
+    module = collapse_segments(written, Target(batch), merges=3 if net.training else 1)
+    merged = merge_siblings(module, Target(batch))
     multiplied = pool_products(module)
     collapsed = any(isinstance(part, Merge) for part in module.modules())
     return module if pooled or collapsed or merged or multiplied else None

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from branchwork.fusing.forms import Form, Place
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
 from branchwork.fusing.program import shape_of, size_of
-from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pull
+from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
 from branchwork.tracing.costs import argument, macs_of, operation
 
 
@@ -46,12 +46,24 @@ class Piece:
                 scale, shift = batch_norm(node, weights)
                 before = values[node.all_input_nodes[0]]
                 values[node] = _everywhere(shift, node) if black else _along(scale, node) * before + _along(shift, node)
-            elif not black:
+            elif not black or shifts(node):
                 values[node] = _run(node, values, like)
             elif op in LAYERS:
                 values[node] = _everywhere(values.get(argument(node, 2, None)), node)
         found = values[self.end]
         return None if found is None else found.view(-1, *size_of(self.end))
+
+    def has_even_bias(self) -> bool:
+        """Whether `bias` is the same at all pixels: nothing but zeros is padded with zeros. False where in doubt."""
+        black = set(self.entries)
+        for node in self.nodes:
+            if pads(node) and not black.issuperset(self._images_of(node)) and size_of(self.end) != (1, 1):
+                return False
+            biased = operation(node) == "batch_norm" or shifts(node)
+            biased = biased or (operation(node) in LAYERS and argument(node, 2, None) is not None)
+            if not biased and black.issuperset(self._images_of(node)):
+                black.add(node)
+        return True
 
     def bias_macs(self) -> int:
         """The multiply-accumulates of `bias`, at most."""

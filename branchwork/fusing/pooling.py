@@ -36,17 +36,21 @@ def pool_products(module: fx.GraphModule) -> bool:
 
 
 def _is_pooled_convolution(node: fx.Node) -> bool:
-    if node.op != "call_function" or operation(node) != "max_pool2d" or not _is_side_by_side(node):
+    if pooled_window(node) is None:
         return False
     before: Any = node.args[0]
     return before.op == "call_function" and operation(before) == "conv2d" and _is_narrow(before)
 
 
-def _is_side_by_side(pool: fx.Node) -> bool:
-    window = pair(pool.args[1])
-    strides, padding = pair(argument(pool, 2, None) or window), pair(argument(pool, 3, 0))
-    dilation, rounds_up = pair(argument(pool, 4, 1)), argument(pool, 5, False)
-    return (1, 1) != window == strides and padding == (0, 0) and dilation == (1, 1) and not rounds_up
+def pooled_window(node: fx.Node) -> tuple[int, int] | None:
+    """The window of a max pooling whose windows lie side by side, and None for all other nodes."""
+    if node.op != "call_function" or operation(node) != "max_pool2d":
+        return None
+    window = pair(node.args[1])
+    strides, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))
+    dilation, rounds_up = pair(argument(node, 4, 1)), argument(node, 5, False)
+    plain = (1, 1) != window == strides and padding == (0, 0) and dilation == (1, 1) and not rounds_up
+    return window if plain else None
 
 
 def _is_narrow(convolution: fx.Node) -> bool:
@@ -69,7 +73,7 @@ class PooledConvolution(nn.Module):
         self.padding, self.pool = padding, pool
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """N×C×H×W to N×O×P×Q with `weight` O×C×k×l."""
+        """N×C×H×W to N×O×P×Q with `weight` O×C×k×l. In memory the images still lie last: the next layer copies them."""
         if x.requires_grad:  # gradients of images, which only explanations want, are not worth a second way
             return F.max_pool2d(F.conv2d(x, weight, bias, padding=self.padding), self.pool)
         (p, q), outputs = self.pool, len(weight)
@@ -84,13 +88,14 @@ class PooledConvolution(nn.Module):
         y: Tensor = _LargestProducts.apply(matrix, patches, p * q)  # type: ignore[no-untyped-call]
         if bias is not None:
             y = y + bias[:, None].to(y.dtype)
-        y = y.view(rows, columns, outputs, len(x)).permute(3, 2, 0, 1)
-        return y.contiguous(memory_format=torch.channels_last)
+        return y.view(rows, columns, outputs, len(x)).permute(3, 2, 0, 1)
 
     def _patches(self, x: Tensor, window: torch.Size) -> Tensor:
         """P×Q×C×k×l×N."""
         (height, width), (p, q) = self.padding, self.pool
-        last = F.pad(x, (width, width, height, height)).permute(1, 2, 3, 0).contiguous()
+        if height or width:  # else padding would be a copy
+            x = F.pad(x, (width, width, height, height))
+        last = x.permute(1, 2, 3, 0).contiguous()
         return last.unfold(1, window[0], p).unfold(2, window[1], q).permute(1, 2, 0, 4, 5, 3)
 
 

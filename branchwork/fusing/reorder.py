@@ -32,6 +32,28 @@ def pool_before_relu(graph: fx.Graph) -> bool:
     return changed
 
 
+def relu_before_pool(graph: fx.Graph) -> None:
+    """ReLU behind a convolution and its pooling comes between them: engines compute it as part of the convolution."""
+    for relu in list(graph.nodes):
+        if relu.op != "call_function" or operation(relu) != "relu":
+            continue
+        pool: Any = relu.args[0]
+        source: Any = pool.args[0] if _is_alone(pool, "max_pool2d") else None
+        if source is None or not _is_alone(source, "conv2d"):
+            continue
+        with graph.inserting_after(source):
+            before = graph.call_function(torch.ops.aten.relu.default, (source,))
+        before.meta["val"] = source.meta["val"]
+        pool.replace_input_with(source, before)
+        relu.replace_all_uses_with(pool)
+        graph.erase_node(relu)
+
+
+def _is_alone(node: fx.Node, op: str) -> bool:
+    """Whether `node` is such an operation, and one other node reads it."""
+    return node.op == "call_function" and operation(node) == op and len(node.users) == 1
+
+
 def norm_before_concat(graph: fx.Graph) -> None:
     """Batch norm in eval mode goes into the branches of a concatenation that nothing else reads, and can be folded."""
     images = image_nodes(graph)

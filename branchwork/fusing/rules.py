@@ -41,9 +41,10 @@ def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
         return argument(node, 1, 0) in (1, 1 - node.meta["val"].dim()) and len(given) == len(node.all_input_nodes)
     if op in ("add", "sub"):
         same = [parent for parent in node.args[:2] if parent in images and shape_of(parent) == shape_of(node)]  # type: ignore[arg-type]
-        return len(same) == 2
+        return len(same) == 2 or (given == [first] and _is_by_channel(node))
     if op in ("mul", "div"):
-        return given == [first] and isinstance(node.args[1], int | float) and not node.kwargs
+        number = isinstance(node.args[1], int | float)
+        return given == [first] and (number or _is_by_channel(node)) and not node.kwargs
     if op in _RESHAPING:
         kept = shape_of(node) == shape_of(given[0])
         return kept or (len(shape_of(node)) == 1 and len(shape_of(given[0])) == 3)
@@ -52,6 +53,17 @@ def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
         constant = argument(node, 2, "constant") == "constant" and argument(node, 3, None) in (None, 0)
         return constant and len(sides) in (2, 4) and len(shape_of(node)) == 3
     return op in _PASSING and not (op.endswith("dropout") and argument(node, 2, True))
+
+
+def _is_by_channel(node: fx.Node) -> bool:
+    """Whether the other argument is a weight with one number for each channel of the images, or for all."""
+    other: Any = node.args[1]
+    weight = other.meta.get("val") if isinstance(other, fx.Node) else None
+    if not isinstance(weight, Tensor):
+        return False
+    size, dims = tuple(weight.shape), node.meta["val"].dim()
+    wanted = (1, shape_of(node)[0], *[1] * (dims - 2))
+    return len(size) <= dims and all(n in (1, own) for n, own in zip(size[::-1], wanted[::-1], strict=False))
 
 
 def _is_per_image(node: fx.Node, images: set[fx.Node]) -> bool:
@@ -68,6 +80,18 @@ def _is_mean_of_all(node: fx.Node) -> bool:
         dims: Any = argument(node, 1, None)
         return dims is not None and {dim % 4 for dim in dims} == {2, 3} and not node.kwargs
     return size_of(node) == (1, 1)
+
+
+def pads(node: fx.Node) -> bool:
+    """Whether an affine `node` reads zeros beyond the image."""
+    op = operation(node)
+    padding: Any = argument(node, {"conv2d": 4, "avg_pool2d": 3}.get(op, len(node.args)), 0)
+    return op == "pad" or padding not in (0, "valid", [0, 0], (0, 0))
+
+
+def shifts(node: fx.Node) -> bool:
+    """Whether an affine `node` adds a weight to images, or takes it off."""
+    return operation(node) in ("add", "sub") and _node(node, 1).meta["val"].shape != node.meta["val"].shape
 
 
 # What reads a tensor.
@@ -96,12 +120,15 @@ def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.N
     if op == "batch_norm":
         yield source, reader.scaled(batch_norm(node, weights)[0])
     elif op in ("mul", "div"):
-        number = float(node.args[1])  # type: ignore[arg-type]
-        yield source, reader.scaled(number if op == "mul" else 1 / number)
+        other: Any = node.args[1]
+        factor = weights(other).flatten() if isinstance(other, fx.Node) else float(other)
+        yield source, reader.scaled(factor if op == "mul" else 1 / factor)
+    elif shifts(node):
+        yield source, reader
     elif op in ("add", "sub"):
         yield source, reader
-        factor = float(node.kwargs.get("alpha", 1)) * (-1 if op == "sub" else 1)  # type: ignore[arg-type]
-        yield _node(node, 1), reader if factor == 1 else reader.scaled(factor)
+        sign = float(node.kwargs.get("alpha", 1)) * (-1 if op == "sub" else 1)  # type: ignore[arg-type]
+        yield _node(node, 1), reader if sign == 1 else reader.scaled(sign)
     elif op in _PASSING or (op in _RESHAPING and shape_of(node) == shape_of(source)):
         yield source, reader
     elif op == "cat":

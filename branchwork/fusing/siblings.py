@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from branchwork.fusing.forms import MOVE, START
+from branchwork.fusing.forms import MOVE
 from branchwork.fusing.program import elements
+from branchwork.fusing.target import Target
 from branchwork.tracing.costs import argument, operation, pair
 
 
-def merge_siblings(module: fx.GraphModule, batch: int) -> bool:
-    """Merge them in the graph of `module` where that pays in batches of so many images: `InceptionA` has three 1×1.
+def merge_siblings(module: fx.GraphModule, target: Target) -> bool:
+    """Merge them in the graph of `module` where that pays for `target`: `InceptionA` has three 1×1.
 
     Says whether anything changed.
     """
@@ -21,7 +22,7 @@ def merge_siblings(module: fx.GraphModule, batch: int) -> bool:
     for node in graph.nodes:
         if node.op == "call_function" and operation(node) == "conv2d" and argument(node, 6, 1) == 1:
             families.setdefault(_geometry(node), []).append(node)
-    paying = [f for f in families.values() if len(f) > 1 and all(map(_has_own_weights, f)) and _pays(f, batch)]
+    paying = [f for f in families.values() if len(f) > 1 and all(map(_has_own_weights, f)) and _pays(f, target)]
     for family in paying:
         _merge(graph, family)
     module.graph.eliminate_dead_code()
@@ -46,12 +47,12 @@ def _has_own_weights(node: fx.Node) -> bool:
     return all(part is None or part.op == "get_attr" for part in node.args[1:3])  # type: ignore[union-attr]
 
 
-def _pays(family: list[fx.Node], batch: int) -> bool:
+def _pays(family: list[fx.Node], target: Target) -> bool:
     """The operations that are not started any more, against the parts that are taken out of the output again.
 
     That the input is read once is not counted: it lies in the cache. Counting it made GoogLeNet 0.9 times as fast.
     """
-    return (len(family) - 1) * START / batch > MOVE * sum(map(elements, family))
+    return (len(family) - 1) * target.start > MOVE * sum(map(elements, family))
 
 
 def _merge(graph: fx.Graph, family: list[fx.Node]) -> None:

@@ -1,0 +1,44 @@
+"""What a net is fused for, and what things cost there.
+
+Costs are in multiply-accumulates of a large matrix product of float32, by the time that they take (LOG.md has the
+timings).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """Batches of `batch` images, in float32 or `bf16`.
+
+    For an `engine`, whose images lie with the channels first and which takes ReLU into the convolution before it; else
+    for torch itself, where they lie with the channels last.
+    """
+
+    batch: int
+    bf16: bool = False
+    engine: bool = False
+
+    @property
+    def product(self) -> float:
+        """A multiply-accumulate of a matrix product."""
+        return 1 / 6 if self.bf16 else 1.0
+
+    def convolved(self, channels: int) -> float:
+        """One of a convolution that reads so many channels, which may not fill the processor's vectors or tiles."""
+        few = channels < 16
+        if self.bf16:
+            return 1.5 if few else 1 / 3
+        if self.engine:
+            return 3.0 if few else 1.3
+        return 1.5 if few else 1.0
+
+    @property
+    def start(self) -> float:
+        """One operation, for each image."""
+        return (200_000 if self.engine else 1_000_000) / self.batch
+
+    @property
+    def part(self) -> float:
+        """One of several that are cut out of images and put together again, for each image."""
+        return 1_000_000 / self.batch
