@@ -81,10 +81,7 @@ class PooledConvolution(nn.Module):
         kernels = torch.cat([F.pad(weight, shift) for shift in shifts])
         patches = self._patches(x, kernels.shape[2:])
         rows, columns = patches.shape[:2]
-        matrix, patches = kernels.flatten(1), patches.flatten(2, 4).flatten(0, 1)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            matrix, patches = matrix.to(dtype), patches.to(dtype)
+        matrix, patches = kernels.flatten(1).to(patches.dtype), patches.flatten(2, 4).flatten(0, 1)
         y: Tensor = _LargestProducts.apply(matrix, patches, p * q)  # type: ignore[no-untyped-call]
         if bias is not None:
             y = y + bias[:, None].to(y.dtype)
@@ -96,6 +93,8 @@ class PooledConvolution(nn.Module):
         if height or width:  # else padding would be a copy
             x = F.pad(x, (width, width, height, height))
         last = x.permute(1, 2, 3, 0).contiguous()
+        if torch.is_autocast_enabled(x.device.type):  # patches are nine times as many numbers
+            last = last.to(torch.get_autocast_dtype(x.device.type))
         return last.unfold(1, window[0], p).unfold(2, window[1], q).permute(1, 2, 0, 4, 5, 3)
 
 
