@@ -153,7 +153,8 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> flo
     moved = sum(map(elements, {node, *parents(node, images)}))
     given = [parent.meta.get("val") for parent in node.all_input_nodes if parent not in images]
     weight = max((value.numel() for value in given if isinstance(value, Tensor)), default=0)
-    return products + MOVE * (moved + weight / target.batch) + target.start
+    start = target.start_convolution if channels else target.start
+    return products + MOVE * (moved + weight / target.batch) + start
 
 
 def _pooling(node: fx.Node) -> fx.Node | None:

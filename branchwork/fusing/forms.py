@@ -77,7 +77,7 @@ class Rows(nn.Module):
         matrices = len(patterns) * place.rows.taps * place.row_in * place.row_out
         copied = 2 * (read + place.out_elements) if target.engine else 0  # what each product reads and gives
         moved = place.in_elements + place.out_elements + copied + matrices / target.batch
-        return target.product * read * place.row_out + MOVE * moved + target.part * place.rows.outputs
+        return target.product * read * place.row_out + MOVE * moved + 2 * target.start * place.rows.outputs
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """The matrix of each pattern of rows: Y×(h·W·C)×(Q·O), with the kernel once for each column of outputs."""
@@ -213,10 +213,11 @@ class Tiles(nn.Module):
         tiles = len(_runs(place.rows, place.size[0])) * len(_runs(place.columns, place.size[1]))
         kernel = place.rows.taps * place.columns.taps * place.channels
         products = place.out_elements * kernel * target.convolved(place.channels)
-        # Several tiles are put together, which moves each number once more.
+        # Several tiles are cut out, padded and put together, which moves each number once more.
         images = place.in_elements + place.out_elements * (2 if tiles > 1 else 1)
         moved = images + tiles * kernel * place.outputs / target.batch
-        return products + MOVE * moved + (target.start if tiles == 1 else tiles * target.part)
+        cut = 4 * target.start if tiles > 1 else 0
+        return products + MOVE * moved + tiles * (target.start_convolution + cut)
 
     def prepare(self, kernel: Kernel) -> Tensor:
         """Y×X×O×C×h×w: the kernel of each pattern of rows and of columns."""
