@@ -21,7 +21,7 @@ from branchwork.explaining.selection import Goal
 from branchwork.nets.prune import find_joins
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.observer import Observer
-from branchwork.training.infer import predict_logits
+from branchwork.training.infer import DTYPES, pick_precision, predict_logits
 from branchwork.training.recipe import fast
 from branchwork.training.run import load_run
 from branchwork.training.train import train
@@ -125,7 +125,8 @@ def test_each_step_takes_out_what_is_missed_least(run, selected):
     data, folder = run
     _, validation = part(data, 0.1, 0)
     whole = load_run(folder)
-    logits = predict_logits(whole.net, validation.images, whole.model)
+    precision = DTYPES[pick_precision("auto", torch.device("cpu"))]  # what `select` trains and measures in here
+    logits = predict_logits(whole.net, validation.images, whole.model, precision)
     assert math.isclose(
         selected.sizes[0].validation_loss, float(torch.nn.functional.cross_entropy(logits, validation.labels)),
         rel_tol=1e-6,

@@ -102,7 +102,8 @@ def test_the_loop_equals_plain_torch_written_out(small):
             loss.backward()
             optimizer.step()
     for key, tensor in weights("run").items():
-        torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=1e-5)
+        # float32 in another order of additions: 48 steps of a processor with AVX-512 came to 1.1e-5
+        torch.testing.assert_close(tensor, net.state_dict()[key], rtol=1e-3, atol=1e-4)
 
 
 def test_adam_onecycle_smoothing_and_decay_equal_plain_torch_written_out(small):
