@@ -149,11 +149,11 @@ def ship(subject: Subject, shipping: Shipping, *, engine: bool = False) -> Shipp
     net: nn.Module = make_twin(subject.net)
     normalise: nn.Module = Normalise(subject.model, white=255 if shipping.form == "uint8" else 1)
     if shipping.fused:
-        for_it = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)
+        fused = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)
         try:
-            net = for_it(nn.Sequential(normalise, net).eval(), subject.shape).eval()
+            net = fused(nn.Sequential(normalise, net).eval(), subject.shape).eval()
         except NetError:
-            for_it(net, subject.shape)  # whose words are about the net itself
+            fused(net, subject.shape)  # whose words are about the net itself
             raise
         normalise = nn.Identity()
     kind = torch.contiguous_format if engine else pick_layout(net, subject.model)
