@@ -104,6 +104,17 @@ def test_sizes_of_one_name_are_equal_in_a_file(tmp_path):
     assert {"batch", "120*batch", "160*batch"} <= names
 
 
+def test_a_fused_file_has_no_operation_that_the_net_has_not(tmp_path):
+    """A kernel of one pixel has strides that say two things, and torch's exporter made five operations of one."""
+    import onnx
+
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU())
+    net.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)])
+    bw.export(net.eval(), out=tmp_path / "net.onnx")
+    operations = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert operations == {"Cast", "Conv", "Relu", "ReduceMean", "Reshape", "Gemm"}
+
+
 def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
     about = []
     for batch in (1, 256):

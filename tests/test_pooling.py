@@ -10,8 +10,9 @@ from branchwork.fusing.pooling import PooledConvolution
 from branchwork.nets.build import build_net
 
 
-def as_written(x, weight, bias, padding, pool):
-    return F.max_pool2d(F.conv2d(x, weight, bias, padding=padding), pool)
+def as_written(x, weight, bias, padding, pool, relu=False):
+    y = F.max_pool2d(F.conv2d(x, weight, bias, padding=padding), pool)
+    return F.relu(y) if relu else y
 
 
 def gradients(y, to, seed=0):
@@ -31,16 +32,19 @@ def gradients(y, to, seed=0):
     pool=st.tuples(st.integers(1, 3), st.integers(2, 3)),
     grey=st.sampled_from([2, 4, 256]),
     biased=st.booleans(),
+    relu=st.booleans(),
 )
-def test_outputs_and_gradients_are_those_of_torch(images, channels, outputs, size, kernel, padding, pool, grey, biased):
+def test_outputs_and_gradients_are_those_of_torch(
+    images, channels, outputs, size, kernel, padding, pool, grey, biased, relu
+):
     """Few grey values and whole weights give many equal numbers, of which the first has the gradient."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(grey, (images, channels, *size), generator=generator).double()
     weight = torch.randint(-3, 4, (outputs, channels, *kernel), generator=generator).double().requires_grad_()
     # Whole as well, since rounding may make equal numbers unequal.
     bias = torch.randint(-3, 4, (outputs,), generator=generator).double().requires_grad_() if biased else None
-    expected = as_written(x, weight, bias, padding, pool)
-    found = PooledConvolution(padding, pool)(x, weight, bias)
+    expected = as_written(x, weight, bias, padding, pool, relu)
+    found = PooledConvolution(padding, pool, relu=relu)(x, weight, bias)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     to = [weight] if bias is None else [weight, bias]
     for own, other in zip(gradients(found, to), gradients(expected, to), strict=True):
@@ -50,8 +54,8 @@ def test_outputs_and_gradients_are_those_of_torch(images, channels, outputs, siz
 def test_gradients_of_images_go_through_torchs_own_layers():
     x = torch.randn(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 1, 3, 3, dtype=torch.float64)
-    (own,) = gradients(PooledConvolution((1, 1), (2, 2))(x, weight, None), x)
-    (other,) = gradients(as_written(x, weight, None, 1, 2), x)
+    (own,) = gradients(PooledConvolution((1, 1), (2, 2), relu=True)(x, weight, None), x)
+    (other,) = gradients(as_written(x, weight, None, 1, 2, relu=True), x)
     torch.testing.assert_close(own, other)
 
 

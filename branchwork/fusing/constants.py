@@ -23,7 +23,9 @@ def fold_constants(module: fx.GraphModule) -> None:
         value = known[node]
         if isinstance(value, Tensor) and any(user not in known for user in node.users):
             name = f"{node.name}_constant"
-            module.register_buffer(name, value.to(kind) if value.is_floating_point() else value)
+            value = value.to(kind) if value.is_floating_point() else value
+            # A kernel of one pixel may have the strides of another order, which exporters take for that of the images.
+            module.register_buffer(name, value.clone(memory_format=torch.contiguous_format))
             with graph.inserting_before(node):
                 constant = graph.get_attr(name)
             constant.meta["val"] = value.to("meta")

@@ -1,4 +1,4 @@
-"""The first convolution of a net for grey images and the max pooling behind it, as products of patches.
+"""The first convolution of a net for grey images, with the max pooling and ReLU behind it, as products of patches.
 
 Such a convolution gives far more numbers than it reads, and its loops and those of the pooling run over a handful of
 channels. Here the images lie along the last dimension, so that every loop is long: a matrix times a patch gives all
@@ -16,7 +16,7 @@ from branchwork.tracing.costs import argument, operation, pair
 
 
 def pool_products(module: fx.GraphModule) -> bool:
-    """Rewrite such pairs in the graph of `module`, which is to run on a CPU. Says whether anything changed.
+    """Rewrite such layers in the graph of `module`, which is to run on a CPU. Says whether anything changed.
 
     One channel and ten outputs take three quarters of the time so. torch's own layers are as fast where the outputs
     fill its vectors of eight numbers, and faster where three channels are read (LOG.md).
@@ -24,12 +24,14 @@ def pool_products(module: fx.GraphModule) -> bool:
     graph, pools = module.graph, [node for node in module.graph.nodes if _is_pooled_convolution(node)]
     for number, pool in enumerate(pools):
         convolution: Any = pool.args[0]
-        name = f"pooled{number}"
-        module.add_submodule(name, PooledConvolution(pair(argument(convolution, 4, 0)), pair(pool.args[1])))
+        (reader, *others), name = pool.users, f"pooled{number}"
+        relu = not others and reader.op == "call_function" and operation(reader) == "relu"
+        padding, window = pair(argument(convolution, 4, 0)), pair(pool.args[1])
+        module.add_submodule(name, PooledConvolution(padding, window, relu=relu))
         with graph.inserting_before(pool):
             product = graph.call_module(name, (*convolution.args[:2], argument(convolution, 2, None)))
         product.meta["val"] = pool.meta["val"]
-        pool.replace_all_uses_with(product)
+        (reader if relu else pool).replace_all_uses_with(product)
     graph.eliminate_dead_code()
     module.recompile()
     return bool(pools)
@@ -63,29 +65,28 @@ def _is_narrow(convolution: fx.Node) -> bool:
 
 
 class PooledConvolution(nn.Module):
-    """max-pool(conv(x)) for a pooling whose windows lie side by side: p×q numbers give one.
+    """max-pool(conv(x)) for a pooling whose windows lie side by side: p×q numbers give one. With `relu`, ReLU of it.
 
     One matrix product for each pooled pixel: of its patch (k+p−1)×(l+q−1) with the kernel k×l in p·q places.
     """
 
-    def __init__(self, padding: tuple[int, int], pool: tuple[int, int]) -> None:
+    def __init__(self, padding: tuple[int, int], pool: tuple[int, int], *, relu: bool = False) -> None:
         super().__init__()
-        self.padding, self.pool = padding, pool
+        self.padding, self.pool, self.relu = padding, pool, relu
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """N×C×H×W to N×O×P×Q with `weight` O×C×k×l. In memory the images still lie last: the next layer copies them."""
         if x.requires_grad:  # gradients of images, which only explanations want, are not worth a second way
-            return F.max_pool2d(F.conv2d(x, weight, bias, padding=self.padding), self.pool)
+            pooled = F.max_pool2d(F.conv2d(x, weight, bias, padding=self.padding), self.pool)
+            return pooled.relu() if self.relu else pooled
         (p, q), outputs = self.pool, len(weight)
         shifts = [(j, q - 1 - j, i, p - 1 - i) for i in range(p) for j in range(q)]
         kernels = torch.cat([F.pad(weight, shift) for shift in shifts])
         patches = self._patches(x, kernels.shape[2:])
-        rows, columns = patches.shape[:2]
+        pixels = patches.shape[:2]
         matrix, patches = kernels.flatten(1).to(patches.dtype), patches.flatten(2, 4).flatten(0, 1)
-        y: Tensor = _LargestProducts.apply(matrix, patches, p * q)  # type: ignore[no-untyped-call]
-        if bias is not None:
-            y = y + bias[:, None].to(y.dtype)
-        return y.view(rows, columns, outputs, len(x)).permute(3, 2, 0, 1)
+        y: Tensor = _LargestProducts.apply(matrix, patches, bias, p * q, self.relu)  # type: ignore[no-untyped-call]
+        return y.view(*pixels, outputs, len(x)).permute(3, 2, 0, 1)
 
     def _patches(self, x: Tensor, window: torch.Size) -> Tensor:
         """P×Q×C×k×l×N."""
@@ -99,34 +100,43 @@ class PooledConvolution(nn.Module):
 
 
 class _LargestProducts(torch.autograd.Function):
-    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give: M×O×N.
+    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give, with `bias`: M×O×N.
 
     A gradient goes to the first matrix that gives the largest, as in torch's pooling.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, patches: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, matrix: Tensor, patches: Tensor, bias: Tensor | None, count: int, relu: bool) -> Tensor:
         products = torch.bmm(matrix.expand(len(patches), *matrix.shape), patches)
         *earlier, largest = products.chunk(count, 1)
-        # What is left in place of a product is how much all later ones exceed it, which is all that is asked on the way
+        # What is left in place of a product is whether a later one exceeds it, which is all that is asked on the way
         # back: numbers go through memory as seldom as can be.
         for slab in reversed(earlier):
             larger = torch.maximum(slab, largest)
-            torch.sub(largest, slab, out=slab)
+            slab.lt_(largest)
             largest = larger
-        ctx.count = count
-        ctx.save_for_backward(patches, products)
+        if bias is not None:
+            largest.add_(bias[:, None].to(largest.dtype))
+        if relu:
+            largest.relu_()
+        ctx.count, ctx.relu, ctx.bias = count, relu, None if bias is None else bias.dtype
+        ctx.save_for_backward(patches, products, largest if relu else None)
         return largest
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        patches, excess = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        patches, exceeded, given = ctx.saved_tensors
         # First the gradient of all matrices together, then of all but the first, and so on.
-        reaching = torch.empty_like(excess)
-        parts = reaching.chunk(ctx.count, 1)
-        parts[0].copy_(gradient)
-        for slab, part, rest in zip(excess.chunk(ctx.count, 1), parts, parts[1:], strict=False):
-            torch.ops.aten.threshold_backward.grad_input(part, slab, 0, grad_input=rest)
+        reaching = torch.empty_like(exceeded)
+        first, *others = reaching.chunk(ctx.count, 1)
+        if ctx.relu:
+            torch.ops.aten.threshold_backward.grad_input(gradient, given, 0, grad_input=first)
+        else:
+            first.copy_(gradient)
+        to_bias = None if ctx.bias is None else first.sum((0, 2), dtype=ctx.bias)
+        for later, slab in zip(others, exceeded.chunk(ctx.count, 1), strict=False):
+            torch.mul(first, slab, out=later)
+            first = later
         sums = torch.bmm(reaching, patches.mT).sum(0).view(ctx.count, -1, patches.shape[1])
         own = -sums.diff(dim=0, append=torch.zeros_like(sums[:1]))
-        return own.flatten(0, 1), None, None
+        return own.flatten(0, 1), None, to_bias, None, None
