@@ -14,7 +14,7 @@ from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
 from branchwork.fusing.fourier import Fourier, fewest_products, make_scheme
 from branchwork.fusing.fuse import collapse, fuse
-from branchwork.fusing.kernel import Axis, Kernel, compose_sum, sliding
+from branchwork.fusing.kernel import Axis, Kernel, compose, compose_sum, sliding
 from branchwork.nets.build import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
@@ -420,3 +420,17 @@ def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_us
         compose_sum(Kernel(weight, axis, axis), *average)
     compose_sum(Kernel(weight, axis, axis), *average).weight.sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize(("outer", "inner", "padding"), [(3, 3, 1), (5, 1, 2), (1, 5, 0), (2, 4, 1)])
+def test_costs_are_those_of_the_kernels_that_are_made(outer, inner, padding):
+    """The planner composes kernels without numbers, by their sizes alone."""
+    between = 9 + 2 * padding - inner + 1
+    axes = [sliding(k, size + 2 * padding - k + 1, size, -padding) for k, size in ((outer, between), (inner, 9))]
+    weights = torch.rand(outer, outer, 4, 5), torch.rand(inner, inner, 3, 4)
+    made, planned = (
+        compose(*(Kernel(weight.to(device), axis, axis) for weight, axis in zip(weights, axes, strict=True)))
+        for device in ("cpu", "meta")
+    )
+    assert planned.weight.is_meta and planned.weight.shape == made.weight.shape
+    assert (planned.rows, planned.columns, planned.macs) == (made.rows, made.columns, made.macs)
