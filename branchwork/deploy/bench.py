@@ -136,12 +136,12 @@ def _rows(
     with tempfile.TemporaryDirectory() as folder:
         for candidate in candidates:
             observer.note(f"preparing {candidate}")
-            run = None
+            runner = None
             for size in sizes:
-                if run is None or candidate.fused:  # what is cheapest depends on how many images there are
-                    run = _prepare(candidate, size, subject, Path(folder))
-                differences[candidate, size] = _check(candidate, run, images[:size], expected[:size])
-                turns[candidate, size] = partial(run, images[:size])
+                if runner is None or candidate.fused:  # what is cheapest depends on how many images there are
+                    runner = _prepare(candidate, size, subject, Path(folder))
+                differences[candidate, size] = _check(candidate, runner, images[:size], expected[:size])
+                turns[candidate, size] = partial(runner.run, runner.take(images[:size]))
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
         observer.note(f"timing {len(turns)} combinations, {seconds:g} s each")
         times = take_turns({**turns, **{(kind, 0): product for kind, (product, _) in products.items()}}, seconds)
@@ -166,10 +166,10 @@ def _prepare(candidate: Candidate, batch: int, subject: Subject, folder: Path) -
     return load(candidate.engine, path, candidate.precision)
 
 
-def _check(candidate: Candidate, run: Runner, images: Tensor, expected: Tensor) -> float:
+def _check(candidate: Candidate, runner: Runner, images: Tensor, expected: Tensor) -> float:
     """The largest difference of a logit. What is fast and wrong is not timed."""
     try:
-        logits = run(images)
+        logits = runner(images)
     except Exception as reason:  # each engine has errors of its own
         raise EngineError(
             f"{candidate} fails with {len(images)} images ({first_line(reason)}): leave this engine out, with --engines"

@@ -65,10 +65,10 @@ def compare(logits: Tensor, expected: Tensor, precision: str) -> Comparison:
     )
 
 
-def run_in_batches(run: Runner, images: Tensor, form: Input) -> Tensor:
+def run_in_batches(runner: Runner, images: Tensor, form: Input) -> Tensor:
     """Logits N×K of uint8 images N×C×H×W, in batches of several sizes."""
     sizes: list[int] = []
     while (left := len(images) - sum(sizes)) > 0:
         sizes.append(min(left, SIZES[min(len(sizes), len(SIZES) - 1)]))
     batches = torch.split(images, sizes)
-    return torch.cat([run(batch if form == "uint8" else batch.float() / 255) for batch in batches])
+    return torch.cat([runner(batch if form == "uint8" else batch.float() / 255) for batch in batches])
