@@ -42,7 +42,7 @@ CANDIDATES = {
     "inception-target": Candidate(
         method="branchwork", net="inception", rows=("inception",), seeds=SEEDS, seconds=8,
         changes={
-            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.75, "validation": 0,
+            "optimizer": "muon", "schedule": "linear", "epochs": 1, "fraction": 0.7509, "validation": 0,
             "batch_size": 512, "learning_rate": 0.02, "warmup": 0.1,
         },
     ),

@@ -167,21 +167,34 @@ def test_the_step_is_timed_as_written_and_collapsed(tmp_path, monkeypatch):
     assert {name: len(times) for name, times in seconds.items()} == {"step written": 2, "step collapsed": 2}
 
 
-def test_the_best_engine_is_chosen_for_each_form_and_batch_size():
-    def row(engine, precision, fused, batch, milliseconds):
-        return SimpleNamespace(engine=engine, precision=precision, fused=fused, batch=batch, milliseconds=milliseconds)
+def engine_row(engine, precision, fused, batch, milliseconds):
+    return SimpleNamespace(engine=engine, precision=precision, fused=fused, batch=batch, milliseconds=milliseconds)
 
+
+def test_the_best_engine_is_chosen_for_each_form_and_batch_size():
     rows = [
-        row("torch", "fp32", False, 1, 9.0),
-        row("openvino", "bf16", False, 1, 2.0),
-        row("onnxruntime", "fp32", False, 1, 4.0),
-        row("openvino", "bf16", True, 1, 3.0),
-        row("openvino", "bf16", True, 256, 70.0),
+        engine_row("torch", "fp32", False, 1, 9.0),
+        engine_row("openvino", "bf16", False, 1, 2.0),
+        engine_row("onnxruntime", "fp32", False, 1, 4.0),
+        engine_row("openvino", "bf16", True, 1, 3.0),
+        engine_row("openvino", "bf16", True, 256, 70.0),
     ]
     seconds = inference.timings("inception", SimpleNamespace(rows=rows))
-    assert seconds["inception batch 1 written"] == [0.002] and seconds["inception batch 1 fused"] == [0.003]
-    assert seconds["inception batch 256 fused"] == [0.07] and seconds["inception batch 1 written torch fp32"] == [0.009]
+    assert seconds["inception batch 1 written"] == 0.002 and seconds["inception batch 1 fused"] == 0.003
+    assert seconds["inception batch 256 fused"] == 0.07 and seconds["inception batch 1 written torch fp32"] == 0.009
     assert len(seconds) == 3 + 5
+
+
+def test_googlenet_is_loaded_anew_for_each_of_its_times(tmp_path, monkeypatch):
+    took = iter([1.0, 8.0, 5.0, 6.0])
+    monkeypatch.setattr(
+        inference.branchwork, "bench",
+        lambda net, **_: SimpleNamespace(rows=[engine_row("torch", "fp32", True, 1, next(took))]),
+    )  # fmt: skip
+    inference.main(json_file=tmp_path / "seconds.json")
+    seconds = json.loads((tmp_path / "seconds.json").read_text())
+    assert seconds["inception batch 1 fused"] == [0.001]
+    assert seconds["GoogLeNet batch 1 fused"] == seconds["GoogLeNet batch 1 fused torch fp32"] == [0.008, 0.005, 0.006]
 
 
 # What is measured, and in which order
