@@ -31,8 +31,8 @@ OPENVINO_PRECISION = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INF
 class Runner:
     """A net in an engine: images uint8 or float32 N×C×H×W, as it was made to take them, to logits float32 N×K.
 
-    `take` gives images the engine's own form, in which `run` has them, and its logits. The latter alone is the engine's
-    work: torch's tensors, which no server of the file has, take 12 microseconds (LOG.md).
+    `take` gives images the engine's own form, which shares their memory: they must live as long. `run` has them in it,
+    and gives logits in it. That alone is the engine's work: torch's tensors take 12 microseconds more (LOG.md).
     """
 
     take: Callable[[Tensor], Any]

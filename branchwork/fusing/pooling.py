@@ -100,9 +100,10 @@ class PooledConvolution(nn.Module):
 
 
 class _LargestProducts(torch.autograd.Function):
-    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give, with `bias`: M×O×N.
+    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give: M×O×N.
 
-    A gradient goes to the first matrix that gives the largest, as in torch's pooling.
+    Then come `bias` and, with `relu`, ReLU. A gradient goes to the first matrix that gives the largest, as in torch's
+    pooling.
     """
 
     @staticmethod
@@ -119,7 +120,7 @@ class _LargestProducts(torch.autograd.Function):
             largest.add_(bias[:, None].to(largest.dtype))
         if relu:
             largest.relu_()
-        ctx.count, ctx.relu, ctx.bias = count, relu, None if bias is None else bias.dtype
+        ctx.count, ctx.relu, ctx.bias_dtype = count, relu, None if bias is None else bias.dtype
         ctx.save_for_backward(patches, products, largest if relu else None)
         return largest
 
@@ -133,7 +134,7 @@ class _LargestProducts(torch.autograd.Function):
             torch.ops.aten.threshold_backward.grad_input(gradient, given, 0, grad_input=first)
         else:
             first.copy_(gradient)
-        to_bias = None if ctx.bias is None else first.sum((0, 2), dtype=ctx.bias)
+        to_bias = None if ctx.bias_dtype is None else first.sum((0, 2), dtype=ctx.bias_dtype)
         for later, slab in zip(others, exceeded.chunk(ctx.count, 1), strict=False):
             torch.mul(first, slab, out=later)
             first = later
