@@ -78,6 +78,7 @@ def own_line(reason: BaseException) -> str:
 def first_line(reason: BaseException) -> str:
     """What another library says is wrong, in one line that is not too long."""
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Exception from ")]  # places in OpenVINO's own source
     return f"{lines[0] if lines else type(reason).__name__:.300}"
 
 

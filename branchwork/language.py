@@ -1,7 +1,7 @@
 """How things are put into words: in English or Chinese, by `BRANCHWORK_LANG`, else the locale; shapes and numbers."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def say(english: str, chinese: str) -> str:
@@ -24,6 +24,11 @@ def times(shape: Iterable[int]) -> str:
 
 def listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def enumerated(names: Sequence[str], most: int = 20) -> str:
+    """The names, of very many the first three and the last: 0, 1, 2 … 999."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} … {names[-1]}"
 
 
 def milliseconds(value: float) -> str:

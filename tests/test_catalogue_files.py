@@ -19,7 +19,7 @@ SMALLEST = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
-    subject = find_subject(name, SHAPE)
+    subject = find_subject(name, shape=SHAPE)
     images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = (images / 255 - subject.model.mean[0]) / subject.model.std[0]
     with torch.no_grad():

@@ -81,7 +81,8 @@ def test_precisions_and_names_that_are_not_there(monkeypatch):
 @pytest.mark.parametrize(("name", "file"), [("torch", "m.pt2"), ("onnxruntime", "m.onnx"), ("openvino", "m.xml")])
 def test_a_file_that_is_none_is_refused_by_name(name, file, tmp_path):
     (tmp_path / file).write_bytes(b"nothing")
-    with pytest.raises(EngineError, match=f"{name} cannot load .*{file}"):
+    # And not where in its own source an engine stands, with which OpenVINO begins.
+    with pytest.raises(EngineError, match=f"{name} cannot load .*{file}: (?!Exception from)"):
         load(name, tmp_path / file, "fp32")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, WORDS
+from PIL import Image
 from torch import nn
 
 import branchwork as bw
@@ -18,6 +19,7 @@ from branchwork.deploy import export as module
 from branchwork.deploy.engines import find_engine, import_openvino
 from branchwork.deploy.verify import compare
 from branchwork.errors import DataError, EngineError, ExportError, NetError, RunError, WeightsError
+from branchwork.language import enumerated
 from branchwork.observer import Observer
 
 ABOUT = ("net", "classes", "input", "input_type", "input_shape", "output", "mean", "std", "precision", "fused")
@@ -444,3 +446,25 @@ def test_the_data_can_be_named(copy):
     with pytest.raises(DataError, match="there is no data set called 'digits'"):
         bw.export(copy, data="digits")
     assert bw.export(copy, to="pt2", data="sample").data == "sample"
+
+
+def test_a_net_for_larger_pictures_is_tried_on_the_sample_in_its_size(command):
+    code, out, err = command("export", "resnet20", "--to", "pt2", "--out", "a.pt2", "--json", "e.json")
+    exported = json.loads(Path("e.json").read_text())
+    assert code == 0 and exported["input_shape"] == [3, 32, 32] and not exported["trained"]
+    assert "10 classes: 0, 1, 2, 3" in out and "seed 0, untrained" in err and "mean 0.5, 0.5, 0.5" in err
+    assert exported["images"] == 1000 and exported["data"] == "sample" and 0 < exported["difference"] < 1e-4
+    assert enumerated(list(map(str, range(1000)))) == "0, 1, 2 … 999"
+
+
+def test_a_net_of_no_run_has_the_images_and_the_classes_of_the_data_that_is_named(tmp_path):
+    for label, name in enumerate(("猫", "dog", "bird")):
+        folder = tmp_path / "pets" / name
+        folder.mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(10 * label + number).integers(0, 256, (20, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    exported = bw.export(net, out="pets.onnx", data=str(tmp_path / "pets"))
+    assert sorted(exported.classes) == ["bird", "dog", "猫"] and exported.data == "pets" and exported.images == 6
+    assert exported.input_shape == (3, 20, 20) and not exported.trained

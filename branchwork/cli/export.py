@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from branchwork.cli.output import DATA, Json, Source, deliver, show
-from branchwork.language import times
+from branchwork.language import enumerated, times
 
 if TYPE_CHECKING:
     from branchwork.deploy.export import Exported
@@ -30,7 +30,8 @@ def export(
         Literal["uint8", "float"], Parameter(name="--input", help="Pixels from 0 to 255, or floats from 0 to 1.")
     ] = "uint8",
     data: Annotated[
-        str | None, Parameter(help=f"What the file is tried on: {DATA}; by default what the net was trained for.")
+        str | None,
+        Parameter(help=f"What the file is tried on: {DATA}; by default what the net was trained for, or the sample."),
     ] = None,
     force: Annotated[bool, Parameter(negative=(), help="Replace a file that is there.")] = False,
     source: Source = None,
@@ -67,7 +68,7 @@ def _show(exported: "Exported") -> None:
         f"{exported.bytes:,} bytes for {exported.engine} {exported.engine_version}, {exported.precision}, "
         f"{'fused' if exported.fused else 'as written'}",
         f"takes {exported.input} images N×{times(exported.input_shape)}, {pixels}; gives logits of "
-        f"{len(exported.classes)} classes: {', '.join(exported.classes)}",
+        f"{len(exported.classes):,} classes: {enumerated(exported.classes)}",
         f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
         f"{exported.difference:.2g} (at most {exported.tolerance:.2g} may be; the largest logit is "
         f"{exported.largest_logit:.3g}); {exported.differing} of {exported.images:,} classes differ",

@@ -64,7 +64,7 @@ def bench(
     if picture is not None:
         check_picture(picture)
     found, kinds = _choose(engines, precisions)
-    subject = find_subject(net, input_shape)
+    subject = find_subject(net, shape=input_shape)
     with using_threads(threads or torch.get_num_threads()):
         rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, observer)
         result = Bench(

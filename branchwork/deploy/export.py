@@ -2,24 +2,27 @@
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
+from torch.nn import functional
 
-from branchwork.datasets.load import DataSet
+from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.deploy.engines import OPENVINO_PRECISION, load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
-from branchwork.deploy.subject import BATCH, Input, Shipping, Subject, find_subject
+from branchwork.deploy.subject import BATCH, Input, Shipping, Subject, find_subject, names_run
 from branchwork.deploy.verify import Comparison, compare, run_in_batches
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
-from branchwork.language import listed, times
+from branchwork.language import enumerated, listed, times
 from branchwork.observer import Observer
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
+from branchwork.training.run import Model
 
 IMAGES = 1000
 
@@ -78,11 +81,12 @@ def export(
     float32 N×K; classes and input are in its metadata. `out` is by default `model` in the run folder, or the net's
     name, with the ending of the form (`.onnx`; `.xml`, beside a `.bin`; `.pt2`); a file that is there is replaced only
     with `force`. With `fuse`, it holds an equal net, the cheapest for `batch` images at a time. A net that no run made
-    has weights of seed 0.
+    has weights of seed 0, if it is no module, and the images, the classes and the normalisation of `data`.
 
-    The file is run by its engine on 1,000 test images of `data`, by default what the net was trained for, and appears
-    only if it gives what the net as written gives. Raises `ExportError` where not, and for a file that cannot be
-    written; `EngineError` for an engine that is missing; `NetError` for a net whose operations depend on the pixels.
+    The file is run by its engine on 1,000 test images of `data`, by default what the net was trained for, or else the
+    digits of the sample in the net's own size. It appears only if it gives what the net as written gives. Raises
+    `ExportError` where not, and for a file that cannot be written; `EngineError` for an engine that is missing;
+    `NetError` for a net whose operations depend on the pixels.
     """
     observer = observer or Observer()
     if to not in FORMS:
@@ -95,14 +99,18 @@ def export(
     engine = need_engine(form.engine, precision)
     if out is not None:
         _check_place(Path(out), form, force)
-    subject = find_subject(net)
+    given = None if data is None or names_run(net) else load_data(data, source=source, observer=observer)
+    subject = find_subject(net, data=given)
     path = _default_place(subject, form) if out is None else Path(out)
     _check_place(path, form, force)
+    model = subject.model
     if subject.folder is None:
         weights = "its own weights" if isinstance(net, nn.Module) else "weights of seed 0, untrained"
-        normal = f"mean {listed(subject.model.mean)}, deviation {listed(subject.model.std)}"
-        observer.note(f"{subject.name}: {weights}, and the classes and the normalisation of the sample ({normal})")
-    data_set = load_for(subject.model, data, source, observer)
+        normal = f"mean {listed(model.mean)}, deviation {listed(model.std)}"
+        observer.note(f"{subject.name}: {weights}; {normal}; classes {enumerated(model.classes)}")
+        data_set = given or _sample_as(model, source)
+    else:
+        data_set = load_for(model, data, source, observer)
     shipping = Shipping(fuse, precision, input, batch)
     about = _about(subject, data_set, shipping)
     if to == "openvino":
@@ -114,7 +122,7 @@ def export(
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in form.suffixes]
         move_together(moves, error=ExportError)
     return Exported(
-        net=subject.model.net,
+        net=model.net,
         to=to,
         files=tuple(str(path) for _, path in moves),
         bytes=sum(path.stat().st_size for _, path in moves),
@@ -123,7 +131,7 @@ def export(
         precision=precision,
         input=input,
         input_shape=subject.shape,
-        classes=subject.model.classes,
+        classes=model.classes,
         fused=fuse,
         trained=subject.folder is not None,
         data=data_set.name,
@@ -150,6 +158,14 @@ def _check_place(path: Path, form: Form, force: bool) -> None:
     there = [str(path.with_suffix(s)) for s in form.suffixes if os.path.lexists(path.with_suffix(s))]
     if there and not force:
         raise ExportError(f"{' and '.join(there)} would be replaced: choose another --out, or say --force")
+
+
+def _sample_as(model: Model, source: Path | None) -> DataSet:
+    """The sample with test images of the size and the channels that the net takes."""
+    sample = load_data("sample", source=source)
+    images = functional.interpolate(sample.test.images[:IMAGES].float(), model.image_size, mode="bilinear")
+    images = images.round().to(torch.uint8).expand(-1, model.in_channels, -1, -1).contiguous()
+    return replace(sample, test=Split(images, sample.test.labels[:IMAGES]))
 
 
 def _try(

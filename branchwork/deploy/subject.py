@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from branchwork.datasets.load import load_data
+from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
 from branchwork.language import times
@@ -49,22 +49,29 @@ class Subject:
         return (self.model.in_channels, *self.model.image_size)
 
 
-def find_subject(net: str | Path | nn.Module, shape: Shape | None = None) -> Subject:
+def names_run(net: str | Path | nn.Module) -> bool:
+    if isinstance(net, nn.Module):
+        return False
+    return bool(holds(Path(net), MODEL)) or (str(net) not in NETS and os.path.isdir(net))
+
+
+def find_subject(net: str | Path | nn.Module, *, shape: Shape | None = None, data: DataSet | None = None) -> Subject:
     """What `net` names: a run folder, a name in `NETS`, a script's `file.py:Class`; or a module as it is.
 
-    A net that no run made has weights of seed 0, and the classes and the normalisation of the `sample`; one for images
-    of another `shape`, which is by default its own, has plain numbers in their place. Raises `NetError`, also for a net
-    whose operations depend on the pixels, and `RunError` or `WeightsError` for a damaged run.
+    A net that no run made has weights of seed 0, and the images, the classes and the normalisation of `data`, by
+    default of the `sample`; one for images of another `shape`, which is by default its own, has plain numbers in place
+    of the two latter. Raises `NetError`, also for a net whose operations depend on the pixels, and `RunError` or
+    `WeightsError` for a damaged run.
     """
     if isinstance(net, nn.Module):
-        module, model, folder = net, _stand_in(type(net).__name__, shape), None
-    elif holds(Path(net), MODEL) or (str(net) not in NETS and os.path.isdir(net)):
+        module, model, folder = net, _stand_in(type(net).__name__, shape, data), None
+    elif names_run(net):
         trained = load_run(net)
         module, model, folder = trained.net, trained.model, trained.folder
         if shape not in (None, (model.in_channels, *model.image_size)):
             raise NetError(f"{net} was trained on images of {times((model.in_channels, *model.image_size))}: no others")
     else:
-        model, folder = _stand_in(str(net), shape), None
+        model, folder = _stand_in(str(net), shape, data), None
         with torch.random.fork_rng(devices=[]):
             build = model.builder()
             torch.manual_seed(0)  # after a script was imported, which may set a seed of its own
@@ -84,7 +91,9 @@ def find_subject(net: str | Path | nn.Module, shape: Shape | None = None) -> Sub
     return Subject(twin, model, traced, folder)
 
 
-def _stand_in(net: str, shape: Shape | None) -> Model:
+def _stand_in(net: str, shape: Shape | None, data: DataSet | None) -> Model:
+    if data is not None:
+        return Model.of(net, data, {})
     sample = load_data("sample")
     model = Model.of(net, sample, {})
     design = own_design(net)
@@ -158,7 +167,7 @@ def ship(subject: Subject, shipping: Shipping, *, engine: bool = False) -> Shipp
         normalise = nn.Identity()
     kind = torch.contiguous_format if engine else pick_layout(net, subject.model)
     dtype = DTYPES["fp32" if engine else shipping.precision]
-    return Shipped(normalise, net.to(dtype), dtype, kind).eval()
+    return Shipped(normalise, net.to(dtype).to(memory_format=kind), dtype, kind).eval()  # type: ignore[call-overload]
 
 
 def example(subject: Subject, form: Input) -> Tensor:
