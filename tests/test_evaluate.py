@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import branchwork as bw
 from branchwork.datasets.load import Split
 from branchwork.errors import DataError, RunError, WeightsError
 from branchwork.training.evaluate import evaluate_net
-from branchwork.training.infer import EVALUATION_BATCH, pick_device, pick_precision, predict_logits
+from branchwork.training.infer import evaluation_batch, pick_device, pick_precision, predict_logits
 
 
 @pytest.fixture
@@ -46,11 +47,30 @@ def test_the_worst_are_the_surest_mistakes(run, sample):
 
 def test_logits_do_not_depend_on_the_batch_and_the_mode_is_left(run, sample):
     trained = bw.load_run(run.folder)
-    images = sample.test.images[: EVALUATION_BATCH + 1]
+    images = sample.test.images[: evaluation_batch(trained.model, torch.device("cpu")) + 1]
     many = predict_logits(trained.net.train(), images, trained.model)
     assert trained.net.training
     few = torch.cat([predict_logits(trained.net, image[None], trained.model) for image in images[-3:]])
     torch.testing.assert_close(many[-3:], few, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_evaluated_at_once_has_so_many_pixels_and_not_images(run):
+    model, asked = bw.load_run(run.folder).model, []
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(1, 10, 3)
+
+        def forward(self, images):
+            asked.append((len(images), images.is_contiguous(memory_format=torch.channels_last)))
+            return self.conv(images).amax((2, 3))
+
+    for side, most in ((28, 256), (224, 4), (1000, 1)):
+        asked.clear()
+        sized = dataclasses.replace(model, image_size=(side, side))
+        logits = predict_logits(Net(), torch.zeros(most + 1, 1, side, side, dtype=torch.uint8), sized)
+        assert len(logits) == most + 1 and asked[-2:] == [(most, True), (1, True)]
 
 
 def test_classes_are_matched_by_name_and_not_by_order(run, sample):

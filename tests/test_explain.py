@@ -257,7 +257,7 @@ def test_what_is_observed_and_lost_is_what_the_whole_nets_give(monkeypatch):
             whole = remove(joined, [Removal(join, branch, by)], observed.means)
             assert torch.equal(right, whole(x).argmax(1) == split.labels)
     # How the images are parted into batches changes nothing.
-    monkeypatch.setattr(measure, "EVALUATION_BATCH", 7)
+    monkeypatch.setattr(measure, "evaluation_batch", lambda *_: 7)
     again = observe(joined, model, split)
     for key, means in observed.means.items():
         torch.testing.assert_close(again.means[key], means)

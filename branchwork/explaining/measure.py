@@ -17,7 +17,7 @@ from branchwork.errors import WeightsError
 from branchwork.explaining.ablation import By, Joined, Means, after_join, before_joins, branch_alone, constant_shape
 from branchwork.observer import Observer
 from branchwork.tracing.costs import operation
-from branchwork.training.infer import EVALUATION_BATCH
+from branchwork.training.infer import evaluation_batch
 from branchwork.training.run import Model
 
 # Bytes of activations that a batch may take.
@@ -142,7 +142,7 @@ def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], by: By) -> list[
 def _batches(joined: Joined, model: Model, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, normalised, and labels, in batches whose activations fit into memory."""
     bytes_an_image = sum(node.activation_bytes for node in joined.trace.nodes)
-    size = min(EVALUATION_BATCH, max(1, _MEMORY // max(1, bytes_an_image)))
+    size = min(evaluation_batch(model, split.images.device), max(1, _MEMORY // max(1, bytes_an_image)))
     for start in range(0, len(split), size):
         chosen = slice(start, start + size)
         yield normalise(split.images[chosen], model.mean, model.std), split.labels[chosen]

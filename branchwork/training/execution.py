@@ -11,7 +11,7 @@ from torch import nn
 from branchwork.errors import NetError, RecipeError
 from branchwork.fusing.fuse import collapse
 from branchwork.training.auxiliary import WithHeads
-from branchwork.training.infer import EVALUATION_BATCH, pick_layout
+from branchwork.training.infer import evaluation_batch, pick_layout
 from branchwork.training.machine import compiler_problem
 from branchwork.training.run import Model
 
@@ -68,7 +68,7 @@ def pick_execution(
 
 
 def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
-    shape = (model.in_channels, *model.image_size)
+    shape, device = (model.in_channels, *model.image_size), next(net.parameters()).device
     step = collapse(net.train(), shape, batch=batch)
     if step is None:
         return None
@@ -76,7 +76,7 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
     def validate() -> nn.Module:
         trains = net.training
         try:
-            return collapse(net.eval(), shape, batch=EVALUATION_BATCH) or net
+            return collapse(net.eval(), shape, batch=evaluation_batch(model, device)) or net
         except NetError:  # its graph in eval mode is another one, and cannot be read
             return net
         finally:
