@@ -23,7 +23,7 @@ ENGINES = ("torch", "onnxruntime", "openvino")
 app = App(result_action="return_value")
 
 
-# Where an engine's memory happens to lie makes three hundredths of GoogLeNet's time: so it is loaded anew.
+# Where a net happens to lie in memory makes three hundredths of GoogLeNet's time.
 LOADS = 3
 
 
@@ -42,12 +42,10 @@ def timings(net: str, found: "Bench") -> dict[str, float]:
 @app.default
 def main(*, json_file: JsonFile) -> None:
     torch.manual_seed(0)
-    small = timings("inception", branchwork.bench("inception", batch_sizes=(1, 256), engines=ENGINES))
-    loads = [
-        timings("GoogLeNet", branchwork.bench("googlenet", batch_sizes=(1,), engines=ENGINES)) for _ in range(LOADS)
-    ]
-    large = {what: [load[what] for load in loads] for what in loads[0]}
-    write_json(json_file, {what: [took] for what, took in small.items()} | large)
+    small = branchwork.bench("inception", batch_sizes=(1, 256), engines=ENGINES, loads=LOADS)
+    large = branchwork.bench("googlenet", batch_sizes=(1,), engines=ENGINES, loads=LOADS)
+    seconds = timings("inception", small) | timings("GoogLeNet", large)
+    write_json(json_file, {what: [took] for what, took in seconds.items()})
 
 
 if __name__ == "__main__":

@@ -118,6 +118,30 @@ def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
         bw.bench(Small(), **QUICK)
 
 
+def test_loads_are_of_one_file_and_share_the_seconds(monkeypatch):
+    written, loaded, times = [], [], {}
+
+    def take(turns, seconds):
+        times.update(dict.fromkeys(turns, seconds))
+        # The second of three loads lies badly.
+        return {key: [0.003] * 9 if key[-1] == 1 else [0.002 + 0.0001 * number for number in range(9)] for key in turns}
+
+    write, load = module.write, module.load
+    monkeypatch.setattr(
+        module, "write", lambda name, path, *rest, **kind: written.append(path) or write(name, path, *rest, **kind)
+    )
+    monkeypatch.setattr(module, "load", lambda name, what, kind: loaded.append(what) or load(name, what, kind))
+    monkeypatch.setattr(module, "take_turns", take)
+    result = bw.bench(Small(), engines=["onnxruntime"], batch_sizes=(1, 3), seconds=0.3, loads=3)
+    # As written one file serves both batch sizes, and a fused one each.
+    assert len(written) == 3 and len(loaded) == 9 and [loaded.count(path) for path in written] == [3, 3, 3]
+    assert [*times.values()] == pytest.approx([0.1] * len(times))
+    assert result.loads == 3 and {row.runs for row in result.rows} == {27}
+    assert [row.milliseconds for row in result.rows] == pytest.approx([2.6] * 4)
+    with pytest.raises(EngineError, match="loads and threads above 0"):
+        bw.bench(Small(), loads=0, **QUICK)
+
+
 def test_a_net_is_fused_for_each_batch_size(monkeypatch):
     made = []
 
@@ -153,9 +177,9 @@ def test_threads_are_as_before_afterwards():
     ("arguments", "words"),
     [
         (["--engines", "tensorrt"], "there is no engine called 'tensorrt'"),
-        (["--batch-sizes", "0"], "batch sizes, seconds and threads above 0"),
-        (["--seconds", "0"], "batch sizes, seconds and threads above 0"),
-        (["--threads", "0"], "batch sizes, seconds and threads above 0"),
+        (["--batch-sizes", "0"], "batch sizes, seconds, loads and threads above 0"),
+        (["--seconds", "0"], "batch sizes, seconds, loads and threads above 0"),
+        (["--threads", "0"], "batch sizes, seconds, loads and threads above 0"),
         (["--threads", "200000"], "threads is 200000, and it must be at least 1 and at most"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "bf16 cannot be had with onnxruntime here"),

@@ -185,16 +185,19 @@ def test_the_best_engine_is_chosen_for_each_form_and_batch_size():
     assert len(seconds) == 3 + 5
 
 
-def test_googlenet_is_loaded_anew_for_each_of_its_times(tmp_path, monkeypatch):
-    took = iter([1.0, 8.0, 5.0, 6.0])
-    monkeypatch.setattr(
-        inference.branchwork, "bench",
-        lambda net, **_: SimpleNamespace(rows=[engine_row("torch", "fp32", True, 1, next(took))]),
-    )  # fmt: skip
+def test_the_times_of_both_nets_are_of_several_loads(tmp_path, monkeypatch):
+    asked = {}
+
+    def bench(net, *, loads, **_):
+        asked[net] = loads
+        return SimpleNamespace(rows=[engine_row("torch", "fp32", True, 1, 2.0 * len(asked))])
+
+    monkeypatch.setattr(inference.branchwork, "bench", bench)
     inference.main(json_file=tmp_path / "seconds.json")
     seconds = json.loads((tmp_path / "seconds.json").read_text())
-    assert seconds["inception batch 1 fused"] == [0.001]
-    assert seconds["GoogLeNet batch 1 fused"] == seconds["GoogLeNet batch 1 fused torch fp32"] == [0.008, 0.005, 0.006]
+    assert asked == {"inception": 3, "googlenet": 3}
+    assert seconds["inception batch 1 fused"] == [0.002]
+    assert seconds["GoogLeNet batch 1 fused"] == seconds["GoogLeNet batch 1 fused torch fp32"] == [0.004]
 
 
 # What is measured, and in which order

@@ -36,6 +36,9 @@ def bench(
         Parameter(help="fp32, bf16; by default both where the processor has bf16."),
     ] = None,
     seconds: Annotated[float, Parameter(help="For each engine, precision and batch size, as written and fused.")] = 1.0,
+    loads: Annotated[
+        int, Parameter(help="How often each engine loads the net: where it lies in memory makes some hundredths.")
+    ] = 1,
     threads: Annotated[int | None, Parameter(help="For all engines; by default as many as cores.")] = None,
     input_size: Annotated[
         str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; a run has its own.")
@@ -60,6 +63,7 @@ def bench(
         engines=engines,
         precisions=precisions,
         seconds=seconds,
+        loads=loads,
         threads=threads,
         input_shape=None if shape is None else (shape[0], shape[1], shape[2]),
         picture=picture,

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def bench(
     engines: Sequence[str] | None = None,
     precisions: Sequence[str] | None = None,
     seconds: float = 1.0,
+    loads: int = 1,
     threads: int | None = None,
     input_shape: Shape | None = None,
     picture: Path | None = None,
@@ -52,21 +54,23 @@ def bench(
 
     `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module; images are uint8 noise of
     `input_shape`, by default what a run was trained on, or 1×28×28. `engines` and `precisions` are by default all that
-    are here. Each is timed for `seconds` at each batch size, with `threads`, by default as many as torch has. With
-    `picture`, the times are drawn into that file, `.svg` or `.png`. Raises `EngineError` for an engine or a precision
-    that is asked for and not here, and for an engine that gives other logits in float32 than the net as written.
+    are here. Each is timed for `seconds` at each batch size, with `threads`, by default as many as torch has; an engine
+    loads the net `loads` times, which share the seconds, since where a net lies in memory makes some hundredths of its
+    time. With `picture`, the times are drawn into that file, `.svg` or `.png`. Raises `EngineError` for an engine or a
+    precision that is asked for and not here, and for an engine that gives other logits in float32 than the net as
+    written.
     """
     observer = observer or Observer()
     sizes = tuple(dict.fromkeys(batch_sizes))
-    if not sizes or min(sizes) < 1 or not seconds > 0 or (threads is not None and threads < 1):
-        raise EngineError("there must be one batch size at least, and batch sizes, seconds and threads above 0")
+    if not sizes or min(sizes) < 1 or not seconds > 0 or loads < 1 or (threads is not None and threads < 1):
+        raise EngineError("there must be one batch size at least, and batch sizes, seconds, loads and threads above 0")
     check_threads(threads, EngineError)
     if picture is not None:
         check_picture(picture)
     found, kinds = _choose(engines, precisions)
     subject = find_subject(net, shape=input_shape)
     with using_threads(threads or torch.get_num_threads()):
-        rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, observer)
+        rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, loads, observer)
         result = Bench(
             net=subject.name,
             input_shape=subject.shape,
@@ -74,6 +78,7 @@ def bench(
             macs=subject.trace.macs,
             threads=torch.get_num_threads(),
             seconds=seconds,
+            loads=loads,
             engines=found,
             ceilings=ceilings,
             rows=rows,
@@ -125,45 +130,64 @@ def _candidates(engines: Sequence[Engine], precisions: Sequence[str]) -> list[Ca
 
 
 def _rows(
-    subject: Subject, candidates: Sequence[Candidate], sizes: Sequence[int], seconds: float, observer: Observer
+    subject: Subject,
+    candidates: Sequence[Candidate],
+    sizes: Sequence[int],
+    seconds: float,
+    loads: int,
+    observer: Observer,
 ) -> tuple[tuple[Timing, ...], dict[str, float]]:
     """A row for each candidate and batch size, and the ceilings."""
     shape = (max(sizes), *subject.shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = predict_logits(subject.net, images, subject.model)
-    turns: dict[tuple[Candidate | str, int], Callable[[], object]] = {}
+    turns: dict[tuple[Candidate, int, int], Callable[[], object]] = {}
     differences = {}
     with tempfile.TemporaryDirectory() as folder:
         for candidate in candidates:
             observer.note(f"preparing {candidate}")
-            runner = None
+            runners: list[Runner] = []
             for size in sizes:
-                if runner is None or candidate.fused:  # what is cheapest depends on how many images there are
-                    runner = _prepare(candidate, size, subject, Path(folder))
-                differences[candidate, size] = _check(candidate, runner, images[:size], expected[:size])
-                turns[candidate, size] = partial(runner.run, runner.take(images[:size]))
+                if not runners or candidate.fused:  # what is cheapest depends on how many images there are
+                    what = _prepare(candidate, size, subject, Path(folder))
+                    runners = [load(candidate.engine, what, candidate.precision) for _ in range(loads)]
+                differences[candidate, size] = max(
+                    _check(candidate, runner, images[:size], expected[:size]) for runner in runners
+                )
+                for number, runner in enumerate(runners):
+                    turns[candidate, size, number] = partial(runner.run, runner.take(images[:size]))
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
-        observer.note(f"timing {len(turns)} combinations, {seconds:g} s each")
-        times = take_turns({**turns, **{(kind, 0): product for kind, (product, _) in products.items()}}, seconds)
+        observer.note(f"timing {len(differences)} combinations, {seconds:g} s each")
+        times = take_turns({**turns, **{kind: product for kind, (product, _) in products.items()}}, seconds / loads)
     # The best run and not the median: a ceiling is what the machine can do when nothing holds it up.
-    ceilings = {kind: macs / min(times[kind, 0]) for kind, (_, macs) in products.items()}
+    ceilings = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
     rows = tuple(
-        _timing(candidate, size, times[candidate, size], subject.trace.macs, ceilings, differences[candidate, size])
+        _timing(
+            candidate,
+            size,
+            list(chain.from_iterable(times[candidate, size, number] for number in range(loads))),
+            subject.trace.macs,
+            ceilings,
+            differences[candidate, size],
+        )
         for candidate in candidates
         for size in sizes
     )
     return rows, ceilings
 
 
-def _prepare(candidate: Candidate, batch: int, subject: Subject, folder: Path) -> Runner:
+def _prepare(candidate: Candidate, batch: int, subject: Subject, folder: Path) -> Path | nn.Module:
     """What `export` would give the engine for such batches; torch's own get the module itself."""
     shipping = Shipping(candidate.fused, candidate.precision, batch=batch)
     form = next((form for form in FORMS.values() if form.engine == candidate.engine), None)
     if form is None or not form.packages:
-        return load(candidate.engine, ship(subject, shipping), candidate.precision)
-    path = folder / f"{candidate.engine}-{candidate.precision}-{candidate.fused}-{batch}{form.suffixes[-1]}"
-    write(form.name, path, subject, shipping, about={})
-    return load(candidate.engine, path, candidate.precision)
+        return ship(subject, shipping)
+    # Only a fused file depends on the precision: engines read float32.
+    kind = f"{candidate.precision}-{batch}" if candidate.fused else "written"
+    path = folder / f"{candidate.engine}-{kind}{form.suffixes[-1]}"
+    if not path.exists():
+        write(form.name, path, subject, shipping, about={})
+    return path
 
 
 def _check(candidate: Candidate, runner: Runner, images: Tensor, expected: Tensor) -> float:

@@ -42,6 +42,7 @@ class Bench:
     macs: int
     threads: int
     seconds: float
+    loads: int
     engines: tuple[Engine, ...]
     ceilings: dict[str, float]
     rows: tuple[Timing, ...]
