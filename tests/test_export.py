@@ -16,8 +16,8 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.deploy import export as module
-from branchwork.deploy.engines import find_engine, import_openvino
-from branchwork.deploy.verify import compare
+from branchwork.deploy.engines import Runner, find_engine, import_openvino
+from branchwork.deploy.verify import compare, run_in_batches
 from branchwork.errors import DataError, EngineError, ExportError, NetError, RunError, WeightsError
 from branchwork.language import enumerated
 from branchwork.observer import Observer
@@ -257,6 +257,18 @@ def test_a_file_damaged_before_it_is_tried_never_gets_its_name(copy, monkeypatch
     with pytest.raises(ExportError, match=r"differ by up to 0\.001, and 0\.0001 may be"):
         bw.export(copy, fuse=False, force=True)
     assert (copy / "model.onnx").read_text() == "an older file"
+
+
+@pytest.mark.parametrize(
+    ("side", "sizes"), [(28, [1, 2, 97, 400, 400, 100]), (224, [1, 2, *[6] * 166, 1]), (999, None)]
+)
+def test_a_file_is_tried_in_batches_of_several_sizes_that_memory_has_room_for(side, sizes):
+    seen = []
+    images = torch.arange(1000, dtype=torch.float32)[:, None, None, None].expand(-1, 1, side, side)
+    runner = Runner(lambda batch: seen.append(len(batch)) or batch, lambda batch: batch[:, 0, 0, :1].numpy())
+    found = run_in_batches(runner, images, "uint8")
+    assert torch.equal(found[:, 0], images[:, 0, 0, 0])
+    assert seen == (sizes or [1, 2, *[3] * 332, 1]) and sum(seen) == 1000
 
 
 def test_logits_that_are_no_numbers_are_not_good():
