@@ -117,6 +117,21 @@ def test_a_fused_file_has_no_operation_that_the_net_has_not(tmp_path):
     assert operations == {"Cast", "Conv", "Relu", "ReduceMean", "Reshape", "Gemm"}
 
 
+def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
+    """What ONNX Runtime itself makes of the file: nothing is brought into plain order before the pooling."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    bw.export("inception", out=tmp_path / "inception.onnx", batch=1)
+    onnxruntime.InferenceSession(str(tmp_path / "inception.onnx"), options, providers=["CPUExecutionProvider"])
+    nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    if "ReorderOutput" not in nodes:
+        pytest.skip("on this processor ONNX Runtime has no blocks")
+    assert nodes[:5] == ["Cast", "Conv", "MaxPool", "ReorderOutput", "Slice"] and "Transpose" not in nodes
+
+
 def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
     about = []
     for batch in (1, 256):

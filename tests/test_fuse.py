@@ -12,7 +12,7 @@ from branchwork.blocks import Concat
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Matrix, Rows, Tiles
-from branchwork.fusing.fourier import Fourier, fewest_products, make_scheme
+from branchwork.fusing.fourier import BatchedFourier, Fourier, fewest_products, make_scheme
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.fusing.kernel import Axis, Kernel, compose, compose_sum, sliding
 from branchwork.nets.build import build_net
@@ -21,7 +21,7 @@ from branchwork.nets.build import build_net
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 # The planner may leave a segment as it is written; these make it take each form, and cut segments where it would not.
-WAYS = st.sampled_from([(Rows,), (Fourier, Rows), (Matrix,), (Tiles,), (Rows, Tiles)])
+WAYS = st.sampled_from([(Rows,), (Fourier, Rows), (BatchedFourier, Rows), (Matrix,), (Tiles,), (Rows, Tiles)])
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forms: tuple[type, ...], chance: int, seed: int) -> None:
@@ -62,7 +62,11 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9), engine=st.booleans()
+    case=affine_nets(),
+    forms=WAYS,
+    chance=st.sampled_from([0, 0, 2, 4]),
+    seed=st.integers(0, 9),
+    engine=st.sampled_from([None, "onnxruntime", "openvino"]),
 )
 def test_any_affine_net_is_fused_exactly(case, forms, chance, seed, engine):
     net, shape = case
@@ -138,7 +142,7 @@ def test_a_normalisation_goes_into_the_convolution_where_that_adds_nothing_else(
     x = images((3, 32, 32), 2, 0)
     for padding, left in ((0, []), (1, ["sub"])):  # beyond the image are zeros, and not what the normalisation makes
         net = Normalised(nn.Conv2d(3, 16, 3, padding=padding)).double().eval()
-        fused = fuse(net, (3, 32, 32), engine=True)
+        fused = fuse(net, (3, 32, 32), engine="openvino")
         assert operations(fused) == [*left, "conv2d"]
         assert difference(fused(x), net(x)) < 1e-12
 
@@ -146,16 +150,19 @@ def test_a_normalisation_goes_into_the_convolution_where_that_adds_nothing_else(
 def test_for_an_engine_relu_follows_its_convolution_and_for_torch_the_pooling():
     net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.MaxPool2d(2), nn.ReLU()).double().eval()
     x = images((3, 32, 32), 2, 0)
-    for engine, order in ((True, ["conv2d", "relu", "max_pool2d"]), (False, ["conv2d", "max_pool2d", "relu"])):
+    for engine, order in (("openvino", ["conv2d", "relu", "max_pool2d"]), (None, ["conv2d", "max_pool2d", "relu"])):
         fused = fuse(net, (3, 32, 32), engine=engine)
         assert operations(fused) == order
         assert difference(fused(x), net(x)) < 1e-12
 
 
-@pytest.mark.parametrize("engine", [False, True])
-def test_a_pooling_behind_products_is_part_of_them(engine):
+@pytest.mark.parametrize("engine", [None, "onnxruntime", "openvino"])
+@pytest.mark.parametrize(("batch", "form"), [(1, Fourier), (8, BatchedFourier)])
+def test_a_pooling_behind_products_is_part_of_them(engine, batch, form):
     net = build_net("inception").double().eval()
-    fused = fuse(net, (1, 28, 28), engine=engine)
+    fused = fuse(net, (1, 28, 28), batch=batch, engine=engine)
+    # Image by image for one at a time, and for several each matrix is read once.
+    assert [type(part) for part in fused.modules() if isinstance(part, Fourier)] == [form]
     assert operations(fused).count("max_pool2d") == 1  # behind conv1
     x = images((1, 28, 28), 3, 0)
     assert difference(fused(x), net(x)) < 1e-12
@@ -163,16 +170,48 @@ def test_a_pooling_behind_products_is_part_of_them(engine):
 
 def test_large_batches_in_bf16_take_one_matrix():
     net = build_net("inception").eval()
-    for precision, form in (("bf16", Matrix), ("fp32", Fourier)):
-        fused = fuse(net, (1, 28, 28), batch=256, precision=precision, engine=True)
+    for precision, form in (("bf16", Matrix), ("fp32", BatchedFourier)):
+        fused = fuse(net, (1, 28, 28), batch=256, precision=precision, engine="openvino")
         first, last = (part for part in fused.modules() if isinstance(part, Rows))
         assert type(first) is form and type(last) is Matrix
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("channels", "filled"), [(10, 16), (20, 32), (16, 16)])
+def test_for_onnxruntime_a_pooled_convolution_has_whole_blocks_of_channels(channels, filled, bias, relu):
+    net = nn.Sequential(
+        nn.Conv2d(3, channels, 3, bias=bias), *[nn.ReLU()] * relu, nn.MaxPool2d(2), nn.Conv2d(channels, 4, 5)
+    )
+    fused, x = fuse(net.double().eval(), (3, 32, 32), engine="onnxruntime"), images((3, 32, 32), 2, 0)
+    assert difference(fused(x), net(x)) < 1e-12
+    assert ("narrow" in operations(fused)) == (filled > channels)
+    shapes = [tuple(weight.shape) for weight in fused.state_dict().values()]
+    assert (filled, 3, 3, 3) in shapes and ((filled,) in shapes) == bias
+
+
+def test_blocks_are_filled_for_no_other_reader_and_no_other_engine():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 10, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).relu()
+            return nn.functional.max_pool2d(y, 2).mean((2, 3)) + y.amax((2, 3))
+
+    x, pooled = images((3, 32, 32), 2, 0), nn.Sequential(nn.Conv2d(3, 10, 3), nn.MaxPool2d(2))
+    for net, engine in ((Twice(), "onnxruntime"), (pooled, "openvino"), (pooled, None)):
+        fused = fuse(net.double().eval(), (3, 32, 32), engine=engine)
+        assert "narrow" not in operations(fused) and difference(fused(x), net(x)) < 1e-12
 
 
 @pytest.mark.parametrize(("batch", "precision"), [(0, "fp32"), (8, "fp16")])
 def test_what_a_net_cannot_be_fused_for_is_refused(batch, precision):
     with pytest.raises(NetError, match="it must be 1 or more, and fp32 or bf16"):
         fuse(build_net("inception").eval(), (1, 28, 28), batch=batch, precision=precision)
+    with pytest.raises(NetError, match=r"no engine called 'openvion'\. Did you mean 'openvino'"):
+        fuse(build_net("inception").eval(), (1, 28, 28), engine="openvion")
 
 
 def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
@@ -393,7 +432,7 @@ def test_a_collapsed_net_follows_its_net_and_takes_no_image_at_all():
         assert collapsed(x[:0]).shape == (0, 10)
 
 
-@pytest.mark.parametrize("form", [Rows, Fourier, Matrix, Tiles])
+@pytest.mark.parametrize("form", [Rows, Fourier, BatchedFourier, Matrix, Tiles])
 def test_what_reads_nothing_but_padding_gives_its_bias(form, monkeypatch):
     # Eight columns of zeros before the image, of which the first seven alone are kept.
     padding = nn.ZeroPad2d((8, 0, 0, 0)), nn.ZeroPad2d((0, -7, 0, 0))

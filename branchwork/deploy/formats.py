@@ -44,8 +44,10 @@ def _write_pt2(path: Path, subject: Subject, shipping: Shipping, about: dict[str
     write_whole(path, content.getvalue(), error=ExportError)
 
 
-def _write_onnx(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
-    shipped = ship(subject, shipping, engine=True)
+def _write_onnx(
+    path: Path, subject: Subject, shipping: Shipping, about: dict[str, str], engine: str = "onnxruntime"
+) -> None:
+    shipped = ship(subject, shipping, engine=engine)
     # Not the module: where no graph serves any number of images, this exporter silently takes one that serves two.
     graph = program(shipped, example(subject, shipping.form), subject.name)
     with quiet_torch(), _quiet_onnx():
@@ -81,7 +83,7 @@ def _write_openvino(path: Path, subject: Subject, shipping: Shipping, about: dic
     openvino = import_openvino()
     # Through ONNX, since OpenVINO's reader of torch's programs is a tool apart.
     middle = path.with_suffix(".onnx")
-    _write_onnx(middle, subject, shipping, {})
+    _write_onnx(middle, subject, shipping, {}, "openvino")
     model = openvino.Core().read_model(middle)
     for key, value in about.items():
         model.set_rt_info(value, [ABOUT, key])

@@ -149,7 +149,7 @@ class Shipping:
     batch: int = BATCH
 
 
-def ship(subject: Subject, shipping: Shipping, *, engine: bool = False) -> Shipped:
+def ship(subject: Subject, shipping: Shipping, *, engine: str | None = None) -> Shipped:
     """A copy of the subject's net with the normalisation inside.
 
     It is for torch, with weights of the precision and images channels_last where the net allows it, which torch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from branchwork.fusing.forms import MOVE, Form, Matrix, Rows, Tiles
-from branchwork.fusing.fourier import Fourier
+from branchwork.fusing.fourier import BatchedFourier, Fourier
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
 from branchwork.fusing.pooling import pooled_window
@@ -21,7 +21,7 @@ from branchwork.fusing.rules import FREE, is_affine
 from branchwork.fusing.target import Target
 from branchwork.tracing.costs import macs_of, operation, pair
 
-FORMS: tuple[type[Form], ...] = (Rows, Fourier, Matrix, Tiles)
+FORMS: tuple[type[Form], ...] = (Rows, Fourier, BatchedFourier, Matrix, Tiles)
 
 # A form must be cheaper by this share, since the estimate is not exact.
 GAIN = 0.03
@@ -181,7 +181,7 @@ def _replace(
     """
     kernels, end, forms = piece.kernels(_without_data), piece.end, dict[fx.Node, Form]()
     for entry, kernel in kernels.items():
-        place = replace(piece.place(entry, kernel), channels_last=not target.engine)
+        place = replace(piece.place(entry, kernel), channels_last=target.channels_last)
         kind = min(FORMS, key=lambda form, place=place: form.cost(place, target))  # type: ignore[misc]
         if pool is not None and len(kernels) == 1 and kind is not Tiles:
             place, end = replace(place, pool=pair(pool.args[1])), pool

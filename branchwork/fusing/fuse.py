@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from branchwork.errors import NetError
+from branchwork.errors import NetError, nearest
+from branchwork.fusing.blocks import fill_blocks
 from branchwork.fusing.collapse import collapse_segments
 from branchwork.fusing.constants import fold_constants
 from branchwork.fusing.merging import Merge
@@ -12,7 +13,7 @@ from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.program import read_program
 from branchwork.fusing.reorder import norm_before_concat, pool_before_relu, relu_before_pool
 from branchwork.fusing.siblings import merge_siblings
-from branchwork.fusing.target import Target
+from branchwork.fusing.target import ENGINES, Target
 
 
 def fuse(
@@ -21,18 +22,20 @@ def fuse(
     *,
     batch: int = 8,
     precision: str = "fp32",
-    engine: bool = False,
+    engine: str | None = None,
 ) -> fx.GraphModule:
     """An equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
 
     Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
     segment becomes the cheapest equal form, as an estimate has it for batches of `batch` images that are computed in
-    `precision`, fp32 or bf16, by torch or with `engine` by ONNX Runtime or OpenVINO. Its weights have the type of those
-    of `net` in any case. Raises `NetError` for a net in training mode, where batch norm and dropout do what cannot be
+    `precision`, fp32 or bf16, by torch or an `engine`, onnxruntime or openvino. Its weights have the type of those of
+    `net` in any case. Raises `NetError` for a net in training mode, where batch norm and dropout do what cannot be
     folded, and for one whose operations depend on the pixels.
     """
     if batch < 1 or precision not in ("fp32", "bf16"):
         raise NetError(f"batch is {batch} and precision {precision!r}: it must be 1 or more, and fp32 or bf16")
+    if engine not in (None, *ENGINES):
+        raise NetError(f"nets are fused for no engine called {engine!r}.{nearest(str(engine), ENGINES)} None is torch.")
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
     target = Target(batch, precision == "bf16", engine)
@@ -44,6 +47,8 @@ def fuse(
         relu_before_pool(module.graph)
     fold_constants(module)
     merge_siblings(module, target)
+    if engine == "onnxruntime":
+        fill_blocks(module.graph)
     fold_constants(module)
     return fx.GraphModule(module, module.graph)  # which holds what its graph uses, and no weights from before
 

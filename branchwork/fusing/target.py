@@ -6,18 +6,27 @@ timings).
 
 from dataclasses import dataclass
 
+ENGINES = ("onnxruntime", "openvino")
+
 
 @dataclass(frozen=True)
 class Target:
     """Batches of `batch` images, in float32 or `bf16`.
 
-    For an `engine`, whose images lie with the channels first and which takes ReLU into the convolution before it; else
-    for torch itself, where they lie with the channels last.
+    For an `engine` of `ENGINES`, which takes ReLU into the convolution before it; else for torch itself.
     """
 
     batch: int
     bf16: bool = False
-    engine: bool = False
+    engine: str | None = None
+
+    @property
+    def channels_last(self) -> bool:
+        """How images lie between operations, or how they can be had at no cost.
+
+        ONNX Runtime brings what it computes in blocks of channels into either order, but not with rows before images.
+        """
+        return self.engine is None or (self.engine == "onnxruntime" and self.batch == 1)
 
     @property
     def product(self) -> float:
