@@ -67,15 +67,16 @@ def difference(a: Tensor, b: Tensor) -> float:
     chance=st.sampled_from([0, 0, 2, 4]),
     seed=st.integers(0, 9),
     engine=st.sampled_from([None, "onnxruntime", "openvino"]),
+    batch=st.sampled_from([1, 8]),
 )
-def test_any_affine_net_is_fused_exactly(case, forms, chance, seed, engine):
+def test_any_affine_net_is_fused_exactly(case, forms, chance, seed, engine, batch):
     net, shape = case
     hostile(net, seed)
     before = copy.deepcopy(net.state_dict())
     x = images(shape, 3, seed)
     with pytest.MonkeyPatch.context() as patch:
         force(patch, forms, chance, seed)
-        fused = fuse(net, shape, engine=engine)
+        fused = fuse(net, shape, batch=batch, engine=engine)
     with torch.no_grad():
         assert fused(x).shape == net(x).shape
         assert difference(fused(x), net(x)) < 1e-10
@@ -166,6 +167,18 @@ def test_a_pooling_behind_products_is_part_of_them(engine, batch, form):
     assert operations(fused).count("max_pool2d") == 1  # behind conv1
     x = images((1, 28, 28), 3, 0)
     assert difference(fused(x), net(x)) < 1e-12
+
+
+@pytest.mark.parametrize("form", [Rows, Fourier, BatchedFourier, Matrix])
+@pytest.mark.parametrize(("engine", "batch"), [("onnxruntime", 1), ("onnxruntime", 8), ("openvino", 1), (None, 1)])
+@pytest.mark.parametrize("window", [(2, 2), (4, 1), (1, 4)])
+def test_each_form_gives_the_largest_of_each_window(form, engine, batch, window, monkeypatch):
+    force(monkeypatch, (form,), 0, 0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 3, 3, padding=1))
+    net = net.append(nn.MaxPool2d(window)).double().eval()
+    fused, x = fuse(net, (2, 8, 8), batch=batch, engine=engine), images((2, 8, 8), 3, 0)
+    assert [type(part) for part in fused.modules() if isinstance(part, Rows)] == [form]
+    assert "max_pool2d" not in operations(fused) and difference(fused(x), net(x)) < 1e-12
 
 
 def test_large_batches_in_bf16_take_one_matrix():

@@ -184,7 +184,7 @@ def _replace(
         place = replace(piece.place(entry, kernel), channels_last=target.channels_last)
         kind = min(FORMS, key=lambda form, place=place: form.cost(place, target))  # type: ignore[misc]
         if pool is not None and len(kernels) == 1 and kind is not Tiles:
-            place, end = replace(place, pool=pair(pool.args[1])), pool
+            place, end = replace(place, pool=pair(pool.args[1]), pools=target.single), pool
         forms[entry] = kind(place)
     graph, replaced = module.graph, copies[end]
     with graph.inserting_before(replaced):

@@ -30,7 +30,8 @@ class Place:
     """Where a kernel is applied: C×H×W in, O×P×Q out; what is a vector has one pixel.
 
     A row of an image lies as W·C numbers, or as C·W without `channels_last`. Of the outputs in windows of `pool`, which
-    lie side by side, only the largest are given.
+    lie side by side, only the largest are given: by a pooling with `pools`, and else by comparing all that stand first
+    in their windows with all that stand second, which are computed `apart` for that.
     """
 
     channels: int
@@ -41,6 +42,12 @@ class Place:
     to_vector: bool
     channels_last: bool = True
     pool: tuple[int, int] = (1, 1)
+    pools: bool = False
+
+    @property
+    def apart(self) -> tuple[int, int]:
+        """How many parts rows and columns of outputs are computed in."""
+        return (1, 1) if self.pools else self.pool
 
     @property
     def row_in(self) -> int:
@@ -66,7 +73,7 @@ class Rows(nn.Module):
         super().__init__()
         self.place = place
         self.patterns, _ = _patterns(place.rows, place.size[0])
-        parts, places = _row_parts(place), place.pool[0]
+        parts, places = _row_parts(place), place.apart[0]
         self.parts = [part for first in range(places) for part in parts[first::places]]
 
     @staticmethod
@@ -90,8 +97,8 @@ class Rows(nn.Module):
         return (by_column if self.place.channels_last else by_column.transpose(1, 2)).flatten(1, 2)
 
     def in_a_row(self, columns: Tensor) -> Tensor:
-        """…×Q×O in the order of a row: first all outputs that stand first in their windows of the pooling."""
-        places = unflatten(columns, -2, -1, self.place.pool[1]).transpose(-3, -2)
+        """…×Q×O in the order of a row."""
+        places = unflatten(columns, -2, -1, self.place.apart[1]).transpose(-3, -2)
         return (places if self.place.channels_last else places.transpose(-2, -1)).flatten(-3)
 
     def forward(self, x: Tensor, matrices: Tensor, bias: Tensor | None) -> Tensor:
@@ -117,12 +124,20 @@ class Rows(nn.Module):
         """O×P×Q to P×(Q·O)."""
         place = self.place
         rows = self.in_a_row(bias.expand(-1, place.rows.outputs, place.columns.outputs).permute(1, 2, 0))
-        return unflatten(rows, 0, -1, place.pool[0]).transpose(0, 1).flatten(0, 1)
+        return unflatten(rows, 0, -1, place.apart[0]).transpose(0, 1).flatten(0, 1)
 
     def choose(self, y: Tensor) -> Tensor:
-        """The largest of each window of the pooling."""
-        p, q = self.place.pool
+        """The largest of each window of the pooling, N×P×(Q·O)."""
+        if self.place.pools:
+            return self.pooled(y).flatten(1, 2).flatten(2)
+        p, q = self.place.apart
         return largest(largest(y, p, 1), q, 2)
+
+    def pooled(self, y: Tensor) -> Tensor:
+        """N×1×P×Q×O of outputs that lie in the order of pixels."""
+        place = self.place
+        pixels = unflatten(y.flatten(1), 1, 1, place.rows.outputs, place.columns.outputs, place.outputs)
+        return F.max_pool3d(pixels, (*place.pool, 1))
 
     def as_images(self, y: Tensor) -> Tensor:
         """N×P×(Q·O) to N×O×P×Q, or N×O."""
@@ -159,8 +174,8 @@ class Matrix(Rows):
         return self.in_one(matrix)
 
     def in_one(self, rows: Tensor) -> Tensor:
-        """…×P×(Q·O) as …×(P·Q·O), for each place of the pooling in turn."""
-        p, q = self.place.pool
+        """…×P×(Q·O) as …×(P·Q·O), for each part in turn."""
+        p, q = self.place.apart
         places = unflatten(unflatten(rows, -1, q, -1), -3, p, -1).transpose(-3, -2)
         if self.place.channels_last:
             return places.flatten(-4)
@@ -174,7 +189,7 @@ class Matrix(Rows):
         return self.in_one(super().spread_bias(bias))
 
     def choose(self, y: Tensor) -> Tensor:
-        return largest(y, prod(self.place.pool), 1)
+        return self.pooled(y).flatten(1) if self.place.pools else largest(y, prod(self.place.apart), 1)
 
     def as_images(self, y: Tensor) -> Tensor:
         place = self.place

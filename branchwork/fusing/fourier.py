@@ -137,7 +137,7 @@ class Fourier(Rows):
         found = fewest_products(place.rows, place.size[0])
         assert found is not None, "its cost is infinite"
         scheme = make_scheme(place.rows, place.size[0], found[0])
-        outputs = unflatten(scheme.outputs, 0, -1, place.pool[0]).transpose(0, 1).flatten(0, 1)
+        outputs = unflatten(scheme.outputs, 0, -1, place.apart[0]).transpose(0, 1).flatten(0, 1)
         self.inputs, self.slices, self.outputs = map(Constant, (scheme.inputs, scheme.slices, outputs))
 
     @staticmethod
@@ -176,7 +176,9 @@ class BatchedFourier(Fourier):
         return super().spread_bias(bias)[:, None]
 
     def choose(self, y: Tensor) -> Tensor:
-        p, q = self.place.pool
+        if self.place.pools:
+            return super().choose(y.transpose(0, 1)).transpose(0, 1)
+        p, q = self.place.apart
         return largest(largest(y, p, 0), q, 2)
 
     def as_images(self, y: Tensor) -> Tensor:
