@@ -1,5 +1,6 @@
 """The results on a terminal."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -35,8 +36,9 @@ def percent(accuracy: float | None, deviation: float | None) -> str:
 def times(ratio: float | None) -> str:
     if ratio is None:
         return "–"
-    digits = 2 if ratio < 1 else 1 if ratio < 100 else 0  # by one digit, 0.97 would be the 1.0 that is asked
-    return f"{ratio:.{digits}f}×"
+    digits = 2 if ratio < 10 else 1 if ratio < 100 else 0
+    # Down, since what falls short is not to look like what is asked.
+    return f"{math.floor(ratio * 10**digits) / 10**digits:.{digits}f}×"
 
 
 def trainings(summaries: Sequence[Summary]) -> Table:

@@ -399,7 +399,7 @@ def test_goals_of_the_probes_compare_medians_and_the_rest_is_not_measured():
     timings = {"step written": [8.0, 9.0, 100.0], "step collapsed": [2.0, 2.0, 3.0]}
     for outlook in judge([], timings):
         assert (outlook.met, outlook.ratio) == ((True, 4.5) if outlook.goal.row == "step" else (None, None))
-        assert tables.reached(outlook) == ("4.5×" if outlook.goal.row == "step" else "not measured")
+        assert tables.reached(outlook) == ("4.50×" if outlook.goal.row == "step" else "not measured")
 
 
 def test_accuracy_alone_can_be_asked():
@@ -452,7 +452,7 @@ def test_an_estimate_is_marked_in_the_readmes(name):
     found.measurements += seeded("residual-script", 5, seconds=168.4, accuracy=None, estimated=True)
     found.measurements += seeded("residual-target", 5, seconds=4)
     text = readme.block(found, "some.json", words)
-    assert f"| 168 s{mark} | 1.0× | 171 s{mark} | – | 400 MB |" in text
+    assert f"| 168 s{mark} | 1.00× | 171 s{mark} | – | 400 MB |" in text
     assert f"| 4.0 s | 42.1× | 7.0 s | 99.10 ± 0.00%{words.seeds.format(5)} | 400 MB |" in text
     assert f"42.1×{mark}" in text and "150" in text.splitlines()[-2]
     assert readme.source(text) == "some.json" and readme.replace_block(text, text) == text

@@ -50,6 +50,7 @@ class Subject:
 
 
 def names_run(net: str | Path | nn.Module) -> bool:
+    """Whether `net` is a run folder, or a folder that can be nothing else."""
     if isinstance(net, nn.Module):
         return False
     return bool(holds(Path(net), MODEL)) or (str(net) not in NETS and os.path.isdir(net))

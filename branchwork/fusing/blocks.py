@@ -12,6 +12,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from branchwork.fusing.program import shape_of
+from branchwork.fusing.reorder import is_alone
 from branchwork.tracing.costs import argument, operation
 
 # Numbers in the longest vectors of an x86 processor.
@@ -21,19 +22,13 @@ BLOCK = 16
 def fill_blocks(graph: fx.Graph) -> None:
     """Whole blocks for each max pooling of a convolution, with a ReLU between them or not."""
     for pool in list(graph.nodes):
-        if not _is(pool, "max_pool2d"):
+        if pool.op != "call_function" or operation(pool) != "max_pool2d":
             continue
         before: Any = pool.args[0]
-        chain = [before.args[0], before, pool] if _is(before, "relu") else [before, pool]
-        convolution = chain[0]
-        alone = _is(convolution, "conv2d") and all(len(node.users) == 1 for node in chain[:-1])
+        chain = [before.args[0], before, pool] if is_alone(before, "relu") else [before, pool]
         channels = shape_of(pool)[0]
-        if alone and argument(convolution, 6, 1) == 1 and channels % BLOCK:
+        if is_alone(chain[0], "conv2d") and argument(chain[0], 6, 1) == 1 and channels % BLOCK:
             _fill(graph, chain, channels, -channels % BLOCK)
-
-
-def _is(node: fx.Node, op: str) -> bool:
-    return node.op == "call_function" and operation(node) == op
 
 
 def _fill(graph: fx.Graph, chain: list[fx.Node], channels: int, missing: int) -> None:

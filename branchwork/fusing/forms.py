@@ -30,8 +30,8 @@ class Place:
     """Where a kernel is applied: C×H×W in, O×P×Q out; what is a vector has one pixel.
 
     A row of an image lies as W·C numbers, or as C·W without `channels_last`. Of the outputs in windows of `pool`, which
-    lie side by side, only the largest are given: by a pooling with `pools`, and else by comparing all that stand first
-    in their windows with all that stand second, which are computed `apart` for that.
+    lie side by side, only the largest are given: by a pooling with `pools`, which needs `channels_last`, and else by
+    comparing all that stand first in their windows with all that stand second, which are computed `apart` for that.
     """
 
     channels: int

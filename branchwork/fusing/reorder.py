@@ -38,8 +38,8 @@ def relu_before_pool(graph: fx.Graph) -> None:
         if relu.op != "call_function" or operation(relu) != "relu":
             continue
         pool: Any = relu.args[0]
-        source: Any = pool.args[0] if _is_alone(pool, "max_pool2d") else None
-        if source is None or not _is_alone(source, "conv2d"):
+        source: Any = pool.args[0] if is_alone(pool, "max_pool2d") else None
+        if source is None or not is_alone(source, "conv2d"):
             continue
         with graph.inserting_after(source):
             before = graph.call_function(torch.ops.aten.relu.default, (source,))
@@ -49,7 +49,7 @@ def relu_before_pool(graph: fx.Graph) -> None:
         graph.erase_node(relu)
 
 
-def _is_alone(node: fx.Node, op: str) -> bool:
+def is_alone(node: fx.Node, op: str) -> bool:
     """Whether `node` is such an operation, and one other node reads it."""
     return node.op == "call_function" and operation(node) == op and len(node.users) == 1
 

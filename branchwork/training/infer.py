@@ -80,6 +80,7 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
 
 
 def evaluation_batch(model: Model, device: torch.device) -> int:
+    """How many of the model's images are evaluated at once."""
     height, width = model.image_size
     pixels = EVALUATION_PIXELS if device.type == "cpu" else EVALUATION_PIXELS_GPU
     return max(1, pixels // (height * width))
