@@ -1,6 +1,6 @@
 # make demo   set up, train both of the lecture's networks, show what came of it
 # make test   set up, run every check; make test-slow runs every command of the READMEs and pages as well
-# make bench  set up, measure side by side with the lecture's script and a public recipe: ten to twenty-five minutes;
+# make bench  set up, measure side by side with the lecture's script and a public recipe: eight to twenty-five minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help tells the rest
 # All may be run again at any time; what is set up already is left alone.
 

@@ -113,7 +113,7 @@ def main(
     device: Annotated[Literal["cpu", "cuda"], Parameter(help="Where the trainings run.")] = "cpu",
     out: Annotated[Path | None, Parameter(help="The file; one by date and machine in benchmarks/results.")] = None,
 ) -> int:
-    """Train the lecture's script, a public recipe and Branchwork side by side: ten to twenty-five minutes."""
+    """Train the lecture's script, a public recipe and Branchwork side by side: eight to twenty-five minutes."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     settings = Settings(data, device, None if full else steps)
     turns = plan(only, seeds, full)

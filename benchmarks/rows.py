@@ -36,7 +36,7 @@ class Candidate:
         return " ".join(filter(None, (recipe, *changes)))
 
 
-# Seeds × seconds come to eight and a half minutes; with the probes, to ten.
+# Seeds × seconds come to eight minutes; with the probes, to ten.
 CANDIDATES = {
     # Branchwork's shortest recipes that reach the accuracies stated in GOALS.
     "inception-target": Candidate(
