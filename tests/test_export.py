@@ -130,6 +130,7 @@ def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
     if "ReorderOutput" not in nodes:
         pytest.skip("on this processor ONNX Runtime has no blocks")
     assert nodes[:5] == ["Cast", "Conv", "MaxPool", "ReorderOutput", "Slice"] and "Transpose" not in nodes
+    assert nodes[-5:] == ["Add", "MaxPool", "Relu", "Reshape", "Gemm"]  # no order but the one in which it is computed
 
 
 def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):

@@ -172,10 +172,11 @@ def test_a_pooling_behind_products_is_part_of_them(engine, batch, form):
 @pytest.mark.parametrize("form", [Rows, Fourier, BatchedFourier, Matrix])
 @pytest.mark.parametrize(("engine", "batch"), [("onnxruntime", 1), ("onnxruntime", 8), ("openvino", 1), (None, 1)])
 @pytest.mark.parametrize("window", [(2, 2), (4, 1), (1, 4)])
-def test_each_form_gives_the_largest_of_each_window(form, engine, batch, window, monkeypatch):
+@pytest.mark.parametrize("relu", [True, False])
+def test_each_form_gives_the_largest_of_each_window(form, engine, batch, window, relu, monkeypatch):
     force(monkeypatch, (form,), 0, 0)
     net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 3, 3, padding=1))
-    net = net.append(nn.MaxPool2d(window)).double().eval()
+    net = net.extend([nn.MaxPool2d(window), *([nn.ReLU()] if relu else [])]).double().eval()
     fused, x = fuse(net, (2, 8, 8), batch=batch, engine=engine), images((2, 8, 8), 3, 0)
     assert [type(part) for part in fused.modules() if isinstance(part, Rows)] == [form]
     assert "max_pool2d" not in operations(fused) and difference(fused(x), net(x)) < 1e-12

@@ -61,6 +61,7 @@ def _write_onnx(
                 "with other operations."
             ) from reason
     assert made is not None, "the exporter of programs gives one"
+    made.optimize()  # as the exporter has done already, whose rounds are too few for all that meets in a fused net
     model = made.model_proto
     _name_batch(model.graph)
     for key, value in about.items():

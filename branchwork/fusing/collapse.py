@@ -157,12 +157,14 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> flo
     return products + MOVE * (moved + weight / target.batch) + start
 
 
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
 def _pooling(node: fx.Node) -> fx.Node | None:
     """The pooling, of windows that lie side by side and cover all, that alone reads `node`."""
-    if len(node.users) != 1:
-        return None
-    (reader,) = node.users
-    window = pooled_window(reader)
+    reader = _only_reader(node)
+    window = pooled_window(reader) if reader else None
     covers = window is not None and not any(size % k for size, k in zip(size_of(node), window, strict=True))
     return reader if covers else None
 
@@ -175,7 +177,7 @@ def _replace(
     target: Target,
     pool: fx.Node | None,
 ) -> None:
-    """Compute the output of `piece`, or with `pool` that of it, by its merged kernels.
+    """Compute the output of `piece`, or with `pool` that of it and of a ReLU behind it, by its merged kernels.
 
     `copies` has the node of `module` for each old one.
     """
@@ -184,7 +186,11 @@ def _replace(
         place = replace(piece.place(entry, kernel), channels_last=target.channels_last)
         kind = min(FORMS, key=lambda form, place=place: form.cost(place, target))  # type: ignore[misc]
         if pool is not None and len(kernels) == 1 and kind is not Tiles:
-            place, end = replace(place, pool=pair(pool.args[1]), pools=target.single), pool
+            pools = target.single and kind is not BatchedFourier
+            place, end = replace(place, pool=pair(pool.args[1]), pools=pools), pool
+            relu = _only_reader(pool)
+            if pools and relu is not None and operation(relu) == "relu":
+                place, end = replace(place, relu=True), relu
         forms[entry] = kind(place)
     graph, replaced = module.graph, copies[end]
     with graph.inserting_before(replaced):

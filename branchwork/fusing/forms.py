@@ -30,8 +30,9 @@ class Place:
     """Where a kernel is applied: C×H×W in, O×P×Q out; what is a vector has one pixel.
 
     A row of an image lies as W·C numbers, or as C·W without `channels_last`. Of the outputs in windows of `pool`, which
-    lie side by side, only the largest are given: by a pooling with `pools`, which needs `channels_last`, and else by
-    comparing all that stand first in their windows with all that stand second, which are computed `apart` for that.
+    lie side by side, only the largest are given, or zero instead of negative ones with `relu`: by a pooling with
+    `pools`, which needs `channels_last`, and else by comparing all that stand first in their windows with all that
+    stand second, which are computed `apart` for that.
     """
 
     channels: int
@@ -43,6 +44,7 @@ class Place:
     channels_last: bool = True
     pool: tuple[int, int] = (1, 1)
     pools: bool = False
+    relu: bool = False
 
     @property
     def apart(self) -> tuple[int, int]:
@@ -97,7 +99,9 @@ class Rows(nn.Module):
         return (by_column if self.place.channels_last else by_column.transpose(1, 2)).flatten(1, 2)
 
     def in_a_row(self, columns: Tensor) -> Tensor:
-        """…×Q×O in the order of a row."""
+        """…×Q×O in the order of a row: what is pooled lies side by side, what is compared apart."""
+        if self.place.pools:
+            return unflatten(columns, -2, -1, self.place.pool[1]).transpose(-2, -1).flatten(-3)
         places = unflatten(columns, -2, -1, self.place.apart[1]).transpose(-3, -2)
         return (places if self.place.channels_last else places.transpose(-2, -1)).flatten(-3)
 
@@ -109,16 +113,21 @@ class Rows(nn.Module):
         y = self.multiply(x if x.dim() == 4 else x[:, :, None, None], matrices)
         if bias is not None:
             y = y + self.spread_bias(bias).to(y.dtype)
-        return self.as_images(self.choose(y))
+        y = self.choose(y)
+        return self.as_images(y.relu() if self.place.relu else y)
 
     def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
-        """N×C×H×W to N×P×(Q·O)."""
+        """N×C×H×W to N×P×(Q·O), or N×1×P×(Q·O) for a pooling."""
         flat = x.permute(0, *self.order).flatten(1)
         if torch.is_grad_enabled() and (flat.requires_grad or matrices.requires_grad):
             y: Tensor = _RowProducts.apply(flat, matrices, self.parts)  # type: ignore[no-untyped-call]
         else:
             y = _row_products(flat, matrices, self.parts)
-        return unflatten(y, 1, len(self.parts), -1)
+        return self.in_rows(y, len(self.parts))
+
+    def in_rows(self, y: Tensor, count: int) -> Tensor:
+        """N×(P·Q·O) as so many rows, N×P×(Q·O), or N×1×P×(Q·O) for a pooling."""
+        return unflatten(y, 1, *([1] if self.place.pools else []), count, -1)
 
     def spread_bias(self, bias: Tensor) -> Tensor:
         """O×P×Q to P×(Q·O)."""
@@ -127,22 +136,17 @@ class Rows(nn.Module):
         return unflatten(rows, 0, -1, place.apart[0]).transpose(0, 1).flatten(0, 1)
 
     def choose(self, y: Tensor) -> Tensor:
-        """The largest of each window of the pooling, N×P×(Q·O)."""
+        """The largest of each window of the pooling."""
         if self.place.pools:
-            return self.pooled(y).flatten(1, 2).flatten(2)
+            return F.max_pool2d(y, self.place.pool)
         p, q = self.place.apart
         return largest(largest(y, p, 1), q, 2)
 
-    def pooled(self, y: Tensor) -> Tensor:
-        """N×1×P×Q×O of outputs that lie in the order of pixels."""
-        place = self.place
-        pixels = unflatten(y.flatten(1), 1, 1, place.rows.outputs, place.columns.outputs, place.outputs)
-        return F.max_pool3d(pixels, (*place.pool, 1))
-
     def as_images(self, y: Tensor) -> Tensor:
-        """N×P×(Q·O) to N×O×P×Q, or N×O."""
+        """N×P×(Q·O), or N×1×P×(Q·O), to N×O×P×Q, or N×O."""
         if self.place.to_vector:
             return y.flatten(1)
+        y = y.flatten(1, -2)
         if self.place.channels_last:
             return unflatten(y, 2, -1, self.place.outputs).permute(0, 3, 1, 2)
         return unflatten(y, 2, self.place.outputs, -1).transpose(1, 2)
@@ -189,7 +193,9 @@ class Matrix(Rows):
         return self.in_one(super().spread_bias(bias))
 
     def choose(self, y: Tensor) -> Tensor:
-        return self.pooled(y).flatten(1) if self.place.pools else largest(y, prod(self.place.apart), 1)
+        if self.place.pools:
+            return super().choose(self.in_rows(y, self.place.rows.outputs)).flatten(1)
+        return largest(y, prod(self.place.apart), 1)
 
     def as_images(self, y: Tensor) -> Tensor:
         place = self.place

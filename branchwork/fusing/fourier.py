@@ -151,14 +151,14 @@ class Fourier(Rows):
         return self.spread((slices @ used.flatten(1)).view(len(slices), *used.shape[1:]))
 
     def multiply(self, x: Tensor, matrices: Tensor) -> Tensor:
-        """N×C×H×W to N×P×(Q·O)."""
+        """N×C×H×W to N×P×(Q·O), or N×1×P×(Q·O) for a pooling."""
         rows = x.permute(0, *self.order).flatten(2)
-        transformed = (self.inputs.like(x) @ rows)[:, :, None]
-        return self.outputs.like(x) @ (transformed @ matrices).flatten(2)
+        products = (self.inputs.like(x) @ rows)[:, :, None] @ matrices
+        return self.outputs.like(x) @ self.in_rows(products.flatten(1), len(matrices))
 
 
 class BatchedFourier(Fourier):
-    """As `Fourier`, with rows before images, so that each matrix is read once for all images."""
+    """As `Fourier`, with rows before images, so that each matrix is read once for all images. It never `pools`."""
 
     @staticmethod
     def cost(place: Place, target: Target) -> float:
@@ -176,8 +176,6 @@ class BatchedFourier(Fourier):
         return super().spread_bias(bias)[:, None]
 
     def choose(self, y: Tensor) -> Tensor:
-        if self.place.pools:
-            return super().choose(y.transpose(0, 1)).transpose(0, 1)
         p, q = self.place.apart
         return largest(largest(y, p, 0), q, 2)
 
