@@ -50,6 +50,14 @@ def test_importing_the_package_imports_nothing_heavy_and_each_name_is_there():
         bw.nothing  # noqa: B018
 
 
+def test_predicting_does_not_import_the_compiler_of_torch(run):
+    """Which takes a second, and shapes on the device `meta` need it."""
+    code = "import sys; from branchwork.cli import main; sys.exit(main(sys.argv[1:]) or 'sympy' in sys.modules)"
+    picture = Path(__file__).parent.parent / "docs/digits/7.jpg"
+    done = in_a_process("-c", code, "predict", run.folder, picture, words=(sys.executable,))
+    assert done.returncode == 0, done.stderr
+
+
 def test_training_shows_a_table_and_writes_the_same_as_json(command):
     code, out, err = command("train", "residual", *QUICK, "--seed", 2, "--json", "r.json")
     assert code == 0

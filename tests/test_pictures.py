@@ -11,6 +11,7 @@ from make_photos import photo
 from PIL import Image, ImageDraw, ImageFilter
 
 from branchwork.datasets.images import find_pictures, read_picture, to_image
+from branchwork.datasets.pictures import draw_sheet
 from branchwork.datasets.placing import RULES, place
 from branchwork.errors import ImageError
 
@@ -202,3 +203,19 @@ def test_a_soft_pencil_and_a_blurred_camera_are_read_too(run, sample):
     soft = [photo(digit, generator).filter(ImageFilter.GaussianBlur(4)) for digit in digits]
     right = float((read_by(run, [place(picture, (28, 28), DIGITS) for picture in soft]) == labels).float().mean())
     assert right > 0.93, right
+
+
+@pytest.mark.parametrize("size", [(40, 80), (30, 10), (1, 1)])
+def test_a_sheet_has_each_image_in_its_own_proportions(size, tmp_path):
+    path = tmp_path / "sheet.png"
+    colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], dtype=torch.uint8)
+    images = colours[:, :, None, None].expand(-1, -1, *size)
+    draw_sheet(path, images, ["$1\n99%", "a long one that must be cut", "猫", "", "e"], "five: $ and _", columns=3)
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    seen = [np.nonzero((sheet == colour.numpy()).all(-1)) for colour in colours]
+    heights, widths = ({int(np.ptp(at[axis])) + 1 for at in seen} for axis in (0, 1))
+    assert max(heights) - min(heights) <= 1 and max(widths) - min(widths) <= 1
+    assert max(heights) / max(widths) == pytest.approx(size[0] / size[1], rel=0.05)
+    middles = [(at[0].mean(), at[1].mean()) for at in seen]
+    assert middles[0][0] == pytest.approx(middles[2][0], abs=1) and middles[0][1] == pytest.approx(middles[3][1], abs=1)
+    assert middles[0][1] < middles[1][1] < middles[2][1] and middles[0][0] < middles[3][0]

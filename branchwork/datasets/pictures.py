@@ -24,6 +24,9 @@ _FONTS = (
 # More letters in a line would push the images aside.
 _LINE = 24
 
+# Inches: the square that an image has, and the line of the title.
+_SIDE, _TITLE = 1.4, 0.45
+
 
 def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
@@ -35,29 +38,34 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(columns, max(1, len(images)))
-    captions = ["\n".join(map(_short, caption.split("\n"))) for caption in captions]
-    longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
-    rows = max(1, math.ceil(len(images) / columns))
-    width = max(
-        max(1.35, 0.07 * longest) * columns, 0.085 * len(title)
-    )  # a title of n letters needs about 0.085 inches each
-    figure = Figure(figsize=(width, 1.75 * rows + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
     form = path.suffix.removeprefix(".").lower() or "png"
     if form not in ("png", "jpg", "jpeg", "svg", "pdf"):
         raise RunError(f"{path}: no picture can be written in this format. Take .png, .jpg, .svg or .pdf.")
-    figure.suptitle(title, fontsize=11, parse_math=False)
-    for index in range(rows * columns):
-        axes = figure.add_subplot(rows, columns, index + 1)
-        axes.axis("off")
-        if index < len(images):
-            pixels = images[index].permute(1, 2, 0).numpy()
-            axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-            axes.text(
-                0.5, -0.05, captions[index],
-                fontsize=8.5, ha="center", va="top", transform=axes.transAxes, parse_math=False,
-            )  # fmt: skip
+    columns = min(columns, max(1, len(images)))
+    captions = ["\n".join(map(_short, caption.split("\n"))) for caption in captions]
+    longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    # In inches: a letter of a caption needs 0.07, one of the title 0.085.
+    across, down = max(_SIDE, 0.07 * longest), _SIDE + 0.05 + 0.16 * lines
+    width = max(across * columns, 0.085 * len(title))
+    height = _TITLE + down * max(1, math.ceil(len(images) / columns))
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    # Axes in inches from the top for all images: to have some for each takes ten times as long.
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    axes.text(width / 2, _TITLE / 2, title, fontsize=11, ha="center", va="center", parse_math=False)
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(index, columns)
+        x = width / 2 + (column + 0.5 - columns / 2) * across
+        y = _TITLE + row * down + _SIDE / 2
+        h, w = (0.47 * _SIDE * side / max(image.shape[1:]) for side in image.shape[1:])
+        axes.imshow(
+            image.permute(1, 2, 0).numpy(),
+            cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto", extent=(x - w, x + w, y + h, y - h),
+        )  # fmt: skip
+        axes.text(x, y + h + 0.03 * _SIDE, caption, fontsize=8.5, ha="center", va="top", parse_math=False)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     content = io.BytesIO()
     known = set(font_manager.get_font_names())
     families = [*matplotlib.rcParams["font.family"], *(family for family in _FONTS if family in known)]

@@ -1,4 +1,4 @@
-"""What sizes a net gives and takes, found on the `meta` device: shapes are computed, pixels are not."""
+"""What sizes a net gives and takes, mostly found on the `meta` device: shapes are computed, pixels are not."""
 
 import copy
 from collections.abc import Iterable
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from branchwork.errors import NetError
 
 ImageSize = int | tuple[int, int]
+
+# Smaller images are computed sooner than torch loads what `meta` takes, which is a second.
+FEW_PIXELS = 256 * 256
 
 
 def height_and_width(image_size: ImageSize) -> tuple[int, int]:
@@ -25,10 +28,10 @@ def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, name
     the net called `name`.
     """
     height, width = height_and_width(image_size)
-    shapes = _on_meta(body)
-    count = _features(shapes, in_channels, height, width)
+    tried = _on_meta(body) if height * width > FEW_PIXELS else copy.deepcopy(body).eval()
+    count = _features(tried, in_channels, height, width)
     if count is None:
-        smallest = _smallest_side(shapes, in_channels)
+        smallest = _smallest_side(_on_meta(body), in_channels)
         raise NetError(
             f"{name} needs images of at least {smallest}×{smallest} pixels, and these are {height}×{width}: "
             "enlarge the images, or take a net with fewer poolings"
@@ -80,8 +83,9 @@ def smallest_square(net: nn.Module, in_channels: int, limit: int) -> int | None:
 
 def _features(shapes: nn.Module, in_channels: int, height: int, width: int) -> int | None:
     try:
+        device = next(shapes.parameters()).device
         with torch.no_grad():
-            output = shapes(torch.empty(1, in_channels, height, width, device="meta"))
+            output = shapes(torch.zeros(1, in_channels, height, width, device=device))
         return int(output.numel()) or None
     except Exception:  # an image smaller than a kernel, or whatever else a learner's own forward raises
         return None
