@@ -1,6 +1,9 @@
 """What a recipe can ask of the loop: parts of a batch, clipping, an early end, several checkpoints."""
 
 import json
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,9 +20,13 @@ from torch.nn import functional as F
 import branchwork as bw
 from branchwork.datasets.augment import mixup_weights
 from branchwork.datasets.batches import epoch_order
+from branchwork.datasets.load import Split
 from branchwork.errors import Interrupted
 from branchwork.observer import Observer
-from branchwork.training import loop
+from branchwork.training import loop, optimizers, train
+from branchwork.training.distributed import Processes
+from branchwork.training.recipe import fast
+from branchwork.training.run import Model
 
 
 class Small(nn.Sequential):
@@ -254,3 +261,34 @@ def test_the_last_part_of_a_run_is_trained_on_images_and_targets_as_they_are(sma
     for key, parameter in net.named_parameters():
         step = 0.9 * first[key] - 0.05 * parameter.grad  # momentum goes on
         torch.testing.assert_close(last("both")[key] - last("first")[key], step, rtol=1e-4, atol=1e-8)
+
+
+AUGMENTED = {"shift": 2, "rotation": 5.0, "erasing": 0.5, "flip": 0.5, "colour": 0.3, "crop": 0.2, "mixup": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("net", "changes"),
+    [
+        ("inception", {}),
+        ("residual", {"optimizer": "muon", "schedule": "linear"}),
+        ("residual", {**AUGMENTED, "accumulate": 2, "clip": 1.0, "label_smoothing": 0.1}),
+        ("googlenet", {"auxiliary": 0.3}),
+        ("resnet20[shortcut=gated]", {"optimizer": "sgd"}),
+    ],
+)
+def test_a_step_on_another_device_takes_nothing_from_the_cpu(net, changes, sample, monkeypatch):
+    """As a GPU does, of which there is none here, the device `meta` refuses what lies elsewhere."""
+    # What torch has for no `meta`: autocast, and optimisers in one kernel.
+    monkeypatch.setattr(torch, "autocast", lambda *kind, **settings: nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    for name in ("Adam", "SGD"):
+        made = getattr(torch.optim, name)
+        monkeypatch.setattr(optimizers, name, lambda *given, made=made, fused, **settings: made(*given, **settings))
+    recipe = fast(net, len(sample.train)).but({"batch_size": 16, "precision": "fp32", **changes})
+    plan = train.make_plan(net, sample, recipe, 0, "cpu", None, "auto", False, None, Processes())
+    plan, model = replace(plan, device="meta"), Model.of(plan.net, sample, plan.recipe)
+    trains = train._loop(plan, recipe, Path(), model, model.builder()(), threading.Event(), Observer(), Processes())
+    images = Split(sample.train.images[:100].to("meta"), sample.train.labels[:100].to("meta"))
+    loss = trains.step(images, torch.arange(16, device="meta"))
+    assert loss.is_meta and all(weight.is_meta for weight in trains.net.parameters())
+    assert (trains.execution.name == "collapsed") == (net in ("inception", "residual"))
