@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,13 +29,16 @@ NORMED = "test_train:Normed"
 STEPS = Killed = (1, 3)
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+ENVIRONMENT = {
+    **os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}  # fmt: skip
+
+
 def torchrun(*words: object, processes: int = 2) -> "subprocess.CompletedProcess[str]":
-    order = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *words)
-    environment = {
-        **os.environ, "PYTHONPATH": f"{ROOT / 'tests'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1",
-        "TORCH_CPP_LOG_LEVEL": "ERROR",
-    }  # fmt: skip
-    return subprocess.run([*map(str, order)], capture_output=True, text=True, timeout=200, env=environment)
+    order = (*TORCHRUN, "--standalone", "--nproc-per-node", processes, *words)
+    return subprocess.run([*map(str, order)], capture_output=True, text=True, timeout=200, env=ENVIRONMENT)
 
 
 def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
@@ -70,6 +74,39 @@ def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
         assert first[f"failed in {rank}"] == ["RunError", "there is no room"]
         assert second[f"failed in {rank}"][0] == "ToldElsewhere"
     assert first["sum"] == second["sum"] == [2.0, 1.2000000000000002] and first["share"] == second["share"] == 0
+
+
+def test_two_machines_with_disks_of_their_own_train_as_one_does(tmp_path):
+    """Two of torchrun's agents that meet over the network, in folders of which neither sees the other's."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        meeting = f"localhost:{free.getsockname()[1]}"
+    agent = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting)
+    order = ["-m", "branchwork", "train", "mine.py:Small", "--data", "sample", "--epochs", "1", "--precision", "fp64"]
+    machines = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "mine.py").write_text("from test_loop import Small\n")
+        machines.append(
+            subprocess.Popen(
+                [*TORCHRUN, *agent, *order, "--out", "run"],
+                cwd=folder,
+                env=ENVIRONMENT,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    told = [machine.communicate(timeout=200)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], told
+    # Which of them has rank 0 is for torchrun to say: it writes, and the other nothing.
+    (written,) = (tmp_path / name / "run" for name in ("first", "second") if (tmp_path / name / "run").exists())
+    alone = (sys.executable, *order, "--out", "alone")
+    subprocess.run(alone, cwd=written.parent, env=ENVIRONMENT, check=True, capture_output=True, timeout=200)
+    ours, theirs = (weights(written.parent / run, "last/state.safetensors") for run in ("run", "alone"))
+    for key in ours:
+        if not key.startswith("random"):
+            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-10, atol=1e-10)
 
 
 def test_a_lost_process_ends_the_run_and_one_goes_on_to_the_same_weights(small):

@@ -3,7 +3,6 @@
 The first of them, of rank 0, is the only one that writes and prints.
 """
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.func import functional_call
 
 from branchwork.errors import BranchworkError, RunError, ToldElsewhere
 
@@ -150,7 +150,9 @@ def distribute(step: nn.Module, shape: tuple[int, ...], processes: Processes) ->
 
 def _has_unused(step: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether a weight gets no gradient, for which all processes would otherwise wait."""
-    twin = copy.deepcopy(step)
-    weight = next(twin.parameters())
-    twin(torch.zeros(2, *shape, device=weight.device, dtype=weight.dtype)).sum().backward()
-    return any(parameter.requires_grad and parameter.grad is None for parameter in twin.parameters())
+    weights = {name: weight.detach().requires_grad_(weight.requires_grad) for name, weight in step.named_parameters()}
+    buffers = {name: buffer.clone() for name, buffer in step.named_buffers()}  # a batch norm counts what it sees
+    like = next(iter(weights.values()))
+    images = torch.zeros(2, *shape, device=like.device, dtype=like.dtype)
+    functional_call(step, (weights, buffers), (images,)).sum().backward()
+    return any(weight.requires_grad and weight.grad is None for weight in weights.values())
