@@ -265,9 +265,27 @@ def test_a_terminal_that_is_too_narrow_for_a_table_is_told_what_it_misses(monkey
     for columns, missed in ((80, []), (40, ["MACs"]), (30, ["params", "MACs"])):
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
-        show(copy.deepcopy(table), columns=2)
+        show(copy.deepcopy(table))
         out = capsys.readouterr().out
         (head,) = (line for line in out.splitlines() if "branch" in line)
         assert [name for name in ("params", "MACs") if name not in head] == missed, out
         said = "this terminal is too narrow for: " + ", ".join(missed)
         assert (said in " ".join(out.split())) == bool(missed)
+
+
+@pytest.mark.parametrize("columns", [None, 60, 80])
+def test_no_number_of_a_large_table_is_cut(columns, monkeypatch, capsys):
+    """A confusion matrix of 60 classes: into a file whole, on a terminal as much as there is room for."""
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    table = make_table("true class", *map(str, range(60)))
+    for row in range(60):
+        table.add_row(f"{row} :cat: [b] class", *(f"{1000 + column:,}" for column in range(60)))
+    show(table)
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    rows = [line.split() for line in out.splitlines() if ":cat:" in line]
+    shown = len(rows[0]) - 4
+    assert len(rows) == 60 and all(row[2] == "[b]" for row in rows)
+    assert all(row[4:] == [f"{1000 + column:,}" for column in range(shown)] for row in rows)
+    assert shown == 60 if columns is None else 3 < shown < 10 and f"too narrow for: {60 - shown} more columns" in out

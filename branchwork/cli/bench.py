@@ -95,7 +95,6 @@ def _show(result: "Bench", picture: Path) -> None:
         f"for throughput: {_choice(result.throughput)}, {result.throughput.batch:,} at a time, "
         f"{result.throughput.images_per_second:,.0f} images/s",
         f"drawn: {picture}",
-        columns=7,
     )
 
 

@@ -47,6 +47,7 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
     confusion = make_table(
         "true class", *heads, title="Confusion matrix: a row for each true class, a column for each answer"
     )
+    confusion.padding = (0, 1, 0, 0)
     for index, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
         label = f"{index} {name}" if long else name
         confusion.add_row(label, *(f"{count:,}" if count else "·" for count in row))

@@ -68,7 +68,6 @@ def _show(found: "Explanation") -> None:
         *alone,
         _relations(found),
         *_verdict(found),
-        columns=5,
     )
 
 

@@ -85,7 +85,7 @@ def inspect(
 def _show(inspection: "Inspection", *, folded: bool) -> None:
     title = f"{inspection.net}, one image of {times(inspection.input_shape)}"
     words = [*_totals(inspection), *_notes(inspection), *_findings(inspection)]
-    show(_table(inspection, title, folded), *words, columns=5)
+    show(_table(inspection, title, folded), *words)
 
 
 def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":

@@ -81,26 +81,45 @@ def make_table(*columns: str, title: str | None = None) -> "Table":
     return table
 
 
-def show(*parts: "Table | str", columns: int | None = None) -> None:
+# Words are folded behind so many letters before a column is lost.
+FOLDED = 16
+
+
+def show(*parts: "Table | str") -> None:
     """Print tables and lines of text. Paths stay in one piece, so that they can be copied.
 
-    A table that is too wide for the terminal loses columns from the right, but for the first `columns`, and says which.
+    A table that is too wide for the terminal loses columns from the right, and says which. A file is as wide as its
+    tables.
     """
+    from rich.console import Console
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    tables = [part for part in parts if not isinstance(part, str)]
+    if not console.is_terminal:
+        console.width = max([200, *map(_width, tables)])
+    for part in parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True)
+            continue
+        lost: list[str] = []
+        while len(part.columns) > 2 and _width(part, FOLDED) > console.width:
+            lost.insert(0, str(part.columns.pop().header))
+        console.print(part)
+        if lost:
+            which = ", ".join(lost) if len(lost) < 10 and all(lost) else f"{len(lost)} more columns"
+            console.print(f"this terminal is too narrow for: {which}")
+
+
+def _width(table: "Table", letters: int = 100_000) -> int:
+    """What `table` needs where no number of it is cut, and words are folded behind so many letters."""
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.measure import Measurement
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 200  # a file has no edge at which a table would have to be cut
-    wide = console.options.update(max_width=1000)
-    for part in parts:
-        lost: list[str] = []
-        if not isinstance(part, str) and columns is not None:
-            while len(part.columns) > columns and Measurement.get(console, wide, part).maximum > console.width:
-                lost.insert(0, str(part.columns.pop().header))
-        console.print(part, markup=False, soft_wrap=isinstance(part, str))
-        if lost:
-            console.print(f"this terminal is too narrow for: {', '.join(lost)}", markup=False)
+    endless = Console(width=100_000, emoji=False, markup=False)
+    words = [column for column in table.columns if not column.no_wrap]
+    longest = (max(map(cell_len, map(str, column.cells)), default=0) for column in words)
+    return Measurement.get(endless, endless.options, table).maximum - sum(max(0, size - letters) for size in longest)
 
 
 def show_results(results: "tuple[Result, ...]") -> None:

@@ -49,6 +49,8 @@ def _show(predictions: "tuple[Prediction, ...]", show_file: Path | None) -> None
     if not read:
         return
     table = make_table("picture", "answer", "", *[""] * (2 * (len(read[0].guesses) - 1)))
+    for answers in table.columns[1::2]:
+        answers.justify, answers.no_wrap = "left", False
     for prediction in read:
         cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
         table.add_row(prediction.image, *cells)

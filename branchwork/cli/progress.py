@@ -22,7 +22,7 @@ PLAIN_SECONDS = 15.0
 
 class Screen(Observer):
     def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task = TaskID(0)
         self.said = 0.0
