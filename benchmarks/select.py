@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import branchwork
 from benchmarks.process import JsonFile
-from branchwork.datasets.batches import part
+from branchwork.datasets.batches import count_batches, part
 from branchwork.datasets.load import DataSet, Split
 from branchwork.explaining.candidates import find_groups
 from branchwork.explaining.selection import Selection
@@ -118,7 +118,7 @@ def main(
 ) -> None:
     data = few_images(images)
     recipe = fast("inception", 60_000).but({"epochs": epochs})
-    steps = epochs * math.ceil(len(part(data, recipe.validation, 0)[0]) / recipe.images_a_step)
+    steps = epochs * count_batches(len(part(data, recipe.validation, 0)[0]), recipe.images_a_step)
     table: dict[Kept, list[float]] = {kept: [] for kept in sets()}
     paths: list[tuple[str, int, list[Kept]]] = []
     costs: list[dict[str, dict[str, float]]] = []

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwork.datasets.batches import batches, epoch_order, hold_out, normalise, part
+from branchwork.datasets.batches import batches, count_batches, epoch_order, hold_out, normalise, part
 from branchwork.datasets.load import Split
 from branchwork.errors import DataError
 
@@ -74,8 +74,12 @@ def test_an_order_is_the_same_on_every_machine():
 def test_batches_go_through_the_order_from_any_batch_on(count, size, start):
     order = torch.arange(count)
     parts = list(batches(order, size, start))
-    assert torch.equal(torch.cat([order[:0], *parts]), order[start * size :])
-    assert all(len(part) == size for part in parts[:-1])
+    whole = list(batches(order, size))
+    assert torch.equal(torch.cat([order[:0], *whole]), order) and len(whole) == count_batches(count, size)
+    assert [part.tolist() for part in parts] == [part.tolist() for part in whole[start:]]
+    assert all(len(part) == size for part in whole[:-1])
+    # No image is alone, of which a batch norm has no variance, unless all are.
+    assert all(1 < len(part) <= size + 1 for part in whole) or size == 1 or count == 1
 
 
 def test_normalise_is_the_formula_in_float64():

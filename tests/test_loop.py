@@ -21,7 +21,7 @@ import branchwork as bw
 from branchwork.datasets.augment import mixup_weights
 from branchwork.datasets.batches import epoch_order
 from branchwork.datasets.load import Split
-from branchwork.errors import Interrupted
+from branchwork.errors import Interrupted, TrainingError
 from branchwork.observer import Observer
 from branchwork.training import loop, optimizers, train
 from branchwork.training.distributed import Processes
@@ -51,9 +51,9 @@ def last(folder: str) -> dict[str, torch.Tensor]:
 def test_parts_are_a_batch_in_pieces_of_pairs_and_nearly_equal(images, pieces):
     slices = loop.parts(images, pieces)
     assert [i for part in slices for i in range(part.start, part.stop)] == list(range(images))
-    assert all(part.start % 2 == 0 and part.start < part.stop for part in slices)
+    assert all(part.start % 2 == 0 and part.stop - part.start > (images > 1) for part in slices)
     lengths = [part.stop - part.start for part in slices]
-    assert max(lengths) - min(lengths) <= 3 and len(slices) == min(pieces, (images + 1) // 2)
+    assert max(lengths) - min(lengths) <= 3 and len(slices) == min(pieces, max(1, images // 2))
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 32])
@@ -261,6 +261,33 @@ def test_the_last_part_of_a_run_is_trained_on_images_and_targets_as_they_are(sma
     for key, parameter in net.named_parameters():
         step = 0.9 * first[key] - 0.05 * parameter.grad  # momentum goes on
         torch.testing.assert_close(last("both")[key] - last("first")[key], step, rtol=1e-4, atol=1e-8)
+
+
+class Pooled(nn.Sequential):
+    """With a batch norm of one pixel, which has no variance of one image."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 8, 5, stride=3), nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(8), nn.Flatten())
+        self.append(nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1499}, {"batch_size": 1499, "accumulate": 700}])
+def test_no_image_is_left_alone_with_a_batch_norm(small, changes):
+    bw.train(f"{__name__}:Pooled", data=small, recipe=SGD.but({"epochs": 1, "validation": 0.0, **changes}), out="run")
+    (line,) = Path("run/metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["images"] == 1500
+    assert all(bool(weight.isfinite().all()) for weight in weights("run").values())
+
+
+class Overflowing(Small):
+    def forward(self, x):
+        self.seen = nn.Buffer(torch.tensor([torch.inf]))
+        return super().forward(x)
+
+
+def test_statistics_that_are_not_finite_are_not_kept(small):
+    with pytest.raises(TrainingError, match="a weight became infinite or not a number in epoch 1"):
+        bw.train(f"{__name__}:Overflowing", data=small, recipe=SGD, out="run")
 
 
 AUGMENTED = {"shift": 2, "rotation": 5.0, "erasing": 0.5, "flip": 0.5, "colour": 0.3, "crop": 0.2, "mixup": 0.2}

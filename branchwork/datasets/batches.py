@@ -1,5 +1,6 @@
 """Splits, order and normalisation: pure functions, so that a resumed or sharded training needs no other state."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -67,10 +68,19 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator_of(seed, "order", epoch))
 
 
+def count_batches(images: int, batch_size: int) -> int:
+    """How many batches so many images make. One that is left over goes with those before it.
+
+    Of one image a batch norm behind the last pooling would have no variance.
+    """
+    return max(min(1, images), math.ceil((images - (batch_size > 1)) / batch_size))
+
+
 def batches(order: Tensor, batch_size: int, start: int = 0) -> Iterator[Tensor]:
-    """The indices of each batch from batch number `start` on; the last batch may be smaller."""
-    for begin in range(start * batch_size, len(order), batch_size):
-        yield order[begin : begin + batch_size]
+    """The indices of each batch from batch number `start` on; the last may be smaller, or larger by one."""
+    count = count_batches(len(order), batch_size)
+    for number in range(start, count):
+        yield order[number * batch_size : (number + 1) * batch_size if number + 1 < count else None]
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from branchwork.blocks import Add, Concat
-from branchwork.datasets.batches import batches, epoch_order
+from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.load import Split
 from branchwork.nets.prune import Branch, find_joins
 from branchwork.nets.size import weight_rms
@@ -100,7 +100,7 @@ class Tuner:
 
     def tune(self, net: nn.Module, share: float) -> None:
         """Train `net` by this share of the recipe's steps; its learning rate falls to 0 in a half cosine."""
-        whole = math.ceil(len(self.train) / self.recipe.images_a_step) * self.recipe.epochs
+        whole = count_batches(len(self.train), self.recipe.images_a_step) * self.recipe.epochs
         steps = max(4, round(share * whole))
         device = self.train.labels.device
         execution = Execution("written", net, net, pick_layout(net, self.model))

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from branchwork.datasets.augment import augment, mix, mixup_weights
-from branchwork.datasets.batches import batches, epoch_order, generator_of, normalise
+from branchwork.datasets.batches import batches, count_batches, epoch_order, generator_of, normalise
 from branchwork.datasets.load import Split
 from branchwork.errors import BatchTooLarge, Interrupted, NetError, RunError, TrainingError, first_line
 from branchwork.files import write_whole
@@ -90,10 +90,11 @@ def _shares(recipe: Recipe, place: Place) -> Tensor:
 def parts(count: int, pieces: int) -> list[slice]:
     """A batch of `count` images in `pieces` parts in a row, as equal as can be; each but the last has an even length.
 
-    Parts that would be empty, since there are fewer pairs of images than pieces, are left out.
+    Parts that would be empty, since there are fewer pairs of images than pieces, are left out; none has one image
+    alone, unless that is all.
     """
-    pairs = -(-count // 2)
-    bounds = [min(count, 2 * (pairs * piece // pieces)) for piece in range(pieces + 1)]
+    pairs = max(1, count // 2)
+    bounds = [*(2 * (pairs * piece // pieces) for piece in range(pieces)), count]
     return [slice(low, high) for low, high in pairwise(bounds) if low < high]
 
 
@@ -189,7 +190,7 @@ class Loop:
     def _train_epoch(self, train: Split) -> None:
         """The rest of the epoch that the training stands in, or as much of it as there is time for."""
         recipe, position, device = self.recipe, self.position, train.labels.device
-        steps = math.ceil(len(train) / recipe.images_a_step)
+        steps = count_batches(len(train), recipe.images_a_step)
         # Reading a loss waits for the device, which on a GPU is dearer than the step.
         read_every = 1 if device.type == "cpu" else 50
         unread: list[Tensor] = []
@@ -236,7 +237,7 @@ class Loop:
     def _progress(self, images: int) -> float:
         """How far the run is, 0 to 1, whose epochs have so many images."""
         recipe, position = self.recipe, self.position
-        steps = math.ceil(images / recipe.images_a_step)
+        steps = count_batches(images, recipe.images_a_step)
         return recipe.progress((position.epoch * steps + position.step) / (recipe.epochs * steps), position.seconds)
 
     def _agree(self, losses: list[float]) -> list[float]:
@@ -318,7 +319,8 @@ class Loop:
     def _close_epoch(self, images: int, validation: Split) -> None:
         """Validate, keep the weights if they are the best, and write what the epoch over `images` images gave."""
         position = self.position
-        images = min(images, position.step * self.recipe.images_a_step)  # fewer where the time was over before
+        if position.step < count_batches(images, self.recipe.images_a_step):  # the time was over before
+            images = position.step * self.recipe.images_a_step
         began = time.perf_counter()
         self._need_finite_weights()
         kept = self.net if self.average is None else self.average
@@ -394,7 +396,8 @@ class Loop:
         )
 
     def _need_finite_weights(self) -> None:
-        self._need_finite(all(bool(weight.isfinite().all()) for weight in self.net.parameters()), "a weight")
+        numbers = (number for number in self.net.state_dict().values() if number.is_floating_point())
+        self._need_finite(all(bool(number.isfinite().all()) for number in numbers), "a weight")
 
     def _need_finite(self, finite: bool, what: str) -> None:
         if finite:
