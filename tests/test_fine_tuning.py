@@ -96,9 +96,12 @@ def test_published_weights_bring_their_normalisation(tmp_path):
     assert "normalising with mean 0.485, 0.456, 0.406" in (tmp_path / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("file", [".", "model.safetensors"])
+@pytest.mark.parametrize("file", [".", "model.safetensors", "top/epoch-1.safetensors"])
 def test_a_run_goes_on_with_its_own_normalisation(begun, tmp_path, file):
     expected = json.loads((begun / "model.json").read_text())
+    if file.startswith("top"):  # as `--top` keeps them
+        (begun / "top").mkdir()
+        shutil.copy(begun / "model.safetensors", begun / file)
     data = dataclasses.replace(few(3), mean=(0.4,), std=(0.6,))
     bw.train(expected["net"], data=data, recipe=QUICK, weights=begun / file, out=tmp_path / "run")
     model = json.loads((tmp_path / "run/model.json").read_text())

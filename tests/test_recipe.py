@@ -184,3 +184,17 @@ def test_files_that_are_no_recipe_are_refused(tmp_path):
     (tmp_path / "r.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(RecipeError, match="is no TOML"):
         read_recipe(tmp_path / "r.toml", fast())
+
+
+def test_flags_go_before_a_file_where_only_both_make_a_recipe(tmp_path):
+    path = tmp_path / "r.toml"
+    for text, flags in (
+        ("patience = 3", {"validation": 0.2}),
+        ("refine = 0.3", {"shift": 2.0}),
+        ("warmup = 0.1", {"schedule": "linear"}),
+        ("epochs = 3", {"epochs": 4}),
+    ):
+        path.write_text(text)
+        assert read_recipe(path, course(), flags) == course().but({**tomllib.loads(text), **flags})
+    with pytest.raises(RecipeError, match=r"r\.toml and the flags: epochs is 0"):
+        read_recipe(path, course(), {"epochs": 0})

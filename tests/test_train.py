@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -21,7 +22,7 @@ import branchwork as bw
 from branchwork.datasets.augment import augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
 from branchwork.datasets.load import DataSet, Split
-from branchwork.errors import Interrupted, NetError, RecipeError, RunError, TrainingError
+from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
 from branchwork.nets import NETS
 from branchwork.observer import Observer
 from branchwork.training import loop
@@ -671,3 +672,13 @@ def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
     first = bw.demo("sample", out="demo")
     assert [result.net for result in first] == ["inception", "residual"]
     assert bw.demo("sample", out="demo") == first
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems know no such names")
+def test_a_name_that_is_no_text_is_refused_before_anything_is_trained(small):
+    name = os.fsdecode(b"l\xe9t")
+    with pytest.raises(RunError, match=r"l\\xe9t has a name that is no UTF-8: rename it"):
+        bw.train("residual", data=small, recipe=bw.course(), out=name)
+    with pytest.raises(DataError, match=r"l\\xe9t has a name"):
+        bw.train("residual", data=dataclasses.replace(small, path=os.path.abspath(name)), recipe=bw.course())
+    assert not Path(name).exists() and not Path("runs").exists()

@@ -117,7 +117,7 @@ def train(
                 data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen
             )
             chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
-            return data_set, (chosen if config is None else read_recipe(config, chosen)).but(flags)
+            return data_set, chosen.but(flags) if config is None else read_recipe(config, chosen, flags)
 
         data_set, chosen = processes.together(prepare)
         if seeds is None:

@@ -151,10 +151,12 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
 
 
 def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
-    """What a run has normalised its images by, where `source` is its folder or the weights in it."""
+    """What a run has normalised its images by, where `source` is its folder or weights in it, or in its `top`."""
     if isinstance(source, Mapping):
         return None
-    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    folder = Path(source) if Path(source).is_dir() else Path(source).absolute().parent
+    if folder.name == "top" and not (folder / "model.json").exists():
+        folder = folder.parent
     try:
         model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         return tuple(map(float, model["mean"])), tuple(map(float, model["std"]))

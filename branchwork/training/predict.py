@@ -56,7 +56,7 @@ def predict(
         try:
             read[path] = read_image(path, trained.model)
         except ImageError as reason:
-            errors[path] = str(reason)
+            errors[path] = printable(str(reason))
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
     predictions = tuple(Prediction(printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
     if show is not None and read:

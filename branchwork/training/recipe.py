@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 from branchwork.errors import RecipeError, nearest
@@ -309,16 +310,16 @@ def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
 RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits}
 
 
-def read_recipe(path: Path, base: Recipe) -> Recipe:
-    """`base` with the keys that the TOML file at `path` has."""
+def read_recipe(path: Path, base: Recipe, flags: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+    """`base` with the keys that the TOML file at `path` has, and with `flags`, which go before them."""
     try:
-        return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+        return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")) | dict(flags))
     except OSError as reason:
         raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
     except (ValueError, RecursionError) as reason:
         raise RecipeError(f"{path} is no TOML: {reason}") from reason
     except RecipeError as reason:
-        raise RecipeError(f"{path}: {reason}") from reason
+        raise RecipeError(f"{path}{' and the flags' if flags else ''}: {reason}") from reason
 
 
 def _check_type(name: str, value: object, hint: Any) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError
-from branchwork.files import need_writable, read_fields, write_json, write_whole
+from branchwork.files import need_unicode, need_writable, read_fields, write_json, write_whole
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
@@ -161,6 +161,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     Raises `RunError` where `out` holds a run already or cannot be written.
     """
     folder = _first_free(default_name) if out is None else Path(out)
+    need_unicode(folder, RunError)
     held = holds(folder, *FILES, SEEDS)
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "

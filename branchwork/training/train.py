@@ -15,8 +15,8 @@ from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, part
 from branchwork.datasets.load import DataSet, Split, load_data
-from branchwork.errors import Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
-from branchwork.files import alone, read_fields, remove_parts, write_json, write_whole
+from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
+from branchwork.files import alone, need_unicode, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.nets.weights import load_weights
@@ -227,6 +227,7 @@ def make_plan(
     """
     check_threads(threads, RecipeError)
     need_log(log)
+    need_unicode(data.argument, DataError)
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     if execute not in get_args(Execute):
