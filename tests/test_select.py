@@ -172,7 +172,7 @@ def test_goals_by_macs_and_join_by_join(run, tmp_path):
     # The smaller net can be made smaller again.
     again = select("smaller", data=data, keep=1, out="again")
     assert again.whole == found.net and again.after.macs < found.after.macs
-    with pytest.raises(NetError, match=r"still has 0\.\d+ of its MACs: ask for more"):
+    with pytest.raises(NetError, match=r"comes to 0\.\d+ of its MACs with one left in each join: ask for more"):
         select(folder, data=data, macs=0.01, out="impossible")
 
 

@@ -178,7 +178,8 @@ def _copies(files: Sequence[File], records: Sequence[Record]) -> dict[int, Probl
 def _hold_out(train: list[int], files: Sequence[File], records: Sequence[Record]) -> tuple[list[int], list[int]]:
     """Train and test: of every class a share, by what the pictures hold.
 
-    So the same pictures are tested on whatever they are called, and whichever are added beside them.
+    So the same pictures are tested on whatever they are called. Where others are added or taken away, the border of the
+    share moves, and a few change sides.
     """
     test: set[int] = set()
     members: dict[str, list[int]] = {}

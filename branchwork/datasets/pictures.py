@@ -42,7 +42,7 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     if form not in ("png", "jpg", "jpeg", "svg", "pdf"):
         raise RunError(f"{path}: no picture can be written in this format. Take .png, .jpg, .svg or .pdf.")
     columns = min(columns, max(1, len(images)))
-    captions = ["\n".join(map(_short, caption.split("\n"))) for caption in captions]
+    captions = ["\n".join(map(shorten, caption.split("\n"))) for caption in captions]
     longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     # In inches: a letter of a caption needs 0.07, one of the title 0.085.
@@ -76,5 +76,6 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     write_whole(path, content.getvalue())
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= _LINE else f"{line[: _LINE - 1]}…"
+def shorten(text: str, most: int = _LINE) -> str:
+    """At most so many letters of `text`."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -379,8 +379,9 @@ class _Search:
         name, last = short_name(self.plan.net), sizes[-1]
         if self.goal.macs is not None and last.macs > self.goal.macs * sizes[0].macs:
             raise NetError(
-                f"--macs is {self.goal.macs:g}, and with one branch left in each join {name} still has "
-                f"{last.macs / sizes[0].macs:.2f} of its MACs: ask for more than that"
+                f"--macs is {self.goal.macs:g}, and {name}, which loses the branches that it misses least, comes to "
+                f"{last.macs / sizes[0].macs:.2f} of its MACs with one left in each join: ask for more than that, or "
+                "name the branches that are to go yourself, as in net[without=b5]"
             )
         if len(sizes) > 1:
             return

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.load import DataSet, is_path, load_data
-from branchwork.datasets.pictures import draw_sheet
+from branchwork.datasets.pictures import draw_sheet, shorten
 from branchwork.errors import DataError
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
@@ -110,7 +110,7 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
 
 def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     worst = evaluation.worst
-    captions = [f"{m.true} → {m.predicted}\n{m.probability:.0%}" for m in worst]
+    captions = [f"{shorten(m.true, 10)} → {shorten(m.predicted, 10)}\n{m.probability:.0%}" for m in worst]
     title = f"{short_name(evaluation.net)} on {evaluation.data}: surest mistakes (true → predicted, its probability)"
     draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
 

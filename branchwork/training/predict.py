@@ -9,7 +9,7 @@ from torch import Tensor
 
 from branchwork.datasets.folder import printable
 from branchwork.datasets.images import find_pictures, read_picture, to_image
-from branchwork.datasets.pictures import draw_sheet
+from branchwork.datasets.pictures import draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.nets.build import short_name
 from branchwork.training.infer import predict_logits
@@ -62,7 +62,7 @@ def predict(
     if show is not None and read:
         shown = list(read)[:MOST_SHOWN]
         captions = [
-            f"{printable(Path(path.name))}\n{guesses[path][0].name} {guesses[path][0].probability:.0%}"
+            f"{printable(Path(path.name))}\n{shorten(guesses[path][0].name, 18)} {guesses[path][0].probability:.0%}"
             for path in shown
         ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
