@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import branchwork as bw
+from branchwork.datasets import describe
 from branchwork.datasets.checking import choose_size
 from branchwork.datasets.images import Header, read_picture, to_image
 from branchwork.errors import DataError, ImageError
@@ -80,6 +82,20 @@ def test_what_is_held_out_is_the_same_whatever_files_are_called_and_stays_where_
         noise().save(root / "cat" / f"new{index}.png")
     kept = before & {image.numpy().tobytes() for image in bw.load_data(str(root)).test.images}
     assert len(kept) >= 3
+
+
+def test_the_sheet_of_a_folder_has_training_images_and_each_picture_once(tmp_path, monkeypatch):
+    root = two_classes(tmp_path / "pets")
+    for index in range(12):
+        shutil.copy(root / "cat/0.png", root / "cat" / f"a copy {index}.png")
+    drawn = []
+    monkeypatch.setattr(describe, "draw_sheet", lambda path, images, captions, *rest: drawn.append((images, captions)))
+    bw.data(str(root), sheet=tmp_path / "sheet.png")
+    ((images, captions),) = drawn
+    train = bw.load_data(str(root)).train.images
+    assert captions == ["cat"] * 8 + ["dog"] * 8
+    assert {image.numpy().tobytes() for image in images} == {image.numpy().tobytes() for image in train}
+    assert len(images) == len(train) == 16
 
 
 def test_splits_of_their_own_are_used_as_they_are(tmp_path, command):

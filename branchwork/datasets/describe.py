@@ -83,19 +83,26 @@ def data(
 def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataSummary:
     layout, target = survey(folder, None, None, None, observer)
     records, examples = [], dict[int, Array]()
-    seen = Counter[str]()
+    seen, kept = set[str](), Counter[str]()
     for row, (record, image) in enumerate(read_layout(layout, target, observer)):
         records.append(record)
         label = layout.files[row].label
-        if record.error is None and seen[label] < EACH:
-            seen[label] += 1
+        # Twice as many as are drawn, since some will be held out to test on.
+        if record.error is None and record.digest not in seen and kept[label] < 2 * EACH:
+            seen.add(record.digest)
+            kept[label] += 1
             examples[row] = image
     judgement = judge(layout, records, target)
     name = title_of(folder)
     drawn = _sheet(sheet, name)
     if drawn is not None:
-        rows = [row for row in sorted(examples) if layout.files[row].label in judgement.classes[:MOST_CLASSES]]
-        rows.sort(key=lambda row: layout.files[row].label)
+        training = set(judgement.rows["train"].tolist())
+        usable = [row for row in sorted(examples) if row in training] or sorted(examples)
+        rows = [
+            row
+            for label in judgement.classes[:MOST_CLASSES]
+            for row in [row for row in usable if layout.files[row].label == label][:EACH]
+        ]
         images = torch.from_numpy(np.stack([examples[row] for row in rows]))
         draw_sheet(drawn, images, [layout.files[row].label for row in rows], _title(name, judgement.classes), EACH)
     return DataSummary(
