@@ -126,7 +126,7 @@ def main(
     except KeyboardInterrupt:
         interrupted = True
         console.print(f"interrupted; what was measured is in {path}")
-    show(trainings(summarise(results.measurements)), goals(judge(results.measurements, results.timings)), columns=4)
+    show(trainings(summarise(results.measurements)), goals(judge(results.measurements, results.timings)))
     show(*(f"{name} {reason}" for name, reason in results.failures.items()), f"figures: {path}")
     return 130 if interrupted else 1 if results.failures else 0
 
