@@ -3,6 +3,7 @@
 The first of them, of rank 0, is the only one that writes and prints.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,6 +119,8 @@ def joined() -> Iterator[Processes]:
     try:
         yield processes
     finally:
+        # What is in cycles, as DDP's reducers are, would hold the group until Python ends and then abort the process.
+        gc.collect()
         dist.destroy_process_group()
 
 
