@@ -118,9 +118,9 @@ def joined() -> Iterator[Processes]:
         ) from reason
     try:
         yield processes
-    finally:
         # What is in cycles, as DDP's reducers are, would hold the group until Python ends and then abort the process.
         gc.collect()
+    finally:
         dist.destroy_process_group()
 
 
