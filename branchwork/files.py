@@ -22,13 +22,6 @@ _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
 
-def need_unicode(path: str | Path, error: type[BranchworkError]) -> None:
-    """Raises `error` where `path` has a name that is no UTF-8, as old archives have: it could not be noted in a run."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    if os.fsencode(path) != text.encode():
-        raise error(f"{text} has a name that is no UTF-8: rename it")
-
-
 def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError] = RunError) -> None:
     """Write `content` to `path` through a neighbour that is synced and then renamed over it.
 

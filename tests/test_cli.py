@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import WORDS, in_a_process
+from rich.console import Console
+from rich.measure import Measurement
 
 import branchwork as bw
 from branchwork import cli
+from branchwork.cli import output
 from branchwork.cli.output import make_table, show
 from branchwork.cli.progress import Screen
 from branchwork.observer import Epoch, Step
@@ -280,12 +283,15 @@ def test_no_number_of_a_large_table_is_cut(columns, monkeypatch, capsys):
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
     table = make_table("true class", *map(str, range(60)))
+    table.padding = (0, 1, 0, 0)
     for row in range(60):
-        table.add_row(f"{row} :cat: [b] class", *(f"{1000 + column:,}" for column in range(60)))
+        table.add_row(f"{row} :cat: [b]", *(f"{1000 + column:,}" for column in range(60)))
+    endless = Console(width=1000, emoji=False, markup=False)
+    assert output._width(table) == Measurement.get(endless, endless.options, table).maximum
     show(table)
     out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
     rows = [line.split() for line in out.splitlines() if ":cat:" in line]
-    shown = len(rows[0]) - 4
+    shown = len(rows[0]) - 3
     assert len(rows) == 60 and all(row[2] == "[b]" for row in rows)
-    assert all(row[4:] == [f"{1000 + column:,}" for column in range(shown)] for row in rows)
+    assert all(row[3:] == [f"{1000 + column:,}" for column in range(shown)] for row in rows)
     assert shown == 60 if columns is None else 3 < shown < 10 and f"too narrow for: {60 - shown} more columns" in out

@@ -97,7 +97,11 @@ def test_two_machines_with_disks_of_their_own_train_as_one_does(tmp_path):
                 text=True,
             )
         )
-    told = [machine.communicate(timeout=200)[1] for machine in machines]
+    try:
+        told = [machine.communicate(timeout=200)[1] for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], told
     # Which of them has rank 0 is for torchrun to say: it writes, and the other nothing.
     (written,) = (tmp_path / name / "run" for name in ("first", "second") if (tmp_path / name / "run").exists())

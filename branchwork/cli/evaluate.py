@@ -8,7 +8,12 @@ from cyclopts import Parameter
 from branchwork.cli.output import DATA, Json, Source, deliver, interval, make_table, show
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from branchwork.training.evaluate import Evaluation
+
+# A confusion matrix of more classes is for programs.
+MOST_CLASSES = 100
 
 
 def evaluate(
@@ -40,7 +45,20 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
         numbers = (f"{number:.2%}" for number in (figures.precision, figures.recall, figures.f1))
         classes.add_row(figures.name, f"{figures.images:,}", *numbers)
 
+    wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
+    show(
+        classes,
+        _confusion(evaluation),
+        f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
+        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misread",
+        *([f"the surest mistakes: {picture}"] if wrong else []),
+    )
+
+
+def _confusion(evaluation: "Evaluation") -> "Table | str":
     names = [figures.name for figures in evaluation.classes]
+    if len(names) > MOST_CLASSES:
+        return f"the confusion matrix of {len(names):,} classes is too large to be read: --json FILE has it"
     # Long names would make the matrix too wide to be read: its columns are then numbered.
     long = max(map(len, names)) > 4
     heads = [str(index) for index in range(len(names))] if long else names
@@ -51,12 +69,4 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
     for index, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
         label = f"{index} {name}" if long else name
         confusion.add_row(label, *(f"{count:,}" if count else "·" for count in row))
-
-    wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
-    show(
-        classes,
-        confusion,
-        f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
-        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misread",
-        *([f"the surest mistakes: {picture}"] if wrong else []),
-    )
+    return confusion

@@ -15,7 +15,7 @@ from branchwork.errors import DataError, NetError
 from branchwork.files import write_whole
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from branchwork.training.train import Result
 
@@ -94,15 +94,16 @@ def show(*parts: "Table | str") -> None:
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False, markup=False)
-    tables = [part for part in parts if not isinstance(part, str)]
     if not console.is_terminal:
-        console.width = max([200, *map(_width, tables)])
+        console.width = max([200, *(_width(part) for part in parts if not isinstance(part, str))])
     for part in parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True)
             continue
         lost: list[str] = []
-        while len(part.columns) > 2 and _width(part, FOLDED) > console.width:
+        left = _width(part, FOLDED) - console.width
+        while len(part.columns) > 2 and left > 0:
+            left -= _size(part.columns[-1], FOLDED) + _gap(part)
             lost.insert(0, str(part.columns.pop().header))
         console.print(part)
         if lost:
@@ -110,16 +111,23 @@ def show(*parts: "Table | str") -> None:
             console.print(f"this terminal is too narrow for: {which}")
 
 
-def _width(table: "Table", letters: int = 100_000) -> int:
-    """What `table` needs where no number of it is cut, and words are folded behind so many letters."""
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.measure import Measurement
+def _width(table: "Table", folded: int | None = None) -> int:
+    """Letters that a line of `table` has where no number is cut, and words are folded behind so many."""
+    # Not rich's own measure, which takes seconds for a hundred classes.
+    return sum(_size(column, folded) for column in table.columns) + (len(table.columns) - 1) * _gap(table) + 2
 
-    endless = Console(width=100_000, emoji=False, markup=False)
-    words = [column for column in table.columns if not column.no_wrap]
-    longest = (max(map(cell_len, map(str, column.cells)), default=0) for column in words)
-    return Measurement.get(endless, endless.options, table).maximum - sum(max(0, size - letters) for size in longest)
+
+def _size(column: "Column", folded: int | None) -> int:
+    from rich.cells import cell_len
+
+    size = max(map(cell_len, map(str, (column.header, *column.cells))))
+    return size if column.no_wrap or folded is None else min(size, folded)
+
+
+def _gap(table: "Table") -> int:
+    """Between two columns, in the box that `make_table` gives."""
+    _, right, _, left = table.padding
+    return right + 1 + left
 
 
 def show_results(results: "tuple[Result, ...]") -> None:

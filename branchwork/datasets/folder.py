@@ -8,7 +8,7 @@ from pathlib import Path
 
 from branchwork.datasets.images import FORMATS, SUFFIXES
 from branchwork.datasets.report import Problem, SplitName
-from branchwork.errors import DataError, nearest
+from branchwork.errors import BranchworkError, DataError, nearest
 
 # What people call the three parts.
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -89,6 +89,14 @@ def printable(path: str | Path) -> str:
     """A path that can be shown and written as text, whatever bytes the file system has for it, on one line."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def need_unicode(path: str | Path, error: type[BranchworkError]) -> None:
+    """Raises `error` where `path` has a name that is no UTF-8, as old archives have: it could not be noted in a run."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as reason:
+        raise error(f"{printable(path)} has a name that is no UTF-8: rename it") from reason
 
 
 def title_of(path: Path) -> str:

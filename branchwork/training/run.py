@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError
-from branchwork.files import need_unicode, need_writable, read_fields, write_json, write_whole
+from branchwork.files import need_writable, read_fields, write_json, write_whole
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from branchwork.datasets.batches import batches, epoch_order, part
+from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
-from branchwork.files import alone, need_unicode, read_fields, remove_parts, write_json, write_whole
+from branchwork.files import alone, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.nets.weights import load_weights
