@@ -67,7 +67,10 @@ def train(
         Literal["auto", "written", "collapsed"] | None,
         Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
     ] = None,
-    compile: Annotated[bool | None, Parameter(help="Compile the steps with torch.compile; takes a minute.")] = None,
+    compile: Annotated[
+        bool | None,
+        Parameter(help="Compile the steps with torch.compile, which takes a minute; long trainings on a GPU try it."),
+    ] = None,
     log: Annotated[
         Literal["tensorboard"] | None, Parameter(help="Write the figures for TensorBoard too, into RUN/tensorboard.")
     ] = None,

@@ -69,7 +69,7 @@ def find_engine(name: str) -> Engine:
     if name == "torch":
         return Engine(name, torch.__version__, native, None)
     if name == "torch.compile":
-        return Engine(name, torch.__version__, native, compiler_problem())
+        return Engine(name, torch.__version__, native, compiler_problem(torch.device("cpu")))
     version, problem = find_package(name)
     # ONNX Runtime has no bf16 convolution on a CPU.
     return Engine(name, version, ("fp32",) if name == "onnxruntime" else native, problem)

@@ -35,7 +35,7 @@ class Plan:
     threads: int
     precision: str
     execute: str
-    compile: bool
+    compile: bool | None
     log: str | None
     size: tuple[int, int] | None = None
     fit: str | None = None

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import nn
 
-from branchwork.errors import NetError, RecipeError
+from branchwork.errors import NetError
 from branchwork.fusing.fuse import collapse
 from branchwork.training.auxiliary import WithHeads
 from branchwork.training.infer import evaluation_batch, pick_layout
-from branchwork.training.machine import compiler_problem
 from branchwork.training.run import Model
 
 Execute = Literal["auto", "written", "collapsed"]
@@ -37,13 +36,12 @@ class Execution:
 
 
 def pick_execution(
-    net: nn.Module, model: Model, execute: str, batch: int, compiled: bool, heads: nn.ModuleDict | None = None
+    net: nn.Module, model: Model, execute: str, batch: int, heads: nn.ModuleDict | None = None
 ) -> Execution:
     """How `net`, which stays on its device, is run in steps of `batch` images.
 
     `auto` collapses where the estimate says that it pays. With auxiliary `heads`, the step gives their logits too, and
-    the net is run as written. Raises `NetError` where a net is to be collapsed that cannot be, and `RecipeError` where
-    it is to be compiled and there is no compiler.
+    the net is run as written. Raises `NetError` where a net is to be collapsed that cannot be.
     """
     layout = pick_layout(net, model)
     execution = Execution("written", WithHeads(net, heads) if heads else net, lambda: net, layout)
@@ -58,12 +56,6 @@ def pick_execution(
                 f"{model.net} has nothing to collapse in batches of {batch}: there is no affine segment that would be "
                 "cheaper. Train it with --execute written"
             )
-    if not compiled:
-        return execution
-    problem = compiler_problem() if next(net.parameters()).device.type == "cpu" else None
-    if problem is not None:
-        raise RecipeError(f"{problem}, or leave out --compile")
-    execution.step.compile()
     return execution
 
 

@@ -20,10 +20,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from branchwork.datasets.augment import augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, count_batches, epoch_order, generator_of, normalise
 from branchwork.datasets.load import Split
-from branchwork.errors import BatchTooLarge, Interrupted, NetError, RunError, TrainingError, first_line
+from branchwork.errors import BatchTooLarge, Interrupted, NetError, RecipeError, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step
 from branchwork.training.checkpoint import Plan, Position, SavedState, save_state
+from branchwork.training.compiling import Trial, is_of_compiler
 from branchwork.training.distributed import Processes
 from branchwork.training.execution import Execution
 from branchwork.training.infer import TRAINING_DTYPES, autocast, predict_logits, weight_dtype
@@ -134,6 +135,7 @@ class Loop:
     average: nn.Module | None = None
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     processes: Processes = field(default_factory=Processes)
+    trial: Trial | None = None
 
     def begin(self, state: SavedState | None) -> None:
         """Stand where `state` was saved; without one, at the start, and save that."""
@@ -199,7 +201,7 @@ class Loop:
             position.seconds,
             position.step_seconds,
         )
-        saved = began
+        saved = read = began
         self.net.train()
         if self.plan.freeze:  # the statistics of batch norms are part of a frozen body
             for module in self.net.modules():
@@ -223,8 +225,9 @@ class Loop:
                 position.step_seconds = step_seconds_before + now - began
                 position.losses += self._agree(losses)
                 self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
-                unread.clear()
                 self._tell_step(steps, len(train))
+                self._try_compiled((now - read) / len(unread), steps)
+                unread.clear()
                 if recipe.out_of_time(position.seconds):
                     break
                 if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
@@ -233,12 +236,12 @@ class Loop:
                     saved = time.perf_counter()
                     if self.interrupted.is_set():
                         self._stop()
+                read = time.perf_counter()
 
     def _progress(self, images: int) -> float:
         """How far the run is, 0 to 1, whose epochs have so many images."""
         recipe, position = self.recipe, self.position
-        steps = count_batches(images, recipe.images_a_step)
-        return recipe.progress((position.epoch * steps + position.step) / (recipe.epochs * steps), position.seconds)
+        return recipe.progress(self._share(count_batches(images, recipe.images_a_step)), position.seconds)
 
     def _agree(self, losses: list[float]) -> list[float]:
         """The sums of the processes' losses. All take over the first one's time, and stop where one was asked to."""
@@ -255,25 +258,38 @@ class Loop:
 
         Raises `BatchTooLarge` where the memory does not hold what it takes.
         """
-        recipe = self.recipe
         try:
-            self.optimizer.zero_grad(set_to_none=True)
-            loss = self._backward(train, chosen)
-            if recipe.clip:
-                nn.utils.clip_grad_norm_([*self.net.parameters(), *self.heads.parameters()], recipe.clip)
-            self.optimizer.step()
-            return loss
+            return self._step(train, chosen)
         except (RuntimeError, MemoryError) as reason:
-            if not is_out_of_memory(reason):
+            if self.trial is None or not self.trial.give_up():
+                self._advise(reason, len(chosen))
                 raise
-            pieces = recipe.accumulate * self.processes.count
-            part = math.ceil(len(chosen) / pieces)
-            smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
-            raise BatchTooLarge(
-                f"{part} images at once do not fit into the memory of {self.plan.device} with what a step of "
-                f"{self.model.net} needs ({first_line(reason)}). Train with --batch-size {smaller}, "
-                f"or with --accumulate {2 * recipe.accumulate}, which takes the same batch in smaller parts"
+        return self._step(train, chosen)  # out here, where nothing holds the memory of the one that failed
+
+    def _step(self, train: Split, chosen: Tensor) -> Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(train, chosen)
+        if self.recipe.clip:
+            nn.utils.clip_grad_norm_([*self.net.parameters(), *self.heads.parameters()], self.recipe.clip)
+        self.optimizer.step()
+        return loss
+
+    def _advise(self, reason: BaseException, images: int) -> None:
+        """Raise what says how to go on, where it is known why a step of so many images failed."""
+        if is_of_compiler(reason):
+            raise RecipeError(
+                f"torch.compile cannot compile steps of {self.model.net} ({first_line(reason)}): leave out --compile"
             ) from reason
+        if not is_out_of_memory(reason):
+            return
+        pieces = self.recipe.accumulate * self.processes.count
+        part = math.ceil(images / pieces)
+        smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
+        raise BatchTooLarge(
+            f"{part} images at once do not fit into the memory of {self.plan.device} with what a step of "
+            f"{self.model.net} needs ({first_line(reason)}). Train with --batch-size {smaller}, "
+            f"or with --accumulate {2 * self.recipe.accumulate}, which takes the same batch in smaller parts"
+        ) from reason
 
     def _backward(self, train: Split, chosen: Tensor) -> Tensor:
         """Add the gradient of the mean loss of `chosen` to the parameters, part by part; gives this process's share.
@@ -377,12 +393,25 @@ class Loop:
         )
         self.observer.note(f"ended after epoch {position.epoch} of {recipe.epochs}: {why}")
 
+    def _try_compiled(self, seconds: float, steps: int) -> None:
+        """Go on with the trial of compiled steps, if there is one: the last steps took so many seconds each."""
+        if self.trial is not None and self.trial.running:
+            told = self.trial.read(seconds, self._seconds_left(steps))
+            if told is not None:
+                self.observer.note(told)
+
+    def _share(self, steps: int) -> float:
+        """How much of the run is done, 0 to 1, whose epochs have so many steps."""
+        return (self.position.epoch * steps + self.position.step) / (self.recipe.epochs * steps)
+
+    def _seconds_left(self, steps: int) -> float:
+        share, position = self._share(steps), self.position
+        left = (1 - share) / share * position.step_seconds
+        return min(left, max(0.0, 60 * self.recipe.minutes - position.seconds)) if self.recipe.minutes else left
+
     def _tell_step(self, steps: int, images: int) -> None:
         position, epochs = self.position, self.recipe.epochs
-        share = (position.epoch * steps + position.step) / (epochs * steps)
-        left = (1 - share) / share * position.step_seconds
-        if self.recipe.minutes:
-            left = min(left, max(0.0, 60 * self.recipe.minutes - position.seconds))
+        share = self._share(steps)
         self.observer.step(
             Step(
                 position.epoch + 1,
@@ -391,7 +420,7 @@ class Loop:
                 steps,
                 loss=position.losses[-1],
                 images_per_second=share * epochs * images / position.step_seconds,
-                seconds_left=left,
+                seconds_left=self._seconds_left(steps),
             )
         )
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,10 @@ def commit() -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def compiler_problem() -> str | None:
-    """Why torch.compile cannot work on this processor; None where it can."""
+def compiler_problem(device: torch.device) -> str | None:
+    """Why torch.compile cannot work on `device`; None where it can."""
+    if device.type == "cuda":
+        return None if find_spec("triton") else "torch.compile needs triton on a GPU: pip install triton"
     if any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
         return None
     return "torch.compile needs a C++ compiler, and there is none: install g++ or clang++"

@@ -43,7 +43,7 @@ def train_seeds(
     device: str = "auto",
     threads: int | None = None,
     execute: Execute = "auto",
-    compile: bool = False,
+    compile: bool | None = None,
     log: str | None = None,
     weights: str | Path | None = None,
     freeze: bool = False,

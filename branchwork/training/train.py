@@ -24,16 +24,18 @@ from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.auxiliary import check_heads, make_heads
 from branchwork.training.checkpoint import Plan, SavedState, load_state
+from branchwork.training.compiling import Compilable, Trial
 from branchwork.training.distributed import Processes, distribute, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
 from branchwork.training.fitting import fitting_batch
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.log import LOG, TensorBoard, need_log
-from branchwork.training.loop import Loop, Place, augmented, freeze_body
+from branchwork.training.loop import Loop, Place, augmented, freeze_body, parts
 from branchwork.training.machine import (
     check_threads,
     commit,
+    compiler_problem,
     keeping_freed_memory,
     machine,
     peak_memory,
@@ -106,7 +108,7 @@ def train(
     device: str = "auto",
     threads: int | None = None,
     execute: Execute = "auto",
-    compile: bool = False,
+    compile: bool | None = None,
     log: str | None = None,
     weights: str | Path | None = None,
     freeze: bool = False,
@@ -119,8 +121,9 @@ def train(
     another; images are then normalised as those weights expect it. With `freeze`, only the head is trained.
     With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
     `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
-    seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Raises
-    `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
+    seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Steps are
+    compiled by torch.compile with `compile`; with None, a long training on a GPU tries some and keeps what is faster.
+    Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
     """
     with joined() as processes:
         observer = observer if observer and processes.first else Observer()
@@ -215,7 +218,7 @@ def make_plan(
     device: str,
     threads: int | None,
     execute: str,
-    compile: bool,
+    compile: bool | None,
     log: str | None,
     processes: Processes,
     *,
@@ -260,6 +263,7 @@ def make_plan(
         weights=None if weights is None else str(Path(weights).resolve()),
         freeze=freeze,
     )
+    may_compile(plan)
     model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
         built = model.builder()()
@@ -397,10 +401,16 @@ def _loop(
     if recipe.batch_norm == "shared" and processes.count > 1:
         net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
         execute = "written"  # each merged kernel would hold the statistics of one process
-    at_once = -(-recipe.images_a_step // (recipe.accumulate * processes.count))
-    execution = pick_execution(net, model, execute, at_once, plan.compile, heads)
+    sizes = {part.stop - part.start for part in parts(recipe.images_a_step, recipe.accumulate * processes.count)}
+    execution = pick_execution(net, model, execute, max(sizes), heads)
+    step, trial = execution.step, None
+    if may_compile(plan):
+        step = Compilable(step, sizes)
     shape = (model.in_channels, *model.image_size)
-    execution = replace(execution, step=distribute(execution.step, shape, processes))
+    execution = replace(execution, step=distribute(step, shape, processes))
+    if isinstance(step, Compilable):
+        step.compiled = plan.compile is True
+        trial = None if plan.compile else Trial(step, processes)
     optimizer = make_optimizer([*net.parameters(), *heads.parameters()], recipe)
     return Loop(
         plan,
@@ -414,7 +424,21 @@ def _loop(
         observer,
         heads=heads,
         processes=processes,
+        trial=trial,
     )
+
+
+def may_compile(plan: Plan) -> bool:
+    """Whether the steps are compiled at some time, all of them or some to see whether it pays.
+
+    By itself on GPUs alone: on a CPU a seed gives the same weights, bit for bit, whatever the clock says. Raises
+    `RecipeError` where they are to be compiled and cannot be.
+    """
+    device = torch.device(plan.device)
+    problem = compiler_problem(device)
+    if plan.compile and problem is not None:
+        raise RecipeError(f"{problem}, or leave out --compile")
+    return plan.compile or (plan.compile is None and device.type == "cuda" and problem is None)
 
 
 def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
