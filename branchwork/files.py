@@ -90,11 +90,15 @@ def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkE
         raise error(f"cannot write {moves[-1][1]}: {_plain(reason)}") from reason
 
 
-def need_writable(folder: Path) -> None:
-    """Make `folder` where it is missing. Raises `RunError` where no file can be written into it."""
-    handle, neighbour = _neighbour(folder / "a file", RunError, folder / "a file")
-    os.close(handle)
-    os.unlink(neighbour)
+def need_place(path: Path, *, error: type[BranchworkError] = RunError) -> None:
+    """Raises `error` where `write_whole` could not write `path`, whose folder is made where it is missing."""
+    target = Path(os.path.realpath(path))
+    if os.path.isdir(target):
+        raise error(f"cannot write {path}: it is a folder. Name a file in it.")
+    if os.path.isfile(target) or not os.path.exists(target):
+        handle, neighbour = _neighbour(target, error, path)
+        os.close(handle)
+        os.unlink(neighbour)
 
 
 def remove_parts(path: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from branchwork.errors import DataError, RunError
-from branchwork.files import need_writable, read_fields, write_json, write_whole
+from branchwork.files import need_place, read_fields, write_json, write_whole
 
 
 def test_a_file_is_written_with_its_folders_and_read_by_others(tmp_path):
@@ -49,11 +49,11 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(DataError, match="file is a file, and a folder is needed"):
         write_whole(tmp_path / "file/x", "y", error=DataError)
     with pytest.raises(RunError, match="file is a file, and a folder is needed"):
-        need_writable(tmp_path / "file")
+        need_place(tmp_path / "file/a")
 
 
-def test_need_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
-    need_writable(tmp_path / "new/folder")
+def test_need_place_makes_the_folder_and_leaves_it_empty(tmp_path):
+    need_place(tmp_path / "new/folder/a")
     assert os.listdir(tmp_path / "new/folder") == []
 
 

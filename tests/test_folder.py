@@ -213,7 +213,7 @@ def test_links_that_lead_back_end(tmp_path):
     (root / "dog/more").symlink_to(tmp_path / "elsewhere")
     report = bw.data(str(root)).report
     assert kinds(report) == {
-        "unreadable": ["dog/gone.png"], "loop": ["cat/up", "cat/self"], "no picture": ["dog/loop"],
+        "unreadable": ["dog/gone.png", "dog/loop"], "loop": ["cat/up", "cat/self"],
     }  # fmt: skip
     assert report.files == 23
 
@@ -349,7 +349,7 @@ def test_what_was_chosen_and_left_out_is_said(ugly):
     bw.load_data(str(ugly), fit="pad", observer=observer)
     (note,) = notes
     assert "as 3×16×16 by --size 16x16 --fit pad (--size chosen for you)" in note
-    assert "12 of them are left out" in note and "20% of each class are held out" in note
+    assert "left out: unreadable 12; branchwork data" in note and "20% of each class are held out" in note
 
 
 def test_predict_and_evaluate_place_pictures_as_the_training_did(tmp_path, command):

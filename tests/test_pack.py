@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_folder import GENERATOR, SHORT, fill, noise, train, two_classes
 
 import branchwork as bw
@@ -80,6 +81,9 @@ def test_mapped_images_are_indexed_as_a_tensor_is():
 @pytest.mark.parametrize(("side", "most"), [(7, 1), (200, 40)])
 def test_what_a_batch_needs_is_announced_and_little_else(side, most):
     class Disk:
+        def __len__(self):
+            return base.nbytes
+
         def madvise(self, advice, start, length):
             assert start % mmap.PAGESIZE == 0 and start + length <= base.nbytes
             announced[start : start + length] = True
@@ -271,6 +275,21 @@ def test_the_command_refuses_in_one_message(pets, packed, refused):
     assert "was packed with --fit crop, and pad is needed" in refused(
         "train", "residual", "--data", packed, "--fit", "pad"
     )
+
+
+def test_a_grey_pack_serves_a_net_for_colour_and_not_the_other_way_round(packed, tmp_path):
+    two_classes(tmp_path / "grey")
+    for path in (tmp_path / "grey").rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    bw.pack("grey", size=20)
+    plain, mapped = bw.load_data("grey", size=20, channels=3), bw.load_data("grey.pack", channels=3)
+    assert bw.load_data("grey.pack").channels == 1 and mapped.channels == 3
+    assert mapped.mean == plain.mean and mapped.std == plain.std
+    assert torch.equal(mapped.test.images[:], plain.test.images) and torch.equal(
+        mapped.train.images[3], plain.train.images[3]
+    )
+    with pytest.raises(DataError, match=r"has colour images, and grey ones are needed: name .*pets itself"):
+        bw.load_data(packed, channels=1)
 
 
 def test_a_folder_that_memory_cannot_hold_is_sent_to_a_pack(pets, refused, monkeypatch):

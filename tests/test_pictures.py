@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import torch
 from make_photos import photo
 from PIL import Image, ImageDraw, ImageFilter
 
+from branchwork.datasets import describe
 from branchwork.datasets.images import find_pictures, read_picture, to_image
 from branchwork.datasets.pictures import draw_sheet
 from branchwork.datasets.placing import RULES, place
 from branchwork.errors import ImageError
+from branchwork.training import evaluate
 
 DIGITS = RULES["digits"]
 
@@ -219,3 +222,27 @@ def test_a_sheet_has_each_image_in_its_own_proportions(size, tmp_path):
     middles = [(at[0].mean(), at[1].mean()) for at in seen]
     assert middles[0][0] == pytest.approx(middles[2][0], abs=1) and middles[0][1] == pytest.approx(middles[3][1], abs=1)
     assert middles[0][1] < middles[1][1] < middles[2][1] and middles[0][0] < middles[3][0]
+
+
+@pytest.mark.parametrize("caption", ["W" * 24, "很长的中文类名很长的中文类名很长的中文类名长"])
+def test_captions_of_wide_letters_stand_apart(caption, tmp_path):
+    draw_sheet(tmp_path / "sheet.png", torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), [caption] * 2, "", columns=2)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    inked = np.nonzero((sheet[:-5] < 128).any(0))[0]
+    assert np.diff(inked).max() > 10  # pixels, of 130 an inch
+    assert inked[0] > 3 and inked[-1] < sheet.shape[1] - 3
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_work(run, refused, monkeypatch):
+    def works(*arguments, **options):
+        raise AssertionError("it has begun")
+
+    for work in ("predict_logits", "load_for"):
+        monkeypatch.setattr(evaluate, work, works)
+    monkeypatch.setattr(describe, "verify_pack", works)
+    Path("file").write_text("")
+    for target, words in (("file/x.png", "file is a file"), (".", "is a folder"), ("x.txt", "in this format")):
+        assert words in refused("evaluate", run.folder, "--picture", target)
+        assert words in refused("predict", run.folder, "gone.png", "--show", target)
+        assert words in refused("data", "sample", "--sheet", target)
+    assert Path("file").read_text() == "" and not Path("x.txt").exists()

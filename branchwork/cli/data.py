@@ -107,7 +107,7 @@ def _checked(report: "FolderReport") -> list[str]:
     lines += [
         f"sizes: width × height {sizes}",
         f"balance: from {fewest:,} ({smallest}) to {most:,} ({largest}) training images a class",
-        f"pictures: {report.files:,}, of which {report.left_out:,} are left out",
+        f"pictures in classes: {report.files:,}, of which {report.left_out:,} are left out",
     ]
     if report.held_out:
         lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out to test on")

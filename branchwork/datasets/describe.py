@@ -12,7 +12,7 @@ from branchwork.datasets.checking import judge, read_layout, survey
 from branchwork.datasets.folder import printable, title_of
 from branchwork.datasets.load import DataSet, is_path, known_source, load_data
 from branchwork.datasets.pack import verify_pack
-from branchwork.datasets.pictures import draw_sheet
+from branchwork.datasets.pictures import draw_sheet, need_sheet
 from branchwork.datasets.reading import Array
 from branchwork.datasets.report import FolderReport
 from branchwork.datasets.sources import cache_folder
@@ -60,9 +60,9 @@ def data(
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
         return _check_folder(Path(name), sheet, observer or Observer())
     loaded = load_data(name, source=source, observer=observer) if isinstance(name, str) else name
+    drawn = _sheet(sheet, loaded.name)
     if loaded.path is not None and os.path.isfile(loaded.path):
         verify_pack(Path(loaded.path), observer or Observer())
-    drawn = _sheet(sheet, loaded.name)
     if drawn is not None:
         draw_examples(drawn, loaded)
     files = known_source(loaded.name) if loaded.path is None else None
@@ -81,6 +81,8 @@ def data(
 
 
 def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataSummary:
+    name = title_of(folder)
+    drawn = _sheet(sheet, name)
     layout, target = survey(folder, None, None, None, observer)
     records, examples = [], dict[int, Array]()
     seen, kept = set[str](), Counter[str]()
@@ -93,8 +95,6 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
             kept[label] += 1
             examples[row] = image
     judgement = judge(layout, records, target)
-    name = title_of(folder)
-    drawn = _sheet(sheet, name)
     if drawn is not None:
         training = set(judgement.rows["train"].tolist())
         usable = [row for row in sorted(examples) if row in training] or sorted(examples)
@@ -133,7 +133,11 @@ def _title(name: str, classes: tuple[str, ...]) -> str:
 
 
 def _sheet(sheet: Path | bool, name: str) -> Path | None:
-    return Path(f"{name}-examples.png") if sheet is True else sheet or None
+    """Where the sheet is drawn, if it is. Raises `RunError` where that cannot be, before anything is read."""
+    path = Path(f"{name}-examples.png") if sheet is True else sheet or None
+    if path is not None:
+        need_sheet(path)
+    return path
 
 
 def _counts(data: DataSet) -> dict[str, dict[str, int]]:

@@ -130,7 +130,7 @@ def _folders(parent: Path, root: Path, problems: list[Problem]) -> dict[str, Pat
             found[printable(path.name)] = path
         else:
             loose += path.suffix.lower() in SUFFIXES
-            problems.append(Problem("outside of a class", _shown(path, root), "it lies in no class's folder: move it"))
+            problems.append(_stray(path, root, "outside of a class", "it lies in no class's folder: move it"))
     if loose and not found:
         raise DataError(
             f"{printable(parent)} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
@@ -160,7 +160,7 @@ def _pictures(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Pat
             else:
                 what = f"a file {path.suffix}" if path.suffix else "a file without an ending"
                 message = f"{what} is no picture that is read: convert it to one of {', '.join(FORMATS)}"
-                problems.append(Problem("no picture", _shown(path, root), printable(message)))
+                problems.append(_stray(path, root, "no picture", printable(message)))
 
 
 def _entries(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
@@ -176,6 +176,13 @@ def _entries(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
                 Problem("hidden", _shown(folder / name, root), "it is hidden: rename it if it belongs here")
             )
     return [folder / name for name in names if not name.startswith(".")]
+
+
+def _stray(path: Path, root: Path, kind: str, message: str) -> Problem:
+    """What is wrong with something that is no folder and no picture."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return Problem("unreadable", _shown(path, root), "the link leads nowhere: mend or delete it")
+    return Problem(kind, _shown(path, root), message)
 
 
 def _has_folders(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import lzma
 import os
+from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from branchwork.datasets.checking import judge, read_layout, survey
 from branchwork.datasets.folder import printable, title_of
 from branchwork.datasets.idx import from_idx, rank_of
-from branchwork.datasets.pack import open_pack
+from branchwork.datasets.pack import SUFFIX, open_pack
 from branchwork.datasets.reading import Target
 from branchwork.datasets.report import FolderReport
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fetch
@@ -55,6 +56,10 @@ def load_data(
             data = open_pack(Path(name), size, fit, channels)
             observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
             return data
+        if name.endswith(SUFFIX) and not os.path.exists(name):
+            raise DataError(
+                f"there is no pack {printable(name)}: make it with branchwork data pack FOLDER --out {printable(name)}"
+            )
         return _load_folder(Path(name), size, fit, channels, observer)
     if size is not None or fit is not None:
         raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
@@ -79,13 +84,14 @@ def load_data(
             raise DataError("the sample comes with the package: leave out --source")
         return _sample()
     raise DataError(
-        f"there is no data set called {name!r}.{nearest(name, NAMES)} Your own images are named by their folder."
+        f"there is no data set called {name!r}.{nearest(name, NAMES)} Nor is there such a folder, by which your own "
+        "images are named."
     )
 
 
 def is_path(name: str) -> bool:
     """Whether a data argument is a place of people's own images; a folder called `mnist` is `./mnist`."""
-    return name not in NAMES and (os.path.exists(name) or os.sep in name)
+    return name not in NAMES and (os.path.exists(name) or os.sep in name or name.endswith(SUFFIX))
 
 
 def note_folder(report: FolderReport, target: Target, size: object, fit: object, observer: Observer) -> None:
@@ -96,8 +102,11 @@ def note_folder(report: FolderReport, target: Target, size: object, fit: object,
         f"{report.folder}: {report.files:,} pictures, as {times(target.shape)} by --size {height}x{width} "
         f"--fit {target.pictures}" + f" ({chosen} chosen for you)" * bool(chosen)
     ]
-    if report.left_out:
-        lines.append(f"{report.left_out:,} of them are left out: branchwork data {report.folder} names each")
+    # What is hidden is meant to be.
+    kinds = Counter(problem.kind for problem in report.problems if problem.left_out and problem.kind != "hidden")
+    if kinds:
+        found = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+        lines.append(f"left out: {found}; branchwork data {report.folder} names each")
     if report.held_out:
         lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out to test on")
     observer.note("\n".join(lines))

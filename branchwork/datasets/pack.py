@@ -115,30 +115,35 @@ def pack(
 def open_pack(path: Path, size: object = None, fit: str | None = None, channels: int | None = None) -> DataSet:
     """The data set in a pack, with its images mapped. What is asked for must be what it was packed as.
 
-    Raises `DataError`, also where the file is cut off or damaged at its end; `verify_pack` looks at all of it.
+    Grey images are had with three `channels`, too, which are equal. Raises `DataError`, also where the file is cut off
+    or damaged at its end; `verify_pack` looks at all of it.
     """
     header, index = _read_ending(path)
     count, *shape = header.shape
-    asked = {"--fit": (fit, header.pictures), "--size": (size, tuple(shape[1:])), "channels": (channels, shape[0])}
+    asked = {"--fit": (fit, header.pictures), "--size": (size, tuple(shape[1:]))}
     for what, (wanted, has) in asked.items():
         square = (wanted, wanted) if what == "--size" and isinstance(wanted, int) else wanted
         if wanted is not None and square != has:
             raise DataError(
-                f"{printable(path)} was packed with {what} {_words(has)}, and {_words(wanted)} is needed: leave "
-                f"the flag out, or pack {header.folder} again with it"
+                f"{printable(path)} was packed with {what} {_words(has)}, and {_words(wanted)} is needed: "
+                f"pack {header.folder} again with that"
             )
+    if channels is not None and channels < shape[0]:
+        raise DataError(f"{printable(path)} has colour images, and grey ones are needed: name {header.folder} itself")
+    repeats = 1 if channels is None else channels // shape[0]
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), count * int(np.prod(shape)), access=mmap.ACCESS_READ)
     if hasattr(mapped, "madvise"):
         # Images come in random order: what the system reads ahead would be megabytes that nobody wants.
         mapped.madvise(mmap.MADV_RANDOM)
     base = np.frombuffer(mapped, np.uint8).reshape(header.shape)
+    base = np.broadcast_to(base, (count, repeats * shape[0], *shape[1:]))
     splits: list[Split | None] = []
     for number, name in enumerate(SPLITS):
         rows = torch.from_numpy(np.flatnonzero(index[:, 0] == number))
         labels = torch.from_numpy(index[rows.numpy(), 1].astype(np.int64))
-        has = name in header.report["counts"]
-        splits.append(Split(Mapped(base, rows, header.images_crc32, mapped), labels) if has else None)
+        is_there = name in header.report["counts"]
+        splits.append(Split(Mapped(base, rows, header.images_crc32, mapped), labels) if is_there else None)
     train, validation, test = splits
     assert train is not None and test is not None, "judge gives both"
     return DataSet(
@@ -146,8 +151,8 @@ def open_pack(path: Path, size: object = None, fit: str | None = None, channels:
         train=train,
         test=test,
         classes=header.classes,
-        mean=header.mean,
-        std=header.std,
+        mean=repeats * header.mean,
+        std=repeats * header.std,
         pictures=header.pictures,
         origin=f"the pack {printable(path)}, made from {header.folder}",
         validation=validation,
@@ -349,8 +354,10 @@ def _need_space(path: Path, needed: int) -> None:
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Raises `DataError` where another process writes this pack."""
-    with _disk(path):
+    try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise DataError(f"cannot write {printable(path)}: {reason.strerror}. Choose another --out") from reason
     with alone(path.with_name(f".{path.name}.lock"), f"writes {printable(path)}", error=DataError):
         yield
 

@@ -21,7 +21,7 @@ class Mapped:
 
     Indexing reads the images that are asked for, and no others, into memory and onto `device`. `checksum` is that of
     `base`, kept beside it, so that a file larger than memory need not be read to be known. `mapping` is what `base`
-    lies in from its start.
+    fills; channels that repeat lie there once.
     """
 
     base: NDArray[np.uint8]
@@ -54,9 +54,9 @@ class Mapped:
         """Let the disk begin with all `rows`, which ascend, at once: image by image, it would wait for each."""
         if self.mapping is None or not hasattr(self.mapping, "madvise") or not len(rows):
             return
-        size = self.base.nbytes // len(self.base)
+        size = len(self.mapping) // len(self.base)
         starts = rows * size // mmap.PAGESIZE * mmap.PAGESIZE
-        ends = np.minimum(-((rows + 1) * size // -mmap.PAGESIZE) * mmap.PAGESIZE, self.base.nbytes)
+        ends = np.minimum(-((rows + 1) * size // -mmap.PAGESIZE) * mmap.PAGESIZE, len(self.mapping))
         # Each call to the system costs as much as copying an image: neighbours go into one.
         gaps = np.flatnonzero(starts[1:] > ends[:-1])
         for start, end in zip(starts[[0, *gaps + 1]].tolist(), ends[[*gaps, -1]].tolist(), strict=True):

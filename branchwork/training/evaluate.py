@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.load import DataSet, is_path, load_data
-from branchwork.datasets.pictures import draw_sheet, shorten
+from branchwork.datasets.pictures import draw_sheet, need_sheet, shorten
 from branchwork.errors import DataError
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
@@ -56,9 +56,12 @@ def evaluate(
     """Evaluate the net of a run folder on the test images of `data`, by default those it was trained for.
 
     Classes are matched by name. With `picture`, the worst mistakes, if any, are drawn into that file. Raises
-    `DataError` where the classes or the images do not match the net's.
+    `DataError` where the classes or the images do not match the net's, and `RunError` for a picture that cannot be
+    written, before anything is evaluated.
     """
     trained = load_run(run)
+    if picture is not None:
+        need_sheet(picture)
     data_set = load_for(trained.model, data, source, observer)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if picture is not None and evaluation.worst:

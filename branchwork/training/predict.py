@@ -9,7 +9,7 @@ from torch import Tensor
 
 from branchwork.datasets.folder import printable
 from branchwork.datasets.images import find_pictures, read_picture, to_image
-from branchwork.datasets.pictures import draw_sheet, shorten
+from branchwork.datasets.pictures import draw_sheet, need_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.nets.build import short_name
 from branchwork.training.infer import predict_logits
@@ -46,6 +46,8 @@ def predict(
     """
     if top < 1:
         raise RecipeError(f"top is {top}, and it must be at least 1")
+    if show is not None:
+        need_sheet(show)
     trained = load_run(run)
     paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
     if not paths:

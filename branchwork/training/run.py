@@ -18,7 +18,7 @@ from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError
-from branchwork.files import need_writable, read_fields, write_json, write_whole
+from branchwork.files import need_place, read_fields, write_json, write_whole
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
@@ -167,7 +167,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "
         raise RunError(f"{folder} holds another run ({', '.join(held)}): {finished}choose another --out")
-    need_writable(folder)
+    need_place(folder / RESULT)
     return folder
 
 
@@ -182,7 +182,7 @@ def _first_free(name: str) -> Path:
         except FileExistsError:
             continue
         except OSError:
-            pass  # need_writable says why
+            pass  # need_place says why
         return folder
 
 
