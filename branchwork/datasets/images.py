@@ -70,7 +70,8 @@ def decode(path: Path) -> Picture:
     with _opened(path) as picture:
         picture.load()
         oddities = tuple(_oddities(picture))
-        return Picture(_eight_bits(ImageOps.exif_transpose(picture)), oddities)
+        ImageOps.exif_transpose(picture, in_place=True)
+        return Picture(_eight_bits(picture), oddities)
 
 
 def read_header(path: Path) -> Header:
@@ -149,7 +150,7 @@ def to_array(picture: Image.Image, channels: int, size: tuple[int, int], picture
     if pictures in RULES:
         pixels = place(picture, size, RULES[pictures])[np.newaxis]
     else:
-        fitted = np.asarray(fit(picture.convert("L" if channels == 1 else "RGB"), size, pictures))
+        fitted = np.asarray(fit(_in_mode(picture, "L" if channels == 1 else "RGB"), size, pictures))
         pixels = fitted[np.newaxis] if fitted.ndim == 2 else fitted.transpose(2, 0, 1)
     return np.array(np.broadcast_to(pixels, (channels, *size)))
 
@@ -188,7 +189,12 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
         return Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8))
     if _is_clear(picture):
         return _on_ground(picture.convert("RGBA"))
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    return _in_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _in_mode(picture: Image.Image, mode: str) -> Image.Image:
+    # Pillow copies a picture that is in this mode already, of which a large one takes half a gigabyte.
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _on_ground(picture: Image.Image) -> Image.Image:
