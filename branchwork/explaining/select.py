@@ -46,6 +46,7 @@ from branchwork.training.run import (
     MODEL,
     RESULT,
     STATE,
+    STEPS,
     Model,
     TrainedNet,
     claim_folder,
@@ -56,8 +57,8 @@ from branchwork.training.run import (
 )
 from branchwork.training.train import make_plan, read_result, resume, train
 
-# In the folder: the net as it was trained first, the sizes so far, and all at the end.
-WHOLE, STEPS, SELECTION = "whole", "steps.json", "selection.json"
+# In the folder, beside the sizes so far: the net as it was trained first, and all at the end.
+WHOLE, SELECTION = "whole", "selection.json"
 
 # Of the groups that could go, so many are fine-tuned before one is chosen: those whose loss rises least at once.
 TRIED = 4

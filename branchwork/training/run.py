@@ -28,7 +28,7 @@ RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
 TOP = "top/epochs.json"
 FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT, TOP)
-SEEDS, SCRIPT = "seeds.json", "net.py"
+SEEDS, STEPS, SCRIPT = "seeds.json", "steps.json", "net.py"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def load_run(folder: str | Path) -> TrainedNet:
     if not os.path.exists(path):
         if holds(folder, SEEDS):
             raise RunError(f"{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0")
+        if holds(folder, STEPS):
+            raise RunError(f"{folder} holds a selection that was stopped: repeat branchwork select with --out {folder}")
         begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
             f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
