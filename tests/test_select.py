@@ -262,8 +262,9 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
         monkeypatch.setattr(stop, "epoch", lambda epoch: stop.note("epoch"))
     with pytest.raises(Interrupted, match="repeat the command with --out half"):
         select(folder, data=data, keep=1, out="half", observer=stop)
-    with pytest.raises(RunError, match="a selection that was stopped: repeat branchwork select with --out half"):
-        load_run("half")
+    if words != "epoch":  # of which a net is kept already
+        with pytest.raises(RunError, match="a selection that was stopped: repeat branchwork select with --out half"):
+            load_run("half")
     with pytest.raises(RunError, match="the steps of another selection"):
         select(folder, data=data, keep=2, out="half")
     on = StopAt("never")
