@@ -211,11 +211,17 @@ def test_links_that_lead_back_end(tmp_path):
     (root / "dog/gone.png").symlink_to("nowhere.png")
     fill(tmp_path / "elsewhere", 2)
     (root / "dog/more").symlink_to(tmp_path / "elsewhere")
+    for name, target in (("itself", "."), ("above", ".."), ("kitten", "cat")):  # in the places of classes
+        (root / name).symlink_to(target)
+    (root / "dog/self.png").symlink_to("self.png")
     report = bw.data(str(root)).report
     assert kinds(report) == {
-        "unreadable": ["dog/gone.png", "dog/loop"], "loop": ["cat/up", "cat/self"],
-    }  # fmt: skip
-    assert report.files == 23
+        "unreadable": ["dog/gone.png", "dog/self.png", "dog/loop"],
+        "loop": ["above", "itself", "kitten", "cat/up", "cat/self"],
+    }
+    assert all("link leads back" in p.message for p in report.problems if p.kind == "loop")
+    assert all("link that leads nowhere" in p.message for p in report.problems if p.kind == "unreadable")
+    assert report.files == 24
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from branchwork.datasets.images import FORMATS, SUFFIXES
+from branchwork.datasets.images import FORMATS, LEADS_NOWHERE, SUFFIXES
 from branchwork.datasets.report import Problem, SplitName
 from branchwork.errors import BranchworkError, DataError, nearest
 
@@ -16,6 +16,7 @@ SPLIT_NAMES: dict[str, SplitName] = {
     "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_LEADS_BACK = "the link leads back into the data: delete it"
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,14 @@ def _folders(parent: Path, root: Path, problems: list[Problem]) -> dict[str, Pat
     """The folders in `parent` that are not hidden, by their names as text."""
     found: dict[str, Path] = {}
     loose = 0
-    for path in _entries(parent, root, problems):
-        if os.path.isdir(path):
+    entries = _entries(parent, root, problems)
+    above = os.path.join(os.path.realpath(parent), "")
+    own = {os.path.realpath(path) for path in entries if not os.path.islink(path)}
+    for path in entries:
+        real = os.path.realpath(path)
+        if os.path.islink(path) and (real in own or above.startswith(os.path.join(real, ""))):
+            problems.append(Problem("loop", _shown(path, root), _LEADS_BACK))
+        elif os.path.isdir(path):
             found[printable(path.name)] = path
         else:
             loose += path.suffix.lower() in SUFFIXES
@@ -149,7 +156,7 @@ def _pictures(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Pat
         real = os.path.realpath(current)
         leads_up = any(path.startswith(os.path.join(real, "")) for path in above)
         if real in seen or (leads_up and current != folder):
-            problems.append(Problem("loop", _shown(current, root), "the link leads back into the data: delete it"))
+            problems.append(Problem("loop", _shown(current, root), _LEADS_BACK))
             continue
         seen.add(real)
         for path in _entries(current, root, problems):
@@ -181,7 +188,7 @@ def _entries(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
 def _stray(path: Path, root: Path, kind: str, message: str) -> Problem:
     """What is wrong with something that is no folder and no picture."""
     if os.path.islink(path) and not os.path.exists(path):
-        return Problem("unreadable", _shown(path, root), "the link leads nowhere: mend or delete it")
+        return Problem("unreadable", _shown(path, root), LEADS_NOWHERE)
     return Problem(kind, _shown(path, root), message)
 
 

@@ -21,6 +21,7 @@ from branchwork.errors import ImageError
 # Formats whose decoders are widely used; Pillow knows many more that nobody keeps pictures in.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+LEADS_NOWHERE = "is a link that leads nowhere: mend or delete it"
 # Twice the pixels of a large camera. A file of some kilobytes can claim far more.
 _MOST_PIXELS = 100_000_000
 # The ways in which a picture becomes an image of a data set: by a rule for one figure, or as it is.
@@ -88,6 +89,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """The picture at `path`, not yet decoded; what goes wrong until it is closed becomes an `ImageError`."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError(f"{path} is no file that can be read as a picture")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ImageError(f"{path} {LEADS_NOWHERE}")
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size

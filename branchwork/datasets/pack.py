@@ -33,6 +33,8 @@ from branchwork.language import times
 from branchwork.observer import Observer
 
 SUFFIX = ".pack"
+# Bytes that each image takes beside its pixels while a pack is written: its line in the journal, and in the index.
+_BESIDE = 300
 MAGIC = b"BWPACK01"
 _END = struct.Struct("<QI8s")
 # Seconds of packing that a power cut may cost.
@@ -90,7 +92,7 @@ def pack(
     with _writing(path), _Part(path, _plan(layout, target), target) as part:
         if part.records:
             observer.note(f"{len(part.records):,} of {len(layout.files):,} files are packed already, and it goes on")
-        _need_space(path, (len(layout.files) - len(part.records)) * target.bytes + 1_000_000)
+        _need_space(path, (len(layout.files) - len(part.records)) * (target.bytes + _BESIDE) + 1_000_000)
         try:
             for record, image in read_layout(layout, target, observer, len(part.records)):
                 part.add(record, image.tobytes())

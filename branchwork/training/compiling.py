@@ -55,8 +55,9 @@ class Trial:
         Gives what there is to tell the user.
         """
         trying = len(self._written) > READINGS
-        [mean] = self._processes.sum([math.inf if self._failed else seconds])
-        (self._compiled if trying else self._written).append(mean / self._processes.count)
+        given = self._processes.sum([math.inf if self._failed else seconds, left])
+        seconds, left = (number / self._processes.count for number in given)
+        (self._compiled if trying else self._written).append(seconds)
         if not trying and len(self._written) > READINGS:
             self._step.compiled = self.running = left > REST * SECONDS_A_LAYER * self._layers
         if len(self._compiled) <= READINGS:

@@ -108,7 +108,7 @@ def joined() -> Iterator[Processes]:
         yield processes
         return
     try:
-        if torch.cuda.is_available():
+        if local_rank < torch.cuda.device_count():  # more processes than GPUs are right where they train on the CPU
             torch.cuda.set_device(local_rank)
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as reason:

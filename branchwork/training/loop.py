@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -34,6 +35,8 @@ from branchwork.training.run import METRICS, STATE, Model, holds, write_model, w
 
 # A state is saved at the end of every epoch, and within an epoch when the last is older than this.
 SAVE_SECONDS = 30.0
+# How often what a GPU computes is waited for, at most.
+READ_SECONDS = 0.5
 # Points of the loss curve that an epoch leaves in metrics.jsonl.
 CURVE_POINTS = 40
 
@@ -136,6 +139,7 @@ class Loop:
     heads: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     processes: Processes = field(default_factory=Processes)
     trial: Trial | None = None
+    read_every: int = 1
 
     def begin(self, state: SavedState | None) -> None:
         """Stand where `state` was saved; without one, at the start, and save that."""
@@ -193,8 +197,6 @@ class Loop:
         """The rest of the epoch that the training stands in, or as much of it as there is time for."""
         recipe, position, device = self.recipe, self.position, train.labels.device
         steps = count_batches(len(train), recipe.images_a_step)
-        # Reading a loss waits for the device, which on a GPU is dearer than the step.
-        read_every = 1 if device.type == "cpu" else 50
         unread: list[Tensor] = []
         began, seconds_before, step_seconds_before = (
             time.perf_counter(),
@@ -205,7 +207,7 @@ class Loop:
         self.net.train()
         if self.plan.freeze:  # the statistics of batch norms are part of a frozen body
             for module in self.net.modules():
-                module.train(not isinstance(module, nn.BatchNorm2d))
+                module.train(not isinstance(module, _BatchNorm))
         order = epoch_order(len(train), self.plan.seed, position.epoch).to(device)
         for chosen in batches(order, recipe.images_a_step, position.step):
             done = position.epoch * steps + position.step
@@ -218,16 +220,18 @@ class Loop:
             position.step += 1
 
             alone = self.processes.count == 1
-            if len(unread) == read_every or position.step == steps or (alone and self.interrupted.is_set()):
+            if len(unread) == self.read_every or position.step == steps or (alone and self.interrupted.is_set()):
                 losses = torch.stack(unread).tolist()
                 now = time.perf_counter()
-                position.seconds = seconds_before + now - began
+                read_at, position.seconds = position.seconds, seconds_before + now - began
                 position.step_seconds = step_seconds_before + now - began
                 position.losses += self._agree(losses)
                 self._need_finite(all(map(math.isfinite, position.losses[-len(unread) :])), "the loss")
                 self._tell_step(steps, len(train))
                 self._try_compiled((now - read) / len(unread), steps)
                 unread.clear()
+                if device.type != "cpu":
+                    self._pace(position.seconds - read_at)
                 if recipe.out_of_time(position.seconds):
                     break
                 if position.step < steps and (self.interrupted.is_set() or now - saved > SAVE_SECONDS):
@@ -237,6 +241,13 @@ class Loop:
                     if self.interrupted.is_set():
                         self._stop()
                 read = time.perf_counter()
+
+    def _pace(self, seconds: float) -> None:
+        """Read the losses after more steps or fewer, about once in READ_SECONDS; last time it took so many seconds.
+
+        Reading waits for a GPU, which is dearer than a short step; and what stops a training is only seen then.
+        """
+        self.read_every = min(50, 2 * self.read_every) if seconds < READ_SECONDS else max(1, self.read_every // 2)
 
     def _progress(self, images: int) -> float:
         """How far the run is, 0 to 1, whose epochs have so many images."""
@@ -302,7 +313,9 @@ class Loop:
         precision = TRAINING_DTYPES[self.plan.precision]
         whole = torch.zeros((), dtype=weight_dtype(precision), device=device)
         count = self.processes.count
-        own = self.processes.own(parts(len(chosen), recipe.accumulate * count))
+        # As many for each process, since batch norms that share their statistics wait for one another.
+        pieces = count * min(recipe.accumulate, max(1, len(chosen) // 2 // count))
+        own = self.processes.own(parts(len(chosen), pieces))
         # Where a last batch has too few images for all, a process takes part with one that weighs nothing.
         weight = 1 / len(chosen) if own else 0.0
         for part in own or [slice(0, 2)]:

@@ -1,6 +1,7 @@
 """Training a net into a run folder, from the start or from where it was stopped."""
 
 import json
+import math
 import signal
 import threading
 import time
@@ -138,8 +139,11 @@ def train(
         data_set, plan, claimed = processes.together(prepare)
         folder = processes.share(claimed)
         assert folder is not None
+        # Of what was measured, the smallest is taken for all.
+        batch_size = min(processes.every(plan.recipe["batch_size"]))
+        plan = replace(processes.share(plan), recipe=plan.recipe | {"batch_size": batch_size})
         with _interruptible() as interrupted:
-            return _run(processes.share(plan), data_set, folder, None, interrupted, observer, processes)
+            return _run(plan, data_set, folder, None, interrupted, observer, processes)
 
 
 def resume(
@@ -286,10 +290,7 @@ def _as_weights_expect(plan: Plan, data: DataSet) -> DataSet:
 
 
 def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
-    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last.
-
-    Each process measures alone, and the smallest part that came of it is taken for all.
-    """
+    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last."""
     device = processes.device(plan.device)
     pieces = recipe.accumulate * processes.count
     most = max(2, len(train) // pieces)
@@ -298,8 +299,7 @@ def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: S
         loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer(), Processes())
         few = train.pick(torch.arange(min(len(train), 64)))
         fitting = fitting_batch(loop, Split(few.images.to(device), few.labels.to(device)), most)
-    size = min(len(train), min(processes.every(fitting)) * pieces)
-    return replace(plan, recipe=asdict(recipe.but({"batch_size": size})))
+    return replace(plan, recipe=asdict(recipe.but({"batch_size": min(len(train), fitting * pieces)})))
 
 
 def _run(
@@ -314,7 +314,9 @@ def _run(
     def prepare() -> None:
         if data.train.checksum() != plan.checksum:
             raise RunError(
-                f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+                f"process {processes.rank} has other training images as {data.name} than the first: give all the same"
+                if state is None
+                else f"{folder} was begun on other training images than {data.name} has now: train into another folder"
             )
         if processes.first:
             lock.enter_context(alone(folder / ".lock", f"trains in {folder}"))
@@ -364,7 +366,7 @@ def _run_alone(
             if processes.first:
                 write_whole(folder / RECIPE, recipe.to_toml())
             try:
-                loop.run(Split(train_split.images.to(device), train_split.labels.to(device)), validation)
+                loop.run(_moved(train_split, device), validation)
             except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
                 if processes.count > 1 and is_lost(reason):
                     raise TrainingError(
@@ -428,6 +430,18 @@ def _loop(
     )
 
 
+def _moved(split: Split, device: torch.device) -> Split:
+    """`split` on `device`, all of it unless it is mapped. Raises `DataError` where that does not hold it."""
+    try:
+        return Split(split.images.to(device), split.labels.to(device))
+    except torch.OutOfMemoryError as reason:
+        size = math.prod(split.images.shape) / 1e9
+        raise DataError(
+            f"the training images take {size:.1f} GB, and {device} does not hold them: make a pack with "
+            "branchwork data pack FOLDER, of which batch after batch is brought there"
+        ) from reason
+
+
 def may_compile(plan: Plan) -> bool:
     """Whether the steps are compiled at some time, all of them or some to see whether it pays.
 
@@ -445,7 +459,7 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     """Test the kept weights, and write the report and the result."""
     plan, model, position = loop.plan, loop.model, loop.position
     memory = peak_memory(torch.device(plan.device))
-    evaluation = evaluate_net(loop.net.to("cpu", torch.float32), model, data)
+    evaluation = evaluate_net(loop.net.to(torch.float32), model, data)
     result = Result(
         net=plan.net,
         data=data.name,
