@@ -108,12 +108,42 @@ def remove_parts(path: Path) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be taken without swapping; None where the system does not say (only Linux does)."""
+    """Bytes that this process can take without swapping; None where the system does not say (only Linux does).
+
+    A container's limit counts, which the system's own figure leaves out.
+    """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    whole = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min((*whole, *_left_in_groups()), default=None)
+
+
+def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
+    """What each of the control groups, of version 1 or 2, that limit this process's memory has left."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (group.split(":", 2) for group in groups):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        # A group is also held to what those above it may take. In a container, its own is at the top.
+        for depth in range(1, len(Path(path).parts) + 1):
+            folder = top.joinpath(*Path(path).parts[1:depth])
+            try:
+                most, taken = (int((folder / name).read_text()) for name in names)
+                lines = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # there is none, or its limit is the word max
+                continue
+            # Files that were read lie in memory as long as nobody else wants it.
+            kept = [
+                int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")
+            ]
+            yield max(0, most - taken + max(kept, default=0))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from branchwork import files
 from branchwork.errors import DataError, RunError
 from branchwork.files import need_place, read_fields, write_json, write_whole
 
@@ -69,3 +70,25 @@ def test_tuples_come_back_from_json_however_deep():
     for wrong in ({"pairs": [[0.5]]}, {"pairs": [["a"], [1]]}, {"sides": [3]}, {"sides": [3, 4, 5]}):
         with pytest.raises(TypeError, match=f"{next(iter(wrong))} is"):
             read_fields(Deep, fields | wrong)
+
+
+@pytest.mark.parametrize(
+    ("line", "top", "names", "kept"),
+    [
+        ("0::/box/job", "", ("memory.max", "memory.current"), "inactive_file"),
+        ("4:cpu,memory:/box/job", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_inactive_file"),
+    ],
+)
+def test_a_control_group_and_those_above_it_limit_the_memory(line, top, names, kept, tmp_path):
+    groups = tmp_path / "sys/fs/cgroup" / top
+    for path, most, taken, cached in (("box", 3000, 2500, 100), ("box/job", 2000, 700, 50)):
+        (groups / path).mkdir(parents=True)
+        (groups / path / names[0]).write_text(f"{most}\n")
+        (groups / path / names[1]).write_text(f"{taken}\n")
+        (groups / path / "memory.stat").write_text(f"anon 1\n{kept} {cached}\n")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"7:pids:/box\n{line}\n")
+    assert list(files._left_in_groups(tmp_path)) == [600, 1350]
+    (groups / "box" / names[0]).write_text("max\n")
+    assert list(files._left_in_groups(tmp_path)) == [1350]
+    assert list(files._left_in_groups(tmp_path / "no such system")) == []

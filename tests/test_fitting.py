@@ -1,4 +1,5 @@
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -120,3 +121,18 @@ def test_auto_is_a_word_on_the_command_line_and_in_a_file(command):
         )  # fmt: skip
         assert code == 0, err
         assert tomllib.loads(Path(out, "recipe.toml").read_text())["batch_size"] <= 64
+
+
+def test_what_a_forward_keeps_is_known_before_the_system_ends_the_process(small, refused, monkeypatch):
+    """The 28×28 of the image and the 8×8×8 after the ReLU, also in the order that the linear layer reads: 7 kB."""
+    monkeypatch.setattr(fitting, "available_memory", lambda: 1_000_000)
+    exact = AUTO.but({"precision": "fp32"})
+    bw.train(GREEDY, data=small, recipe=exact.but({"batch_size": 64}), out="fits", execute="written")
+    monkeypatch.setattr(Greedy, "most", 10**9)
+    with pytest.raises(BatchTooLarge, match=r"^640 images at once take 0.0 GB .* --batch-size \d+, or with") as told:
+        bw.train(GREEDY, data=small, recipe=exact.but({"batch_size": 640}), out="a", execute="written")
+    said = int(re.search(r"--batch-size (\d+)", str(told.value))[1])
+    assert 0.6 * 1_000_000 / said == pytest.approx(4 * (28 * 28 + 2 * 512), rel=0.05)
+    pieces = int(re.search(r"--accumulate (\d+)", str(told.value))[1])
+    again = exact.but({"batch_size": 640, "accumulate": pieces})
+    bw.train(GREEDY, data=small, recipe=again, out="b", execute="written")

@@ -108,11 +108,6 @@ def is_out_of_memory(reason: BaseException) -> bool:
     return isinstance(reason, torch.OutOfMemoryError | MemoryError) or any(word in str(reason) for word in words)
 
 
-def available_memory() -> int | None:
-    """Bytes that this machine can still give without swapping, as Linux estimates it; None on other systems."""
-    return _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
-
-
 def resident_memory() -> int | None:
     """Bytes that this process takes now; None on other systems than Linux."""
     return _kilobytes(Path("/proc/self/status"), "VmRSS:")

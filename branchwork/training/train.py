@@ -29,7 +29,7 @@ from branchwork.training.compiling import Compilable, Trial
 from branchwork.training.distributed import Processes, distribute, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.execution import Execute, pick_execution
-from branchwork.training.fitting import fitting_batch
+from branchwork.training.fitting import fitting_batch, need_memory
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
 from branchwork.training.log import LOG, TensorBoard, need_log
 from branchwork.training.loop import Loop, Place, augmented, freeze_body, parts
@@ -360,6 +360,7 @@ def _run_alone(
             macs = count_macs(net, model.in_channels, model.image_size)
             began = time.perf_counter()
             loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
+            processes.together(lambda: need_memory(loop))
             preparing = time.perf_counter() - began
             loop.begin(state)
             loop.position.seconds = processes.share(loop.position.seconds + preparing)
