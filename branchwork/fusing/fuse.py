@@ -12,6 +12,7 @@ from branchwork.fusing.merging import Merge
 from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.program import read_program
 from branchwork.fusing.reorder import norm_before_concat, pool_before_relu, relu_before_pool
+from branchwork.fusing.same import need_same_training
 from branchwork.fusing.siblings import merge_siblings
 from branchwork.fusing.target import ENGINES, Target
 
@@ -57,8 +58,12 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     """An equal net in the same mode over the parameters of `net` themselves, for batches of `batch` images.
 
     Its kernels are merged from those parameters each time it runs, so that gradients reach them unchanged. None where
-    the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read.
+    the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read, or where in
+    training `net` does more than it says: has gradients of its own, keeps what it computes, or draws random numbers in
+    Python.
     """
+    if batch < 1:
+        raise NetError(f"batch is {batch}, and it must be at least 1: how many images a step has")
     written = read_program(net, input_shape)
     pooled = pool_before_relu(written.graph)
     # Kernels are merged once forward, and in training twice back.
@@ -66,4 +71,8 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     merged = merge_siblings(module, Target(batch))
     multiplied = pool_products(module)
     collapsed = any(isinstance(part, Merge) for part in module.modules())
-    return module if pooled or collapsed or merged or multiplied else None
+    if not (pooled or collapsed or merged or multiplied):
+        return None
+    if net.training:
+        need_same_training(net, module, input_shape)
+    return module

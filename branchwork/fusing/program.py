@@ -14,10 +14,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
+from branchwork.language import enumerated
 from branchwork.tracing.costs import VIEWS, operation
 from branchwork.tracing.graph import quiet
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank
+from branchwork.tracing.untouched import untouched
 
 SymSize = torch.ops.aten.sym_size.int
 
@@ -36,13 +38,21 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     with torch.random.fork_rng(devices=[]), quiet():
         try:
-            few, many = (_read(net, held, input_shape, count) for count in (FEW, MANY))
+            (few, changed), (many, _) = (_read(net, held, input_shape, count) for count in (FEW, MANY))
             outputs = len(pytree.tree_leaves(few.graph.output_node().args))
             module = _for_any_number(few, many, held)
         except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
             raise failure(net, input_shape) or _unreadable(net, reason) from reason
     if outputs != 1:
         raise NetError(f"{type(net).__name__} gives {outputs} tensors, and one is needed: the logits")
+    if net.training and changed:
+        raise NetError(
+            f"the forward of {type(net).__name__} changes {enumerated(changed)}, which its graph would not: train it "
+            "with --execute written"
+        )
+    if not net.training:  # without `no_grad` within, of which the end would switch gradients on for whoever runs it
+        for node in module.graph.find_nodes(op="call_function", target=torch._C._set_grad_enabled):
+            module.graph.erase_node(node)
     _make_functional(module.graph)
     for node in module.graph.nodes:
         if node.target is torch.ops.aten.view.default:  # which refuses what lies in memory with the channels last
@@ -50,8 +60,13 @@ def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
     return module
 
 
-def _read(net: nn.Module, held: Mapping[str, Tensor], input_shape: Sequence[int], count: int) -> fx.GraphModule:
-    """The graph of `net` for so many images, which takes what is `held`, in this order, and them."""
+def _read(
+    net: nn.Module, held: Mapping[str, Tensor], input_shape: Sequence[int], count: int
+) -> tuple[fx.GraphModule, list[str]]:
+    """The graph of `net` for so many images, which takes what is `held`, in this order, and them.
+
+    Also the names of what the forward changes of its own, as `untouched` has them.
+    """
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     given = [mode.from_tensor(tensor, static_shapes=True) for tensor in held.values()]
@@ -59,16 +74,17 @@ def _read(net: nn.Module, held: Mapping[str, Tensor], input_shape: Sequence[int]
         images = blank(net, count, input_shape).to(device)
 
     def run(given: Sequence[Tensor], images: Tensor) -> Any:
-        with _holding(net, dict(zip(map(id, held.values()), given, strict=True))):
+        with holding(net, dict(zip(map(id, held.values()), given, strict=True))):
             return net(images)
 
-    with _knowing_modules(net):
-        return make_fx(run, pre_dispatch=True)(given, images)
+    with untouched(net) as changed, _knowing_modules(net):
+        program = make_fx(run, pre_dispatch=True)(given, images)
+    return program, changed
 
 
 @contextmanager
-def _holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[None]:
-    """Other tensors in the place of those of `net`, by their `id`.
+def holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Other tensors in the place of those of `net`, by their `id`. What stands there at the end is then in the dict.
 
     Not by `functional_call`, which leaves them there where one module has two names.
     """
@@ -79,12 +95,14 @@ def _holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[None]:
         for name, tensor in own.items()
         if tensor is not None
     ]
+    left: dict[int, Tensor] = {}
     try:
         for own, name, tensor in places:
-            own[name] = given[id(tensor)]
-        yield
+            own[name] = given.get(id(tensor), tensor)
+        yield left
     finally:
         for own, name, tensor in places:
+            left[id(tensor)] = own[name]
             own[name] = tensor
 
 
