@@ -271,6 +271,58 @@ def test_batch_norm_after_a_concatenation_goes_into_both_branches():
     assert difference(fused(x), net(x)) < 1e-12
 
 
+def _with_norm(*layers: nn.Module, channels: int) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.BatchNorm2d(channels), nn.ReLU())
+
+
+@pytest.mark.parametrize("engine", [None, "onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "net",
+    [
+        _with_norm(nn.Conv2d(3, 12, 3, groups=3, bias=False), channels=12),
+        nn.Sequential(nn.Conv2d(3, 9, 3, groups=3), nn.BatchNorm2d(9, affine=False), nn.ReLU()),
+        _with_norm(
+            Concat(b=nn.Conv2d(3, 4, 1), c=Concat(d=nn.Conv2d(3, 5, 1), e=nn.Conv2d(3, 2, 3, padding=1))), channels=11
+        ),
+        _with_norm(
+            Concat(
+                b=nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
+                c=nn.Conv2d(3, 6, 3, padding=1, groups=3),
+            ),
+            channels=10,
+        ),
+        nn.Sequential(nn.Flatten(), Concat(b=nn.Linear(300, 7), c=nn.Linear(300, 5)), nn.BatchNorm1d(12), nn.ReLU()),
+    ],
+)
+def test_no_batch_norm_is_left_behind_groups_and_behind_what_is_joined(net, engine):
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.3, 3)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    net = net.double().eval()
+    fused = fuse(net, (3, 10, 10), engine=engine)
+    assert not any("batch_norm" in str(node.target) for node in fused.graph.nodes)
+    x = torch.randn(4, 3, 10, 10, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+def test_constants_keep_their_own_types():
+    class Scaled(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) * self.factor
+
+    net = Scaled(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    net.register_buffer("factor", torch.tensor(2.0, dtype=torch.float64))
+    x = torch.rand(2, 3, 8, 8)
+    given = fuse(net, (3, 8, 8))(x)
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given, net(x), rtol=1e-4, atol=1e-5)
+
+
 def test_a_net_in_training_mode_is_refused():
     with pytest.raises(NetError, match=r"net\.eval\(\)"):
         fuse(build_net("residual"), (1, 28, 28))

@@ -15,10 +15,13 @@ def fold_constants(module: fx.GraphModule) -> None:
         for node in list(graph.nodes):
             if node.op == "get_attr":
                 known[node] = _attribute(module, str(node.target))
-                kinds.add(known[node].dtype)
+                if known[node].dim():  # a single number takes the type of what it meets
+                    kinds.add(known[node].dtype)
             elif node.all_input_nodes and all(parent in known for parent in node.all_input_nodes):
                 known[node] = _run(module, node, known)
-    kind = next((kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16) if kind in kinds), None)
+    kind = next(
+        (kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16) if kind in kinds), torch.float32
+    )
     for node in [node for node in known if node.op != "get_attr"]:
         value = known[node]
         if isinstance(value, Tensor) and any(user not in known for user in node.users):

@@ -9,9 +9,10 @@ from branchwork.fusing.blocks import fill_blocks
 from branchwork.fusing.collapse import collapse_segments
 from branchwork.fusing.constants import fold_constants
 from branchwork.fusing.merging import Merge
+from branchwork.fusing.norms import norm_before_concat, norm_into_groups
 from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.program import read_program
-from branchwork.fusing.reorder import norm_before_concat, pool_before_relu, relu_before_pool
+from branchwork.fusing.reorder import pool_before_relu, relu_before_pool
 from branchwork.fusing.same import need_same_training
 from branchwork.fusing.siblings import merge_siblings
 from branchwork.fusing.target import ENGINES, Target
@@ -44,6 +45,7 @@ def fuse(
     pool_before_relu(module.graph)
     norm_before_concat(module.graph)
     module = collapse_segments(module, target, merges=0)
+    norm_into_groups(module.graph)
     if engine:
         relu_before_pool(module.graph)
     fold_constants(module)

@@ -1,12 +1,11 @@
 """Operations that change places, so that they cost less or can be merged with a neighbour; nothing changes but time."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
-from branchwork.fusing.program import elements, image_nodes, shape_of
+from branchwork.fusing.program import elements
 from branchwork.tracing.costs import operation
 
 
@@ -52,39 +51,3 @@ def relu_before_pool(graph: fx.Graph) -> None:
 def is_alone(node: fx.Node, op: str) -> bool:
     """Whether `node` is such an operation, and one other node reads it."""
     return node.op == "call_function" and operation(node) == op and len(node.users) == 1
-
-
-def norm_before_concat(graph: fx.Graph) -> None:
-    """Batch norm in eval mode goes into the branches of a concatenation that nothing else reads, and can be folded."""
-    images = image_nodes(graph)
-    for norm in list(graph.nodes):
-        if norm.op != "call_function" or norm not in images or operation(norm) != "batch_norm" or norm.args[5]:
-            continue
-        concat: Any = norm.args[0]
-        if operation(concat) != "cat" or len(concat.users) > 1 or concat.args[1:] not in ((1,), (-3,)):
-            continue
-        parts = concat.args[0]
-        if all(operation(part) == "conv2d" and len(part.users) == 1 for part in parts):
-            _push(graph, norm, concat, parts)
-
-
-def _push(graph: fx.Graph, norm: fx.Node, concat: fx.Node, parts: Sequence[fx.Node]) -> None:
-    normed, start = [], 0
-    with graph.inserting_before(norm):
-        for part in parts:
-            channels = shape_of(part)[0]
-            own = [None if whole is None else _narrow(graph, whole, start, channels) for whole in norm.args[1:5]]
-            normed.append(graph.call_function(norm.target, (part, *own, *norm.args[5:])))  # type: ignore[arg-type]
-            normed[-1].meta["val"] = part.meta["val"]
-            start += channels
-        joined = graph.call_function(concat.target, (normed, 1))  # type: ignore[arg-type]
-    joined.meta = dict(concat.meta)
-    norm.replace_all_uses_with(joined)
-    graph.erase_node(norm)
-    graph.erase_node(concat)
-
-
-def _narrow(graph: fx.Graph, weight: Any, start: int, count: int) -> fx.Node:
-    node = graph.call_function(torch.ops.aten.narrow.default, (weight, 0, start, count))
-    node.meta["val"] = weight.meta["val"][start : start + count]
-    return node
