@@ -11,7 +11,7 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.datasets.load import Split
-from branchwork.errors import DataError, RunError, WeightsError
+from branchwork.errors import DataError, RecipeError, RunError, WeightsError
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.infer import evaluation_batch, pick_device, pick_precision, predict_logits
 
@@ -173,10 +173,15 @@ def test_device_and_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert pick_device("auto") == cpu
-    assert pick_precision("fp32", cpu) == "fp32" and pick_precision("bf16", cpu) == "bf16"
+    assert pick_precision("fp32", cpu) == "fp32"
     for has, picked in (({}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has)
         assert pick_precision("auto", cpu) == picked
+        if has:
+            assert pick_precision("bf16", cpu) == "bf16"
+            continue
+        with pytest.raises(RecipeError, match="precision is bf16, and this cpu multiplies no such numbers"):
+            pick_precision("bf16", cpu)
     assert pick_precision("auto", torch.device("mps")) == "fp32"
 
 

@@ -6,6 +6,7 @@ from torch import nn
 import branchwork as bw
 from branchwork.errors import NetError, RecipeError
 from branchwork.training.execution import pick_execution
+from branchwork.training.infer import pick_layout
 from branchwork.training.run import Model
 
 LECTURE = f"{ROOT}/tests/lecture.py"
@@ -107,3 +108,29 @@ def test_a_net_that_can_be_read_in_training_alone_is_validated_as_written():
     net = DependsInEval()
     execution = pick_execution(net, model("depends"), "auto", 256)
     assert execution.name == "collapsed" and execution.validate is net and net.training
+
+
+class ViewsInTraining(nn.Module):
+    """Views in its training alone what lies in memory with the channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 4, 5, stride=3), nn.Linear(256, 10)
+
+    def forward(self, x):
+        x = self.body(x).relu()
+        return self.head(x.view(-1, 256) if self.training else x.flatten(1))
+
+
+def test_a_net_that_views_in_training_alone_keeps_its_layout(small, tmp_path):
+    assert pick_execution(ViewsInTraining(), model("views"), "written", 256).layout == torch.contiguous_format
+    bw.train(f"{__name__}:ViewsInTraining", data=small, recipe=RECIPE, out=tmp_path / "run")
+
+
+def test_looking_for_a_layout_leaves_the_net_as_it_is():
+    net = Mode()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    random = torch.get_rng_state()
+    assert pick_layout(net, model("mode")) == torch.channels_last
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random) and net.training

@@ -19,7 +19,7 @@ from branchwork.tracing.costs import VIEWS, operation
 from branchwork.tracing.graph import quiet
 from branchwork.tracing.teach import failure
 from branchwork.tracing.twin import blank
-from branchwork.tracing.untouched import untouched
+from branchwork.tracing.untouched import holding, untouched
 
 SymSize = torch.ops.aten.sym_size.int
 
@@ -80,30 +80,6 @@ def _read(
     with untouched(net) as changed, _knowing_modules(net):
         program = make_fx(run, pre_dispatch=True)(given, images)
     return program, changed
-
-
-@contextmanager
-def holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Other tensors in the place of those of `net`, by their `id`. What stands there at the end is then in the dict.
-
-    Not by `functional_call`, which leaves them there where one module has two names.
-    """
-    places: list[tuple[dict[str, Any], str, Tensor]] = [
-        (own, name, tensor)
-        for module in net.modules()
-        for own in (module._parameters, module._buffers)
-        for name, tensor in own.items()
-        if tensor is not None
-    ]
-    left: dict[int, Tensor] = {}
-    try:
-        for own, name, tensor in places:
-            own[name] = given.get(id(tensor), tensor)
-        yield left
-    finally:
-        for own, name, tensor in places:
-            left[id(tensor)] = own[name]
-            own[name] = tensor
 
 
 @contextmanager

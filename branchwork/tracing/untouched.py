@@ -1,12 +1,12 @@
-"""Running a net to read it, with everything that its forward changes in Python put back."""
+"""Running a net to learn of it, with all that its forward changes put back: attributes, random numbers, buffers."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -36,6 +36,30 @@ def untouched(net: nn.Module) -> Iterator[list[str]]:
         if str(np.random.get_state(legacy=False)) != str(numpys):
             changed.append("NumPy's random numbers")
             np.random.set_state(numpys)
+
+
+@contextmanager
+def holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Other tensors in the place of those of `net`, by their `id`. What stands there at the end is then in the dict.
+
+    Not by `functional_call`, which leaves them there where one module has two names.
+    """
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
+        (own, name, tensor)
+        for module in net.modules()
+        for own in (module._parameters, module._buffers)
+        for name, tensor in own.items()
+        if tensor is not None
+    ]
+    left: dict[int, Tensor] = {}
+    try:
+        for own, name, tensor in places:
+            own[name] = given.get(id(tensor), tensor)
+        yield left
+    finally:
+        for own, name, tensor in places:
+            left[id(tensor)] = own[name]
+            own[name] = tensor
 
 
 _TENSORS = {"_parameters", "_buffers", "_modules"}

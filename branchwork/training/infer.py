@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.split import Images
 from branchwork.errors import RecipeError, WeightsError
+from branchwork.tracing.untouched import holding, untouched
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -38,17 +39,23 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """`auto` is bf16 where the processor multiplies it by itself (LOG.md has what that gains), else fp32.
 
-    Raises `RecipeError` for fp64 on a device that has none.
+    Raises `RecipeError` for bf16 on a device that would imitate it, slowly, and fp64 on one that has none.
     """
+    native = _has_bf16(device)
+    if name == "bf16" and not native:
+        raise RecipeError(f"precision is bf16, and this {device.type} multiplies no such numbers by itself: take fp32")
     if name == "fp64" and device.type == "mps":
         raise RecipeError("precision is fp64, and mps has no such numbers: take fp32, or --device cpu")
     if name != "auto":
         return name
+    return "bf16" if native else "fp32"
+
+
+def _has_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         has = torch.cpu.get_capabilities()
-        return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "fp32"
-    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if native else "fp32"
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextManager[object]:
@@ -61,16 +68,21 @@ def weight_dtype(precision: torch.dtype) -> torch.dtype:
 
 
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
-    """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous."""
+    """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous.
+
+    Tried in eval mode, and in training mode for a net that is in it.
+    """
     # A fused net may have buffers alone.
     weight = next(tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
     images = torch.zeros(2, model.in_channels, *model.image_size, device=weight.device, dtype=weight.dtype)
     images = images.to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
     training = net.training
+    clones = {id(buffer): buffer.clone() for buffer in net.buffers()}  # a batch norm counts what it sees
     try:
-        with torch.no_grad():
-            net.eval()(images)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), untouched(net), holding(net, clones):
+            for mode in {False, training}:
+                net.train(mode)(images)
         return torch.channels_last
     except RuntimeError:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
