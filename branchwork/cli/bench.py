@@ -44,7 +44,8 @@ def bench(
         str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; a run has its own.")
     ] = None,
     picture: Annotated[
-        Path | None, Parameter(help="Where the times are drawn, .svg or .png; NET-bench.svg here by default.")
+        Path | None,
+        Parameter(help="Where the times are drawn, .svg or .png; by default RUN/bench.svg, or NET-bench.svg here."),
     ] = None,
     json_file: Json = None,
 ) -> None:

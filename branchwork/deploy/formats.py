@@ -56,8 +56,11 @@ def _write_onnx(
                 graph, external_data=False, verbose=False, input_names=["images"], output_names=["logits"]
             )
         except Exception as reason:  # the exporter's errors have no common base
+            cause: BaseException = reason  # of which the last names the operation
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
             raise ExportError(
-                f"{subject.name} has an operation that ONNX does not: {first_line(reason)}. Take --to pt2, or write it "
+                f"{subject.name} has an operation that ONNX does not: {first_line(cause)}. Take --to pt2, or write it "
                 "with other operations."
             ) from reason
     assert made is not None, "the exporter of programs gives one"

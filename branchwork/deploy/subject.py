@@ -77,7 +77,7 @@ def find_subject(net: str | Path | nn.Module, *, shape: Shape | None = None, dat
             build = model.builder()
             torch.manual_seed(0)  # after a script was imported, which may set a seed of its own
             module = build()
-    twin = make_twin(module).float()
+    twin = make_twin(module).to("cpu", torch.float32)
     traced = trace(twin, (model.in_channels, *model.image_size))
     if traced.depends_on_pixels:
         raise NetError(

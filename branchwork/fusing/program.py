@@ -67,11 +67,10 @@ def _read(
 
     Also the names of what the forward changes of its own, as `untouched` has them.
     """
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     given = [mode.from_tensor(tensor, static_shapes=True) for tensor in held.values()]
     with mode:
-        images = blank(net, count, input_shape).to(device)
+        images = blank(net, count, input_shape)
 
     def run(given: Sequence[Tensor], images: Tensor) -> Any:
         with holding(net, dict(zip(map(id, held.values()), given, strict=True))):

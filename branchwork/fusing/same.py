@@ -22,7 +22,7 @@ def need_same_training(net: nn.Module, other: nn.Module, input_shape: Sequence[i
     """
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
-    if not weights:
+    if not weights or weights[0].is_meta:  # there is nothing to learn, or there are no numbers
         return
     written, read = (_step(run, weights, buffers, input_shape) for run in (net, other))
     everything = torch.stack([gradient.norm() for gradient in written[: len(weights)]]).norm()

@@ -16,6 +16,6 @@ def make_twin(net: nn.Module) -> nn.Module:
 
 
 def blank(net: nn.Module, count: int, shape: Sequence[int]) -> Tensor:
-    """So many black images C×H×W, of the type that the weights of `net` have."""
-    kind = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
-    return torch.zeros(count, *shape, dtype=kind)
+    """So many black images C×H×W, of the type that the weights of `net` have, and where they are."""
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)

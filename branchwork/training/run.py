@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
-from branchwork.errors import NetError, RunError
+from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import need_place, read_fields, write_json, write_whole
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
@@ -196,7 +196,13 @@ def check_net(net: nn.Module, model: Model) -> None:
     shape = (model.in_channels, *model.image_size)
     for mode in (True, False):
         # Two images: a batch norm in train mode refuses one, and a view that mixes images is seen.
-        twin = copy.deepcopy(net).train(mode)
+        try:
+            twin = copy.deepcopy(net).train(mode)
+        except Exception as reason:
+            raise NetError(
+                f"{model.net} cannot be copied: {first_line(reason)}. Keep no computed tensors as attributes, and in "
+                "place of torch.nn.utils.weight_norm and spectral_norm take those of torch.nn.utils.parametrizations"
+            ) from reason
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
