@@ -47,6 +47,17 @@ def test_nothing_is_tried_where_too_little_of_the_training_is_left():
         assert step.compiled == trial.running == tried
 
 
+def test_processes_decide_by_the_mean_of_their_clocks(monkeypatch):
+    """One that thinks that enough is left, and another that does not, do the same."""
+    border = REST * SECONDS_A_LAYER * 4
+    monkeypatch.setattr(Processes, "sum", lambda self, numbers: [numbers[0] + 0.05, numbers[1] + border - 10])
+    for left, tried in ((border + 9, False), (border + 11, True)):
+        step = Compilable(bw.build_net(SMALL), {64})
+        trial = Trial(step, Processes(count=2))
+        assert give(trial, 0.03, left) == [] and step.compiled == tried
+    assert "in place of 40" in give(trial, 0.01, left)[0]
+
+
 def test_a_step_that_failed_on_trial_is_taken_as_it_is_and_no_other_is_tried():
     step, trial = small_trial()
     assert not trial.give_up()  # nothing compiled has failed yet

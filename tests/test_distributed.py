@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,10 @@ def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
     for rank in (0, 1):
         assert first[f"failed in {rank}"] == ["RunError", "there is no room"]
         assert second[f"failed in {rank}"][0] == "ToldElsewhere"
+    assert first["differ"][0] == "RunError" and "process 1 has other training images" in first["differ"][1]
+    assert second["differ"][0] == "ToldElsewhere"
+    # 32 images for each of two parts in each of two processes: what the smaller measured, for both.
+    assert tomllib.loads(Path("auto/recipe.toml").read_text())["batch_size"] == 32 * 2 * EXACT.accumulate
     assert first["sum"] == second["sum"] == [2.0, 1.2000000000000002] and first["share"] == second["share"] == 0
 
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import branchwork as bw
 from branchwork.errors import NetError, RecipeError, WeightsError
@@ -41,6 +42,22 @@ def test_a_frozen_body_stays_bit_for_bit_and_a_new_head_is_trained(begun, tmp_pa
     torch.manual_seed(0)
     fresh = bw.build_net("resnet20", in_channels=1, num_classes=4, image_size=28)
     assert not torch.equal(after["fc.weight"], fresh.fc.weight)
+
+
+class Vectors(nn.Sequential):
+    """With a batch norm over vectors."""
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def test_the_statistics_of_any_batch_norm_are_frozen_with_the_body(tmp_path):
+    net = f"{__name__}:Vectors"
+    bw.train(net, data=few(), recipe=QUICK, out=tmp_path / "base")
+    bw.train(net, data=few(), recipe=QUICK, weights=tmp_path / "base", freeze=True, out=tmp_path / "run")
+    before, after = (load_file(tmp_path / run / "model.safetensors") for run in ("base", "run"))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved == {"4.weight", "4.bias"} and before["2.running_mean"].any()
 
 
 def test_without_freeze_all_of_it_is_trained_from_there(begun, tmp_path):

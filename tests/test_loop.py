@@ -56,6 +56,16 @@ def test_parts_are_a_batch_in_pieces_of_pairs_and_nearly_equal(images, pieces):
     assert max(lengths) - min(lengths) <= 3 and len(slices) == min(pieces, max(1, images // 2))
 
 
+def test_losses_are_read_about_as_often_whatever_a_step_takes():
+    pace = SimpleNamespace(read_every=1)
+    for _ in range(9):
+        loop.Loop._pace(pace, 0.01)
+    assert pace.read_every == 50
+    for expected in (25, 12, 6, 3, 1, 1):
+        loop.Loop._pace(pace, 2.0)
+        assert pace.read_every == expected
+
+
 @pytest.mark.parametrize("pieces", [1, 3, 32])
 def test_a_batch_in_parts_gives_the_weights_of_plain_torch_on_whole_batches_in_float64(small, pieces):
     bw.train(SMALL, data=small, recipe=EXACT.but({"validation": 0.0, "accumulate": pieces}), seed=5, out="run")

@@ -8,6 +8,7 @@ from lecture import InceptionNet, ResidualNet
 
 from branchwork import NETS, lecture_state_dict, load_weights
 from branchwork.errors import WeightsError
+from branchwork.nets.weights import Loaded
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
 nets = pytest.mark.parametrize("name", LECTURE)
@@ -163,3 +164,9 @@ def test_weights_of_another_architecture_are_refused():
     assert "missing   layer1.0.conv3.weight" in str(refused.value)
     with pytest.raises(WeightsError, match=r"surplus   layer1.0.conv1.weight\n(.*\n)*  surplus   and \d+ more"):
         load_weights(torchvisions("googlenet"), filled("resnet18"), new_head=True)
+
+
+def test_many_tensors_are_told_by_the_modules_that_hold_them():
+    dropped = [*(f"aux{n}.{part}" for n in (1, 2) for part in ("conv.weight", "fc.weight", "fc.bias")), "fc.weight"]
+    loaded = Loaded("x.pth", ("a",), ("fc.weight",), tuple(dropped), None)
+    assert loaded.words() == "x.pth: 1 tensors kept; new: fc.weight; dropped: 3 of aux1, 3 of aux2, 1 of fc"

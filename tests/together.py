@@ -5,13 +5,14 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from test_distributed import EXACT, NORMED, PLAIN, STEPS, Killed
 from test_loop import SMALL
 
 import branchwork as bw
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import BranchworkError, RunError
-from branchwork.training import loop
+from branchwork.training import loop, train
 from branchwork.training.distributed import joined
 
 
@@ -60,6 +61,15 @@ def main(what: str) -> None:
                 processes.together(fail if processes.rank == where else lambda: None)
             except BranchworkError as reason:
                 said[f"failed in {where}"] = [type(reason).__name__, str(reason)]
+        # Each has other images, and what the second measures is another batch.
+        own_data = data if processes.first else DataSet(**{**vars(data), "train": data.train.pick(torch.arange(1499))})
+        for name, given, measured in (("differ", own_data, 64), ("auto", data, 64 >> processes.rank)):
+            train.fitting_batch = lambda *_, measured=measured: measured
+            recipe = EXACT.but({"batch_size": "auto"}) if name == "auto" else EXACT
+            try:
+                bw.train(SMALL, data=given, recipe=recipe.but({"epochs": 1}), out=name)
+            except BranchworkError as reason:
+                said[name] = [type(reason).__name__, str(reason)]
         said["sum"] = processes.sum([1.0, 0.1 + processes.rank])
         said["share"] = processes.share(processes.rank)
     Path(f"said-{processes.rank}.json").write_text(json.dumps(said))

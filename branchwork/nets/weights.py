@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,14 @@ class Loaded:
         said = f"{self.where}: {len(self.kept)} tensors kept"
         for kind, names in (("new", self.new), ("dropped", self.dropped)):
             if names:
-                listed = ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
-                said += f"; {kind}: {listed}"
+                said += f"; {kind}: {', '.join(names if len(names) <= 6 else _by_module(names))}"
         return said
+
+
+def _by_module(names: Sequence[str]) -> list[str]:
+    """The tensors by the outermost modules that hold them, each with their number."""
+    counts = Counter(name.split(".")[0] for name in names)
+    return [f"{count} of {module}" for module, count in counts.items()]
 
 
 def lecture_state_dict(net: nn.Module) -> dict[str, Tensor]:
