@@ -85,7 +85,9 @@ def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkey
     assert code == 0, err
     figures = json.loads(Path("b.json").read_text())
     assert len(figures["rows"]) == 4 and figures["macs"] == 2_013_184
-    assert figures["engines"][1]["problem"] == missing.problem and f"not timed: {missing.problem}" in out
+    assert (
+        figures["engines"][1]["problem"] == missing.problem and f"{missing.name} is not timed: {missing.problem}" in out
+    )
     rows = [line.split() for line in out.splitlines() if line.startswith(" torch ")]
     assert [row[1:3] for row in rows] == [["fp32", "as"], ["fp32", "fused"]] * 2
     assert rows[0][5] == milliseconds(figures["rows"][0]["milliseconds"])

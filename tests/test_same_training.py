@@ -153,3 +153,15 @@ def test_batch_norm_from_scratch_keeps_its_statistics(small, tmp_path):
     ]
     assert results[0].execution == "written"
     assert results[0].validation_accuracy == results[1].validation_accuracy > 0.5
+
+
+def test_dropout_is_drawn_alike_and_no_random_number_is_used_up():
+    class Drops(Net):
+        def middle(self, x):
+            return F.dropout(x, 0.5, self.training)
+
+    net = Drops().train()
+    torch.manual_seed(3)
+    random_state = torch.get_rng_state()
+    assert collapse(net, SHAPE, batch=64) is not None
+    assert torch.equal(torch.get_rng_state(), random_state)

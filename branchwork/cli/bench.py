@@ -90,7 +90,7 @@ def _show(result: "Bench", picture: Path) -> None:
         table,
         f"the machine's ceiling, a large matrix product: {ceilings}; MACs are those of the net as written, also where "
         "it is fused",
-        *(f"not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
+        *(f"{engine.name} is not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
         f"for latency, {result.latency.batch} at a time: {_choice(result.latency)}, "
         f"{milliseconds(result.latency.milliseconds)} ms",
         f"for throughput: {_choice(result.throughput)}, {result.throughput.batch:,} at a time, "

@@ -38,8 +38,9 @@ def need_same_training(net: nn.Module, other: nn.Module, input_shape: Sequence[i
 
 def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], shape: Sequence[int]) -> list[Tensor]:
     """The gradients of the weights and then what becomes of the buffers in one step, which leaves both as they are."""
-    with torch.random.fork_rng(devices=[]), untouched(run):
-        torch.manual_seed(0)
+    device = weights[0].device
+    # Both draw the same images, and the same for dropout: each begins where the other did.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), untouched(run):
         images = torch.randn(FEW, *shape).to(weights[0])
         clones = {id(buffer): buffer.detach().clone() for buffer in run.buffers()}
         with torch.enable_grad(), holding(run, clones) as left:
