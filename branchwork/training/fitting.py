@@ -5,12 +5,12 @@ import time
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 
 from branchwork.datasets.load import Split
 from branchwork.errors import BatchTooLarge
 from branchwork.files import available_memory
+from branchwork.tracing.untouched import holding, untouched
 from branchwork.training.infer import TRAINING_DTYPES, autocast, weight_dtype
 from branchwork.training.loop import Loop
 from branchwork.training.machine import peak_memory, resident_memory
@@ -111,9 +111,10 @@ def _kept_bytes(loop: Loop, count: int) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    buffers = {name: buffer.clone() for name, buffer in step.named_buffers()}  # a batch norm counts what it sees
+    clones = {id(buffer): buffer.clone() for buffer in step.buffers()}  # a batch norm counts what it sees
     watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.random.fork_rng(devices=[]), autocast(torch.device("cpu"), precision), watched:
-        given = functional_call(step, buffers, (images.to(memory_format=loop.execution.layout),))
+    as_trained = autocast(torch.device("cpu"), precision)
+    with torch.random.fork_rng(devices=[]), untouched(step), holding(step, clones), as_trained, watched:
+        given = step(images.to(memory_format=loop.execution.layout))
     del given  # until here, nothing that was kept may go
     return sum(kept.values())

@@ -141,7 +141,8 @@ def train(
         assert folder is not None
         # Of what was measured, the smallest is taken for all.
         batch_size = min(processes.every(plan.recipe["batch_size"]))
-        plan = replace(processes.share(plan), recipe=plan.recipe | {"batch_size": batch_size})
+        plan = processes.share(plan)
+        plan = replace(plan, recipe=plan.recipe | {"batch_size": batch_size})
         with _interruptible() as interrupted:
             return _run(plan, data_set, folder, None, interrupted, observer, processes)
 
