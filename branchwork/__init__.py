@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from branchwork.explaining.select import select as select
     from branchwork.fusing.fuse import collapse as collapse
     from branchwork.fusing.fuse import fuse as fuse
-    from branchwork.inspection import inspect as inspect
+    from branchwork.graph.trace import trace as trace
+    from branchwork.inspection.bottlenecks import reduction as reduction
+    from branchwork.inspection.lint import lint as lint
+    from branchwork.inspection.table import inspect as inspect
     from branchwork.nets import NETS as NETS
     from branchwork.nets.build import build_net as build_net
     from branchwork.nets.weights import lecture_state_dict as lecture_state_dict
     from branchwork.nets.weights import load_weights as load_weights
     from branchwork.studies.study import study as study
-    from branchwork.tracing.graph import trace as trace
-    from branchwork.tracing.lint import lint as lint
-    from branchwork.tracing.reduce import reduction as reduction
     from branchwork.training.demo import demo as demo
     from branchwork.training.evaluate import evaluate as evaluate
     from branchwork.training.predict import predict as predict
@@ -70,10 +70,10 @@ _HOMES = {
     "export": "deploy.export",
     "fast": "training.recipe",
     "fuse": "fusing.fuse",
-    "inspect": "inspection",
+    "inspect": "inspection.table",
     "lecture_state_dict": "nets.weights",
     "list_nets": "catalogue",
-    "lint": "tracing.lint",
+    "lint": "inspection.lint",
     "load_data": "datasets.load",
     "load_run": "training.run",
     "load_weights": "nets.weights",
@@ -82,10 +82,10 @@ _HOMES = {
     "predict": "training.predict",
     "resume": "training.train",
     "resume_seeds": "training.seeds",
-    "reduction": "tracing.reduce",
+    "reduction": "inspection.bottlenecks",
     "select": "explaining.select",
     "study": "studies.study",
-    "trace": "tracing.graph",
+    "trace": "graph.trace",
     "train": "training.train",
     "train_seeds": "training.seeds",
 }

@@ -9,8 +9,8 @@ import torch
 import branchwork
 from branchwork.catalogue import NetSize
 from branchwork.files import write_whole
+from branchwork.graph.trace import trace
 from branchwork.nets.build import own_design
-from branchwork.tracing.graph import trace
 
 SIZES = Path(branchwork.__file__).parent / "nets/sizes.json"
 

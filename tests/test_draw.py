@@ -12,9 +12,9 @@ from torch.nn import functional as F
 import branchwork
 from branchwork import Add, Concat
 from branchwork.errors import NetError
-from branchwork.tracing.draw import draw
-from branchwork.tracing.graph import Trace, trace
-from branchwork.tracing.layout import LEAST, POINTS, SLIDE, Box, Picture, layout
+from branchwork.graph.trace import Trace, trace
+from branchwork.inspection.drawing import draw
+from branchwork.inspection.layout import LEAST, POINTS, SLIDE, Box, Picture, layout
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:

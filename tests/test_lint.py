@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from branchwork import Add, Concat
 from branchwork.errors import NetError
+from branchwork.inspection.lint import Finding, lint
 from branchwork.nets import NETS
-from branchwork.tracing.lint import Finding, lint
 
 
 def conv(c, k, **more):

@@ -11,8 +11,8 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.errors import NetError
+from branchwork.graph.teach import failure
 from branchwork.nets import NETS
-from branchwork.tracing.teach import failure
 
 MISTAKES = {
     "wrong_linear": (

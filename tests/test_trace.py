@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
 from branchwork.errors import NetError
+from branchwork.inspection.bottlenecks import reduction, reductions
 from branchwork.nets import NETS
-from branchwork.tracing.reduce import reduction, reductions
 
 
 def flops(net: nn.Module, shape) -> int:

@@ -14,8 +14,8 @@ from branchwork.language import listed, times
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from branchwork.inspection import Inspection, Row
-    from branchwork.tracing.reduce import Reduction
+    from branchwork.inspection.bottlenecks import Reduction
+    from branchwork.inspection.table import Inspection, Row
 
 
 def inspect(

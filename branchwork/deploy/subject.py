@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
+from branchwork.graph.trace import Trace, trace
+from branchwork.graph.twin import make_twin
 from branchwork.language import times
 from branchwork.nets import NETS
 from branchwork.nets.build import own_design, short_name
-from branchwork.tracing.graph import Trace, trace
-from branchwork.tracing.twin import make_twin
 from branchwork.training.infer import DTYPES, pick_layout
 from branchwork.training.run import MODEL, Model, check_output, holds, load_run
 

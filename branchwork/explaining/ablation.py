@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError, nearest
-from branchwork.fusing.program import SymSize, read_program, shape_of
-from branchwork.tracing.graph import Branch, Trace, name_nodes, trace
+from branchwork.graph.read import SymSize, read_program, shape_of
+from branchwork.graph.trace import Branch, Trace, name_nodes, trace
 
 By = Literal["mean", "zero"]
 

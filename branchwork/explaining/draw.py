@@ -12,8 +12,8 @@ from torch import Tensor
 
 from branchwork.errors import ExplainError
 from branchwork.explaining.figures import Contribution, Explanation, JoinEvidence, PictureExplanation
+from branchwork.figures import COLOURS, INK, PAPER, PAPER_INK, with_ink_of_page
 from branchwork.files import write_whole
-from branchwork.tracing.draw import COLOURS, INK, PAPER, PAPER_INK, with_ink_of_page
 
 _ROW = 0.27  # inches for a branch
 _SIDE = 2.0  # inches for a map

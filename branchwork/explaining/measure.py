@@ -15,8 +15,8 @@ from branchwork.datasets.batches import normalise
 from branchwork.datasets.split import Split
 from branchwork.errors import WeightsError
 from branchwork.explaining.ablation import By, Joined, Means, after_join, before_joins, branch_alone, constant_shape
+from branchwork.graph.costs import operation
 from branchwork.observer import Observer
-from branchwork.tracing.costs import operation
 from branchwork.training.infer import evaluation_batch
 from branchwork.training.run import Model
 

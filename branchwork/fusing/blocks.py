@@ -11,9 +11,9 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
-from branchwork.fusing.program import shape_of
 from branchwork.fusing.reorder import is_alone
-from branchwork.tracing.costs import argument, operation
+from branchwork.graph.costs import argument, operation
+from branchwork.graph.read import shape_of
 
 # Numbers in the longest vectors of an x86 processor.
 BLOCK = 16

@@ -16,10 +16,10 @@ from branchwork.fusing.fourier import BatchedFourier, Fourier
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
 from branchwork.fusing.pooling import pooled_window
-from branchwork.fusing.program import elements, image_nodes, parents, shape_of, size_of
 from branchwork.fusing.rules import FREE, is_affine
 from branchwork.fusing.target import Target
-from branchwork.tracing.costs import macs_of, operation, pair
+from branchwork.graph.costs import macs_of, operation, pair
+from branchwork.graph.read import elements, image_nodes, parents, shape_of, size_of
 
 FORMS: tuple[type[Form], ...] = (Rows, Fourier, BatchedFourier, Matrix, Tiles)
 

@@ -11,11 +11,11 @@ from branchwork.fusing.constants import fold_constants
 from branchwork.fusing.merging import Merge
 from branchwork.fusing.norms import norm_before_concat, norm_into_groups
 from branchwork.fusing.pooling import pool_products
-from branchwork.fusing.program import read_program
 from branchwork.fusing.reorder import pool_before_relu, relu_before_pool
 from branchwork.fusing.same import need_same_training
 from branchwork.fusing.siblings import merge_siblings
 from branchwork.fusing.target import ENGINES, Target
+from branchwork.graph.read import read_program
 
 
 def fuse(

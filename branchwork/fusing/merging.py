@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 
 from branchwork.fusing.forms import Form, Place
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
-from branchwork.fusing.program import shape_of, size_of
 from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
-from branchwork.tracing.costs import argument, macs_of, operation
+from branchwork.graph.costs import argument, macs_of, operation
+from branchwork.graph.read import shape_of, size_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from branchwork.fusing.program import image_nodes, shape_of
 from branchwork.fusing.reorder import is_alone
-from branchwork.tracing.costs import operation
+from branchwork.graph.costs import operation
+from branchwork.graph.read import image_nodes, shape_of
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from branchwork.fusing.program import shape_of
-from branchwork.tracing.costs import argument, operation, pair
+from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.read import shape_of
 
 
 def pool_products(module: fx.GraphModule) -> bool:

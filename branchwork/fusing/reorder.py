@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from branchwork.fusing.program import elements
-from branchwork.tracing.costs import operation
+from branchwork.graph.costs import operation
+from branchwork.graph.read import elements
 
 
 def pool_before_relu(graph: fx.Graph) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, fx
 
 from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened, sliding
-from branchwork.fusing.program import parents, shape_of, size_of
-from branchwork.tracing.costs import argument, operation, pair
+from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.read import parents, shape_of, size_of
 
 # Gives the tensor that a node with a weight stands for.
 Weights = Callable[[fx.Node], Tensor]

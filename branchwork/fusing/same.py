@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.errors import NetError
-from branchwork.fusing.program import FEW
-from branchwork.tracing.untouched import holding, untouched
+from branchwork.graph.read import FEW
+from branchwork.graph.untouched import holding, untouched
 
 # Of the norms of a tensor's gradient and of all. Another order of the same sums differs by a millionth in float32, and
 # by more where it moves a number across a ReLU's zero; a gradient that is stopped, turned or scaled differs wholly.

@@ -7,9 +7,9 @@ import torch
 from torch import fx
 
 from branchwork.fusing.forms import MOVE
-from branchwork.fusing.program import elements
 from branchwork.fusing.target import Target
-from branchwork.tracing.costs import argument, operation, pair
+from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.read import elements
 
 
 def merge_siblings(module: fx.GraphModule, target: Target) -> bool:

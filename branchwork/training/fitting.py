@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from branchwork.datasets.load import Split
 from branchwork.errors import BatchTooLarge
 from branchwork.files import available_memory
-from branchwork.tracing.untouched import holding, untouched
+from branchwork.graph.untouched import holding, untouched
 from branchwork.training.infer import TRAINING_DTYPES, autocast, weight_dtype
 from branchwork.training.loop import Loop
 from branchwork.training.machine import peak_memory, resident_memory

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.split import Images
 from branchwork.errors import RecipeError, WeightsError
-from branchwork.tracing.untouched import holding, untouched
+from branchwork.graph.untouched import holding, untouched
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -19,10 +19,10 @@ from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import need_place, read_fields, write_json, write_whole
+from branchwork.graph.teach import failure
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
 from branchwork.nets.weights import load_weights
-from branchwork.tracing.teach import failure
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"

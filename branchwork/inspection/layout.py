@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from branchwork.tracing.costs import VIEWS
-from branchwork.tracing.graph import Join, Node, Shape, Trace
+from branchwork.graph.costs import VIEWS
+from branchwork.graph.trace import Join, Node, Shape, Trace
 
 POINTS = 9.5  # the size of all text but the title
 LEAST = 9.0  # to what it may be reduced on a slide before a net takes another row

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from branchwork.tracing.costs import VIEWS
-from branchwork.tracing.graph import Node, Shape, Trace
+from branchwork.graph.costs import VIEWS
+from branchwork.graph.trace import Node, Shape, Trace
 
 # Affine operations without weights of their own, in eval mode.
 _PASSING = VIEWS | {

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from branchwork.errors import NetError
+from branchwork.graph.trace import Branch, Join, Node, Trace, trace
+from branchwork.inspection.bottlenecks import Reduction, reductions
+from branchwork.inspection.drawing import draw
+from branchwork.inspection.lint import Finding
+from branchwork.inspection.lint import lint as find_mistakes
 from branchwork.nets.build import UNKNOWN, build_net, own_design, short_name
 from branchwork.nets.size import smallest_square
-from branchwork.tracing.draw import draw
-from branchwork.tracing.graph import Branch, Join, Node, Trace, trace
-from branchwork.tracing.lint import Finding
-from branchwork.tracing.lint import lint as find_mistakes
-from branchwork.tracing.reduce import Reduction, reductions
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape = tuple[int, ...]

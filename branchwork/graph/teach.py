@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from branchwork.errors import NetError, own_line
 from branchwork.geometry import size_changes
+from branchwork.graph.record import Recorder, Step
+from branchwork.graph.twin import blank, make_twin
 from branchwork.language import say, times
-from branchwork.tracing.record import Recorder, Step
-from branchwork.tracing.twin import blank, make_twin
 
 # Lines of the flow that are shown: those before the failure matter.
 _SHOWN = 10

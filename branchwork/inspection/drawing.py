@@ -1,22 +1,15 @@
 """The picture of a net for a slide: operations from left to right, branches as lanes, joins as coloured bars."""
 
 import io
-from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from branchwork.errors import NetError
+from branchwork.figures import COLOURS, INK, PAPER, PAPER_INK, with_ink_of_page
 from branchwork.files import write_whole
-from branchwork.tracing.graph import Trace
-from branchwork.tracing.layout import BAND, GAP, LINE, MARGIN, POINTS, ROW, TURN, Box, Picture, Rail, layout
-
-# Okabe and Ito's colours, which the colour-blind can tell apart, as fills so light that ink is legible on them.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
-# matplotlib knows no style sheet: this stands for the ink of the page, and is replaced in the finished drawing.
-INK = "#010203"
-PAPER_INK, PAPER = "#1c1c1c", "#ffffff"
-_STYLE = ".branchwork{color:#1c1c1c}@media(prefers-color-scheme:dark){.branchwork{color:#e8e8e8}}"
+from branchwork.graph.trace import Trace
+from branchwork.inspection.layout import BAND, GAP, LINE, MARGIN, POINTS, ROW, TURN, Box, Picture, Rail, layout
 
 
 def draw(traced: Trace, path: Path, title: str) -> None:
@@ -29,17 +22,6 @@ def draw(traced: Trace, path: Path, title: str) -> None:
         raise NetError(f"{path}: no picture of a net can be written in this format. Take .svg or .png.")
     content = _paint(layout(traced), title, form)
     write_whole(path, with_ink_of_page(content, title) if form == "svg" else content, error=NetError)
-
-
-def with_ink_of_page(drawing: bytes, title: str) -> bytes:
-    """An SVG by matplotlib whose `INK` becomes the ink of the page, dark on light or light on dark."""
-    text = drawing.decode().replace(INK, "currentColor")
-    return (
-        text[text.index("<svg") :]
-        .replace("<svg ", f'<svg class="branchwork" role="img" aria-label="{escape(title)}" ', 1)
-        .replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1)
-        .encode()
-    )
 
 
 def _paint(picture: Picture, title: str, form: str) -> bytes:

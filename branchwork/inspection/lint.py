@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from branchwork.tracing.affine import segments
-from branchwork.tracing.costs import VIEWS
-from branchwork.tracing.graph import Node, Trace, trace
+from branchwork.graph.affine import segments
+from branchwork.graph.costs import VIEWS
+from branchwork.graph.trace import Node, Trace, trace
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from branchwork.errors import NetError
-from branchwork.tracing.graph import Trace
+from branchwork.graph.trace import Trace
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from branchwork.tracing.costs import VIEWS, Field, argument, field_of, macs_of, operation, pair, window_of
-from branchwork.tracing.record import recorded_graph
-from branchwork.tracing.teach import failure
-from branchwork.tracing.twin import blank, make_twin
+from branchwork.graph.costs import VIEWS, Field, argument, field_of, macs_of, operation, pair, window_of
+from branchwork.graph.record import recorded_graph
+from branchwork.graph.teach import failure
+from branchwork.graph.twin import blank, make_twin
 
 Shape = tuple[int, ...]
 

@@ -14,12 +14,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
+from branchwork.graph.costs import VIEWS, operation
+from branchwork.graph.teach import failure
+from branchwork.graph.trace import quiet
+from branchwork.graph.twin import blank
+from branchwork.graph.untouched import holding, untouched
 from branchwork.language import enumerated
-from branchwork.tracing.costs import VIEWS, operation
-from branchwork.tracing.graph import quiet
-from branchwork.tracing.teach import failure
-from branchwork.tracing.twin import blank
-from branchwork.tracing.untouched import holding, untouched
 
 SymSize = torch.ops.aten.sym_size.int
 
