@@ -101,14 +101,13 @@ def _points(value: float, bounds: tuple[float, float]) -> str:
 
 def _relations(found: "Explanation") -> "Table":
     title = "Do the branches that are worth more (lost by mean) have more of it?"
-    table = make_table("", "branches", "Spearman [95%]", "Kendall", "answer", title=title)
+    table = make_table("", "branches", "Spearman [95%]", "answer", title=title)
     for relation in found.relations:
         what = _MEASURES[relation.measure] + (f" ({relation.join})" if relation.join else "")
         table.add_row(
             what,
             str(relation.count),
             _correlation(relation),
-            "·" if relation.kendall is None else f"{relation.kendall:.2f}",
             relation.verdict,
         )
     return table

@@ -16,7 +16,7 @@ from branchwork.explaining.ablation import By, Joined, read_joins
 from branchwork.explaining.draw import check_picture, draw_contributions
 from branchwork.explaining.figures import Contribution, Explanation, Measure, Relation
 from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
-from branchwork.explaining.ranks import judge, kendall, rank_interval, spearman
+from branchwork.explaining.ranks import judge, rank_interval, spearman
 from branchwork.nets.build import short_name
 from branchwork.nets.size import weight_rms
 from branchwork.observer import Observer
@@ -174,4 +174,4 @@ def _relation(measure: Measure, join: str | None, branches: Sequence[Contributio
     # Where no loss can be told from none, their order is nothing but noise.
     told = any(not low <= 0 <= high for low, high in (branch.lost_by_mean_interval for branch in chosen))
     verdict = judge(len(chosen), interval if told else None)
-    return Relation(measure, join, len(chosen), correlation, interval, kendall(sizes, worths), verdict)
+    return Relation(measure, join, len(chosen), correlation, interval, verdict)

@@ -37,8 +37,8 @@ class Contribution:
 class Relation:
     """How the order of branches by one measure goes with their order by what is lost when their mean is put in place.
 
-    Over the branches of one join, or of all where `join` is None, that have the measure: `count` of them. Correlations
-    are None where all are equal; `verdict` is `ranks.judge` of the interval of Spearman's.
+    Over the branches of one join, or of all where `join` is None, that have the measure: `count` of them. `spearman` is
+    None where all are equal; `verdict` is `ranks.judge` of the interval of Spearman's.
     """
 
     measure: Measure
@@ -46,7 +46,6 @@ class Relation:
     count: int
     spearman: float | None
     interval: tuple[float, float] | None
-    kendall: float | None
     verdict: Verdict
 
 

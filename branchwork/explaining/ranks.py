@@ -28,15 +28,6 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
 
 
-def kendall(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Kendall's τ-b, the surplus of pairs in the same order; None where there are not two ranks on both sides."""
-    if len(set(one)) < 2 or len(set(other)) < 2:
-        return None
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(one, other).statistic)
-
-
 def rank_interval(correlation: float, count: int) -> tuple[float, float] | None:
     """The 95% interval of Spearman's correlation of `count` pairs (Bonett and Wright 2000); None for fewer than 5."""
     if count < FEWEST:
