@@ -5,11 +5,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
+import branchwork
 from branchwork.cli.bench import bench
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
@@ -27,7 +27,7 @@ from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 app = App(
     name="branchwork",
     help="Convolutional networks that branch (Inception) and skip (residual): train them, look into them, ship them.",
-    version=lambda: metadata.version("branchwork"),
+    version=branchwork.__version__,
     help_format="plaintext",
     result_action="return_value",
     suppress_keyboard_interrupt=False,

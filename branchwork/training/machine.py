@@ -8,19 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import branchwork
 from branchwork.errors import BranchworkError
 
 
 def versions() -> dict[str, str]:
     return {
-        "branchwork": metadata.version("branchwork"),
+        "branchwork": branchwork.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

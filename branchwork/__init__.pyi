@@ -1,0 +1,38 @@
+# The public names and their homes: `__init__.py` reads this file, and so do type checkers.
+
+from .blocks import Add as Add, Concat as Concat, InceptionA as InceptionA, ResidualBlock as ResidualBlock
+from .catalogue import list_nets as list_nets
+from .datasets.describe import data as data
+from .datasets.load import load_data as load_data
+from .datasets.pack import pack as pack
+from .deploy.bench import bench as bench
+from .deploy.export import export as export
+from .errors import BranchworkError as BranchworkError
+from .explaining.attribution import explain_pictures as explain_pictures
+from .explaining.contributions import explain as explain
+from .explaining.select import select as select
+from .fusing.fuse import collapse as collapse, fuse as fuse
+from .graph.trace import trace as trace
+from .inspection.bottlenecks import reduction as reduction
+from .inspection.lint import lint as lint
+from .inspection.table import inspect as inspect
+from .nets import NETS as NETS
+from .nets.build import build_net as build_net
+from .nets.weights import lecture_state_dict as lecture_state_dict, load_weights as load_weights
+from .studies.study import study as study
+from .training.demo import demo as demo
+from .training.evaluate import evaluate as evaluate
+from .training.predict import predict as predict
+from .training.recipe import (
+    Recipe as Recipe,
+    best as best,
+    course as course,
+    digits as digits,
+    fast as fast,
+    photos as photos,
+)
+from .training.run import load_run as load_run
+from .training.seeds import resume_seeds as resume_seeds, train_seeds as train_seeds
+from .training.train import resume as resume, train as train
+
+__version__: str
