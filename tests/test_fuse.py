@@ -245,7 +245,7 @@ def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
 
 @pytest.mark.parametrize(("precision", "convolutions"), [("fp32", 6), ("bf16", 4)])
 def test_siblings_are_merged_where_their_parts_are_taken_out_for_less_than_they_start(precision, convolutions):
-    """GoogLeNet's 4a for one image by an engine: numbers of bf16 are half as long (LOG.md has the timings)."""
+    """GoogLeNet's 4a for one image: splits cost half as much in bf16 (timings: docs/experiments/fusing.md)."""
     module = build_net("googlenet").get_submodule("incep4a").eval()
     fused = fuse(module, (480, 14, 14), batch=1, precision=precision, engine="openvino")
     assert operations(fused).count("conv2d") == convolutions
