@@ -1,11 +1,11 @@
 """The nets of the catalogue, with their sizes."""
 
-import json
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 from branchwork.errors import NetError, nearest
-from branchwork.files import read_fields
+from branchwork.files import parse_json
 
 
 @dataclass(frozen=True)
@@ -34,5 +34,5 @@ def list_nets(*beginnings: str) -> tuple[NetSize, ...]:
 
 def known_sizes() -> tuple[NetSize, ...]:
     """What `scripts/measure_nets.py` found by the trace of each net, which together take minutes."""
-    text = (resources.files("branchwork") / "nets/sizes.json").read_text(encoding="utf-8")
-    return tuple(read_fields(NetSize, fields) for fields in json.loads(text))
+    text = (resources.files("branchwork") / "nets/sizes.json").read_bytes()
+    return parse_json(text, tuple[NetSize, ...], Path("nets/sizes.json"))

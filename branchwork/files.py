@@ -1,5 +1,6 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and files that are read back into the types they were written from."""
 
+import dataclasses
 import json
 import math
 import os
@@ -11,23 +12,27 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import msgspec
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from branchwork.errors import BranchworkError, RunError
 
 T = TypeVar("T")
 
-# It can only be read by setting it.
+# The umask can only be read by setting it.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
+_COPY_AGAIN = "copy the run again, or train again"
+
 
 def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError] = RunError) -> None:
-    """Write `content` to `path` through a neighbour that is synced and then renamed over it.
+    """Write `content` to `path` through a temporary file beside it, which is synced and then renamed.
 
-    A reader sees the old file or the new one, never a part. A link is followed, and what is no file, such as
-    /dev/stdout, is written to as it is. Raises `error` where the disk is full or the folder cannot be written; the old
-    file is then untouched and the neighbour removed.
+    A reader sees the old file or the new one, never a part. Symbolic links are followed; devices and pipes such as
+    /dev/stdout are written to directly. Raises `error` if the disk is full or the folder is not writable; the old
+    file is then untouched and the temporary one removed.
     """
     data = content.encode() if isinstance(content, str) else content
     target = Path(os.path.realpath(path))
@@ -35,35 +40,46 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         try:
             target.write_bytes(data)
         except OSError as reason:
-            raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
+            raise error(f"cannot write {path} ({len(data):,} bytes): {_cause_and_remedy(reason)}") from reason
         return
-    handle, neighbour = _neighbour(target, error, path)
+    handle, temporary = _open_beside(target, error, path)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(neighbour, 0o666 & ~_UMASK)  # temporary files are for their owner alone
-        os.replace(neighbour, target)
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp lets nobody but the owner read
+        os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as reason:
-        raise error(f"cannot write {path} ({len(data):,} bytes): {_plain(reason)}") from reason
+        raise error(f"cannot write {path} ({len(data):,} bytes): {_cause_and_remedy(reason)}") from reason
     finally:
-        Path(neighbour).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def printable(path: str | Path) -> str:
+    """Return a path as one line of text that can be shown and written, whatever bytes the file system has for it."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager
 def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Iterator[Path]:
-    """An empty folder beside `path`, for files that must be tried before they are moved there; it goes at the end.
+    """Provide an empty folder beside `path`, for files that are moved there once they are complete.
 
-    Raises `error` where no folder can be made.
+    The folder is removed at the end. Raises `error` if it cannot be made.
     """
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as reason:
-        raise error(f"cannot write {path}: {_plain(reason)}") from reason
+        raise error(f"cannot write {path}: {_cause_and_remedy(reason)}") from reason
     try:
         yield Path(folder)
     finally:
@@ -71,103 +87,126 @@ def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Ite
 
 
 def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkError] = RunError) -> None:
-    """Move files that belong together, each from the first path to the second, which is replaced.
+    """Move files that belong together, each from its first path to its second, replacing what is there.
 
-    The last is the one that a reader opens. It goes first and comes last, so that it never stands beside files of
-    another version. Raises `error` where a file cannot be moved.
+    The last pair is the file that readers open. Its old version is removed first and its new version moved last, so
+    that it never stands beside files of another version. Raises `error` if a file cannot be moved.
     """
-    goals = [(part, Path(os.path.realpath(goal))) for part, goal in moves]
+    targets = [(source, Path(os.path.realpath(target))) for source, target in moves]
     try:
-        for part, _ in goals:
-            with part.open("rb") as file:
+        for source, _ in targets:
+            with source.open("rb") as file:
                 os.fsync(file.fileno())
-        if len(goals) > 1:
-            goals[-1][1].unlink(missing_ok=True)
-        for part, goal in goals:
-            os.replace(part, goal)
-        _sync_folder(goals[-1][1].parent)
+        if len(targets) > 1:
+            targets[-1][1].unlink(missing_ok=True)
+        for source, target in targets:
+            os.replace(source, target)
+        _sync_folder(targets[-1][1].parent)
     except OSError as reason:
-        raise error(f"cannot write {moves[-1][1]}: {_plain(reason)}") from reason
+        raise error(f"cannot write {moves[-1][1]}: {_cause_and_remedy(reason)}") from reason
 
 
-def need_place(path: Path, *, error: type[BranchworkError] = RunError) -> None:
-    """Raises `error` where `write_whole` could not write `path`, whose folder is made where it is missing."""
+def check_writable(path: Path, *, error: type[BranchworkError] = RunError) -> None:
+    """Raise `error` if `write_whole` could not write `path`. Its folder is made if it is missing."""
     target = Path(os.path.realpath(path))
     if os.path.isdir(target):
         raise error(f"cannot write {path}: it is a folder. Name a file in it.")
     if os.path.isfile(target) or not os.path.exists(target):
-        handle, neighbour = _neighbour(target, error, path)
+        handle, temporary = _open_beside(target, error, path)
         os.close(handle)
-        os.unlink(neighbour)
+        os.unlink(temporary)
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what a process that was killed while it wrote `path` has left beside it."""
+    """Remove temporary files that a process left beside `path` when it was killed while writing it."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 
 
-def available_memory() -> int | None:
-    """Bytes that this process can take without swapping; None where the system does not say (only Linux does).
-
-    A container's limit counts, which the system's own figure leaves out.
-    """
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    whole = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min((*whole, *_left_in_groups()), default=None)
-
-
-def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
-    """What each of the control groups, of version 1 or 2, that limit this process's memory has left."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for _, controllers, path in (group.split(":", 2) for group in groups):
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        # A group is also held to what those above it may take. In a container, its own is at the top.
-        for depth in range(1, len(Path(path).parts) + 1):
-            folder = top.joinpath(*Path(path).parts[1:depth])
-            try:
-                most, taken = (int((folder / name).read_text()) for name in names)
-                lines = (folder / "memory.stat").read_text().splitlines()
-            except (OSError, ValueError):  # there is none, or its limit is the word max
-                continue
-            # Files that were read lie in memory as long as nobody else wants it.
-            kept = [
-                int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")
-            ]
-            yield max(0, most - taken + max(kept, default=0))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 @contextmanager
-def alone(lock: Path, work: str, *, error: type[BranchworkError] = RunError) -> Iterator[None]:
-    """Hold the file `lock`, which is there no longer afterwards.
+def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunError) -> Iterator[None]:
+    """Hold the lock file `lock`, which is removed at the end.
 
-    Raises `error` where another process holds it, which does the `work`, in words as "trains in runs/first".
+    Raises `error` if another process holds it. `activity` says what that process does: "trains in runs/first".
     """
-    held = FileLock(lock)
+    file_lock = FileLock(lock)
     try:
-        held.acquire(timeout=0)
+        file_lock.acquire(timeout=0)
     except Timeout:
-        raise error(f"another process {work}: wait for it, or choose another --out") from None
+        raise error(f"another process {activity}: wait for it, or choose another --out") from None
     except OSError as reason:
         raise error(f"cannot write into {lock.parent}: {reason.strerror or reason}") from reason
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
-        held.release()
+        file_lock.release()
+
+
+def read_json(path: Path, kind: type[T], *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN) -> T:
+    """Return the JSON file `path` as a `kind`: a dataclass, or a list, tuple or dict of them.
+
+    Raises `error`, which ends in `remedy`, if the file is missing, cannot be read, or holds anything but a `kind`.
+    """
+    with reading(path, error=error, remedy=remedy):
+        return _decode(path.read_bytes(), kind)
+
+
+def parse_json(
+    text: bytes | str, kind: type[T], path: Path, *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN
+) -> T:
+    """Return JSON that was found inside the file `path` as a `kind`. Raises as `read_json` does."""
+    with reading(path, error=error, remedy=remedy):
+        return _decode(text, kind)
+
+
+@contextmanager
+def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN) -> Iterator[None]:
+    """Turn whatever goes wrong while the file `path` is read into one `error` that names the file and the `remedy`.
+
+    Checks of what was read belong inside: let them raise `ValueError`.
+    """
+    shown = printable(path)
+    try:
+        yield
+    except FileNotFoundError as reason:
+        raise error(f"{shown} is missing: {remedy}") from reason
+    except OSError as reason:
+        raise error(f"{shown} cannot be read ({reason.strerror or reason}): {remedy}") from reason
+    except RecursionError as reason:
+        raise error(f"{shown} is damaged (it is nested too deeply): {remedy}") from reason
+    except (
+        msgspec.MsgspecError, SafetensorError, BranchworkError, ValueError, TypeError, LookupError, ArithmeticError,
+    ) as reason:  # fmt: skip
+        raise error(f"{shown} is damaged ({reason}): {remedy}") from reason
+
+
+def _decode(text: bytes | str, kind: type[T]) -> T:
+    fields = msgspec.json.decode(text)
+    value = msgspec.convert(fields, kind, str_keys=True)
+    _check_fields(fields, value, "$")
+    return value
+
+
+def _check_fields(fields: Any, value: object, position: str) -> None:
+    """Raise `ValueError` for what msgspec lets pass: fields that a dataclass lacks, and integers beyond 64 bits.
+
+    A field with a wrong name is damage: the default in its place would be used in silence.
+    """
+    if isinstance(fields, int) and not -(2**63) <= fields < 2**64:
+        raise ValueError(f"Integer beyond 64 bits - at `{position}`")
+    if isinstance(fields, list) and isinstance(value, list | tuple):
+        for index, (item, converted) in enumerate(zip(fields, value, strict=True)):
+            _check_fields(item, converted, f"{position}[{index}]")
+    elif isinstance(fields, dict) and isinstance(value, dict):
+        for (key, item), converted in zip(fields.items(), value.values(), strict=True):
+            _check_fields(item, converted, f"{position}.{key}")
+    elif isinstance(fields, dict):
+        surplus = fields.keys() - {field.name for field in dataclasses.fields(value)}  # type: ignore[arg-type]
+        if surplus:
+            raise ValueError(f"Object contains unknown field `{min(surplus)}` - at `{position}`")
+        for name, item in fields.items():
+            _check_fields(item, getattr(value, name), f"{position}.{name}")
 
 
 def read_fields(kind: type[T], fields: object) -> T:
@@ -212,17 +251,56 @@ def _fits(value: object, hint: Any) -> bool:
     return hint is Any or isinstance(value, origin or hint)
 
 
-def _neighbour(path: Path, error: type[BranchworkError], shown: Path) -> tuple[int, str]:
-    """An open temporary file beside `path`, which messages call `shown`, and its name."""
+def available_memory() -> int | None:
+    """Return the bytes that this process can take without swapping; None outside Linux, which alone says.
+
+    A container's limit counts, which the system's own figure leaves out.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    whole = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return min((*whole, *_left_in_groups()), default=None)
+
+
+def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
+    """What each of the control groups, of version 1 or 2, that limit this process's memory has left."""
+    try:
+        groups = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (group.split(":", 2) for group in groups):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        # A group is also held to what those above it may take. In a container, its own is at the top.
+        for depth in range(1, len(Path(path).parts) + 1):
+            folder = top.joinpath(*Path(path).parts[1:depth])
+            try:
+                most, taken = (int((folder / name).read_text()) for name in names)
+                lines = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # there is none, or its limit is the word max
+                continue
+            # Files that were read lie in memory as long as nobody else wants it.
+            kept = [
+                int(line.split()[1]) for line in lines if line.split()[0] in ("inactive_file", "total_inactive_file")
+            ]
+            yield max(0, most - taken + max(kept, default=0))
+
+
+def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple[int, str]:
+    """Open a temporary file beside `path`, which messages call `shown`; return its descriptor and its name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
-        raise error(f"cannot write {shown}: {_plain(reason)}") from reason
+        raise error(f"cannot write {shown}: {_cause_and_remedy(reason)}") from reason
 
 
 def _sync_folder(folder: Path) -> None:
-    # The rename itself is only durable once the folder that holds the name is synced; Windows opens no folders.
+    # A rename is durable only once the folder is synced. Windows cannot open folders.
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -232,12 +310,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _plain(reason: OSError) -> str:
+def _cause_and_remedy(reason: OSError) -> str:
     if isinstance(reason, FileExistsError | NotADirectoryError):
-        place = Path(reason.filename)
-        file = next(p for p in (place, *place.parents) if os.path.lexists(p))
-        return f"{file} is a file, and a folder is needed. Choose another place."
+        path = Path(reason.filename)
+        file = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        return f"{file} is a file, and a folder is needed there. Choose another folder."
     text = reason.strerror or str(reason)
     if isinstance(reason, PermissionError):
         return f"{text}. Choose a folder that you may write to."
-    return f"{text}. Free some space, or choose another place."
+    return f"{text}. Free some space, or choose another folder."

@@ -1,12 +1,15 @@
+import json
 import os
+import re
 import stat
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import pytest
 
 from branchwork import files
 from branchwork.errors import DataError, RunError
-from branchwork.files import need_place, read_fields, write_json, write_whole
+from branchwork.files import check_writable, parse_json, read_json, reading, write_json, write_whole
 
 
 def test_a_file_is_written_with_its_folders_and_read_by_others(tmp_path):
@@ -50,26 +53,94 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
     with pytest.raises(DataError, match="file is a file, and a folder is needed"):
         write_whole(tmp_path / "file/x", "y", error=DataError)
     with pytest.raises(RunError, match="file is a file, and a folder is needed"):
-        need_place(tmp_path / "file/a")
+        check_writable(tmp_path / "file/a")
 
 
-def test_need_place_makes_the_folder_and_leaves_it_empty(tmp_path):
-    need_place(tmp_path / "new/folder/a")
+def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+    check_writable(tmp_path / "new/folder/a")
     assert os.listdir(tmp_path / "new/folder") == []
 
 
-def test_tuples_come_back_from_json_however_deep():
-    @dataclass
-    class Deep:
-        pairs: tuple[tuple[float, ...], tuple[float, ...]] | None
-        sides: tuple[int, int]
+@dataclass(frozen=True)
+class Part:
+    sides: tuple[int, int]
+    pairs: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
-    fields = {"pairs": [[0.5], [0.25, 1]], "sides": [3, 4]}
-    assert read_fields(Deep, fields) == Deep(((0.5,), (0.25, 1)), (3, 4))
-    assert read_fields(Deep, fields | {"pairs": None}) == Deep(None, (3, 4))
-    for wrong in ({"pairs": [[0.5]]}, {"pairs": [["a"], [1]]}, {"sides": [3]}, {"sides": [3, 4, 5]}):
-        with pytest.raises(TypeError, match=f"{next(iter(wrong))} is"):
-            read_fields(Deep, fields | wrong)
+
+@dataclass(frozen=True)
+class Whole:
+    part: Part
+    batch_size: int | Literal["auto"]
+    split: Literal["train", "test"]
+
+    def __post_init__(self):
+        if self.batch_size == 0:
+            raise ValueError("batch_size must be at least 1, got 0")
+
+
+FIELDS = {"part": {"sides": [3, 4], "pairs": [[0.5], [0.25, 1]]}, "batch_size": "auto", "split": "test"}
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    whole = Whole(Part((3, 4), ((0.5,), (0.25, 1.0)), {"a": [1, None]}), 8, "train")
+    write_json(tmp_path / "a.json", [asdict(whole)])
+    assert read_json(tmp_path / "a.json", list[Whole]) == [whole]
+    assert parse_json(json.dumps(FIELDS), Whole, tmp_path / "b") == Whole(
+        Part((3, 4), ((0.5,), (0.25, 1.0))), "auto", "test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"split": None}, "Expected `str`, got `null` - at `$.split`"),
+        ({"split": "all"}, "Invalid enum value 'all' - at `$.split`"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 10**30}, "Integer beyond 64 bits - at `$.batch_size`"),
+        ({"batch_size": True}, "Expected `int | str`, got `bool` - at `$.batch_size`"),
+        ({"part": {}}, "Object missing required field `sides` - at `$.part`"),
+        ({"part": {"sides": [3]}}, "Expected `array` of length 2, got 1 - at `$.part.sides`"),
+        ({"part": {"sides": [3, 4.0]}}, "Expected `int`, got `float` - at `$.part.sides[1]`"),
+        ({"part": {"sides": [3, 4], "pears": None}}, "Object contains unknown field `pears` - at `$.part`"),
+        ({"part": {"sides": [3, 4], "more": {"a": [-(10**30)]}}}, "Integer beyond 64 bits - at `$.part.more.a[0]`"),
+        ({"part": {"sides": [3, 4], "pairs": [["a"], [1]]}}, "Expected `float`, got `str` - at `$.part.pairs[0][0]`"),
+        ({"whole": 1}, "Object contains unknown field `whole`"),
+    ],
+)
+def test_what_is_not_as_it_was_written_is_told_with_its_position(changes, reason, tmp_path):
+    write_json(tmp_path / "a.json", FIELDS | changes)
+    with pytest.raises(DataError, match=re.escape(f"a.json is damaged ({reason}") + r".*\): fetch it again$"):
+        read_json(tmp_path / "a.json", Whole, error=DataError, remedy="fetch it again")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "truncated"),
+        (json.dumps(FIELDS).encode()[:-1], "truncated"),
+        (json.dumps(FIELDS).encode("utf-16"), "malformed"),
+        (json.dumps(FIELDS).encode().replace(b"auto", b"\xff"), "Invalid UTF-8"),
+        (json.dumps(FIELDS).encode().replace(b"0.5", b"NaN"), "malformed"),
+        (json.dumps(FIELDS).encode().replace(b"0.5", b"1e999"), "Number out of range"),
+        (json.dumps(FIELDS).encode().replace(b"0.5", b"7" * 5000), "out of range"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_not_json_is_told(content, reason, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(RunError, match=rf"a\.json is damaged \(.*{reason}.*\): copy the run again, or train again$"):
+        read_json(tmp_path / "a.json", Whole)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(RunError, match=r"a\.json is missing: copy the run again"):
+        read_json(tmp_path / "a.json", Whole)
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(RunError, match=r"a\.json cannot be read \(Is a directory\): copy the run again"):
+        read_json(tmp_path / "a.json", Whole)
+    with pytest.raises(RunError, match="cannot be read \\(Permission denied\\)"), reading(tmp_path / "b"):
+        raise PermissionError(13, "Permission denied")
 
 
 @pytest.mark.parametrize(

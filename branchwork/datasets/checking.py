@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from branchwork.datasets.fitting import FITS
-from branchwork.datasets.folder import File, Layout, find_files, printable
+from branchwork.datasets.folder import File, Layout, find_files
 from branchwork.datasets.images import WAYS, Header
 from branchwork.datasets.reading import Array, Record, Target, read_files, read_headers
 from branchwork.datasets.report import SPLITS, FolderReport, Problem, Sizes, SplitName
 from branchwork.errors import DataError, nearest
+from branchwork.files import printable
 from branchwork.language import times
 from branchwork.observer import Observer
 

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from branchwork.datasets.checking import judge, read_layout, survey
-from branchwork.datasets.folder import printable, title_of
+from branchwork.datasets.folder import title_of
 from branchwork.datasets.load import DataSet, is_path, known_source, load_data
 from branchwork.datasets.pack import verify_pack
 from branchwork.datasets.pictures import draw_sheet, need_sheet
 from branchwork.datasets.reading import Array
 from branchwork.datasets.report import FolderReport
 from branchwork.datasets.sources import cache_folder
+from branchwork.files import printable
 from branchwork.observer import Observer
 
 # Examples of each class on a sheet.

@@ -9,6 +9,7 @@ from pathlib import Path
 from branchwork.datasets.images import FORMATS, LEADS_NOWHERE, SUFFIXES
 from branchwork.datasets.report import Problem, SplitName
 from branchwork.errors import BranchworkError, DataError, nearest
+from branchwork.files import printable
 
 # What people call the three parts.
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -84,12 +85,6 @@ def find_files(folder: Path) -> Layout:
     files.sort(key=lambda file: (file.split, file.label, os.fsencode(file.path)))
     splits = tuple(split for split in parts if any(file.split == split for file in files))
     return Layout(folder, tuple(sorted(trained)), tuple(files), splits, tuple(problems))
-
-
-def printable(path: str | Path) -> str:
-    """A path that can be shown and written as text, whatever bytes the file system has for it, on one line."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def need_unicode(path: str | Path, error: type[BranchworkError]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from branchwork.datasets.checking import judge, read_layout, survey
-from branchwork.datasets.folder import printable, title_of
+from branchwork.datasets.folder import title_of
 from branchwork.datasets.idx import from_idx, rank_of
 from branchwork.datasets.pack import SUFFIX, open_pack
 from branchwork.datasets.reading import Target
@@ -19,7 +19,7 @@ from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fet
 from branchwork.datasets.split import DataSet as DataSet
 from branchwork.datasets.split import Split as Split
 from branchwork.errors import DataError, nearest
-from branchwork.files import available_memory
+from branchwork.files import available_memory, printable
 from branchwork.language import times
 from branchwork.observer import Observer
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from branchwork.datasets.checking import Judgement, judge, read_layout, survey
-from branchwork.datasets.folder import Layout, printable, title_of
+from branchwork.datasets.folder import Layout, title_of
 from branchwork.datasets.reading import Record, Target
 from branchwork.datasets.report import SPLITS, FolderReport, Problem, Sizes
 from branchwork.datasets.split import DataSet, Mapped, Split
 from branchwork.errors import DataError, Interrupted
-from branchwork.files import alone, move_together, read_fields
+from branchwork.files import hold_lock, move_together, printable, read_fields
 from branchwork.language import times
 from branchwork.observer import Observer
 
@@ -360,7 +360,7 @@ def _writing(path: Path) -> Iterator[None]:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
     except OSError as reason:
         raise DataError(f"cannot write {printable(path)}: {reason.strerror}. Choose another --out") from reason
-    with alone(path.with_name(f".{path.name}.lock"), f"writes {printable(path)}", error=DataError):
+    with hold_lock(path.with_name(f".{path.name}.lock"), f"writes {printable(path)}", error=DataError):
         yield
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from branchwork.errors import RunError
-from branchwork.files import need_place, write_whole
+from branchwork.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def need_sheet(path: Path) -> None:
     """Raises `RunError` where no sheet can be drawn into `path`, to be told before the work."""
     if path.suffix.lower() not in ("", ".png", ".jpg", ".jpeg", ".svg", ".pdf"):
         raise RunError(f"{path}: no picture can be written in this format. Take .png, .jpg, .svg or .pdf.")
-    need_place(path)
+    check_writable(path)
 
 
 def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.folder import printable
 from branchwork.datasets.images import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
 from branchwork.explaining.ablation import Joined, after_join, before_joins, copy_graph, read_joins
 from branchwork.explaining.draw import check_picture, draw_evidence
 from branchwork.explaining.figures import Evidence, JoinEvidence, PictureExplanation
+from branchwork.files import printable
 from branchwork.graph.read import shape_of
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run

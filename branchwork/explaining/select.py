@@ -30,7 +30,7 @@ from branchwork.explaining.candidates import (
     weight_size,
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
-from branchwork.files import alone, read_fields, write_json
+from branchwork.files import hold_lock, read_fields, write_json
 from branchwork.nets.build import WITHOUT, full_name, short_name, split_options, with_options
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
 from branchwork.nets.size import count_macs, count_parameters
@@ -122,7 +122,7 @@ def select(
     folder = search.claim(out)
     try:
         # Another lock than that of the trainings, which hold theirs in this folder too.
-        with alone(folder / ".selecting", f"selects into {folder}"):
+        with hold_lock(folder / ".selecting", f"selects into {folder}"):
             if run is None:
                 run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))
             with using_threads(plan.threads):

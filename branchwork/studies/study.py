@@ -12,7 +12,7 @@ import torch
 
 from branchwork.datasets.load import DataSet, load_data
 from branchwork.errors import Interrupted, StudyError, nearest
-from branchwork.files import alone, write_json, write_whole
+from branchwork.files import hold_lock, write_json, write_whole
 from branchwork.nets.build import find_builder
 from branchwork.observer import Observer
 from branchwork.studies.bottleneck import BOTTLENECK
@@ -121,7 +121,7 @@ def study(
         "arms": [asdict(arm) for arm in arms],
     }
     _claim(folder, about)
-    with alone(folder / ".lock", f"works on the study in {folder}", error=StudyError):
+    with hold_lock(folder / ".lock", f"works on the study in {folder}", error=StudyError):
         if executor is None and scheduler is None:
             quick = preset == "quick" and pick_device(device).type == "cpu"
             workers = workers or (os.cpu_count() or 1 if quick else 1)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from branchwork.datasets.folder import printable
 from branchwork.datasets.images import find_pictures, read_picture, to_image
 from branchwork.datasets.pictures import draw_sheet, need_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
+from branchwork.files import printable
 from branchwork.nets.build import short_name
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run

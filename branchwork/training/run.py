@@ -18,7 +18,7 @@ from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.images import WAYS
 from branchwork.datasets.load import DataSet
 from branchwork.errors import NetError, RunError, first_line
-from branchwork.files import need_place, read_fields, write_json, write_whole
+from branchwork.files import check_writable, read_fields, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
 from branchwork.nets.build import find_builder
@@ -169,7 +169,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "
         raise RunError(f"{folder} holds another run ({', '.join(held)}): {finished}choose another --out")
-    need_place(folder / RESULT)
+    check_writable(folder / RESULT)
     return folder
 
 
@@ -184,7 +184,7 @@ def _first_free(name: str) -> Path:
         except FileExistsError:
             continue
         except OSError:
-            pass  # need_place says why
+            pass  # check_writable says why
         return folder
 
 

@@ -18,7 +18,7 @@ from branchwork.datasets.batches import batches, epoch_order, part
 from branchwork.datasets.folder import need_unicode
 from branchwork.datasets.load import DataSet, Split, load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
-from branchwork.files import alone, read_fields, remove_parts, write_json, write_whole
+from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
 from branchwork.nets.size import count_macs, count_parameters
 from branchwork.nets.weights import load_weights
@@ -320,7 +320,7 @@ def _run(
                 else f"{folder} was begun on other training images than {data.name} has now: train into another folder"
             )
         if processes.first:
-            lock.enter_context(alone(folder / ".lock", f"trains in {folder}"))
+            lock.enter_context(hold_lock(folder / ".lock", f"trains in {folder}"))
 
     recipe, data = Recipe(**plan.recipe), _as_weights_expect(plan, data)
     with ExitStack() as lock:
