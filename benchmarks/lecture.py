@@ -26,7 +26,7 @@ from branchwork.nets.build import build_net
 
 EPOCHS, BATCH_SIZE = 10, 64
 # The nets as a learner has them, in a file of their own.
-SCRIPT = Path(__file__).parents[1] / "tests/lecture.py"
+SCRIPT = Path(__file__).parents[1] / "tests/helpers/lecture.py"
 CLASSES = {"inception": "InceptionNet", "residual": "ResidualNet"}
 # Of an estimate: steps that warm up and are not counted, and batches of the test set.
 WARM_UP, TEST_BATCHES = 20, 30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from tiny_study import alone  # noqa: F401, a fixture
+from helpers.tiny_study import alone  # noqa: F401, a fixture
 
 from branchwork.cli import main
 from branchwork.datasets.load import DataSet, Split, load_data

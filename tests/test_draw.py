@@ -2,9 +2,9 @@ import re
 from itertools import combinations
 from xml.etree import ElementTree
 
-import lecture
 import pytest
 import torch
+from helpers import lecture
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F

@@ -9,7 +9,7 @@ from branchwork.training.execution import pick_execution
 from branchwork.training.infer import pick_layout
 from branchwork.training.run import Model
 
-LECTURE = f"{ROOT}/tests/lecture.py"
+LECTURE = f"{ROOT}/tests/helpers/lecture.py"
 RECIPE = bw.fast("inception").but({"epochs": 1, "batch_size": 256, "precision": "fp32"})
 
 

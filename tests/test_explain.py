@@ -10,11 +10,11 @@ from itertools import permutations
 from math import comb
 from pathlib import Path
 
-import lecture
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+from helpers import lecture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from affine_nets import affine_nets
+from helpers.affine_nets import affine_nets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lecture import InceptionNet, ResidualNet, TiedNet
+from helpers.lecture import InceptionNet, ResidualNet, TiedNet
 from torch import nn
 from torch.nn import functional as F
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from lecture import InceptionNet, ResidualNet
+from helpers.lecture import InceptionNet, ResidualNet
 from torch import nn
 
 import branchwork
@@ -81,7 +81,7 @@ def test_the_catalogue_is_found_by_name_and_a_typing_slip_is_told():
 
 
 def script(attribute: str) -> str:
-    return f"{ROOT}/tests/lecture.py:{attribute}"
+    return f"{ROOT}/tests/helpers/lecture.py:{attribute}"
 
 
 @pytest.mark.parametrize("attribute", ["ResidualNet", "make_residual"])

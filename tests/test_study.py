@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from tiny_study import ARMS, RECIPE, TINY, Watcher, records, what_counts
+from helpers.tiny_study import ARMS, RECIPE, TINY, Watcher, records, what_counts
 from torch import nn
 
 import branchwork
@@ -115,7 +115,7 @@ def test_sizes_of_branches():
 
 def test_a_killed_study_goes_on_without_repeating(alone, tmp_path):
     folder = tmp_path / "killed"
-    command = [sys.executable, ROOT / "tests/tiny_study.py", folder, "1"]
+    command = [sys.executable, ROOT / "tests/helpers/tiny_study.py", folder, "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.stdout.readline().strip() != "2":
         assert process.poll() is None
@@ -133,7 +133,7 @@ def test_a_killed_study_goes_on_without_repeating(alone, tmp_path):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(workers, tmp_path):
-    command = [sys.executable, ROOT / "tests/tiny_study.py", tmp_path / "stopped", workers]
+    command = [sys.executable, ROOT / "tests/helpers/tiny_study.py", tmp_path / "stopped", workers]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while process.stdout.readline().strip() != "1":
         assert process.poll() is None
@@ -149,7 +149,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(workers, tmp_path):
 
 
 def test_workers_do_not_outlive_a_killed_study(tmp_path):
-    command = [sys.executable, ROOT / "tests/tiny_study.py", tmp_path / "killed", "2"]
+    command = [sys.executable, ROOT / "tests/helpers/tiny_study.py", tmp_path / "killed", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.stdout.readline().strip() != "1":
         assert process.poll() is None

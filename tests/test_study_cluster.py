@@ -10,7 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tiny_study import TINY, what_counts
+from helpers.tiny_study import TINY, what_counts
 
 import branchwork
 from branchwork.errors import StudyError

@@ -1,4 +1,4 @@
-"""One script for each mistake that learners make; each meets its message, in English and in Chinese."""
+"""Each mistake that learners make meets its message, in English and in Chinese."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from lecture import InceptionNet
+from helpers import mistakes
+from helpers.lecture import InceptionNet
 from torch import nn
 
 import branchwork as bw
@@ -15,59 +16,64 @@ from branchwork.graph.teach import failure
 from branchwork.nets import NETS
 
 MISTAKES = {
-    "wrong_linear": (
+    "WrongLinear": (
         "`fc` expects 300 features, but 20×4×4 = 320 arrive: nn.Linear(320, 10)",
         "`fc` 需要 300 个特征，来的却是 20×4×4 = 320 个：改成 nn.Linear(320, 10)",
     ),
-    "not_flattened": ("20×4×4 arrives: flatten it first, x = x.view(x.size(0), -1)", "来的却是 20×4×4：先展平"),
-    "wrong_view": ("an image is 20×4×4 = 320 there; write x.view(x.size(0), -1)", "此处每张图是 20×4×4 = 320"),
-    "mixed_batch": ("makes 4 rows of 2 images: a view mixes them", "把 2 张图变成了 4 行"),
-    "wrong_channels": (
+    "NotFlattened": ("20×4×4 arrives: flatten it first, x = x.view(x.size(0), -1)", "来的却是 20×4×4：先展平"),
+    "WrongView": ("an image is 20×4×4 = 320 there; write x.view(x.size(0), -1)", "此处每张图是 20×4×4 = 320"),
+    "MixedBatch": ("makes 4 rows of 2 images: a view mixes them", "把 2 张图变成了 4 行"),
+    "WrongChannels": (
         "`conv2` expects 16 channels, but 10×12×12 arrives: nn.Conv2d(10, 20, 5)",
         "`conv2` 需要 16 个通道，来的却是 10×12×12：改成 nn.Conv2d(10, 20, 5)",
     ),
-    "colour_first": (
+    "ColourFirst": (
         "`conv1` expects 3 channels, and the images have 1: nn.Conv2d(1, 10, 5), or images of 3×28×28",
         "`conv1` 需要 3 个通道，而图像有 1 个",
     ),
-    "module_passed": ("write self.mp(self.conv1(x))", "应写成 self.mp(self.conv1(x))"),
-    "module_to_function": ("a module (Conv2d) was passed where its output was meant", "传入的是模块本身（Conv2d）"),
-    "too_small": (
+    "ModulePassed": ("write self.mp(self.conv1(x))", "应写成 self.mp(self.conv1(x))"),
+    "ModuleToFunction": ("a module (Conv2d) was passed where its output was meant", "传入的是模块本身（Conv2d）"),
+    "TooSmall": (
         "images of 28×28 are too small: at `conv3` only 20×4×4 is left; the smallest that works is 32×32",
         "28×28 的图像太小：到 `conv3` 只剩 20×4×4；最小可用的是 32×32",
     ),
-    "no_return": ("forward returns nothing: end it with `return x`", "forward 没有返回值"),
-    "misspelt": ("has no attribute 'conv_2'. Did you mean self.conv2?", "是不是想写 self.conv2？"),
-    "two_outputs": ("gives a tuple, and one tensor of logits is needed", "返回的是 tuple"),
-    "too_many_classes": ("gives 12 numbers for an image, and 10 are needed", "给出 12 个数，需要 10 个"),
-    "conv_after_flatten": ("`conv2` takes images N×C×H×W, and 2×1440 arrives", "它应该放在展平之前"),
-    "forward_outside": ("the class has no forward: define `def forward(self, x)`", "这个类没有 forward"),
-    "no_super": ("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()"),
-    "lost_padding": (
+    "NoReturn": ("forward returns nothing: end it with `return x`", "forward 没有返回值"),
+    "Misspelt": ("has no attribute 'conv_2'. Did you mean self.conv2?", "是不是想写 self.conv2？"),
+    "TwoOutputs": ("gives a tuple, and one tensor of logits is needed", "返回的是 tuple"),
+    "TooManyClasses": ("gives 12 numbers for an image, and 10 are needed", "给出 12 个数，需要 10 个"),
+    "ConvAfterFlatten": ("`conv2` takes images N×C×H×W, and 2×1440 arrives", "它应该放在展平之前"),
+    "ForwardOutside": ("the class has no forward: define `def forward(self, x)`", "这个类没有 forward"),
+    "NoSuper": ("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()"),
+    "LostPadding": (
         "`branch5x5_2` 24×8×8, `branch3x3` 24×12×12. `incep.branch5x5_2` has kernel 5 and padding 0: padding=2",
         "`incep.branch5x5_2` 的核是 5，填充是 0：改成 padding=2",
     ),
-    "other_channels": (
+    "OtherChannels": (
         "`relu` 16×12×12 + `conv2` 32×12×12: give the shortcut a 1×1 projection, nn.Conv2d(16, 32, 1)",
         "给捷径加一个 1×1 投影 nn.Conv2d(16, 32, 1)",
     ),
-    "other_stride": ("nn.Conv2d(16, 32, 1, stride=2)", "nn.Conv2d(16, 32, 1, stride=2)"),
-    "residual_padding": (
+    "OtherStride": ("nn.Conv2d(16, 32, 1, stride=2)", "nn.Conv2d(16, 32, 1, stride=2)"),
+    "ResidualPadding": (
         "`block.conv1` has kernel 3 and padding 0: padding=1 keeps height and width.",
         "`block.conv1` 的核是 3，填充是 0：改成 padding=1",
     ),
 }
 # What only training needs: a net that gives something else than logits can still be inspected.
-ONLY_IN_TRAINING = {"mixed_batch", "no_return", "two_outputs", "too_many_classes"}
+ONLY_IN_TRAINING = {"MixedBatch", "NoReturn", "TwoOutputs", "TooManyClasses"}
 
 
-def script(name: str) -> str:
-    return f"{ROOT}/tests/mistakes/{name}.py:Net"
+def net_argument(name: str) -> str:
+    return f"{mistakes.__file__}:{name}"
 
 
-def test_every_script_has_its_message():
-    assert {path.stem for path in (ROOT / "tests/mistakes").glob("*.py")} == MISTAKES.keys()
+def test_every_mistake_has_its_message():
+    nets = {name for name, value in vars(mistakes).items() if isinstance(value, type)}
+    assert nets - {"Right", "Inception", "Residual"} == MISTAKES.keys()
     assert len(MISTAKES) >= 15
+
+
+def test_without_a_mistake_the_net_is_right():
+    assert failure(mistakes.Right(), (1, 28, 28)) is None
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -75,7 +81,7 @@ def test_every_script_has_its_message():
 def test_each_mistake_meets_its_message_in_training(name, language, sample, monkeypatch):
     monkeypatch.setenv("BRANCHWORK_LANG", language)
     with pytest.raises(NetError) as caught:
-        bw.train(script(name), data=sample, out="run")
+        bw.train(net_argument(name), data=sample, out="run")
     assert MISTAKES[name][language == "zh"] in str(caught.value)
     assert list(Path().iterdir()) == []
 
@@ -83,10 +89,10 @@ def test_each_mistake_meets_its_message_in_training(name, language, sample, monk
 @pytest.mark.parametrize("name", sorted(MISTAKES.keys() - ONLY_IN_TRAINING))
 def test_each_mistake_meets_the_same_message_in_inspect(name, monkeypatch, refused):
     monkeypatch.setenv("BRANCHWORK_LANG", "en")
-    text = refused("inspect", script(name))
+    text = refused("inspect", net_argument(name))
     assert MISTAKES[name][0] in text
-    if name not in ("forward_outside",):
-        assert re.search(rf"{name}\.py, line \d+\)", text), text
+    if name != "ForwardOutside":
+        assert re.search(r"mistakes\.py, line \d+\)", text), text
 
 
 @pytest.mark.parametrize(("locale", "chinese"), [("zh_CN.UTF-8", True), ("de_DE.UTF-8", False), ("", False)])
@@ -95,13 +101,13 @@ def test_the_language_is_that_of_the_locale(locale, chinese, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LANG", locale)
     with pytest.raises(NetError) as caught:
-        bw.inspect(script("wrong_linear"))
+        bw.inspect(net_argument("WrongLinear"))
     assert ("个特征" in str(caught.value)) is chinese
 
 
 def test_the_flow_of_shapes_leads_up_to_the_failure(monkeypatch):
     monkeypatch.setenv("BRANCHWORK_LANG", "en")
-    text = str(failure(bw.build_net(script("wrong_linear")), (1, 28, 28)))
+    text = str(failure(bw.build_net(net_argument("WrongLinear")), (1, 28, 28)))
     assert [line.split() for line in text.splitlines()[1:]] == [
         ["input", "1×28×28"],
         ["conv1", "conv2d", "10×24×24"],
@@ -116,9 +122,9 @@ def test_the_flow_of_shapes_leads_up_to_the_failure(monkeypatch):
 
 
 def test_a_wrong_input_on_the_command_line_says_what_the_net_needs(refused):
-    text = refused("inspect", f"{ROOT}/tests/lecture.py:ResidualNet", "--input", "3x28x28")
+    text = refused("inspect", f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--input", "3x28x28")
     assert "`conv1` expects 1 channels, and the images have 3" in text and "images of 1×28×28" in text
-    text = refused("inspect", f"{ROOT}/tests/lecture.py:ResidualNet", "--input", "1x32x32")
+    text = refused("inspect", f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--input", "1x32x32")
     assert "`fc` expects 512 features, but 32×5×5 = 800 arrive: nn.Linear(800, 10)" in text
     for wrong in ("", "1x0x28", "1x-3x28", "axbxc"):
         assert "channels, height and width are needed" in refused("inspect", "residual", "--input", wrong)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from helpers.lecture import InceptionNet, ResidualNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lecture import InceptionNet, ResidualNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -140,8 +140,8 @@ def test_functional_operations_and_views_are_rows_with_their_place():
     traced = trace(InceptionNet(), (1, 28, 28))
     (view,) = [node for node in traced.nodes if node.op == "view"]
     assert view.detail == "88×4×4 = 1408" and view.output_shape == (1408,) and view.activation_bytes == 0
-    lines = (ROOT / "tests/lecture.py").read_text().splitlines()
-    assert view.file == str(ROOT / "tests/lecture.py") and "x.view(n, -1)" in lines[view.line - 1]
+    lines = (ROOT / "tests/helpers/lecture.py").read_text().splitlines()
+    assert view.file == str(ROOT / "tests/helpers/lecture.py") and "x.view(n, -1)" in lines[view.line - 1]
     conv = traced.nodes[0]
     assert "self.conv1(x)" in lines[conv.line - 1]
 
@@ -257,7 +257,7 @@ def test_a_net_that_depends_on_the_pixels_is_run_once_and_says_so(command):
     convs = [[(n.name, n.op, n.output_shape, n.macs, n.field) for n in t.nodes if n.parameters] for t in (plain, run)]
     assert convs[0] == convs[1]
     assert [join.branches for join in run.joins] == [join.branches for join in plain.joins]
-    code, out, err = command("inspect", f"{ROOT}/tests/lecture.py:Depends")
+    code, out, err = command("inspect", f"{ROOT}/tests/helpers/lecture.py:Depends")
     assert "a word that must not be in the table" in err and "a word" not in out
     assert code == 0 and "these are those that it ran for a black image" in out
 
@@ -306,8 +306,8 @@ GOLDENS = {
     "inception": ("inception",),
     "residual": ("residual",),
     "residual-3x32x32": ("residual", "--input", "3x32x32"),
-    "lecture-inception": (f"{ROOT}/tests/lecture.py:InceptionNet",),
-    "lecture-residual-by-branch": (f"{ROOT}/tests/lecture.py:ResidualNet", "--by", "branch"),
+    "lecture-inception": (f"{ROOT}/tests/helpers/lecture.py:InceptionNet",),
+    "lecture-residual-by-branch": (f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--by", "branch"),
 }
 
 
@@ -336,7 +336,7 @@ def test_nets_that_take_no_images_are_inspected():
 
 
 def test_the_command_shows_rows_totals_and_what_a_1x1_costs(command):
-    code, out, _ = command("inspect", f"{ROOT}/tests/lecture.py:InceptionNet", "--json", "i.json")
+    code, out, _ = command("inspect", f"{ROOT}/tests/helpers/lecture.py:InceptionNet", "--json", "i.json")
     assert code == 0
     for words in (
         "view 88×4×4 = 1408", "├ branch5x5_1", "│ branch5x5_2", "╰ cat", "cat 16 + 24 + 24 + 24 = 88", "6,019,200",

@@ -398,7 +398,9 @@ def test_a_learning_rate_far_too_high_is_one_message(refused):
 
 def test_a_learners_own_script_trains_unchanged(small):
     # It calls .view, which refuses channels_last tensors.
-    result = bw.train(f"{ROOT}/tests/lecture.py:ResidualNet", data=small, recipe=QUICK.but({"epochs": 4}), out="run")
+    result = bw.train(
+        f"{ROOT}/tests/helpers/lecture.py:ResidualNet", data=small, recipe=QUICK.but({"epochs": 4}), out="run"
+    )
     assert result.parameters == 41_514 and result.test_accuracy > 0.6
     assert bw.load_run("run").net.fc.in_features == 512
 
@@ -408,7 +410,7 @@ def test_a_script_with_tied_weights_and_a_seed_of_its_own_trains_and_resumes_fro
 ):
     script = tmp_path / "mine/tied.py"
     script.parent.mkdir()
-    text = (ROOT / "tests/lecture.py").read_text()
+    text = (ROOT / "tests/helpers/lecture.py").read_text()
     script.write_text(text + "\ntorch.manual_seed(42)\n")
     monkeypatch.chdir(script.parent)
     with pytest.raises(Interrupted):
@@ -423,7 +425,7 @@ def test_a_script_with_tied_weights_and_a_seed_of_its_own_trains_and_resumes_fro
 
 def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
     script = tmp_path / "net.py"
-    text = (ROOT / "tests/lecture.py").read_text()
+    text = (ROOT / "tests/helpers/lecture.py").read_text()
     script.write_text(text)
     with pytest.raises(Interrupted):
         bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
@@ -441,7 +443,7 @@ def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
 
 def test_a_script_that_was_edited_or_lost_does_not_change_the_runs_that_it_made(small, tmp_path):
     script = tmp_path / "net.py"
-    script.write_text((ROOT / "tests/lecture.py").read_text())
+    script.write_text((ROOT / "tests/helpers/lecture.py").read_text())
     bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="whole")
     with pytest.raises(Interrupted):
         bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
@@ -506,12 +508,12 @@ NETS_THAT_CANNOT_LEARN = {
 @pytest.mark.parametrize("name", NETS_THAT_CANNOT_LEARN)
 def test_a_net_that_cannot_be_trained_is_one_message(small, name):
     with pytest.raises((NetError, TrainingError), match=NETS_THAT_CANNOT_LEARN[name]):
-        bw.train(f"{ROOT}/tests/lecture.py:{name}", data=small, recipe=QUICK, execute="written")
+        bw.train(f"{ROOT}/tests/helpers/lecture.py:{name}", data=small, recipe=QUICK, execute="written")
 
 
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
     with pytest.raises(NetError, match="gives 11 numbers for an image, and 10 are needed"):
-        bw.train(f"{ROOT}/tests/lecture.py:TooManyClasses", data=small, out="run")
+        bw.train(f"{ROOT}/tests/helpers/lecture.py:TooManyClasses", data=small, out="run")
     with pytest.raises(RecipeError, match="batch_size is 1400, and there are only 1350 training images"):
         bw.train("residual", data=small, recipe=QUICK.but({"batch_size": 1400}), out="run")
     tiny = DataSet(**{**vars(small), "train": Split(small.train.images[..., :12, :12], small.train.labels)})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lecture import InceptionNet, ResidualNet
+from helpers.lecture import InceptionNet, ResidualNet
 
 from branchwork import NETS, lecture_state_dict, load_weights
 from branchwork.errors import WeightsError
