@@ -21,7 +21,8 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.process import MEAN, STD, JsonFile, Outcome, as_floats, count_correct, timed
-from branchwork.datasets.load import Split, load_data
+from branchwork.datasets.dataset import Split
+from branchwork.datasets.load import load_data
 from branchwork.nets.build import build_net
 
 EPOCHS, BATCH_SIZE = 10, 64

@@ -19,7 +19,8 @@ import branchwork
 from benchmarks.process import JsonFile, timed
 from branchwork.datasets.batches import batches, epoch_order
 from branchwork.datasets.checking import survey
-from branchwork.datasets.images import decode, quiet_decoders, to_image
+from branchwork.datasets.placing import to_image
+from branchwork.datasets.reading import decode, quiet_decoders
 from branchwork.files import write_json
 from branchwork.observer import Observer
 
@@ -31,25 +32,25 @@ app = App(result_action="return_value")
 def write_files(folder: Path) -> None:
     train = branchwork.load_data("sample").train
     for index in range(IMAGES):
-        place = folder / str(int(train.labels[index]))
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(train.images[index, 0].numpy()).save(place / f"{index}{('.png', '.jpg')[index % 2]}")
+        class_folder = folder / str(int(train.labels[index]))
+        class_folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(train.images[index, 0].numpy()).save(class_folder / f"{index}{('.png', '.jpg')[index % 2]}")
 
 
 @app.default
 def main(*, json_file: JsonFile) -> None:
-    silent = Observer()
-    with tempfile.TemporaryDirectory() as place:
-        folder, file = Path(place) / "digits", Path(place) / "digits.pack"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, file = Path(temporary) / "digits", Path(temporary) / "digits.pack"
         write_files(folder)
         branchwork.pack(folder, out=file)
         images = branchwork.load_data(str(file)).train.images
-        layout, target = survey(folder, None, None, None, silent)
+        layout, image_format = survey(folder, Observer())
         # As many files as the pack has training images.
-        paths = [found.path for found in layout.files][: len(images)]
+        paths = [file.path for file in layout.files][: len(images)]
 
         def decode_file(index: int) -> Tensor:
-            return to_image(decode(paths[index]).image, target.channels, target.size, target.pictures)
+            picture = decode(paths[index]).image
+            return to_image(picture, image_format.channels, image_format.size, image_format.method)
 
         def decode_all(epoch: int) -> None:
             with quiet_decoders(), ThreadPoolExecutor() as pool:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import branchwork
 from benchmarks.process import JsonFile
-from branchwork.datasets.load import DataSet, Split
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.files import write_json
 
 SIZE, BATCH_SIZE, CLASSES = 224, 16, 10

@@ -17,7 +17,8 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import OneCycleLR
 
 from benchmarks.process import JsonFile, Outcome, as_floats, count_correct, timed
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 
 BATCH_SIZE, TEST_BATCH_SIZE, LEARNING_RATE, BETAS = 256, 2000, 0.01, (0.7, 0.9)
 

@@ -23,8 +23,8 @@ from torch.nn import functional as F
 
 import branchwork
 from benchmarks.process import JsonFile
-from branchwork.datasets.batches import count_batches, part
-from branchwork.datasets.load import DataSet, Split
+from branchwork.datasets.batches import count_batches, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.explaining.candidates import find_groups
 from branchwork.explaining.selection import Selection
 from branchwork.files import write_json
@@ -73,7 +73,7 @@ def few_images(images: int) -> DataSet:
 
 def without_tuning(run: str, data: DataSet, recipe: Recipe, seed: int) -> list[Kept]:
     """The sets of three, two and one branches by the loss of the trained net without each, never fine-tuned."""
-    trained, (_, validation) = load_run(run), part(data, recipe.validation, seed)
+    trained, (_, validation) = load_run(run), train_and_validation(data, recipe.validation, seed)
     groups, net, kept = {group.name: group for group in find_groups(trained.net, False)}, trained.net, BRANCHES
     path = []
     while len(kept) > 1:
@@ -118,7 +118,7 @@ def main(
 ) -> None:
     data = few_images(images)
     recipe = fast("inception", 60_000).but({"epochs": epochs})
-    steps = epochs * count_batches(len(part(data, recipe.validation, 0)[0]), recipe.images_a_step)
+    steps = epochs * count_batches(len(train_and_validation(data, recipe.validation, 0)[0]), recipe.images_a_step)
     table: dict[Kept, list[float]] = {kept: [] for kept in sets()}
     paths: list[tuple[str, int, list[Kept]]] = []
     costs: list[dict[str, dict[str, float]]] = []

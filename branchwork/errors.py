@@ -1,4 +1,4 @@
-"""What a user can do wrong. Each error carries one message: what was found, where, what was needed, what to change."""
+"""What a user can do wrong. The message of each error says what was found, where, what was needed, what to change."""
 
 import difflib
 import os
@@ -8,82 +8,83 @@ from pathlib import Path
 
 
 class BranchworkError(Exception):
-    """Base of every error that the user can mend. The command prints it without a traceback and exits 2."""
+    """Base of every error that the user can fix. The command prints it without a traceback and exits 2."""
 
 
 class NetError(BranchworkError):
-    """A net that is unknown, cannot be built, or whose branches do not fit."""
+    """A net is unknown, cannot be built, or its branches do not fit together."""
 
 
 class WeightsError(BranchworkError):
-    """Weights that are missing, damaged, or belong to another net."""
+    """Weights are missing, damaged, or belong to another net."""
 
 
 class DataError(BranchworkError):
-    """A data set that is unknown, cannot be had, or is damaged."""
+    """A data set is unknown, unavailable or damaged."""
 
 
 class ImageError(BranchworkError):
-    """A picture that cannot be read or holds nothing to recognise."""
+    """A picture cannot be read, or shows nothing to recognise."""
 
 
 class RecipeError(BranchworkError):
-    """A recipe with an unknown key or an impossible value."""
+    """A recipe has an unknown key or an impossible value."""
 
 
 class RunError(BranchworkError):
-    """A run folder that cannot be written, read or continued."""
+    """A run folder cannot be written, read or resumed."""
 
 
 class TrainingError(BranchworkError):
-    """A training that cannot go on, such as one whose loss is not finite."""
+    """A training cannot continue, for example because its loss is not finite."""
 
 
 class BatchTooLarge(TrainingError):
-    """A batch that does not fit into the memory of the device."""
+    """A batch does not fit into the memory of the device."""
 
 
 class ToldElsewhere(BranchworkError):
-    """What the first of several processes tells the user; this one ends without a word."""
+    """Another process of the same training reports the error; this one exits silently."""
 
 
 class EngineError(BranchworkError):
-    """An inference engine that is missing, too old, or lacks what is asked of it."""
+    """An inference engine is missing, too old, or cannot do what was asked."""
 
 
 class StudyError(BranchworkError):
-    """A study that is unknown, whose folder holds another, or whose trainings cannot run where they were sent."""
+    """A study is unknown, its folder holds another study, or its trainings cannot run where they were sent."""
 
 
 class ExportError(BranchworkError):
-    """A net that no file can hold, or a file that cannot be written or does not give what the net gives."""
+    """A net cannot be exported, or the file cannot be written or computes something else than the net."""
 
 
 class ExplainError(BranchworkError):
-    """An explanation that cannot be given, such as for a class that the net lacks or without a package it needs."""
+    """An explanation cannot be given: the net lacks the class, or a package is missing."""
 
 
 class Interrupted(BranchworkError):
-    """The user stopped a training; its state is saved and it can be continued."""
+    """The user stopped a training; its state is saved and it can be resumed."""
 
 
 def own_line(reason: BaseException) -> str:
-    """`file.py, line 12`: the innermost line that is neither torch's nor ours; "" where there is none."""
+    """Return `file.py, line 12`: the innermost line that is neither torch's nor ours, or "" if there is none."""
     ours = str(Path(__file__).parent)
     frames = traceback.extract_tb(reason.__traceback__)
-    own = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and not f.filename.startswith((ours, "<"))]
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
+    known = (ours, "<")
+    theirs = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and not f.filename.startswith(known)]
+    return f"{theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
 
 
 def first_line(reason: BaseException) -> str:
-    """What another library says is wrong, in one line that is not too long."""
+    """Return what another library says is wrong, in one line of at most 300 characters."""
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("Exception from ")]  # places in OpenVINO's own source
+    lines = [line for line in lines if not line.startswith("Exception from ")]  # positions in OpenVINO's own source
     return f"{lines[0] if lines else type(reason).__name__:.300}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The clause that ends a message about an unknown name: the nearest known one, and all of them."""
+    """Return the end of a message about an unknown name: the nearest known name, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""

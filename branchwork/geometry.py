@@ -1,15 +1,15 @@
-"""How layers change height and width, and what would keep them."""
+"""How layers change height and width, and what would preserve them."""
 
 from torch import nn
 
 from branchwork.language import say
 
-# The layers that may change height and width.
+# Layers that may change height and width.
 SIZED = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def size_changes(path: str, layer: nn.Module) -> list[str]:
-    """Why the layer at `path` changes height and width, and what keeps them; nothing where it keeps them."""
+    """Say why the layer at `path` changes height and width, and what would preserve them; nothing if it does."""
     if not isinstance(layer, SIZED) or layer.padding == "same":
         return []
     kernel, stride, padding = (pair(getattr(layer, key)) for key in ("kernel_size", "stride", "padding"))
@@ -27,7 +27,7 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
     if any(s % 2 for s in span):
         return [
             say(
-                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: take an odd one.",
+                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: use an odd one.",
                 f"`{path}` 的卷积核边长 {short(kernel)} 是偶数，无法保持高和宽：请用奇数。",
             )
         ]
@@ -42,10 +42,10 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
 
 
 def pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
-    """One number for both axes, or one for each, as two."""
+    """Return a parameter of a layer, one number for both axes or one for each, as two numbers."""
     if value == "valid":
         return (0, 0)
-    assert not isinstance(value, str), f"padding {value!r} is handled before"
+    assert not isinstance(value, str), value
     return (value, value) if isinstance(value, int) else tuple(value)
 
 

@@ -1,11 +1,11 @@
-"""How long-running functions tell of their progress without printing."""
+"""How long-running functions report their progress without printing."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a training stands after one optimiser step."""
+    """The progress of a training after one optimiser step."""
 
     epoch: int
     epochs: int
@@ -18,7 +18,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch. Accuracy is a fraction; None where nothing is held out for validation."""
+    """One finished epoch. Accuracy is a fraction, or None if nothing is held out for validation."""
 
     epoch: int
     epochs: int
@@ -29,22 +29,22 @@ class Epoch:
 
 
 class Observer:
-    """Sees what happens and does nothing. The command line's own draws a progress bar."""
+    """Receives progress and ignores it. The command line's subclass draws a progress bar."""
 
     def note(self, message: str) -> None:
-        """Something that the user should read; its first line says it all."""
+        """Receive something that the user should read; the first line says it all."""
 
     def download(self, name: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of `name` are here; total is 0 while it is unknown."""
+        """Receive that `done` of `total` bytes of `name` have arrived; `total` is 0 while it is unknown."""
 
     def download_end(self) -> None:
-        """The download that was told of last is over, well or badly."""
+        """The last announced download has ended, successfully or not."""
 
     def count(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` files are done with, of what `title` says in words."""
+        """Receive that `done` of `total` files are finished; `title` says of which work."""
 
     def count_end(self) -> None:
-        """The counting that was told of last is over, well or badly."""
+        """The last announced count has ended, successfully or not."""
 
     def start(self, title: str) -> None:
         """A training called `title` begins."""
@@ -56,4 +56,4 @@ class Observer:
         """An epoch is done."""
 
     def end(self) -> None:
-        """The training that `start` announced is over, well or badly."""
+        """The training that `start` announced has ended, successfully or not."""

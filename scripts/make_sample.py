@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from branchwork.datasets.idx import to_idx
 from branchwork.datasets.load import load_data
 
 FOLDER = Path(__file__).parents[1] / "branchwork/datasets/sample"
 SEED = 11
+
+
+def to_idx(array: np.ndarray) -> bytes:
+    """Return unsigned bytes in the IDX format: two zero bytes, type, rank, big-endian sizes, then the numbers."""
+    return bytes((0, 0, 0x08, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def draw(labels: np.ndarray, per_class: int, generator: np.random.Generator) -> np.ndarray:

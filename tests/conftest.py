@@ -12,7 +12,8 @@ import pytest
 from helpers.tiny_study import alone  # noqa: F401, a fixture
 
 from branchwork.cli import main
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 from branchwork.training.recipe import fast
 from branchwork.training.train import Result, train
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from branchwork.datasets.batches import batches, count_batches, epoch_order, hold_out, normalise, part
-from branchwork.datasets.load import Split
+from branchwork.datasets.batches import batches, count_batches, epoch_order, hold_out, normalise, train_and_validation
+from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError
 
 
@@ -39,13 +39,13 @@ def test_nothing_is_held_out_with_a_fraction_of_zero_and_too_few_images_are_an_e
 
 
 def test_a_part_of_every_class_is_trained_on_and_validation_is_as_it_would_be(small):
-    train, validation = part(small, 0.1, 3)
-    few, same = part(small, 0.1, 3, 0.2)
+    train, validation = train_and_validation(small, 0.1, 3)
+    few, same = train_and_validation(small, 0.1, 3, 0.2)
     assert torch.equal(same.images, validation.images)
     counts = torch.bincount(train.labels)
     assert torch.bincount(few.labels).tolist() == [round(0.2 * count) for count in counts.tolist()]
     numbered = replace(small, train=split_of([0] * 40 + [1] * 30 + [2]))
-    chosen = [part(numbered, 0.0, seed, 0.1)[0].images.flatten().tolist() for seed in (0, 0, 1)]
+    chosen = [train_and_validation(numbered, 0.0, seed, 0.1)[0].images.flatten().tolist() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     # In the order of the data, none twice, and one at least of the rarest class.
     assert chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 8 and chosen[0][-1] == 70

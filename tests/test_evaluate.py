@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import branchwork as bw
-from branchwork.datasets.load import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError, RecipeError, RunError, WeightsError
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.infer import evaluation_batch, pick_device, pick_precision, predict_logits

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import branchwork as bw
 from branchwork.blocks import Add, Concat, chain
 from branchwork.cli.explain import _verdict as verdict_lines
-from branchwork.datasets.split import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import NetError
 from branchwork.explaining import measure
 from branchwork.explaining.ablation import Joined, Removal, ablate, after_join, read_joins, remove
@@ -651,7 +651,7 @@ def test_bad_input_gets_one_message(run, folder, refused, digits, tmp_path, monk
     assert "holds no trained net" in refused("explain", tmp_path)
     assert "only in fashion: boot" in refused_for_classes(run, refused, monkeypatch)
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    assert "bad.png is no picture" in refused("explain", run.folder, digits[0], tmp_path / "bad.png")
+    assert "bad.png is not a picture" in refused("explain", run.folder, digits[0], tmp_path / "bad.png")
     assert "there is no file" in refused("explain", run.folder, tmp_path / "none.png")
     assert "has no class 'nine'" in refused("explain", run.folder, digits[0], "--class", "nine")
     assert "--class goes with pictures" in refused("explain", run.folder, "--class", "9")

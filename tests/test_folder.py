@@ -10,42 +10,17 @@ import make_folder
 import numpy as np
 import pytest
 import torch
+from helpers.folders import GENERATOR, SHORT, fill, noise, train, two_classes
 from PIL import Image
 
 import branchwork as bw
 from branchwork.datasets import describe
 from branchwork.datasets.checking import choose_size
-from branchwork.datasets.images import Header, read_picture, to_image
+from branchwork.datasets.placing import to_image
+from branchwork.datasets.reading import PictureHeader, read_picture
 from branchwork.errors import DataError, ImageError
 from branchwork.observer import Observer
 from branchwork.training.recipe import fast
-
-GENERATOR = np.random.default_rng(5)
-SHORT = {"epochs": 1, "batch_size": 8, "validation": 0.0}
-
-
-def train(**options):
-    """As few seconds as a training can take beside others."""
-    return bw.train("residual", threads=1, execute="written", **options)
-
-
-def noise(height: int = 20, width: int = 20, channels: int = 3) -> Image.Image:
-    """A picture that no other is like."""
-    shape = (height, width) if channels == 1 else (height, width, channels)
-    return Image.fromarray(GENERATOR.integers(0, 256, shape, dtype=np.uint8))
-
-
-def fill(folder: Path, count: int = 10, **kind: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        noise(**kind).save(folder / f"{index}.png")
-    return folder
-
-
-def two_classes(root: Path, **kind: int) -> Path:
-    fill(root / "cat", **kind)
-    fill(root / "dog", **kind)
-    return root
 
 
 def kinds(report) -> dict[str, list[str]]:
@@ -340,7 +315,7 @@ def test_the_three_ways_cut_fill_or_distort():
 
 def test_sizes_are_chosen_by_the_files():
     def chosen(*sizes: tuple[int, int]) -> tuple[int, int]:
-        return choose_size([Header(width, height, True) for width, height in sizes])
+        return choose_size([PictureHeader(width, height, True) for width, height in sizes])
 
     assert chosen((40, 30), (40, 30)) == (30, 40)  # height first, as in a shape
     assert chosen((4000, 3000)) == (128, 128)

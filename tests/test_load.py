@@ -1,14 +1,13 @@
 import lzma
 
-import make_sample
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from make_sample import draw, to_idx
 
 import branchwork
 from branchwork.datasets import load, sources
-from branchwork.datasets.idx import to_idx
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError
 from branchwork.observer import Observer
@@ -36,7 +35,7 @@ def test_the_sample_has_no_picture_twice(sample):
 
 def test_the_script_that_is_kept_draws_evenly_and_the_same_each_time():
     labels = np.repeat(np.arange(10), 20)
-    first, second = (make_sample.draw(labels, 5, np.random.Generator(np.random.PCG64(11))) for _ in range(2))
+    first, second = (draw(labels, 5, np.random.Generator(np.random.PCG64(11))) for _ in range(2))
     assert np.array_equal(first, second) and np.all(np.diff(first) > 0)
     assert np.bincount(labels[first]).tolist() == [5] * 10
 

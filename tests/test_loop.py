@@ -20,7 +20,7 @@ from torch.nn import functional as F
 import branchwork as bw
 from branchwork.datasets.augment import mixup_weights
 from branchwork.datasets.batches import epoch_order
-from branchwork.datasets.load import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import Interrupted, TrainingError
 from branchwork.observer import Observer
 from branchwork.training import loop, optimizers, train

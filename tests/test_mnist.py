@@ -10,7 +10,7 @@ import pytest
 from conftest import in_a_process
 
 import branchwork as bw
-from branchwork.datasets.load import DataSet
+from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.sources import MNIST
 from branchwork.errors import DataError
 

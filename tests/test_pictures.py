@@ -12,13 +12,15 @@ from make_photos import photo
 from PIL import Image, ImageDraw, ImageFilter
 
 from branchwork.datasets import describe
-from branchwork.datasets.images import find_pictures, read_picture, to_image
-from branchwork.datasets.pictures import draw_sheet
-from branchwork.datasets.placing import RULES, place
+from branchwork.datasets.placing import RULES, place_figure, to_image
+from branchwork.datasets.reading import find_pictures, read_picture
+from branchwork.datasets.sheet import draw_sheet
 from branchwork.errors import ImageError
 from branchwork.training import evaluate
 
-DIGITS = RULES["digits"]
+
+def place_digit(picture: Image.Image) -> np.ndarray:
+    return place_figure(picture, (28, 28), RULES["digits"])
 
 
 def grey(array) -> Image.Image:
@@ -33,8 +35,8 @@ def centre_of_mass(image: np.ndarray) -> tuple[float, float]:
 def test_an_image_of_the_data_set_keeps_every_pixel_and_so_does_its_negative(sample):
     kept = 0
     for image in sample.test.images[:200, 0].numpy():
-        kept += np.array_equal(place(grey(image), (28, 28), DIGITS), image)
-        assert np.array_equal(place(grey(255 - image), (28, 28), DIGITS), place(grey(image), (28, 28), DIGITS))
+        kept += np.array_equal(place_digit(grey(image)), image)
+        assert np.array_equal(place_digit(grey(255 - image)), place_digit(grey(image)))
     # A few digits of MNIST are not placed by its own rule, within a pixel.
     assert kept >= 190
 
@@ -86,7 +88,7 @@ def test_exif_turns_the_picture_upright():
 def test_thin_pens_are_thickened_to_about_what_mnist_has():
     picture = Image.new("L", (500, 500), 255)
     ImageDraw.Draw(picture).line((250, 50, 250, 450), fill=0, width=3)
-    image = place(picture, (28, 28), DIGITS)
+    image = place_digit(picture)
     # Scaled as it is, the line would be 0.15 pixels wide; MNIST's strokes are 2 to 3.
     assert 2 * 19 <= (image > 96).sum() <= 3 * 21 and image.max() == 255
 
@@ -94,7 +96,7 @@ def test_thin_pens_are_thickened_to_about_what_mnist_has():
 def test_garments_fill_the_image_and_are_centred_by_their_box():
     picture = Image.new("L", (400, 400), 255)
     ImageDraw.Draw(picture).rectangle((100, 20, 199, 219), fill=60)
-    image = place(picture, (28, 28), RULES["garments"])
+    image = place_figure(picture, (28, 28), RULES["garments"])
     rows, columns = np.nonzero(image > 128)
     assert np.ptp(rows) + 1 == 28 and 12 <= np.ptp(columns) + 1 <= 16
     assert abs((columns.min() + columns.max()) / 2 - 13.5) <= 1
@@ -112,7 +114,7 @@ def test_more_channels_repeat_the_grey_one():
 )
 def test_a_picture_of_nothing_is_refused(picture):
     with pytest.raises(ImageError, match="nothing to recognise"):
-        place(picture, (28, 28), DIGITS)
+        place_digit(picture)
 
 
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (2, 2), (3, 5), (5000, 3)])
@@ -120,7 +122,7 @@ def test_odd_shapes_give_an_image_or_one_clear_error(size):
     generator = np.random.default_rng(0)
     picture = grey(generator.integers(0, 256, (size[1], size[0])))
     try:
-        image = place(picture, (28, 28), DIGITS)
+        image = place_digit(picture)
     except ImageError:
         return
     assert image.shape == (28, 28) and image.dtype == np.uint8
@@ -151,17 +153,17 @@ def whole_png() -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is no picture that can be read"),
-        (b"hello", "is no picture that can be read"),
+        (b"", "is not a picture that can be read"),
+        (b"hello", "is not a picture that can be read"),
         (whole_png()[:2000], "is damaged or truncated"),
         (whole_png()[:20], "damaged or truncated"),
         (bomb(40_000, 40_000), "unpacks to more than 100,000,000 pixels"),
         (bomb(15_000, 10_000), "unpacks to more than 100,000,000 pixels"),
         (bomb(200, 200), "is damaged or truncated"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is no picture that can be read"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read"),
     ],
 )
-def test_what_is_no_sound_picture_is_one_clear_error(content, words, tmp_path):
+def test_what_is_not_a_sound_picture_is_one_clear_error(content, words, tmp_path):
     path = tmp_path / "p.png"
     path.write_bytes(content)
     with pytest.raises(ImageError) as caught:
@@ -195,7 +197,7 @@ def test_photographs_of_digits_are_read_nearly_as_well_as_the_digits(run, sample
     generator = np.random.default_rng(1)
     digits, labels = sample.test.images[::4, 0].numpy(), sample.test.labels[::4]
     original = float((read_by(run, list(digits)) == labels).float().mean())
-    photos = [place(photo(digit, generator), (28, 28), DIGITS) for digit in digits]
+    photos = [place_digit(photo(digit, generator)) for digit in digits]
     photographed = float((read_by(run, photos) == labels).float().mean())
     assert original > 0.95 and photographed > original - 0.03, (original, photographed)
 
@@ -204,7 +206,7 @@ def test_a_soft_pencil_and_a_blurred_camera_are_read_too(run, sample):
     generator = np.random.default_rng(2)
     digits, labels = sample.test.images[1:400:4, 0].numpy(), sample.test.labels[1:400:4]
     soft = [photo(digit, generator).filter(ImageFilter.GaussianBlur(4)) for digit in digits]
-    right = float((read_by(run, [place(picture, (28, 28), DIGITS) for picture in soft]) == labels).float().mean())
+    right = float((read_by(run, [place_digit(picture) for picture in soft]) == labels).float().mean())
     assert right > 0.93, right
 
 

@@ -47,7 +47,7 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run, digits):
     (digits / "1.png").write_bytes(b"no picture")
     first, second, third = bw.predict(run.folder, [digits])
     assert first.guesses and third.guesses and not second.guesses
-    assert second.error is not None and "is no picture" in second.error and first.error is None
+    assert second.error is not None and "is not a picture" in second.error and first.error is None
 
 
 def test_show_draws_what_the_net_got(run, digits, tmp_path):
@@ -102,4 +102,4 @@ def test_the_command_names_each_bad_picture_and_exits_2_with_the_others_answered
     code, out, err = command("predict", run.folder, digits, "missing.png")
     assert code == 2 and "0.png" in out and "2.png" in out
     assert len(err.strip().splitlines()) == 2
-    assert "1.png is no picture" in err and "there is no file missing.png" in err
+    assert "1.png is not a picture" in err and "there is no file missing.png" in err

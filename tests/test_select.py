@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from branchwork import Add, Concat, build_net
-from branchwork.datasets.batches import part
+from branchwork.datasets.batches import train_and_validation
 from branchwork.errors import BranchworkError, DataError, Interrupted, NetError, RecipeError, RunError
 from branchwork.explaining import select as module
 from branchwork.explaining.candidates import Tuner, find_groups, weight_size
@@ -123,7 +123,7 @@ def accuracy_of(folder, data) -> float:
 
 def test_each_step_takes_out_what_is_missed_least(run, selected):
     data, folder = run
-    _, validation = part(data, 0.1, 0)
+    _, validation = train_and_validation(data, 0.1, 0)
     whole = load_run(folder)
     precision = DTYPES[pick_precision("auto", torch.device("cpu"))]  # what `select` trains and measures in here
     logits = predict_logits(whole.net, validation.images, whole.model, precision)

@@ -6,16 +6,19 @@ import hashlib
 import http.server
 import multiprocessing
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make_sample import to_idx
 
 from branchwork.datasets import sources
-from branchwork.datasets.idx import to_idx
-from branchwork.datasets.sources import MNIST, Source, cache_folder, fetch
+from branchwork.datasets.sources import MNIST, Source, cache_folder, fetch, read_idx
 from branchwork.errors import DataError
 from branchwork.observer import Observer
 
@@ -250,3 +253,37 @@ def test_the_published_checksums_are_complete():
     for known in (sources.MNIST, sources.FASHION_MNIST):
         assert set(known.md5) == set(FILES) and all(len(md5) == 32 for md5 in known.md5.values())
         assert dataclasses.replace(known, name="x").mirrors, "a data set needs a public mirror"
+
+
+IMAGES = struct.pack(">IIII", 2051, 2, 3, 2) + bytes(range(12))
+
+
+def test_a_file_written_by_hand_is_read():
+    # 2051 is the magic number of image files (LeCun's page): 0x00000803.
+    assert np.array_equal(read_idx(IMAGES, "x-idx3-ubyte"), np.arange(12).reshape(2, 3, 2))
+    assert np.array_equal(read_idx(struct.pack(">II", 2049, 3) + b"\1\2\3", "x-idx1-ubyte"), [1, 2, 3])
+
+
+@given(st.sampled_from([1, 3]), st.data())
+def test_what_is_written_is_read_again(rank, data):
+    shape = data.draw(st.tuples(*[st.integers(0, 5)] * rank))
+    array = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(read_idx(to_idx(array), f"x-idx{rank}-ubyte"), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (IMAGES[:-1], "x-idx3-ubyte is truncated: its header says 2×3×2, so 28 bytes were expected and 27 found"),
+        (IMAGES + b"\0", "too long"),
+        (IMAGES[:9], "header of 16 bytes, found 9"),
+        (b"", "found an empty file"),
+        (b"<html>404</html>", "expected it to begin with 00 00 08 03, found 3c 68 74 6d"),
+        (struct.pack(">II", 2049, 3) + b"\1\2\3", "found 00 00 08 01"),  # labels where images were expected
+        (struct.pack(">IIII", 2051, 2**32 - 1, 2**32 - 1, 2**32 - 1), "truncated"),
+    ],
+)
+def test_what_was_expected_and_what_was_found_is_said(content, words):
+    with pytest.raises(DataError) as caught:
+        read_idx(content, "x-idx3-ubyte")
+    assert words in str(caught.value)

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 import branchwork as bw
 from branchwork.datasets.augment import augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
-from branchwork.datasets.load import DataSet, Split
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
 from branchwork.nets import NETS
 from branchwork.observer import Observer

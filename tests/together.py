@@ -10,7 +10,8 @@ from test_distributed import EXACT, NORMED, PLAIN, STEPS, Killed
 from test_loop import SMALL
 
 import branchwork as bw
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 from branchwork.errors import BranchworkError, RunError
 from branchwork.training import loop, train
 from branchwork.training.distributed import joined

@@ -9,9 +9,9 @@ from branchwork.cli.output import DATA, Fit, Json, Size, Source, deliver, make_t
 from branchwork.language import listed, times
 
 if TYPE_CHECKING:
+    from branchwork.datasets.dataset import FolderProblem, FolderReport
     from branchwork.datasets.describe import DataSummary
     from branchwork.datasets.pack import Packed
-    from branchwork.datasets.report import FolderReport, Problem
 
 # Of each kind of problem, as many are shown; --json has all.
 _SHOWN = 5
@@ -51,10 +51,7 @@ def pack(
     fit: Fit = None,
     json_file: Json = None,
 ) -> None:
-    """Decode a folder of images once, into one file that trains at the speed of the disk and may exceed memory.
-
-    Ctrl-C stops it, and the same command goes on.
-    """
+    """Decode a folder of images once, into one file that trains at the speed of the disk and may exceed memory."""
     import branchwork
     from branchwork.cli.progress import Screen
 
@@ -90,7 +87,7 @@ def _show(summary: "DataSummary") -> None:
 
 def _checked(report: "FolderReport") -> list[str]:
     """What was found in a folder, in lines."""
-    kinds: dict[str, list[Problem]] = {}
+    kinds: dict[str, list[FolderProblem]] = {}
     for problem in report.problems:
         kinds.setdefault(problem.kind, []).append(problem)
     lines = []

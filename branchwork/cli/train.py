@@ -24,7 +24,7 @@ from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
-    from branchwork.datasets.load import DataSet
+    from branchwork.datasets.dataset import DataSet
     from branchwork.training.seeds import SeedsResult
 
     Changes = Any

@@ -1,1 +1,1 @@
-"""Data sets: where they come from, how they are split and batched, how a picture becomes what a net was trained on."""
+"""Data sets: where they come from, how they are split and batched, and how any picture becomes an image like theirs."""

@@ -1,4 +1,7 @@
-"""Splits, order and normalisation: pure functions, so that a resumed or sharded training needs no other state."""
+"""From a data set to batches: validation images, order, batches and normalisation.
+
+All are pure functions, so that a resumed or distributed training needs no other state.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,15 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from branchwork.datasets.split import DataSet, Split
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError
 
 
-def part(data: DataSet, held_out: float, seed: int, used: float = 1.0) -> tuple[Split, Split]:
-    """Training and validation images: the data's own, else `held_out` of every class is held out of the former.
+def train_and_validation(data: DataSet, held_out: float, seed: int, used: float = 1.0) -> tuple[Split, Split]:
+    """Return training and validation images.
 
-    With 0 held out there is no validation. Of each class of the training images only the share `used` is kept, one
-    image at least. Raises `DataError` where a class would have none left.
+    The data's own validation images are used if there are any, else the fraction `held_out` of every class is held
+    out of the training images. With 0 held out there is no validation. Only the fraction `used` of each class of the
+    training images is kept, at least one image. Raises `DataError` if a class would have none left.
     """
     if held_out and data.validation is not None:
         train, validation = data.train, data.validation
@@ -30,10 +34,10 @@ def part(data: DataSet, held_out: float, seed: int, used: float = 1.0) -> tuple[
 
 
 def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
-    """Part `split` into training and validation, the latter with `fraction` of every class, drawn by `seed`.
+    """Divide `split` into training and validation, the latter with `fraction` of every class, drawn by `seed`.
 
-    With a fraction of 0 the validation part is empty. Raises `DataError`, which calls the class as `classes` does,
-    where one would have none left.
+    With a fraction of 0 the validation is empty. Raises `DataError` if a class, named as in `classes`, would have
+    none left.
     """
     if fraction == 0:
         return split, split.pick(torch.empty(0, dtype=torch.int64))
@@ -64,29 +68,29 @@ def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The order of `count` images in an epoch, int64: a function of its arguments and of nothing else."""
+    """Return the order of `count` images in an epoch, int64."""
     return torch.randperm(count, generator=generator_of(seed, "order", epoch))
 
 
 def count_batches(images: int, batch_size: int) -> int:
-    """How many batches so many images make. One that is left over goes with those before it.
+    """Return how many batches `images` make. A single one that is left over joins the batch before it.
 
-    Of one image a batch norm behind the last pooling would have no variance.
+    Batch norm after the last pooling has no variance over one image.
     """
     return max(min(1, images), math.ceil((images - (batch_size > 1)) / batch_size))
 
 
 def batches(order: Tensor, batch_size: int, start: int = 0) -> Iterator[Tensor]:
-    """The indices of each batch from batch number `start` on; the last may be smaller, or larger by one."""
+    """Yield the indices of each batch from batch number `start` on; the last may be smaller, or larger by one."""
     count = count_batches(len(order), batch_size)
     for number in range(start, count):
         yield order[number * batch_size : (number + 1) * batch_size if number + 1 < count else None]
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 N×C×H×W to float32: (pixel / 255 − mean) / std, channel by channel.
+    """Convert uint8 N×C×H×W to float32: (pixel / 255 − mean) / std, channel by channel.
 
-    Training, evaluating and predicting all come through here.
+    Training, evaluation and prediction all use it.
     """
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
@@ -94,7 +98,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def generator_of(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """Random numbers for one `purpose` at one `position` of a training: its epoch, or its epoch and step."""
+    """Return random numbers for one `purpose` at one `position` of a training: its epoch, or its epoch and step."""
     # SeedSequence mixes its words well, so neighbouring seeds and epochs share nothing.
     words = [seed, *position, *purpose.encode()]
     return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))

@@ -8,30 +8,30 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from branchwork.datasets.checking import judge, read_layout, survey
+from branchwork.datasets.checking import read_layout, select_usable, survey
+from branchwork.datasets.dataset import DataSet, FolderReport
 from branchwork.datasets.folder import title_of
-from branchwork.datasets.load import DataSet, is_path, known_source, load_data
+from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.pack import verify_pack
-from branchwork.datasets.pictures import draw_sheet, need_sheet
 from branchwork.datasets.reading import Array
-from branchwork.datasets.report import FolderReport
-from branchwork.datasets.sources import cache_folder
+from branchwork.datasets.sheet import check_sheet, draw_sheet
+from branchwork.datasets.sources import FASHION_MNIST, MNIST, cache_folder
 from branchwork.files import printable
 from branchwork.observer import Observer
 
 # Examples of each class on a sheet.
-EACH = 10
-# More classes on a sheet take minutes to draw, and would not be looked at.
-MOST_CLASSES = 20
+_EXAMPLES = 10
+# More classes on a sheet would take minutes to draw, and nobody would look at them.
+_MOST_CLASSES = 20
 
 
 @dataclass(frozen=True)
 class DataSummary:
     """A data set in figures.
 
-    `counts` is images by class name for `train` and `test`, and for `validation` where it has files of its own;
-    `files` are name and md5 in `folder`, where there is one. `report` is what was found among people's own
-    images, `sheet` where examples were drawn.
+    `counts` is the number of images by class name for `train` and `test`, and for `validation` if it has files of its
+    own. `files` maps names to md5 sums in `folder`, if there is one. `report` is what was found among a user's own
+    images, `sheet` the file that examples were drawn into.
     """
 
     name: str
@@ -53,95 +53,92 @@ def data(
     sheet: Path | bool = False,
     observer: Observer | None = None,
 ) -> DataSummary:
-    """What the data set `name` holds.
+    """Return what the data set `name` holds.
 
-    With `sheet`, examples of each class are drawn into that file, or where it is True into NAME-examples.png. Of a
-    folder, every file is decoded once, and no more images are kept in memory than are drawn; a pack is read whole.
+    With `sheet`, examples of each class are drawn into that file, or into NAME-examples.png if it is True. Every file
+    of a folder is decoded once, and no more images are kept in memory than are drawn; a pack is read whole.
     """
+    observer = observer or Observer()
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
-        return _check_folder(Path(name), sheet, observer or Observer())
+        return _check_folder(Path(name), sheet, observer)
     loaded = load_data(name, source=source, observer=observer) if isinstance(name, str) else name
-    drawn = _sheet(sheet, loaded.name)
+    sheet_path = _sheet_path(sheet, loaded.name)
     if loaded.path is not None and os.path.isfile(loaded.path):
-        verify_pack(Path(loaded.path), observer or Observer())
-    if drawn is not None:
-        draw_examples(drawn, loaded)
-    files = known_source(loaded.name) if loaded.path is None else None
+        verify_pack(Path(loaded.path), observer)
+    if sheet_path is not None:
+        shown = loaded.classes[:_MOST_CLASSES]
+        rows = torch.cat([(loaded.train.labels == i).nonzero()[:_EXAMPLES, 0] for i in range(len(shown))])
+        captions = [loaded.classes[int(label)] for label in loaded.train.labels[rows]]
+        _draw(sheet_path, loaded.train.images[rows], captions, loaded.name, loaded.classes)
+    fetched = None if loaded.path else {s.name: s for s in (MNIST, FASHION_MNIST)}.get(loaded.name)
     return DataSummary(
         name=loaded.name,
         origin=loaded.origin,
-        folder=str(cache_folder() / loaded.name) if files else None,
-        files=dict(files.md5) if files else {},
+        folder=str(cache_folder() / loaded.name) if fetched else None,
+        files=dict(fetched.md5) if fetched else {},
         image_shape=(loaded.channels, *loaded.image_size),
-        counts=_counts(loaded),
+        counts=_count_images(loaded),
         mean=loaded.mean,
         std=loaded.std,
         report=loaded.report,
-        sheet=None if drawn is None else str(drawn),
+        sheet=None if sheet_path is None else str(sheet_path),
     )
 
 
 def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataSummary:
     name = title_of(folder)
-    drawn = _sheet(sheet, name)
-    layout, target = survey(folder, None, None, None, observer)
+    sheet_path = _sheet_path(sheet, name)
+    layout, image_format = survey(folder, observer)
     records, examples = [], dict[int, Array]()
     seen, kept = set[str](), Counter[str]()
-    for row, (record, image) in enumerate(read_layout(layout, target, observer)):
+    for row, (record, image) in enumerate(read_layout(layout, image_format, observer)):
         records.append(record)
         label = layout.files[row].label
         # Twice as many as are drawn, since some will be held out to test on.
-        if record.error is None and record.digest not in seen and kept[label] < 2 * EACH:
+        if record.error is None and record.digest not in seen and kept[label] < 2 * _EXAMPLES:
             seen.add(record.digest)
             kept[label] += 1
             examples[row] = image
-    judgement = judge(layout, records, target)
-    if drawn is not None:
-        training = set(judgement.rows["train"].tolist())
-        usable = [row for row in sorted(examples) if row in training] or sorted(examples)
+    usable = select_usable(layout, records, image_format)
+    if sheet_path is not None:
+        training = set(usable.rows["train"].tolist())
+        candidates = [row for row in sorted(examples) if row in training] or sorted(examples)
         rows = [
             row
-            for label in judgement.classes[:MOST_CLASSES]
-            for row in [row for row in usable if layout.files[row].label == label][:EACH]
+            for label in usable.classes[:_MOST_CLASSES]
+            for row in [row for row in candidates if layout.files[row].label == label][:_EXAMPLES]
         ]
         images = torch.from_numpy(np.stack([examples[row] for row in rows]))
-        draw_sheet(drawn, images, [layout.files[row].label for row in rows], _title(name, judgement.classes), EACH)
+        _draw(sheet_path, images, [layout.files[row].label for row in rows], name, usable.classes)
     return DataSummary(
         name=name,
         origin=f"the folder {printable(folder)}",
         folder=None,
         files={},
-        image_shape=target.shape,
-        counts=judgement.report.counts,
-        mean=judgement.mean,
-        std=judgement.std,
-        report=judgement.report,
-        sheet=None if drawn is None else str(drawn),
+        image_shape=image_format.shape,
+        counts=usable.report.counts,
+        mean=usable.mean,
+        std=usable.std,
+        report=usable.report,
+        sheet=None if sheet_path is None else str(sheet_path),
     )
 
 
-def draw_examples(path: Path, data: DataSet) -> None:
-    """A sheet with the first training images of every class, a class a row."""
-    rows = [(data.train.labels == label).nonzero()[:EACH, 0] for label in range(len(data.classes[:MOST_CLASSES]))]
-    chosen = torch.cat(rows)
-    captions = [data.classes[int(label)] for label in data.train.labels[chosen]]
-    draw_sheet(path, data.train.images[chosen], captions, _title(data.name, data.classes), EACH)
+def _draw(path: Path, images: torch.Tensor, captions: list[str], name: str, classes: tuple[str, ...]) -> None:
+    """Draw the examples, a class per row."""
+    several = f" of the first {_MOST_CLASSES} classes" if len(classes) > _MOST_CLASSES else " class"
+    draw_sheet(path, images, captions, f"{name}: the first {_EXAMPLES} of each{several}", _EXAMPLES)
 
 
-def _title(name: str, classes: tuple[str, ...]) -> str:
-    few = f" of the first {MOST_CLASSES} classes" if len(classes) > MOST_CLASSES else " class"
-    return f"{name}: the first {EACH} of each{few}"
-
-
-def _sheet(sheet: Path | bool, name: str) -> Path | None:
-    """Where the sheet is drawn, if it is. Raises `RunError` where that cannot be, before anything is read."""
+def _sheet_path(sheet: Path | bool, name: str) -> Path | None:
+    """Return the file of the sheet, if there is to be one. Raises `RunError` if it cannot be written."""
     path = Path(f"{name}-examples.png") if sheet is True else sheet or None
     if path is not None:
-        need_sheet(path)
+        check_sheet(path)
     return path
 
 
-def _counts(data: DataSet) -> dict[str, dict[str, int]]:
+def _count_images(data: DataSet) -> dict[str, dict[str, int]]:
     counts = {}
     for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test)):
         if split is not None:

@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from branchwork.datasets.images import FORMATS, LEADS_NOWHERE, SUFFIXES
-from branchwork.datasets.report import Problem, SplitName
+from branchwork.datasets.dataset import FolderProblem, SplitName
+from branchwork.datasets.reading import BROKEN_LINK, FORMATS, SUFFIXES
 from branchwork.errors import BranchworkError, DataError, nearest
 from branchwork.files import printable
 
-# What people call the three parts.
+# What people call the three splits.
 SPLIT_NAMES: dict[str, SplitName] = {
     "train": "train", "training": "train",
     "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_LEADS_BACK = "the link leads back into the data: delete it"
 
 
 @dataclass(frozen=True)
-class File:
+class PictureFile:
     """One picture's path, its path within the folder as text, its split and its class."""
 
     path: Path
@@ -31,51 +30,38 @@ class File:
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The pictures of a folder, in a fixed order, and what else was found there. Classes are sorted by name."""
+class FolderLayout:
+    """The pictures of a folder in a fixed order, and the problems of everything else in it. Classes are sorted."""
 
     folder: Path
     classes: tuple[str, ...]
-    files: tuple[File, ...]
+    files: tuple[PictureFile, ...]
     splits: tuple[SplitName, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[FolderProblem, ...]
 
 
-def find_files(folder: Path) -> Layout:
-    """The files below `folder`: a sub-folder for each class, or `train`, `val` and `test` with such sub-folders.
+def find_files(folder: Path) -> FolderLayout:
+    """Find the pictures below `folder`: a sub-folder for each class, or `train`, `val` and `test` with such ones.
 
-    A class is what its folder is called; pictures in folders within it are its own. Hidden and empty folders, other
-    files and links that lead back are left out, each as a `Problem`. Raises `DataError` where there are not two
-    classes, or where `val` or `test` have one that `train` lacks.
+    A class has the name of its folder, and the pictures in folders within it. Hidden and empty folders, other files
+    and links that lead back are left out, each as a `FolderProblem`. Raises `DataError` if there are not two classes,
+    or if `val` or `test` have one that `train` lacks.
     """
     if not os.path.isdir(folder):
         raise DataError(f"there is no folder {printable(folder)}: name one that has a sub-folder for each class")
-    problems: list[Problem] = []
-    at_top: list[Problem] = []
-    folders = _folders(folder, folder, at_top)
-    parts = {SPLIT_NAMES[name.casefold()]: path for name, path in folders.items() if name.casefold() in SPLIT_NAMES}
-    if "train" in parts and _has_folders(parts["train"]):
-        _need_different(folder, [name for name in folders if name.casefold() in SPLIT_NAMES])
-        beside = [path for name, path in folders.items() if name.casefold() not in SPLIT_NAMES]
-        problems += at_top
-        problems += [
-            Problem(
-                "beside the splits", _shown(path, folder), "it lies beside train: move it into train, if it is a class"
-            )
-            for path in beside
-        ]
-    elif parts and "train" not in parts and any(map(_has_folders, parts.values())):
-        raise DataError(
-            f"{printable(folder)} has {' and '.join(sorted(path.name for path in parts.values()))}, but no train: "
-            "name the folder with training images train"
-        )
-    else:
-        parts = {"train": folder}
-    files: list[File] = []
+    problems: list[FolderProblem] = []
+    parts = _find_splits(folder, problems)
+    files: list[PictureFile] = []
     for split, part in parts.items():
-        files += _read_part(part, split, folder, problems)
+        files += _read_split(part, split, folder, problems)
     trained = {file.label for file in files if file.split == "train"}
-    _need_classes(folder, parts["train"], trained)
+    if len(trained) < 2:
+        classes = f"one class with pictures, {min(trained)!r}" if trained else "no sub-folder with pictures"
+        raise DataError(
+            f"{printable(parts['train'])} has {classes}, and two classes are needed at least: make a sub-folder for "
+            f"each class, named after it, with its pictures inside. Or did you mean another folder than "
+            f"{printable(folder)}?"
+        )
     for split, part in parts.items():
         for label in sorted({file.label for file in files if file.split == split} - trained):
             raise DataError(
@@ -84,65 +70,94 @@ def find_files(folder: Path) -> Layout:
             )
     files.sort(key=lambda file: (file.split, file.label, os.fsencode(file.path)))
     splits = tuple(split for split in parts if any(file.split == split for file in files))
-    return Layout(folder, tuple(sorted(trained)), tuple(files), splits, tuple(problems))
+    return FolderLayout(folder, tuple(sorted(trained)), tuple(files), splits, tuple(problems))
 
 
-def need_unicode(path: str | Path, error: type[BranchworkError]) -> None:
-    """Raises `error` where `path` has a name that is no UTF-8, as old archives have: it could not be noted in a run."""
+def check_unicode(path: str | Path, error: type[BranchworkError]) -> None:
+    """Raise `error` if `path` is not valid UTF-8, as in old archives: a run's files could not name it."""
     try:
         str(path).encode()
     except UnicodeEncodeError as reason:
-        raise error(f"{printable(path)} has a name that is no UTF-8: rename it") from reason
+        raise error(f"{printable(path)} has a name that is not valid UTF-8: rename it") from reason
 
 
 def title_of(path: Path) -> str:
-    """What a folder or file is called, short enough to be a part of other files' names."""
+    """Return the name of a folder or file, short enough to be part of other files' names."""
     name = printable(Path(os.path.realpath(path)).name.removesuffix(".pack")) or "images"
     return name.encode()[:80].decode("utf-8", "ignore")
 
 
-def _read_part(part: Path, split: SplitName, folder: Path, problems: list[Problem]) -> Iterator[File]:
-    labels: dict[str, Path] = {}
-    for name, path in _folders(part, folder, problems).items():
-        # macOS writes é as two characters where others write one; it is the same name.
+def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName, Path]:
+    """Return the folders of the splits; `folder` itself is `train` if it has no such folders."""
+    at_top: list[FolderProblem] = []
+    folders = _find_folders(folder, folder, at_top)
+    named = {name: path for name, path in folders.items() if name.casefold() in SPLIT_NAMES}
+    parts: dict[SplitName, Path] = {}
+    for name, path in named.items():
+        parts.setdefault(SPLIT_NAMES[name.casefold()], path)
+    if "train" in parts and _has_folders(parts["train"]):
+        for name, path in named.items():
+            first = parts[SPLIT_NAMES[name.casefold()]]
+            if path != first:
+                raise DataError(f"{printable(folder)} has both {first.name} and {path.name}: move all into one of them")
+        problems += at_top
+        message = "it lies beside train: move it into train, if it is a class"
+        problems += [
+            FolderProblem("beside the splits", _shown(path, folder), message)
+            for name, path in folders.items()
+            if name not in named
+        ]
+        return parts
+    if parts and "train" not in parts and any(map(_has_folders, parts.values())):
+        raise DataError(
+            f"{printable(folder)} has {' and '.join(sorted(path.name for path in parts.values()))}, but no train: "
+            "name the folder with training images train"
+        )
+    return {"train": folder}
+
+
+def _read_split(part: Path, split: SplitName, folder: Path, problems: list[FolderProblem]) -> Iterator[PictureFile]:
+    labels = set()
+    for name, path in _find_folders(part, folder, problems).items():
+        # macOS writes é as two characters and others write one; it is the same name.
         label = unicodedata.normalize("NFC", name)
         if label in labels:
             raise DataError(f"{printable(part)} has two folders for the class {label!r}: move all into one")
-        labels[label] = path
-        count = 0
-        for picture in _pictures(path, folder, problems):
-            count += 1
-            yield File(picture, _shown(picture, folder), split, label)
-        if not count:
-            problems.append(Problem("empty folder", _shown(path, folder), "it has no pictures: it is no class"))
+        labels.add(label)
+        empty = True
+        for picture in _find_pictures(path, folder, problems):
+            empty = False
+            yield PictureFile(picture, _shown(picture, folder), split, label)
+        if empty:
+            problems.append(FolderProblem("empty folder", _shown(path, folder), "it has no pictures: it is no class"))
 
 
-def _folders(parent: Path, root: Path, problems: list[Problem]) -> dict[str, Path]:
-    """The folders in `parent` that are not hidden, by their names as text."""
-    found: dict[str, Path] = {}
+def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> dict[str, Path]:
+    """Return the folders in `parent` that are not hidden, by their names as text."""
+    folders: dict[str, Path] = {}
     loose = 0
-    entries = _entries(parent, root, problems)
+    entries = _list_visible(parent, root, problems)
     above = os.path.join(os.path.realpath(parent), "")
-    own = {os.path.realpath(path) for path in entries if not os.path.islink(path)}
+    siblings = {os.path.realpath(path) for path in entries if not os.path.islink(path)}
     for path in entries:
         real = os.path.realpath(path)
-        if os.path.islink(path) and (real in own or above.startswith(os.path.join(real, ""))):
-            problems.append(Problem("loop", _shown(path, root), _LEADS_BACK))
+        if os.path.islink(path) and (real in siblings or above.startswith(os.path.join(real, ""))):
+            problems.append(_loop(path, root))
         elif os.path.isdir(path):
-            found[printable(path.name)] = path
+            folders[printable(path.name)] = path
         else:
             loose += path.suffix.lower() in SUFFIXES
             problems.append(_stray(path, root, "outside of a class", "it lies in no class's folder: move it"))
-    if loose and not found:
+    if loose and not folders:
         raise DataError(
             f"{printable(parent)} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
             "and move the pictures into them"
         )
-    return found
+    return folders
 
 
-def _pictures(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Path]:
-    """The pictures at any depth below a class's folder, in a fixed order; each folder is read once."""
+def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> Iterator[Path]:
+    """Yield the pictures at any depth below a class's folder in a fixed order, reading each folder once."""
     waiting: list[Path] = [folder]
     seen: set[str] = set()
     above = [os.path.join(os.path.realpath(path), "") for path in (folder, root)]
@@ -151,64 +166,50 @@ def _pictures(folder: Path, root: Path, problems: list[Problem]) -> Iterator[Pat
         real = os.path.realpath(current)
         leads_up = any(path.startswith(os.path.join(real, "")) for path in above)
         if real in seen or (leads_up and current != folder):
-            problems.append(Problem("loop", _shown(current, root), _LEADS_BACK))
+            problems.append(_loop(current, root))
             continue
         seen.add(real)
-        for path in _entries(current, root, problems):
+        for path in _list_visible(current, root, problems):
             if os.path.isdir(path):
                 waiting.append(path)
             elif path.suffix.lower() in SUFFIXES:
                 yield path
             else:
-                what = f"a file {path.suffix}" if path.suffix else "a file without an ending"
-                message = f"{what} is no picture that is read: convert it to one of {', '.join(FORMATS)}"
+                kind = f"a file {path.suffix}" if path.suffix else "a file without an ending"
+                message = f"{kind} is not a picture that can be read: convert it to one of {', '.join(FORMATS)}"
                 problems.append(_stray(path, root, "no picture", printable(message)))
 
 
-def _entries(folder: Path, root: Path, problems: list[Problem]) -> list[Path]:
-    """What is in `folder`, sorted; what is hidden, or cannot be listed, goes to `problems`."""
+def _list_visible(folder: Path, root: Path, problems: list[FolderProblem]) -> list[Path]:
+    """Return what is in `folder`, sorted; what is hidden, or cannot be listed, becomes a problem."""
     try:
         names = sorted(os.listdir(folder), key=os.fsencode)
     except OSError as reason:
-        problems.append(Problem("unreadable folder", _shown(folder, root), f"it cannot be read: {reason.strerror}"))
+        problems.append(
+            FolderProblem("unreadable folder", _shown(folder, root), f"it cannot be read: {reason.strerror}")
+        )
         return []
     for name in names:
         if name.startswith("."):
-            problems.append(
-                Problem("hidden", _shown(folder / name, root), "it is hidden: rename it if it belongs here")
-            )
+            message = "it is hidden: rename it if it belongs here"
+            problems.append(FolderProblem("hidden", _shown(folder / name, root), message))
     return [folder / name for name in names if not name.startswith(".")]
 
 
-def _stray(path: Path, root: Path, kind: str, message: str) -> Problem:
-    """What is wrong with something that is no folder and no picture."""
+def _loop(path: Path, root: Path) -> FolderProblem:
+    return FolderProblem("loop", _shown(path, root), "the link leads back into the data: delete it")
+
+
+def _stray(path: Path, root: Path, kind: str, message: str) -> FolderProblem:
+    """Describe something that is neither a folder nor a picture."""
     if os.path.islink(path) and not os.path.exists(path):
-        return Problem("unreadable", _shown(path, root), LEADS_NOWHERE)
-    return Problem(kind, _shown(path, root), message)
+        return FolderProblem("unreadable", _shown(path, root), BROKEN_LINK)
+    return FolderProblem(kind, _shown(path, root), message)
 
 
 def _has_folders(folder: Path) -> bool:
-    return any(os.path.isdir(path) and path.name[0] != "." for path in _entries(folder, folder, []))
+    return any(os.path.isdir(path) for path in _list_visible(folder, folder, []))
 
 
 def _shown(path: Path, root: Path) -> str:
     return printable(path.relative_to(root)) if path != root else "."
-
-
-def _need_different(folder: Path, names: list[str]) -> None:
-    taken: dict[SplitName, str] = {}
-    for name in names:
-        split = SPLIT_NAMES[name.casefold()]
-        if split in taken:
-            raise DataError(f"{printable(folder)} has both {taken[split]} and {name}: move all into one of them")
-        taken[split] = name
-
-
-def _need_classes(folder: Path, train: Path, classes: set[str]) -> None:
-    if len(classes) >= 2:
-        return
-    found = f"one class with pictures, {next(iter(classes))!r}" if classes else "no sub-folder with pictures"
-    raise DataError(
-        f"{printable(train)} has {found}, and two classes are needed at least: make a sub-folder for each class, "
-        f"named after it, with its pictures inside. Or is {printable(folder)} another folder than you meant?"
-    )

@@ -9,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from branchwork.datasets.checking import judge, read_layout, survey
+from branchwork.datasets.checking import read_layout, select_usable, survey
+from branchwork.datasets.dataset import DataSet, FolderReport, Split
 from branchwork.datasets.folder import title_of
-from branchwork.datasets.idx import from_idx, rank_of
 from branchwork.datasets.pack import SUFFIX, open_pack
-from branchwork.datasets.reading import Target
-from branchwork.datasets.report import FolderReport
-from branchwork.datasets.sources import FASHION_MNIST, MNIST, Bytes, Source, fetch
-from branchwork.datasets.split import DataSet as DataSet
-from branchwork.datasets.split import Split as Split
+from branchwork.datasets.sources import FASHION_MNIST, MNIST, Files, fetch, read_idx
 from branchwork.errors import DataError, nearest
 from branchwork.files import available_memory, printable
 from branchwork.language import times
@@ -43,17 +39,17 @@ def load_data(
     or a pack.
 
     `auto` is MNIST if it can be had, else `sample`; `observer` is told which. `source` is a folder that holds the
-    files of MNIST or Fashion-MNIST, and must then serve. A folder, named by its path, has a sub-folder for each class,
-    or such sub-folders in `train`, `val` and `test`; its pictures become images of `size` (height and width, or one
-    side for both) by the way `fit`, which is `crop`, `pad` or `stretch`, grey where all of them are unless `channels`
-    says 1 or 3. A pack, which `pack` has made of a folder, is mapped. Raises `DataError`.
+    files of MNIST or Fashion-MNIST; no other place is then tried. A folder, named by its path, has a sub-folder for
+    each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size` (height and
+    width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures are,
+    unless `channels` says 1 or 3. A pack, made of a folder by `pack`, is mapped. Raises `DataError`.
     """
     observer = observer or Observer()
     if is_path(name):
         if source is not None:
-            raise DataError(f"{name} is read from where it lies: leave out --source")
+            raise DataError(f"{name} is read from where it is: leave out --source")
         if os.path.isfile(name):
-            data = open_pack(Path(name), size, fit, channels)
+            data = open_pack(Path(name), size=size, fit=fit, channels=channels)
             observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
             return data
         if name.endswith(SUFFIX) and not os.path.exists(name):
@@ -64,117 +60,111 @@ def load_data(
     if size is not None or fit is not None:
         raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
     if name == "auto":
-        try:
-            data = _mnist(source, observer)
-        except DataError as reason:
-            if source is not None:
-                raise
-            observer.note(f"MNIST cannot be had, so the 7,000 embedded digits of `sample` are used.\n{reason}")
-            return _sample()
-        observer.note(f"data: MNIST, from {data.origin}")
-        return data
+        return _load_mnist_or_sample(source, observer)
     if name == "mnist":
-        return _mnist(source, observer)
+        return _digits(name, *fetch(MNIST, source, observer))
     if name == "fashion-mnist":
-        return _from_files(
-            FASHION_MNIST.name, *fetch(FASHION_MNIST, source, observer), GARMENTS, 0.2860, 0.3530, "garments"
-        )
+        files, origin = fetch(FASHION_MNIST, source, observer)
+        train, test = _splits(files)
+        return DataSet(name, train, test, GARMENTS, (0.2860,), (0.3530,), "garments", origin)
     if name == "sample":
         if source is not None:
             raise DataError("the sample comes with the package: leave out --source")
-        return _sample()
+        return _load_sample()
     raise DataError(
-        f"there is no data set called {name!r}.{nearest(name, NAMES)} Nor is there such a folder, by which your own "
-        "images are named."
+        f"there is no data set called {name!r}.{nearest(name, NAMES)} There is no such folder either, by which your "
+        "own images are named."
     )
 
 
 def is_path(name: str) -> bool:
-    """Whether a data argument is a place of people's own images; a folder called `mnist` is `./mnist`."""
+    """Whether a data argument is the path of a user's own images. A folder called `mnist` is `./mnist`."""
     return name not in NAMES and (os.path.exists(name) or os.sep in name or name.endswith(SUFFIX))
-
-
-def note_folder(report: FolderReport, target: Target, size: object, fit: object, observer: Observer) -> None:
-    """Tell what was chosen for the user, what was left out, and what is tested on."""
-    height, width = target.size
-    chosen = " and ".join(flag for flag, given in (("--size", size), ("--fit", fit)) if given is None)
-    lines = [
-        f"{report.folder}: {report.files:,} pictures, as {times(target.shape)} by --size {height}x{width} "
-        f"--fit {target.pictures}" + f" ({chosen} chosen for you)" * bool(chosen)
-    ]
-    # What is hidden is meant to be.
-    kinds = Counter(problem.kind for problem in report.problems if problem.left_out and problem.kind != "hidden")
-    if kinds:
-        found = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
-        lines.append(f"left out: {found}; branchwork data {report.folder} names each")
-    if report.held_out:
-        lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out to test on")
-    observer.note("\n".join(lines))
 
 
 def _load_folder(
     folder: Path, size: int | tuple[int, int] | None, fit: str | None, channels: int | None, observer: Observer
 ) -> DataSet:
-    layout, target = survey(folder, size, fit, channels, observer)
-    needed, free = 2 * len(layout.files) * target.bytes, available_memory()
+    layout, image_format = survey(folder, observer, size=size, fit=fit, channels=channels)
+    needed, free = 2 * len(layout.files) * image_format.bytes, available_memory()
     if free is not None and needed > free:
         raise DataError(
-            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(target.shape)}, and {free / 1e9:.1f} GB of "
-            f"memory are free: make a pack with branchwork data pack {folder}, and name that as --data"
+            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(image_format.shape)}, and {free / 1e9:.1f} GB "
+            f"of memory are free: make a pack with branchwork data pack {folder}, and name that as --data"
         )
-    images = np.empty((len(layout.files), *target.shape), np.uint8)
+    images = np.empty((len(layout.files), *image_format.shape), np.uint8)
     records = []
-    for row, (record, image) in enumerate(read_layout(layout, target, observer)):
+    for row, (record, image) in enumerate(read_layout(layout, image_format, observer)):
         images[row] = image
         records.append(record)
-    judgement = judge(layout, records, target)
-    note_folder(judgement.report, target, size, fit, observer)
+    usable = select_usable(layout, records, image_format)
+    chosen = " and ".join(flag for flag, value in (("--size", size), ("--fit", fit)) if value is None)
+    height, width = image_format.size
+    observer.note(
+        f"{usable.report.folder}: {usable.report.files:,} pictures, as {times(image_format.shape)} by "
+        f"--size {height}x{width} --fit {image_format.method}"
+        + f" ({chosen} chosen for you)" * bool(chosen)
+        + _left_out_and_held_out(usable.report)
+    )
     everything = torch.from_numpy(images)
-    splits = {split: Split(everything[rows], judgement.labels[split]) for split, rows in judgement.rows.items()}
+    splits = {split: Split(everything[rows], usable.labels[split]) for split, rows in usable.rows.items()}
     return DataSet(
         name=title_of(folder),
         train=splits["train"],
         test=splits["test"],
-        classes=judgement.classes,
-        mean=judgement.mean,
-        std=judgement.std,
-        pictures=target.pictures,
+        classes=usable.classes,
+        mean=usable.mean,
+        std=usable.std,
+        pictures=image_format.method,
         origin=f"the folder {printable(folder)}",
         validation=splits.get("validation"),
         path=os.path.abspath(folder),
-        report=judgement.report,
+        report=usable.report,
     )
 
 
-def _mnist(source: Path | None, observer: Observer) -> DataSet:
-    return _digits(MNIST.name, *fetch(MNIST, source, observer))
+def _left_out_and_held_out(report: FolderReport) -> str:
+    lines = ""
+    # Hidden files are meant to be hidden.
+    kinds = Counter(problem.kind for problem in report.problems if problem.left_out and problem.kind != "hidden")
+    if kinds:
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+        lines += f"\nleft out: {counts}; branchwork data {report.folder} names each"
+    if report.held_out:
+        lines += f"\nthere is no test folder: {report.held_out:.0%} of each class are held out to test on"
+    return lines
 
 
-def _sample() -> DataSet:
+def _load_mnist_or_sample(source: Path | None, observer: Observer) -> DataSet:
+    try:
+        data = _digits("mnist", *fetch(MNIST, source, observer))
+    except DataError as reason:
+        if source is not None:
+            raise
+        observer.note(f"MNIST cannot be had, so the 7,000 embedded digits of `sample` are used.\n{reason}")
+        return _load_sample()
+    observer.note(f"data: MNIST, from {data.origin}")
+    return data
+
+
+def _load_sample() -> DataSet:
     folder = resources.files("branchwork") / "datasets/sample"
     files = {name: lzma.decompress((folder / f"{name}.xz").read_bytes()) for name in MNIST.md5}
     return _digits("sample", files, "the package itself")
 
 
-def _digits(name: str, files: Bytes, origin: str) -> DataSet:
+def _digits(name: str, files: Files, origin: str) -> DataSet:
+    train, test = _splits(files)
     # The lecture's constants, which are MNIST's own mean and standard deviation.
-    return _from_files(name, files, origin, DIGITS, 0.1307, 0.3081, "digits")
+    return DataSet(name, train, test, DIGITS, (0.1307,), (0.3081,), "digits", origin)
 
 
-def _from_files(
-    name: str, files: Bytes, origin: str, classes: tuple[str, ...], mean: float, std: float, pictures: str
-) -> DataSet:
-    def split(prefix: str) -> Split:
-        images, labels = (
-            from_idx(files[name], name, rank_of(name))
-            for name in (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        )
-        # A copy, because torch needs memory that may be written to.
-        return Split(torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype("int64")))
-
-    return DataSet(name, split("train"), split("t10k"), classes, (mean,), (std,), pictures, origin)
-
-
-def known_source(name: str) -> Source | None:
-    """The files behind a data set that is fetched; None for one that comes with the package."""
-    return {source.name: source for source in (MNIST, FASHION_MNIST)}.get(name)
+def _splits(files: Files) -> tuple[Split, Split]:
+    arrays = {name: read_idx(content, name) for name, content in files.items()}
+    train, test = (
+        # A copy, because torch needs writable memory.
+        Split(torch.from_numpy(arrays[f"{prefix}-images-idx3-ubyte"].copy()).unsqueeze(1),
+              torch.from_numpy(arrays[f"{prefix}-labels-idx1-ubyte"].astype(np.int64)))
+        for prefix in ("train", "t10k")
+    )  # fmt: skip
+    return train, test

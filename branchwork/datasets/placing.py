@@ -1,18 +1,20 @@
-"""From any picture of one figure on a plain ground to the image that a net was trained on.
+"""How any picture becomes an image that a net was trained on.
 
-MNIST and Fashion-MNIST were made by a rule from scans and photographs. A person's own picture goes through the same
-rule here: which side is ink, where the figure stands, how large it is and where its centre lies.
+Photographs are cropped, padded or stretched to the size of the images. MNIST and Fashion-MNIST were made by a rule
+from scans and photographs of one figure on a plain ground, and a user's picture goes through the same rule:
 
 - digits (LeCun et al. 1998, section III-A, and the data set's page): the longer side of the figure is scaled to
-  20 pixels, and its centre of mass is put into the middle of 28×28.
-- garments (Xiao et al. 2017, section 2): the longer side is scaled to 28 pixels, and the box is put into the middle.
+  20 pixels, and its centre of mass is moved to the middle of 28×28.
+- garments (Xiao et al. 2017, section 2): the longer side is scaled to 28 pixels, and the box is centred.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
 
 from branchwork.errors import ImageError
 
@@ -20,28 +22,68 @@ Grey = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """How a kind of image was made: the longer side of the figure, as a share of the image, and what is centred."""
+class FigureRule:
+    """The longer side of the figure, as a fraction of the image, and what is centred: its mass or its box."""
 
-    box: float
+    longer_side: float
     by_mass: bool
 
 
-RULES = {"digits": Rule(box=20 / 28, by_mass=True), "garments": Rule(box=1.0, by_mass=False)}
+RULES = {"digits": FigureRule(20 / 28, by_mass=True), "garments": FigureRule(1.0, by_mass=False)}
+FITS = ("crop", "pad", "stretch")
+METHODS = (*RULES, *FITS)
 
-# Pictures are brought down to this before anything is measured: enough for any figure, and quick for any camera.
+# Pictures are reduced to this side before anything is measured: enough for any figure, and quick for any camera.
 _WORKING_SIDE = 512
-# The least difference between ink and ground, of 255, that is taken for a figure and not for noise.
+# The least difference between ink and ground, of 255, that is a figure and not noise.
 _LEAST_CONTRAST = 24
-# Strokes of MNIST are about this wide, as a share of the figure's longer side; thinner pens are thickened to it.
+# The stroke width of MNIST, as a fraction of the figure's longer side. Thinner pens are thickened to it.
 _STROKE = 0.12
 
 
-def place(picture: Image.Image, size: tuple[int, int], rule: Rule) -> NDArray[np.uint8]:
-    """The figure in `picture`, light on black, placed by `rule` in an image of `size` (height, width): uint8 H×W.
+def to_image(picture: Image.Image, channels: int, size: tuple[int, int], method: str) -> Tensor:
+    """Return a picture as an image that a net was trained on: uint8 C×H×W, of `size` (height, width).
 
-    An image that already follows the rule, or whose negative does, keeps every pixel. Raises `ImageError` where
-    there is no figure.
+    `method` is one of `METHODS`. Raises `ImageError` if a figure is needed and none is found.
+    """
+    return torch.from_numpy(to_array(picture, channels, size, method))
+
+
+def to_array(picture: Image.Image, channels: int, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
+    """Do what `to_image` does, as an array that owns its memory."""
+    if method in RULES:
+        pixels = place_figure(picture, size, RULES[method])[np.newaxis]
+    else:
+        fitted = np.asarray(_fit(to_mode(picture, "L" if channels == 1 else "RGB"), size, method))
+        pixels = fitted[np.newaxis] if fitted.ndim == 2 else fitted.transpose(2, 0, 1)
+    return np.array(np.broadcast_to(pixels, (channels, *size)))
+
+
+def to_mode(picture: Image.Image, mode: str) -> Image.Image:
+    # Pillow would copy a picture that has this mode already: half a gigabyte for a large one.
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _fit(picture: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
+    """Resize a picture to `size` (height, width) in its own mode; one that has this size keeps every pixel.
+
+    `crop` keeps the proportions and cuts off what is too long, evenly on both sides; `pad` keeps all of the picture
+    and fills up with black; `stretch` changes the proportions.
+    """
+    height, width = size
+    if method == "crop":
+        return ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    if method == "pad":
+        return ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC)
+    assert method == "stretch", method
+    return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def place_figure(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8]:
+    """Return the figure in `picture`, light on black, placed by `rule` in an image of `size`: uint8 H×W.
+
+    An image that already follows the rule, or whose negative does, keeps every pixel. Raises `ImageError` if there
+    is no figure.
     """
     picture = picture.convert("L")
     grey = np.asarray(picture)
@@ -52,14 +94,14 @@ def place(picture: Image.Image, size: tuple[int, int], rule: Rule) -> NDArray[np
     if max(grey.shape) > _WORKING_SIDE:
         picture.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
         grey = np.asarray(picture)
-    ink = _ink(grey.astype(np.float64))
+    ink = _extract_ink(grey.astype(np.float64))
     if rule.by_mass:
         ink = _thicken(ink)
-    return _place(ink, size, rule)
+    return _scale_and_centre(ink, size, rule)
 
 
-def _follows(grey: NDArray[np.uint8], rule: Rule) -> bool:
-    """Whether an image of the right size is already light on black and placed by the rule."""
+def _follows(grey: NDArray[np.uint8], rule: FigureRule) -> bool:
+    """Whether an image of the right size is light on black and placed by the rule already."""
     corners = grey[[0, 0, -1, -1], [0, -1, 0, -1]]
     rows, columns = np.nonzero(grey)
     if not len(rows) or np.median(corners) > 0:
@@ -68,32 +110,35 @@ def _follows(grey: NDArray[np.uint8], rule: Rule) -> bool:
     side = max(grey.shape)
     if not rule.by_mass:
         return bool(max(height, width) == side)
+    offset = max(abs(c - n / 2) for c, n in zip(_centre_of_mass(grey), grey.shape, strict=True))
+    return bool(max(height, width) == round(rule.longer_side * side) and offset <= 1.0)
+
+
+def _centre_of_mass(grey: NDArray[np.uint8] | Grey) -> tuple[float, float]:
     mass = grey / grey.sum()
-    centre = (mass.sum(1) @ np.arange(grey.shape[0]), mass.sum(0) @ np.arange(grey.shape[1]))
-    off = max(abs(c - n / 2) for c, n in zip(centre, grey.shape, strict=True))
-    return bool(max(height, width) == round(rule.box * side) and off <= 1.0)
+    return mass.sum(1) @ np.arange(grey.shape[0]), mass.sum(0) @ np.arange(grey.shape[1])
 
 
-def _ink(grey: Grey) -> Grey:
-    """How much each pixel differs from the ground, 0 to 255, whichever of the two is the darker."""
-    difference = grey - _ground(grey)
-    # The figure is what stands out furthest from the ground; what lies on the other side of it is noise.
+def _extract_ink(grey: Grey) -> Grey:
+    """Return how much each pixel differs from the ground, 0 to 255, whichever of the two is darker."""
+    difference = grey - _fit_ground(grey)
+    # The figure is what differs most from the ground; anything on the other side of it is noise.
     low, high = np.percentile(difference, (0.5, 99.5))
-    extremes = (float(difference.min()), float(difference.max()))
-    lighter = extremes[1] > -extremes[0] if abs(high + low) < _LEAST_CONTRAST else high > -low
+    lowest, highest = float(difference.min()), float(difference.max())
+    lighter = highest > -lowest if abs(high + low) < _LEAST_CONTRAST else high > -low
     ink = np.clip(difference if lighter else -difference, 0, None)
     strongest = float(ink.max())
     if strongest < _LEAST_CONTRAST:
         raise ImageError("there is nothing to recognise: it is all of one colour. Write larger or with more contrast.")
-    threshold = _otsu(ink)
+    threshold = _otsu_threshold(ink)
     level = float(np.median(ink[ink > threshold]))
-    # Half of the threshold is ground for certain; what lies between is the soft edge of a stroke.
+    # Up to half of the threshold is ground; between that and the level is the soft edge of a stroke.
     floor = threshold / 2
     return np.clip((ink - floor) / max(level - floor, 1.0), 0, 1) * 255
 
 
-def _ground(grey: Grey) -> Grey:
-    """The plane that fits the rim of the picture: paper in uneven light."""
+def _fit_ground(grey: Grey) -> Grey:
+    """Fit a plane to the rim of the picture: paper in uneven light."""
     height, width = grey.shape
     y, x = np.mgrid[0:height, 0:width]
     rim = max(1, min(height, width) // 20)
@@ -105,12 +150,12 @@ def _ground(grey: Grey) -> Grey:
         return np.full_like(grey, level)
     terms = np.stack([np.ones(grey.shape), y / height, x / width], axis=-1)
     plane, *_ = np.linalg.lstsq(terms[ground], grey[ground], rcond=None)
-    # Where the rim is of one colour the plane is exact, and rounding must not leave a film on black.
+    # If the rim has one colour the plane is exact, and rounding must not leave a film on black.
     return np.full_like(grey, level) if np.ptp(terms[at_rim] @ plane) < 1 else terms @ plane
 
 
-def _otsu(ink: Grey) -> float:
-    """The threshold that best parts the values in two (Otsu 1979): least variance within the parts."""
+def _otsu_threshold(ink: Grey) -> float:
+    """Return the threshold with the least variance on either side of it (Otsu 1979)."""
     counts, edges = np.histogram(ink, bins=256, range=(0, float(ink.max())))
     middles = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
@@ -121,15 +166,15 @@ def _otsu(ink: Grey) -> float:
     return float(middles[np.nanargmax(between)])
 
 
-def _box(ink: Grey) -> tuple[slice, slice]:
-    """Where the figure is; specks of noise, which no row or column has many of, do not widen it."""
+def _bounding_box(ink: Grey) -> tuple[slice, slice]:
+    """Return the rows and columns of the figure. Specks of noise, which few pixels of a row share, do not widen it."""
     strong = ink > 96
     least = max(1, round(0.004 * max(ink.shape))) if max(ink.shape) > 64 else 1
     rows = np.flatnonzero(strong.sum(1) >= least)
     columns = np.flatnonzero(strong.sum(0) >= least)
     if not len(rows) or not len(columns):
         raise ImageError("there is nothing to recognise: it holds specks, but no figure. Write larger.")
-    # One pixel more all around keeps the soft edge.
+    # One more pixel all around keeps the soft edge.
     return (
         slice(max(0, rows[0] - 1), min(ink.shape[0], rows[-1] + 2)),
         slice(max(0, columns[0] - 1), min(ink.shape[1], columns[-1] + 2)),
@@ -137,8 +182,8 @@ def _box(ink: Grey) -> tuple[slice, slice]:
 
 
 def _thicken(ink: Grey) -> Grey:
-    """Strokes widened to what MNIST has, where a pen is so thin that scaling would wash it out."""
-    rows, columns = _box(ink)
+    """Widen the strokes of a pen so thin that scaling would wash it out, to what MNIST has."""
+    rows, columns = _bounding_box(ink)
     figure = ink[rows, columns] > 96
     inner = figure.copy()
     for axis in (0, 1):
@@ -151,23 +196,21 @@ def _thicken(ink: Grey) -> Grey:
         return ink
     grow = min(15, round(missing / 2))
     image = Image.fromarray(np.pad(ink, grow).round().astype(np.uint8))
-    for _ in range(grow):  # many small filters are one large one, at a tenth of its work
+    for _ in range(grow):  # many small filters equal one large one, at a tenth of the work
         image = image.filter(ImageFilter.MaxFilter(3))
     return np.asarray(image).astype(np.float64)
 
 
-def _place(ink: Grey, size: tuple[int, int], rule: Rule) -> NDArray[np.uint8]:
-    figure = ink[_box(ink)]
-    scale = rule.box * min(size) / max(figure.shape)
+def _scale_and_centre(ink: Grey, size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8]:
+    figure = ink[_bounding_box(ink)]
+    scale = rule.longer_side * min(size) / max(figure.shape)
     height, width = (max(1, round(n * scale)) for n in figure.shape)
     small = Image.fromarray(figure.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS)
     figure = np.clip(np.asarray(small), 0, 255).astype(np.float64)
-    # Scaling down dims thin strokes; the trained images reach white.
+    # Scaling down dims thin strokes, and the training images reach white.
     figure *= 255 / max(1.0, float(figure.max()))
     if rule.by_mass:
-        mass = figure / figure.sum()
-        centre = (mass.sum(1) @ np.arange(height), mass.sum(0) @ np.arange(width))
-        top, left = (round(n / 2 - c) for n, c in zip(size, centre, strict=True))
+        top, left = (round(n / 2 - c) for n, c in zip(size, _centre_of_mass(figure), strict=True))
     else:
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
     top, left = min(max(0, top), size[0] - height), min(max(0, left), size[1] - width)

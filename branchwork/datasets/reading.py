@@ -1,14 +1,17 @@
-"""Reading many pictures at once, each once, in the order in which they are named.
+"""Reading picture files, which may hold anything: each gives a sound picture or one clear error.
 
-By threads: Pillow decodes and scales without holding Python's lock, so that photographs keep every core busy, nothing
-needs to be started or sent, and a script needs no `if __name__ == "__main__"`.
+Many files are read by threads: Pillow decodes and scales without holding Python's lock, so that photographs keep every
+core busy, no process needs to be started, and a script needs no `if __name__ == "__main__"`.
 """
 
 import hashlib
 import os
+import struct
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,25 +19,52 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from branchwork.datasets.images import Header, decode, quiet_decoders, read_header, to_array
+from branchwork.datasets.placing import to_array, to_mode
 from branchwork.errors import ImageError
 from branchwork.observer import Observer
 
-# Rows of a picture of which the digest is taken at once.
+# Formats whose decoders are widely used. Pillow knows many more that nobody keeps pictures in.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+BROKEN_LINK = "is a link that leads nowhere: repair or delete it"
+# Twice the pixels of a large camera. A file of a few kilobytes can claim far more.
+_MOST_PIXELS = 100_000_000
+_ORIENTATION = 0x0112  # the EXIF tag for how the camera was held
+# Rows of a picture that are hashed at once: all of them would be a second copy.
 _STRIP = 256
+# What Pillow's decoders raise on damage.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error)
 
 T = TypeVar("T")
 Array = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Target:
-    """The images that pictures become: 1 or 3 channels, `size` (height, width), and the way, one of `images.WAYS`."""
+class DecodedPicture:
+    """A picture as 8-bit grey ("L") or RGB, and what was odd about its file, in words such as `CMYK`."""
+
+    image: Image.Image
+    oddities: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a file says before it is decoded: width and height when upright, and whether the picture is grey."""
+
+    width: int
+    height: int
+    grey: bool
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """The images that pictures become: 1 or 3 channels, `size` (height, width), and one of `placing.METHODS`."""
 
     channels: int
     size: tuple[int, int]
-    pictures: str
+    method: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -46,56 +76,117 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Record:
-    """What decoding one file gave; `error` says why it gave nothing.
+class FileRecord:
+    """What decoding one file gave, or the `error` that says why it gave nothing.
 
-    `digest` is that of the decoded pixels before scaling, so that copies are found in whatever format. `sums` and
-    `squares` are the sums over each channel of the image's pixels, and of their squares.
+    `digest` is that of the decoded pixels before scaling, so that copies are recognised in any format. `sums` and
+    `squares` are, for each channel, the sum of the image's pixels and of their squares.
     """
 
-    width: int
-    height: int
-    oddities: tuple[str, ...]
-    digest: str
-    sums: tuple[int, ...]
-    squares: tuple[int, ...]
-    error: str | None
+    width: int = 0
+    height: int = 0
+    oddities: tuple[str, ...] = ()
+    digest: str = ""
+    sums: tuple[int, ...] = ()
+    squares: tuple[int, ...] = ()
+    error: str | None = None
 
 
-def read_files(paths: Sequence[Path], target: Target, title: str, observer: Observer) -> Iterator[tuple[Record, Array]]:
-    """Each picture decoded and brought to `target`: its record and its image uint8 C×H×W, black where it has none.
+def read_picture(path: Path) -> Image.Image:
+    """Return the first frame of the picture at `path`, upright, as 8-bit grey or RGB without transparency.
 
-    `observer` sees how many are done, of a count called `title`. Nothing that a file holds raises.
+    Raises `ImageError` if it is not a picture, is truncated, or is too large when unpacked.
     """
-    return _in_parallel(lambda path: _read(path, target), paths, title, observer)
+    with quiet_decoders():
+        return decode(path).image
 
 
-def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[Header]:
-    """What the files say of themselves, without those that cannot be read."""
-    return [header for header in _in_parallel(_header, paths, title, observer) if header is not None]
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Silence Pillow's warnings of damage and of large sizes, both of which are judged here.
+
+    Threads share the filter of warnings: enter this once, around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _read(path: Path, target: Target) -> tuple[Record, Array]:
+def decode(path: Path) -> DecodedPicture:
+    """Do what `read_picture` does, within `quiet_decoders`, and say what is odd about the file."""
+    with _open_picture(path) as picture:
+        picture.load()
+        oddities = tuple(_oddities(picture))
+        ImageOps.exif_transpose(picture, in_place=True)
+        return DecodedPicture(_to_eight_bits(picture), oddities)
+
+
+def read_header(path: Path) -> PictureHeader:
+    """Return what the file says before it is decoded, within `quiet_decoders`. Raises `ImageError`."""
+    with _open_picture(path) as picture:
+        width, height = picture.size
+        if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # lying on its side
+            width, height = height, width
+        grey = picture.mode.startswith(("I", "F")) or (picture.mode in ("1", "L") and not _is_transparent(picture))
+        return PictureHeader(width, height, grey)
+
+
+def find_pictures(arguments: Iterable[Path]) -> list[Path]:
+    """Return the files named, and the pictures directly in the folders named.
+
+    Raises `ImageError` for a folder without pictures.
+    """
+    paths = []
+    for argument in arguments:
+        if not os.path.isdir(argument):
+            paths.append(argument)
+            continue
+        try:
+            names = sorted(os.listdir(argument))
+        except OSError as reason:
+            raise ImageError(f"the folder {argument} cannot be read: {reason.strerror}") from reason
+        inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+        if not inside:
+            raise ImageError(f"the folder {argument} holds no pictures: needed are {', '.join(sorted(SUFFIXES))} files")
+        paths += inside
+    return paths
+
+
+def read_files(
+    paths: Sequence[Path], image_format: ImageFormat, title: str, observer: Observer
+) -> Iterator[tuple[FileRecord, Array]]:
+    """Decode each picture and convert it to `image_format`; yield its record and its image uint8 C×H×W.
+
+    The image is black if the picture cannot be read: nothing that a file holds raises. `observer` is told how many
+    are done, of a count called `title`.
+    """
+    return _in_parallel(lambda path: _read_file(path, image_format), paths, title, observer)
+
+
+def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[PictureHeader]:
+    """Return the headers of the files, without those that cannot be read."""
+    return [header for header in _in_parallel(_try_header, paths, title, observer) if header is not None]
+
+
+def _read_file(path: Path, image_format: ImageFormat) -> tuple[FileRecord, Array]:
     try:
         picture = decode(path)
-        image = to_array(picture.image, target.channels, target.size, target.pictures)
+        image = to_array(picture.image, image_format.channels, image_format.size, image_format.method)
     except ImageError as reason:
-        return Record(0, 0, (), "", (), (), str(reason)), np.zeros(target.shape, np.uint8)
-    content = hashlib.blake2b(f"{picture.image.mode} {picture.image.size} ".encode(), digest_size=16)
+        return FileRecord(error=str(reason)), np.zeros(image_format.shape, np.uint8)
     width, height = picture.image.size
-    for top in range(0, height, _STRIP):  # all of it at once would be a second copy
-        content.update(picture.image.crop((0, top, width, min(top + _STRIP, height))).tobytes())
-    flat = image.reshape(target.channels, -1).astype(np.int64)
-    sums, squares = flat.sum(1), (flat * flat).sum(1)
-    return (
-        Record(
-            width, height, picture.oddities, content.hexdigest(), tuple(sums.tolist()), tuple(squares.tolist()), None
-        ),
-        image,
+    digest = hashlib.blake2b(f"{picture.image.mode} {picture.image.size} ".encode(), digest_size=16)
+    for top in range(0, height, _STRIP):
+        digest.update(picture.image.crop((0, top, width, min(top + _STRIP, height))).tobytes())
+    pixels = image.reshape(image_format.channels, -1).astype(np.int64)
+    sums, squares = pixels.sum(1), (pixels * pixels).sum(1)
+    record = FileRecord(
+        width, height, picture.oddities, digest.hexdigest(), tuple(sums.tolist()), tuple(squares.tolist())
     )
+    return record, image
 
 
-def _header(path: Path) -> Header | None:
+def _try_header(path: Path) -> PictureHeader | None:
     try:
         return read_header(path)
     except ImageError:
@@ -109,10 +200,78 @@ def _in_parallel(work: Callable[[Path], T], paths: Sequence[Path], title: str, o
         observer.count(title, 0, len(paths))
         try:
             for done in range(1, len(paths) + 1):
-                # Only a few lie ready, so that memory stays bounded however slow whoever takes them is.
+                # Only a few are read ahead, so that memory stays bounded however slow the consumer is.
                 waiting += [pool.submit(work, path) for path in islice(upcoming, 4 * workers - len(waiting))]
                 yield waiting.popleft().result()
                 observer.count(title, done, len(paths))
         finally:
             pool.shutdown(cancel_futures=True)
             observer.count_end()
+
+
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open the picture at `path` without decoding it; whatever fails until it is closed becomes an `ImageError`."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"{path} is not a file that can be read as a picture")
+    if os.path.islink(path) and not os.path.exists(path):
+        raise ImageError(f"{path} {BROKEN_LINK}")
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > _MOST_PIXELS:
+                raise Image.DecompressionBombError
+            yield picture
+    except UnidentifiedImageError as reason:
+        raise ImageError(f"{path} is not a picture that can be read: give one of {', '.join(FORMATS)}") from reason
+    except FileNotFoundError as reason:
+        raise ImageError(f"there is no file {path}") from reason
+    except Image.DecompressionBombError as reason:
+        raise ImageError(f"{path} unpacks to more than {_MOST_PIXELS:,} pixels: shrink it") from reason
+    except (PermissionError, IsADirectoryError) as reason:
+        raise ImageError(f"{path} cannot be read: {reason.strerror}") from reason
+    except _DAMAGE as reason:
+        raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from where it came") from reason
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info
+
+
+def _oddities(picture: Image.Image) -> Iterator[str]:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        yield "16-bit"
+    if picture.mode in ("P", "PA"):
+        yield "palette"
+    if _is_transparent(picture):
+        yield "transparency"
+    if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
+        yield picture.mode
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        yield "EXIF rotation"
+    if getattr(picture, "is_animated", False):
+        yield "several frames"
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        # 16-bit grey is read as "I;16" or "I". It is scaled by its own range, since writers do not agree on white.
+        numbers = np.asarray(picture).astype(np.float32)
+        low, high = np.nanmin(numbers), np.nanmax(numbers)
+        numbers -= low
+        numbers *= 255 / max(float(high - low), 1e-12)
+        return Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8))
+    if _is_transparent(picture):
+        return _flatten(picture.convert("RGBA"))
+    return to_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _flatten(picture: Image.Image) -> Image.Image:
+    """Lay a picture with transparency on white, or on black if its opaque part is itself light."""
+    # A small copy is enough to tell; a large picture would take gigabytes as floating-point numbers.
+    small = picture.reduce(max(1, max(picture.size) // 256))
+    alpha = np.asarray(small)[..., 3].astype(np.float64)
+    grey = np.asarray(small.convert("L")).astype(np.float64)
+    light = alpha.sum() > 0 and (grey * alpha).sum() / alpha.sum() > 127
+    ground = Image.new("RGBA", picture.size, "black" if light else "white")
+    return Image.alpha_composite(ground, picture).convert("RGB")

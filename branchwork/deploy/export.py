@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 from branchwork.deploy.engines import OPENVINO_PRECISION, load, need_engine
 from branchwork.deploy.formats import FORMS, Form, write
 from branchwork.deploy.subject import BATCH, Input, Shipping, Subject, find_subject, names_run

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.load import load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
 from branchwork.graph.trace import Trace, trace

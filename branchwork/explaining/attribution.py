@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.images import find_pictures
+from branchwork.datasets.reading import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
 from branchwork.explaining.ablation import Joined, after_join, before_joins, copy_graph, read_joins
 from branchwork.explaining.draw import check_picture, draw_evidence

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from branchwork.blocks import Add, Concat
 from branchwork.datasets.batches import batches, count_batches, epoch_order
-from branchwork.datasets.load import Split
+from branchwork.datasets.dataset import Split
 from branchwork.nets.prune import Branch, find_joins
 from branchwork.nets.size import weight_rms
 from branchwork.observer import Observer

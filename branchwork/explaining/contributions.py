@@ -8,9 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from branchwork.datasets.batches import generator_of, part
-from branchwork.datasets.load import DataSet
-from branchwork.datasets.split import Split
+from branchwork.datasets.batches import generator_of, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.ablation import By, Joined, read_joins
 from branchwork.explaining.draw import check_picture, draw_contributions
@@ -85,7 +84,7 @@ def _choose(
     name: Literal["validation", "test"] = "test"
     split, held_out = data.test, trained.model.recipe.get("validation", 0)
     if own and held_out and holds(trained.folder, RESULT):
-        name, split = "validation", part(data, held_out, read_result(trained.folder).seed)[1]
+        name, split = "validation", train_and_validation(data, held_out, read_result(trained.folder).seed)[1]
     if count is not None and count < len(split):
         split = split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])
     # Found by name, since a data set may order its classes otherwise.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.split import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import WeightsError
 from branchwork.explaining.ablation import By, Joined, Means, after_join, before_joins, branch_alone, constant_shape
 from branchwork.graph.costs import operation

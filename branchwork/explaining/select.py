@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from branchwork.datasets.batches import part
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.batches import train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, first_line
 from branchwork.explaining.candidates import (
     SETTLING,
@@ -253,7 +254,7 @@ class _Search:
         Raises `NetError` where the goal cannot be reached.
         """
         recipe, device = Recipe(**self.plan.recipe), pick_device(self.plan.device)
-        train_split, validation = part(self.data, recipe.validation, self.plan.seed, recipe.fraction)
+        train_split, validation = train_and_validation(self.data, recipe.validation, self.plan.seed, recipe.fraction)
         train_split = Split(train_split.images.to(device), train_split.labels.to(device))
         tuner = Tuner(self.plan, recipe, self.model, train_split, validation)
         groups, sizes = find_groups(whole, self.each), self.taken_up(folder)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from branchwork.datasets.load import DataSet
+from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, times
 from branchwork.studies.design import Answer, Finding, Setting, Study, Table
 from branchwork.studies.records import Records, measure_name

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import torch
 
-from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
 from branchwork.files import hold_lock, write_json, write_whole
 from branchwork.nets.build import find_builder

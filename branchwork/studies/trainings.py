@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.blocks import Concat
-from branchwork.datasets.batches import generator_of, normalise, part
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.batches import generator_of, normalise, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, TrainingError, WeightsError
 from branchwork.nets.build import short_name
 from branchwork.nets.size import count_macs, count_parameters, weight_rms
@@ -161,7 +162,7 @@ class _Watch(Observer):
             build = self.model.builder()
             torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
             self.net = build()
-        split, _ = part(data, recipe.validation, job.seed, recipe.fraction)
+        split, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
         few = split.pick(torch.arange(min(GRADIENT_IMAGES, len(split))))
         self.images, self.labels = normalise(few.images[:], data.mean, data.std), few.labels
         self.moments = {1, -(-recipe.epochs // 4), -(-recipe.epochs // 2), recipe.epochs}
@@ -197,7 +198,7 @@ def gradient_norms(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, 
 
 def _measures(folder: Path, data: DataSet, result: Result, recipe: Recipe, job: Job) -> Record:
     trained = load_run(folder)
-    used, _ = part(data, recipe.validation, job.seed, recipe.fraction)
+    used, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
     logits = predict_logits(trained.net, used.images, trained.model)
     wrong = int((logits.argmax(1) != used.labels).sum())
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

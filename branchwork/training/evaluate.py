@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from branchwork.datasets.load import DataSet, is_path, load_data
-from branchwork.datasets.pictures import draw_sheet, need_sheet, shorten
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.load import is_path, load_data
+from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError
 from branchwork.nets.build import short_name
 from branchwork.observer import Observer
@@ -61,7 +62,7 @@ def evaluate(
     """
     trained = load_run(run)
     if picture is not None:
-        need_sheet(picture)
+        check_sheet(picture)
     data_set = load_for(trained.model, data, source, observer)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if picture is not None and evaluation.worst:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from branchwork.datasets.load import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge
 from branchwork.files import available_memory
 from branchwork.graph.untouched import holding, untouched

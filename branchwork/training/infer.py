@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.split import Images
+from branchwork.datasets.dataset import Images
 from branchwork.errors import RecipeError, WeightsError
 from branchwork.graph.untouched import holding, untouched
 from branchwork.training.run import Model

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from branchwork.datasets.augment import augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, count_batches, epoch_order, generator_of, normalise
-from branchwork.datasets.load import Split
+from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge, Interrupted, NetError, RecipeError, RunError, TrainingError, first_line
 from branchwork.files import write_whole
 from branchwork.observer import Epoch, Observer, Step

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from branchwork.datasets.images import find_pictures, read_picture, to_image
-from branchwork.datasets.pictures import draw_sheet, need_sheet, shorten
+from branchwork.datasets.placing import to_image
+from branchwork.datasets.reading import find_pictures, read_picture
+from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.files import printable
 from branchwork.nets.build import short_name
@@ -47,7 +48,7 @@ def predict(
     if top < 1:
         raise RecipeError(f"top is {top}, and it must be at least 1")
     if show is not None:
-        need_sheet(show)
+        check_sheet(show)
     trained = load_run(run)
     paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
     if not paths:

@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from branchwork.datasets.batches import normalise
-from branchwork.datasets.load import DataSet
-from branchwork.datasets.split import Images
+from branchwork.datasets.dataset import DataSet, Images
 from branchwork.files import write_whole
 from branchwork.language import listed
 from branchwork.nets.build import short_name

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from branchwork.datasets.folder import need_unicode
-from branchwork.datasets.images import WAYS
-from branchwork.datasets.load import DataSet
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.folder import check_unicode
+from branchwork.datasets.placing import METHODS
 from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import check_writable, read_fields, write_json, write_whole
 from branchwork.graph.teach import failure
@@ -49,7 +49,7 @@ class Model:
         whole = self.in_channels >= 1 and min(self.image_size) >= 1
         if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
             raise ValueError("its image size, channels, mean and standard deviation do not go together")
-        if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in WAYS:
+        if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in METHODS:
             raise ValueError("its classes are not several different names, or its kind of pictures is unknown")
 
     @classmethod
@@ -164,7 +164,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     Raises `RunError` where `out` holds a run already or cannot be written.
     """
     folder = _first_free(default_name) if out is None else Path(out)
-    need_unicode(folder, RunError)
+    check_unicode(folder, RunError)
     held = holds(folder, *FILES, SEEDS)
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "

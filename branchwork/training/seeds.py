@@ -5,7 +5,8 @@ import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from branchwork.datasets.load import DataSet, load_data
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.load import load_data
 from branchwork.errors import RecipeError, RunError
 from branchwork.files import read_fields, write_json
 from branchwork.nets.build import short_name

@@ -14,9 +14,10 @@ from typing import get_args
 import torch
 from torch import nn
 
-from branchwork.datasets.batches import batches, epoch_order, part
-from branchwork.datasets.folder import need_unicode
-from branchwork.datasets.load import DataSet, Split, load_data
+from branchwork.datasets.batches import batches, epoch_order, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.folder import check_unicode
+from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.build import full_name, short_name
@@ -236,7 +237,7 @@ def make_plan(
     """
     check_threads(threads, RecipeError)
     need_log(log)
-    need_unicode(data.argument, DataError)
+    check_unicode(data.argument, DataError)
     if not 0 <= seed < 2**63:
         raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
     if execute not in get_args(Execute):
@@ -246,7 +247,7 @@ def make_plan(
     where = pick_device(device)
     if recipe.batch_norm == "shared" and where.type != "cuda":
         raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
-    train, _ = part(data, recipe.validation, seed, recipe.fraction)
+    train, _ = train_and_validation(data, recipe.validation, seed, recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
@@ -342,7 +343,7 @@ def _run_alone(
         for name in (*FILES, "top/*"):
             remove_parts(folder / name)
     device = processes.device(str(pick_device(plan.device)))
-    train_split, validation = part(data, recipe.validation, plan.seed, recipe.fraction)
+    train_split, validation = train_and_validation(data, recipe.validation, plan.seed, recipe.fraction)
     model = Model.of(plan.net, data, plan.recipe)
     reset_peak_memory(device)
     if plan.log and processes.first:

@@ -15,7 +15,7 @@ from branchwork.files import check_writable, write_whole
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Fonts with the scripts that matplotlib's own one lacks.
+# Fonts with the scripts that matplotlib's own font lacks.
 _FONTS = (
     "Noto Sans CJK SC",
     "Source Han Sans SC",
@@ -24,18 +24,16 @@ _FONTS = (
     "PingFang SC",
     "Noto Sans",
 )
-
-# More letters in a line would push the images aside.
-_LINE = 24
-
-# Inches: the square that an image has, and the line of the title.
+# More characters in a caption's line would push the images apart.
+_LONGEST_LINE = 24
+# Inches: the side of an image, and the height of the title.
 _SIDE, _TITLE = 1.4, 0.45
 # Points.
 _CAPTION_SIZE, _TITLE_SIZE = 8.5, 11.0
 
 
-def need_sheet(path: Path) -> None:
-    """Raises `RunError` where no sheet can be drawn into `path`, to be told before the work."""
+def check_sheet(path: Path) -> None:
+    """Raise `RunError` if no sheet can be drawn into `path`, so that it is said before the work."""
     if path.suffix.lower() not in ("", ".png", ".jpg", ".jpeg", ".svg", ".pdf"):
         raise RunError(f"{path}: no picture can be written in this format. Take .png, .jpg, .svg or .pdf.")
     check_writable(path)
@@ -44,25 +42,30 @@ def need_sheet(path: Path) -> None:
 def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
 
-    Raises `RunError` where `need_sheet` would.
+    Raises `RunError` if `check_sheet` would.
     """
     import matplotlib
     from matplotlib import font_manager
 
-    need_sheet(path)
+    check_sheet(path)
     captions = ["\n".join(map(shorten, caption.split("\n"))) for caption in captions]
     known = set(font_manager.get_font_names())
     families = [*matplotlib.rcParams["font.family"], *(family for family in _FONTS if family in known)]
     content = io.BytesIO()
     with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
-        # A script that no font here has is drawn as boxes: its name stands in the table.
+        # A script that no installed font has is drawn as boxes: the names are in the table too.
         warnings.filterwarnings("ignore", "Glyph")
-        figure = _arrange(images, captions, title, min(columns, max(1, len(images))))
+        figure = _lay_out(images, captions, title, min(columns, max(1, len(images))))
         figure.savefig(content, format=path.suffix[1:].lower() or "png", dpi=130)
     write_whole(path, content.getvalue())
 
 
-def _arrange(images: Tensor, captions: Sequence[str], title: str, columns: int) -> "Figure":
+def shorten(text: str, most: int = _LONGEST_LINE) -> str:
+    """Return at most `most` characters of `text`."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _lay_out(images: Tensor, captions: Sequence[str], title: str, columns: int) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
@@ -78,7 +81,7 @@ def _arrange(images: Tensor, captions: Sequence[str], title: str, columns: int) 
     width = max(across * columns, 0.2 + inches(title, _TITLE_SIZE))
     height = _TITLE + down * max(1, math.ceil(len(images) / columns))
     figure = Figure(figsize=(width, height))
-    # Axes in inches from the top for all images: to have some for each takes ten times as long.
+    # One pair of axes for all images, in inches from the top: a pair for each takes ten times as long.
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.text(width / 2, _TITLE / 2, title, fontsize=_TITLE_SIZE, ha="center", va="center", parse_math=False)
@@ -94,8 +97,3 @@ def _arrange(images: Tensor, captions: Sequence[str], title: str, columns: int) 
         axes.text(x, y + h + 0.03 * _SIDE, caption, fontsize=_CAPTION_SIZE, ha="center", va="top", parse_math=False)
     axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
-
-
-def shorten(text: str, most: int = _LINE) -> str:
-    """At most so many letters of `text`."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
