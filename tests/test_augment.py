@@ -13,6 +13,7 @@ from branchwork.datasets import augment as module
 from branchwork.datasets.augment import (
     ERASED_AREA,
     ERASED_ASPECT,
+    Augmentation,
     augment,
     erase,
     mix,
@@ -24,16 +25,8 @@ from branchwork.datasets.augment import (
     warp,
 )
 
-ALL = {
-    "shift": 2.0,
-    "rotation": 10.0,
-    "scaling": 0.1,
-    "elastic": 1.0,
-    "erasing": 0.5,
-    "flip": 0.5,
-    "crop": 0.5,
-    "colour": 0.3,
-}
+ALL = Augmentation(shift=2.0, rotation=10.0, scaling=0.1, elastic=1.0, erasing=0.5, flip=0.5, crop=0.5, colour=0.3)
+START = (0, 0, 0)
 sides = st.integers(3, 40)
 
 
@@ -109,7 +102,7 @@ def test_a_warp_is_scipys_map_of_coordinates(seed, height, width):
 
 
 def test_smooth_noise_has_the_spread_and_the_width_that_it_says():
-    fields = smooth_noise(20_000, 28, 21, seeded())
+    fields = smooth_noise(20_000, (28, 21), seeded())
     assert fields.shape == (20_000, 2, 28, 21)
     assert fields.mean((0, 1)).abs().max() < 0.02
     assert (fields.std((0, 1)) - 1).abs().max() < 0.03
@@ -125,7 +118,7 @@ def test_smooth_noise_has_the_spread_and_the_width_that_it_says():
 @given(sides, sides, st.integers(0, 100))
 def test_erasing_clears_the_rectangle_and_nothing_else(height, width, seed):
     images = noise(4, 2, height, width, seed).clamp_min(1)
-    rectangles = random_rectangles(4, height, width, 0.7, seeded(seed))
+    rectangles = random_rectangles(4, (height, width), 0.7, seeded(seed))
     erased = erase(images, rectangles)
     for image, result, (top, left, bottom, right) in zip(images, erased, rectangles.tolist(), strict=True):
         assert 0 <= top <= bottom <= height and 0 <= left <= right <= width
@@ -136,7 +129,7 @@ def test_erasing_clears_the_rectangle_and_nothing_else(height, width, seed):
 
 
 def test_rectangles_have_the_areas_aspects_and_places_of_the_paper():
-    top, left, bottom, right = random_rectangles(50_000, 200, 200, 0.4, seeded()).double().unbind(1)
+    top, left, bottom, right = random_rectangles(50_000, (200, 200), 0.4, seeded()).double().unbind(1)
     tall, wide = bottom - top, right - left
     hit = tall > 0
     assert torch.equal(hit, wide > 0) and float(hit.double().mean()) == pytest.approx(0.4, abs=0.01)
@@ -155,7 +148,8 @@ def test_rectangles_have_the_areas_aspects_and_places_of_the_paper():
 def test_draws_lie_in_their_ranges_and_fill_them(monkeypatch):
     calls = []
     monkeypatch.setattr(module, "warp", lambda images, *rest: (calls.append(rest), images)[1])
-    augment(noise(20_000, 1, 8, 8), 0, 0, 0, shift=3.0, rotation=20.0, scaling=0.25, elastic=1.5)
+    strength = Augmentation(shift=3.0, rotation=20.0, scaling=0.25, elastic=1.5)
+    augment(noise(20_000, 1, 8, 8), strength, START)
     ((shifts, angles, scales, field, _),) = calls
     for draws, low, high in ((shifts[:, 0], -3, 3), (shifts[:, 1], -3, 3), (angles, -20, 20), (scales, 0.8, 1.25)):
         assert low <= draws.min() < low + 0.01 * (high - low) and high >= draws.max() > high - 0.01 * (high - low)
@@ -170,11 +164,11 @@ def test_draws_lie_in_their_ranges_and_fill_them(monkeypatch):
 
 def test_each_kind_alone_does_only_its_own():
     images = noise(50, 1, 28, 28).clamp_min(1)
-    assert augment(images, 0, 0, 0) is images
-    erased = augment(images, 0, 0, 0, erasing=1.0)
+    assert augment(images, Augmentation(), START) is images
+    erased = augment(images, Augmentation(erasing=1.0), START)
     assert ((erased == images) | (erased == 0)).all() and (erased == 0).flatten(1).any(1).all()
     for kind in ("shift", "rotation", "scaling", "elastic"):
-        moved = augment(images, 0, 0, 0, **{kind: ALL[kind]})
+        moved = augment(images, Augmentation(**{kind: getattr(ALL, kind)}), START)
         assert (moved != images).flatten(1).any(1).all(), kind
 
 
@@ -182,14 +176,12 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step_alone():
     images = noise(20, 3, 28, 28)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    batches = {
-        place: augment(images, *place, **ALL) for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]
-    }
+    batches = {at: augment(images, ALL, at) for at in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]}
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(1)
-    for place, batch in batches.items():
+    for at, batch in batches.items():
         assert batch.dtype == torch.uint8 and batch.shape == images.shape
-        assert torch.equal(batch, augment(images, *place, **ALL))
+        assert torch.equal(batch, augment(images, ALL, at))
     assert len({batch.numpy().tobytes() for batch in batches.values()}) == len(batches)
 
 
@@ -197,13 +189,13 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step_alone():
 def test_a_part_of_a_batch_is_changed_as_in_the_whole(count, first, second):
     images = noise(count, 3, 12, 9, count)
     rows = slice(min(first, count - 1), first + second)
-    whole = augment(images, 0, 1, 2, **ALL)
-    assert torch.equal(augment(images[rows], 0, 1, 2, **ALL, rows=rows, whole=count), whole[rows])
+    whole = augment(images, ALL, (0, 1, 2))
+    assert torch.equal(augment(images[rows], ALL, (0, 1, 2), rows=rows, whole=count), whole[rows])
 
 
 def test_mirroring_is_left_to_right_in_the_share_that_is_asked():
     images = noise(5_000, 2, 3, 5)
-    mirrored = augment(images, 0, 0, 0, flip=0.3)
+    mirrored = augment(images, Augmentation(flip=0.3), START)
     as_it_was = (mirrored == images).flatten(1).all(1)
     assert torch.equal(mirrored[~as_it_was], images[~as_it_was].flip(3))
     assert float((~as_it_was).double().mean()) == pytest.approx(0.3, abs=0.03)
@@ -229,7 +221,7 @@ def boxes_by_loop(count: int, height: int, width: int, lost: float) -> np.ndarra
 
 @pytest.mark.parametrize(("height", "width", "lost"), [(30, 30, 0.92), (20, 40, 0.3), (40, 20, 0.3), (30, 30, 0.01)])
 def test_crops_are_drawn_as_torchvision_draws_them(height, width, lost):
-    ours = random_crops(20_000, height, width, lost, seeded()).double().numpy()
+    ours = random_crops(20_000, (height, width), lost, seeded()).double().numpy()
     theirs = boxes_by_loop(20_000, height, width, lost)
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= width + 1e-4).all() and (ours[:, 1] + ours[:, 3] <= height + 1e-4).all()
@@ -260,18 +252,18 @@ def test_a_crop_of_everything_is_the_image_and_crops_have_no_dark_border():
     sizes, zeros = torch.ones(20, 2), torch.zeros(20)
     assert torch.equal(warp(images, torch.zeros(20, 2), zeros, sizes, centres=torch.zeros(20, 2)), images)
     white = torch.full((50, 1, 17, 23), 255, dtype=torch.uint8)
-    assert torch.equal(augment(white, 0, 0, 0, crop=0.9), white)
+    assert torch.equal(augment(white, Augmentation(crop=0.9), START), white)
 
 
 @given(st.integers(0, 2**20), st.floats(0.5, 1.5), st.floats(0.5, 1.5), st.floats(0.5, 1.5))
 def test_colours_change_as_in_pillow(seed, brightness, contrast, saturation):
     image = noise(1, 3, 8, 9, seed)
     picture = Image.fromarray(image[0].permute(1, 2, 0).numpy())
-    for place, (enhance, factor) in enumerate(
+    for column, (enhance, factor) in enumerate(
         ((ImageEnhance.Brightness, brightness), (ImageEnhance.Contrast, contrast), (ImageEnhance.Color, saturation))
     ):
         factors = torch.ones(1, 3)
-        factors[0, place] = factor
+        factors[0, column] = factor
         theirs = torch.from_numpy(np.array(enhance(picture).enhance(factor))).permute(2, 0, 1)
         # Pillow rounds the grey to a whole number and cuts the fraction of the result off.
         assert (recolour(image, factors)[0].int() - theirs.int()).abs().max() <= 2
@@ -289,18 +281,18 @@ def test_colours_in_turn_are_the_formula_and_grey_images_have_no_saturation():
 
 
 def test_shares_of_mixup_are_beta_by_pairs():
-    weights = mixup_weights(20_001, 0.4, 0, 0, 0)
+    weights = mixup_weights(20_001, 0.4, START)
     assert torch.equal(weights[:-1:2], weights[1::2]) and weights[-1] == 1
     assert scipy.stats.kstest(weights[:-1:2].numpy(), scipy.stats.beta(0.4, 0.4).cdf).pvalue > 1e-3
-    assert torch.equal(weights, mixup_weights(20_001, 0.4, 0, 0, 0))
-    for place in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-        assert not torch.equal(weights, mixup_weights(20_001, 0.4, *place))
+    assert torch.equal(weights, mixup_weights(20_001, 0.4, START))
+    for at in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not torch.equal(weights, mixup_weights(20_001, 0.4, at))
 
 
 @given(st.integers(1, 9), st.integers(0, 4))
 def test_neighbours_are_mixed_in_the_whole_and_in_parts_of_pairs(count, pairs):
     values = noise(count, 2, 3, 4, count)
-    weights = mixup_weights(count, 1.0, count, 0, 0)
+    weights = mixup_weights(count, 1.0, (count, 0, 0))
     mixed = mix(values, weights)
     for i in range(count):
         other = i + 1 if i % 2 == 0 else i - 1

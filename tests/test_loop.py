@@ -144,7 +144,7 @@ def test_mixup_trains_on_the_mean_of_two_losses(small):
     torch.manual_seed(0)
     net = Small().double()
     order = epoch_order(1500, 0, 0)
-    shares = mixup_weights(1500, 0.5, 0, 0, 0)
+    shares = mixup_weights(1500, 0.5, (0, 0, 0))
     first, second = small.train.pick(order), small.train.pick(order.view(-1, 2).flip(1).flatten())
     images = shares.view(-1, 1, 1, 1) * first.images + (1 - shares.view(-1, 1, 1, 1)) * second.images
     logits = net((images.round().double() / 255 - 0.1307) / 0.3081)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import branchwork as bw
-from branchwork.datasets.augment import augment
+from branchwork.datasets.augment import Augmentation, augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
@@ -143,7 +143,7 @@ def test_augmentation_and_averaging_equal_plain_torch_written_out(small):
     optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.5)
     for epoch in range(2):
         for step, chosen in enumerate(epoch_order(1500, 5, epoch).split(100)):
-            images = augment(small.train.images[chosen], 5, epoch, step, **MOVED)
+            images = augment(small.train.images[chosen], Augmentation(**MOVED), (5, epoch, step))
             loss = F.cross_entropy(net((images / 255 - 0.1307) / 0.3081), small.train.labels[chosen])
             optimizer.zero_grad()
             loss.backward()
@@ -227,7 +227,7 @@ def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch
     bw.train("residual", data=small, recipe=recipe, seed=3)
     train, _ = hold_out(small.train, 0.1, 3)
     first = epoch_order(len(train), 3, 0)[:100]
-    assert torch.equal(shown[0][0], augment(train.images[first], 3, 0, 0, **MOVED)[:32])
+    assert torch.equal(shown[0][0], augment(train.images[first], Augmentation(**MOVED), (3, 0, 0))[:32])
     assert torch.equal(shown[0][1], train.labels[first[:32]])
 
 

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from branchwork.datasets.augment import augment, mix, mixup_weights
+from branchwork.datasets.augment import Augmentation, augment, mix, mixup_weights
 from branchwork.datasets.batches import batches, count_batches, epoch_order, generator_of, normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge, Interrupted, NetError, RecipeError, RunError, TrainingError, first_line
@@ -63,22 +63,9 @@ class Place:
 
 def augmented(images: Tensor, recipe: Recipe, place: Place) -> Tensor:
     """The images uint8 N×C×H×W of this place as the net is trained on them."""
-    images = augment(
-        images,
-        place.seed,
-        place.epoch,
-        place.step,
-        shift=recipe.shift,
-        rotation=recipe.rotation,
-        scaling=recipe.scaling,
-        elastic=recipe.elastic,
-        erasing=recipe.erasing,
-        flip=recipe.flip,
-        crop=recipe.crop,
-        colour=recipe.colour,
-        rows=place.rows,
-        whole=place.whole,
-    )
+    strength = Augmentation(**{field.name: getattr(recipe, field.name) for field in fields(Augmentation)})
+    at = place.seed, place.epoch, place.step
+    images = augment(images, strength, at, rows=place.rows, whole=place.whole)
     return mix(images, _shares(recipe, place)).round_().to(torch.uint8) if recipe.mixup else images
 
 
@@ -88,7 +75,7 @@ def targets_of(labels: Tensor, classes: int, recipe: Recipe, place: Place) -> Te
 
 
 def _shares(recipe: Recipe, place: Place) -> Tensor:
-    return mixup_weights(place.whole, recipe.mixup, place.seed, place.epoch, place.step)[place.rows]
+    return mixup_weights(place.whole, recipe.mixup, (place.seed, place.epoch, place.step))[place.rows]
 
 
 def parts(count: int, pieces: int) -> list[slice]:
