@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.process import MEAN, STD, JsonFile, Outcome, as_floats, count_correct, timed
 from branchwork.datasets.dataset import Split
 from branchwork.datasets.load import load_data
-from branchwork.nets.build import build_net
+from branchwork.nets.resolve import build_net
 
 EPOCHS, BATCH_SIZE = 10, 64
 # The nets as a learner has them, in a file of their own.

@@ -16,7 +16,7 @@ from branchwork.datasets.batches import normalise
 from branchwork.datasets.load import load_data
 from branchwork.files import write_json
 from branchwork.fusing.fuse import collapse
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 
 BATCH_SIZE, WARM_UP, PAIRS = 512, 5, 40
 

@@ -1,7 +1,6 @@
 # The public names and their homes: `__init__.py` reads this file, and so do type checkers.
 
 from .blocks import Add as Add, Concat as Concat, InceptionA as InceptionA, ResidualBlock as ResidualBlock
-from .catalogue import list_nets as list_nets
 from .datasets.describe import data as data
 from .datasets.load import load_data as load_data
 from .datasets.pack import pack as pack
@@ -16,8 +15,9 @@ from .graph.trace import trace as trace
 from .inspection.bottlenecks import reduction as reduction
 from .inspection.lint import lint as lint
 from .inspection.table import inspect as inspect
-from .nets import NETS as NETS
-from .nets.build import build_net as build_net
+from .nets.catalogue import NETS as NETS
+from .nets.resolve import build_net as build_net
+from .nets.sizes import list_nets as list_nets
 from .nets.weights import lecture_state_dict as lecture_state_dict, load_weights as load_weights
 from .studies.study import study as study
 from .training.demo import demo as demo

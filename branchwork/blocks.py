@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.errors import NetError
-from branchwork.geometry import SIZED, pair, size_changes
 from branchwork.language import say, times
+
+# The layers that may change height and width.
+SIZED = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 class _Join(nn.Module):
@@ -192,3 +194,48 @@ def chain(**modules: nn.Module) -> nn.Sequential:
     for name, module in modules.items():
         chain.add_module(name, module)
     return chain
+
+
+def size_changes(path: str, layer: nn.Module) -> list[str]:
+    """Why the layer at `path` changes height and width, and what keeps them; nothing where it keeps them."""
+    if not isinstance(layer, SIZED) or layer.padding == "same":
+        return []
+    kernel, stride, padding = (pair(getattr(layer, key)) for key in ("kernel_size", "stride", "padding"))
+    dilation = pair(getattr(layer, "dilation", 1))
+    span = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    if stride != (1, 1):
+        return [
+            say(
+                f"`{path}` has stride {short(stride)}: stride=1 keeps height and width.",
+                f"`{path}` 的步长是 {short(stride)}：改成 stride=1 才能保持高和宽。",
+            )
+        ]
+    if tuple(2 * p for p in padding) == span:
+        return []
+    if any(s % 2 for s in span):
+        return [
+            say(
+                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: take an odd one.",
+                f"`{path}` 的卷积核边长 {short(kernel)} 是偶数，无法保持高和宽：请用奇数。",
+            )
+        ]
+    keeps = short(tuple(s // 2 for s in span))
+    k, p = short(kernel), short(padding)
+    return [
+        say(
+            f"`{path}` has kernel {k} and padding {p}: padding={keeps} keeps height and width.",
+            f"`{path}` 的核是 {k}，填充是 {p}：改成 padding={keeps} 才能保持高和宽。",
+        )
+    ]
+
+
+def pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
+    """One number for both axes, or one for each, as two."""
+    if value == "valid":
+        return (0, 0)
+    assert not isinstance(value, str), f"padding {value!r} is handled before"
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def short(numbers: tuple[int, ...]) -> str:
+    return str(numbers[0]) if numbers[0] == numbers[1] else str(numbers)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 import branchwork
-from branchwork.catalogue import NetSize
 from branchwork.files import write_whole
 from branchwork.graph.trace import trace
-from branchwork.nets.build import own_design
+from branchwork.nets.resolve import own_design
+from branchwork.nets.sizes import NetSize
 
 SIZES = Path(branchwork.__file__).parent / "nets/sizes.json"
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import branchwork as bw
 from branchwork.datasets.batches import epoch_order
 from branchwork.errors import Interrupted, RecipeError
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 from branchwork.training import auxiliary
 from branchwork.training.auxiliary import make_heads
 from branchwork.training.run import Model

@@ -14,10 +14,10 @@ from branchwork.blocks import Add, Concat
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import fuse
 from branchwork.nets import densenet, resnet
-from branchwork.nets.build import own_design, short_name, split_options, with_options
 from branchwork.nets.googlenet import MODULES
+from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.layers import Gate
-from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.resolve import own_design, short_name, split_options, with_options
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from measure_nets import measure

@@ -15,7 +15,7 @@ from branchwork.fusing.forms import Matrix, Rows, Tiles
 from branchwork.fusing.fourier import BatchedFourier, Fourier, fewest_products, make_scheme
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.fusing.kernel import Axis, Kernel, compose, compose_sum, sliding
-from branchwork.nets.build import build_net
+from branchwork.nets.resolve import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from branchwork import Add, Concat
 from branchwork.errors import NetError
 from branchwork.inspection.lint import Finding, lint
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 
 
 def conv(c, k, **more):

@@ -9,8 +9,8 @@ from torch import nn
 import branchwork
 from branchwork import NETS, build_net
 from branchwork.errors import NetError
-from branchwork.nets.build import full_name, short_name
-from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.nets.resolve import full_name, short_name
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
 nets = pytest.mark.parametrize("name", LECTURE)

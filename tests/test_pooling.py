@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from branchwork.fusing.fuse import collapse
 from branchwork.fusing.pooling import PooledConvolution
-from branchwork.nets.build import build_net
+from branchwork.nets.resolve import build_net
 
 
 def as_written(x, weight, bias, padding, pool, relu=False):

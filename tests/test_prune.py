@@ -12,10 +12,10 @@ from torch import nn
 import branchwork
 from branchwork import Add, Concat, build_net
 from branchwork.errors import NetError
-from branchwork.nets.build import own_design, short_name, split_options
 from branchwork.nets.densenet import Design, densenet
+from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.prune import find_branches, prune
-from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.resolve import own_design, short_name, split_options
 from branchwork.training.recipe import fast
 
 

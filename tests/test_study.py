@@ -19,7 +19,7 @@ import branchwork
 from branchwork.blocks import Concat
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, NetError, StudyError
-from branchwork.nets.size import count_macs
+from branchwork.nets.input_size import count_macs
 from branchwork.observer import Observer
 from branchwork.studies import executors, study, trainings
 from branchwork.studies.design import Arm, Setting

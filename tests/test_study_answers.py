@@ -8,7 +8,7 @@ import pytest
 
 from branchwork.datasets.load import load_data
 from branchwork.nets.googlenet import _inception
-from branchwork.nets.size import count_macs
+from branchwork.nets.input_size import count_macs
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.records import Records
 from branchwork.studies.report import study_page

@@ -13,7 +13,7 @@ from torch import nn
 import branchwork as bw
 from branchwork.errors import NetError
 from branchwork.graph.teach import failure
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 
 MISTAKES = {
     "WrongLinear": (

@@ -15,7 +15,7 @@ import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
 from branchwork.errors import NetError
 from branchwork.inspection.bottlenecks import reduction, reductions
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 
 
 def flops(net: nn.Module, shape) -> int:

@@ -23,7 +23,7 @@ from branchwork.datasets.augment import Augmentation, augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
 from branchwork.observer import Observer
 from branchwork.training import loop
 

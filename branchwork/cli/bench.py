@@ -52,7 +52,7 @@ def bench(
     """Time a net in each inference engine on this machine: as written and fused, in each precision and batch size."""
     import branchwork
     from branchwork.cli.progress import Screen
-    from branchwork.nets.build import short_name
+    from branchwork.nets.resolve import short_name
 
     shape = None if input_size is None else parse_shape(input_size, "--input")
     if shape is not None and len(shape) != 3:

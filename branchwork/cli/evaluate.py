@@ -38,7 +38,7 @@ def evaluate(
 
 
 def _show(evaluation: "Evaluation", picture: Path) -> None:
-    from branchwork.nets.build import short_name
+    from branchwork.nets.resolve import short_name
 
     classes = make_table("class", "images", "precision", "recall", "F1")
     for figures in evaluation.classes:

@@ -71,7 +71,7 @@ def inspect(
         raise NetError(
             "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
         )
-    from branchwork.nets.build import with_options
+    from branchwork.nets.resolve import with_options
 
     net = with_options(net, {"shortcut": shortcut, "stem": stem})
     size = None if input_size is None else parse_shape(input_size, "--input")

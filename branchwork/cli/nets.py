@@ -8,7 +8,7 @@ from branchwork.cli.output import Json, deliver, make_table, show
 from branchwork.language import times
 
 if TYPE_CHECKING:
-    from branchwork.catalogue import NetSize
+    from branchwork.nets.sizes import NetSize
 
 
 def nets(

@@ -132,7 +132,7 @@ def _gap(table: "Table") -> int:
 
 def show_results(results: "tuple[Result, ...]") -> None:
     """One row for each trained net, and where the reports are."""
-    from branchwork.nets.build import short_name
+    from branchwork.nets.resolve import short_name
 
     table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)")
     for result in results:

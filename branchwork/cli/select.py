@@ -73,7 +73,7 @@ def _fraction(text: str) -> float:
 
 
 def _show(selection: "Selection") -> None:
-    from branchwork.nets.build import short_name
+    from branchwork.nets.resolve import short_name
 
     sizes = make_table("branches left", "taken out", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
     for size in selection.sizes:

@@ -107,7 +107,7 @@ def train(
 
     import branchwork
     from branchwork.cli.progress import Screen
-    from branchwork.nets.build import with_options
+    from branchwork.nets.resolve import with_options
     from branchwork.observer import Observer
     from branchwork.training.distributed import joined
 
@@ -153,7 +153,7 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
 
 def _show_seeds(several: "SeedsResult") -> None:
-    from branchwork.nets.build import short_name
+    from branchwork.nets.resolve import short_name
 
     table = make_table("seed", "validation", "test accuracy", "train s")
     for result in several.results:

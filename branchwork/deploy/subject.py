@@ -20,8 +20,8 @@ from branchwork.fusing.fuse import fuse
 from branchwork.graph.trace import Trace, trace
 from branchwork.graph.twin import make_twin
 from branchwork.language import times
-from branchwork.nets import NETS
-from branchwork.nets.build import own_design, short_name
+from branchwork.nets.catalogue import NETS
+from branchwork.nets.resolve import own_design, short_name
 from branchwork.training.infer import DTYPES, pick_layout
 from branchwork.training.run import MODEL, Model, check_output, holds, load_run
 

@@ -32,9 +32,9 @@ from branchwork.explaining.candidates import (
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
 from branchwork.files import hold_lock, read_fields, write_json
-from branchwork.nets.build import WITHOUT, full_name, short_name, split_options, with_options
+from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
-from branchwork.nets.size import count_macs, count_parameters
+from branchwork.nets.resolve import WITHOUT, full_name, short_name, split_options, with_options
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan

@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from branchwork.blocks import size_changes
 from branchwork.errors import NetError, own_line
-from branchwork.geometry import size_changes
 from branchwork.graph.record import Recorder, Step
 from branchwork.graph.twin import blank, make_twin
 from branchwork.language import say, times

@@ -14,8 +14,8 @@ from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding
 from branchwork.inspection.lint import lint as find_mistakes
-from branchwork.nets.build import UNKNOWN, build_net, own_design, short_name
-from branchwork.nets.size import smallest_square
+from branchwork.nets.input_size import smallest_square
+from branchwork.nets.resolve import UNKNOWN, build_net, own_design, short_name
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape = tuple[int, ...]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from branchwork.blocks import Concat, chain
+from branchwork.nets.input_size import ImageSize
 from branchwork.nets.layers import Stem, conv_norm_relu, takes_small_stem, with_head
-from branchwork.nets.size import ImageSize
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from branchwork.blocks import Add, chain
+from branchwork.nets.input_size import ImageSize
 from branchwork.nets.layers import (
     Gate,
     Scale,
@@ -24,7 +25,6 @@ from branchwork.nets.layers import (
     with_head,
     without_norms,
 )
-from branchwork.nets.size import ImageSize
 
 Shortcut = Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"]
 Norm = Literal["batch", "none"]

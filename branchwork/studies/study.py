@@ -14,7 +14,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
 from branchwork.files import hold_lock, write_json, write_whole
-from branchwork.nets.build import find_builder
+from branchwork.nets.resolve import find_builder
 from branchwork.observer import Observer
 from branchwork.studies.bottleneck import BOTTLENECK
 from branchwork.studies.branches import BRANCHES

@@ -21,8 +21,8 @@ from branchwork.datasets.batches import generator_of, normalise, train_and_valid
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, TrainingError, WeightsError
-from branchwork.nets.build import short_name
-from branchwork.nets.size import count_macs, count_parameters, weight_rms
+from branchwork.nets.input_size import count_macs, count_parameters, weight_rms
+from branchwork.nets.resolve import short_name
 from branchwork.observer import Epoch, Observer
 from branchwork.training.checkpoint import load_state
 from branchwork.training.execution import Execute

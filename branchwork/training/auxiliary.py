@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from branchwork.blocks import chain
 from branchwork.errors import RecipeError
-from branchwork.nets.build import split_options
 from branchwork.nets.googlenet import EPS, TAPS
+from branchwork.nets.input_size import layer_shape
 from branchwork.nets.layers import conv_norm_relu
-from branchwork.nets.size import layer_shape
+from branchwork.nets.resolve import split_options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 

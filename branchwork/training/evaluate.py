@@ -10,7 +10,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError
-from branchwork.nets.build import short_name
+from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.training.infer import predict_logits
 from branchwork.training.metrics import ClassFigures, confusion_matrix, per_class, wilson_interval

@@ -12,7 +12,7 @@ from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.files import printable
-from branchwork.nets.build import short_name
+from branchwork.nets.resolve import short_name
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
 

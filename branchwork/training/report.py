@@ -15,7 +15,7 @@ from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import DataSet, Images
 from branchwork.files import write_whole
 from branchwork.language import listed
-from branchwork.nets.build import short_name
+from branchwork.nets.resolve import short_name
 from branchwork.training.evaluate import Evaluation
 from branchwork.training.page import BAD, GOOD, cards, drawing, facts, page, plain_axes
 from branchwork.training.recipe import Recipe

@@ -21,7 +21,7 @@ from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import check_writable, read_fields, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
-from branchwork.nets.build import find_builder
+from branchwork.nets.resolve import find_builder
 from branchwork.nets.weights import load_weights
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"

@@ -9,7 +9,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import RecipeError, RunError
 from branchwork.files import read_fields, write_json
-from branchwork.nets.build import short_name
+from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
 from branchwork.training.distributed import Processes, need_alone

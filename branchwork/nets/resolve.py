@@ -17,9 +17,9 @@ from torch import nn
 
 from branchwork.errors import NetError, nearest, own_line
 from branchwork.language import say
-from branchwork.nets import NETS
+from branchwork.nets.catalogue import NETS
+from branchwork.nets.input_size import ImageSize, height_and_width
 from branchwork.nets.prune import prune
-from branchwork.nets.size import ImageSize, height_and_width
 
 
 def build_net(

@@ -1,0 +1,23 @@
+"""The catalogue: a plain dict from a net's name to its builder.
+
+A builder takes keywords only, `in_channels`, `num_classes` and `image_size` (one side, or height and width), some also
+what the net can have otherwise, as `stem` or `shortcut`. It returns an ordinary module: N×C×H×W in, logits N×K out, in
+train and in eval mode.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from branchwork.nets.densenet import dense_nets
+from branchwork.nets.googlenet import googlenet
+from branchwork.nets.lecture import inception, residual
+from branchwork.nets.resnet import residual_nets
+
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "inception": inception,
+    "residual": residual,
+    "googlenet": googlenet,
+    **residual_nets(),
+    **dense_nets(),
+}
