@@ -1,8 +1,8 @@
 """The two joins, and the lecture's blocks built on them.
 
-A block is a set of named branches that read one input and meet in a join: `Concat` stacks their channels,
-`Add` sums them. The joins know their branches and nothing of strides, norms or activations. The names of the
-branches are module paths and state-dict keys: `incep1.b5.conv2.weight`.
+A block is a set of named branches that read the same input and meet in a join: `Concat` stacks their channels, `Add`
+sums them. The joins know nothing of strides, norms or activations. A branch's name is part of its module path and of
+its state-dict keys: `incep1.b5.conv2.weight`.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from branchwork.errors import NetError
 from branchwork.language import say, times
 
-# The layers that may change height and width.
+# The layers that can change height and width.
 SIZED = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 class _Join(nn.Module):
-    """Named branches that read one input. Subclasses say how the outputs meet."""
+    """Named branches that read the same input. Subclasses define how their outputs meet."""
 
     def __init__(self, **branches: nn.Module) -> None:
         super().__init__()
@@ -28,24 +28,22 @@ class _Join(nn.Module):
             raise NetError(f"{type(self).__name__} needs at least one branch: {type(self).__name__}(b1=nn.Conv2d(…))")
         for name, branch in branches.items():
             if not isinstance(branch, nn.Module):
-                raise NetError(
-                    f"the branch {name} is a {type(branch).__name__}, and a module is needed: nn.Identity() …"
-                )
+                raise NetError(f"branch {name} must be a torch.nn.Module, got a {type(branch).__name__}")
             self.add_module(name, branch)
 
     def branches(self) -> dict[str, nn.Module]:
-        """Every branch by its name; one module that is several branches is there as often."""
+        """Return the branches by name. A module used as several branches appears once per name."""
         return {name: branch for name, branch in self._modules.items() if branch is not None}
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         outputs = {name: branch(x) for name, branch in self.branches().items()}
         for name, output in outputs.items():
             if not isinstance(output, Tensor):
-                raise NetError(f"the branch {name} gives a {type(output).__name__}, and a tensor is needed")
+                raise NetError(f"branch {name} must return a tensor, got a {type(output).__name__}")
         return outputs
 
     def _size_advice(self, names: Iterable[str]) -> list[str]:
-        """For each layer in these branches that changes height and width, what keeps them."""
+        """Say, for each layer in these branches that changes height and width, how to keep them."""
         return [
             line
             for name in names
@@ -53,32 +51,32 @@ class _Join(nn.Module):
             for line in size_changes(path, layer)
         ]
 
-    def _refuse(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
+    def _mismatch(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
         width = max(map(len, outputs))
         shapes = "\n".join(f"  {name:<{width}}  {times(output.shape[1:])}" for name, output in outputs.items())
-        kind = type(self).__name__
+        join = type(self).__name__
         return NetError(
             say(
-                f"the branches of this {kind} do not fit: {need}.\n"
-                f"  its input is {times(x.shape[1:])}; the branches give\n{shapes}\n{advice}",
-                f"这个 {kind} 的分支合不到一起：{need}。\n"
-                f"  输入是 {times(x.shape[1:])}，各分支给出\n{shapes}\n{advice}",
+                f"the branches of this {join} do not fit: {need}.\n"
+                f"  the input is {times(x.shape[1:])}; the branches return\n{shapes}\n{advice}",
+                f"这个 {join} 的各分支无法合并：{need}。\n"
+                f"  输入是 {times(x.shape[1:])}，各分支的输出是\n{shapes}\n{advice}",
             )
         )
 
 
 class Concat(_Join):
-    """Branches stacked along channels: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out, in the order of the arguments.
+    """Branches stacked along channels in the order of the arguments: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out.
 
-    Every branch must give the same H′ and W′; `NetError` names the one that does not. The join of Inception
-    (Szegedy et al. 2014, section 4) and DenseNet (Huang et al. 2017, section 3).
+    All branches must return the same H′ and W′; otherwise `NetError` shows every shape and what to change. The join of
+    Inception (Szegedy et al. 2014, section 4) and DenseNet (Huang et al. 2017, section 3).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self._outputs(x)
         sizes = [tuple(output.shape[2:]) for output in outputs.values()]
         if any(size != sizes[0] for size in sizes):
-            raise self._refuse(
+            raise self._mismatch(
                 x,
                 outputs,
                 say("Concat needs equal height and width", "Concat 要求高和宽都相同"),
@@ -87,29 +85,30 @@ class Concat(_Join):
         return torch.cat(list(outputs.values()), dim=1)
 
     def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
-        """The padding or stride to change, for each branch whose size is not the one that most branches have."""
+        """Say which padding or stride to change in each branch whose size differs from the input or from most."""
         sizes = [tuple(output.shape[2:]) for output in outputs.values()]
         same = tuple(x.shape[2:])
         usual = same if same in sizes else max(sizes, key=sizes.count)
         odd = [name for name, output in outputs.items() if tuple(output.shape[2:]) != usual]
         return "\n".join(self._size_advice(odd)) or say(
-            "Change the odd branch so that all give one height and width.",
+            "Change the odd branch so that all have the same height and width.",
             "修改不一致的那条分支，使各分支的高和宽相同。",
         )
 
 
 class Add(_Join):
-    """Branches summed: N×C×H×W in, N×C′×H′×W′ out, which every branch must give alike.
+    """Branches summed: N×C×H×W in, N×C′×H′×W′ out.
 
-    The join of residual nets (He et al. 2015, section 3.2): one branch is the residual F(x), the other the
-    shortcut, `nn.Identity()` where F keeps the shape. `NetError` names the branch that does not fit.
+    All branches must return the same shape; otherwise `NetError` shows every shape and what to change. The join of
+    residual nets (He et al. 2015, section 3.2): one branch is the residual F(x), the other the shortcut, which is
+    `nn.Identity()` if F keeps the shape.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self._outputs(x)
         shapes = [output.shape for output in outputs.values()]
         if any(shape != shapes[0] for shape in shapes):
-            raise self._refuse(
+            raise self._mismatch(
                 x,
                 outputs,
                 say("Add needs equal channels, height and width", "Add 要求通道数、高和宽都相同"),
@@ -140,7 +139,7 @@ class Add(_Join):
         if stride == 1:
             lines += self._size_advice(others)
         return "\n".join(lines) or say(
-            "Change the odd branch so that all give one shape.", "修改不一致的那条分支，使各分支的形状相同。"
+            "Change the odd branch so that all have the same shape.", "修改不一致的那条分支，使各分支的形状相同。"
         )
 
 
@@ -148,8 +147,8 @@ class InceptionA(Concat):
     """The lecture's Inception module: N×C×H×W in, N×88×H×W out, four branches and no activation anywhere.
 
     `b1` 1×1 to 16 · `b5` 1×1 to 16, 5×5 to 24 · `b3` 1×1 to 16, 3×3 to 24, 3×3 to 24 · `pool` average-pool 3
-    (padding counted), 1×1 to 24; stacked in this order, 16+24+24+24 = 88 channels. `bottleneck` is what the 1×1 before
-    the 5×5 and the double 3×3 give, 16 as the lecture has it; with 0 there is none.
+    (counting the padding), 1×1 to 24; stacked in this order, 16+24+24+24 = 88 channels. `bottleneck` is the number of
+    channels behind the 1×1 before the 5×5 and before the double 3×3, 16 in the lecture; 0 leaves the 1×1 out.
     """
 
     def __init__(self, in_channels: int, bottleneck: int = 16) -> None:
@@ -172,9 +171,9 @@ class InceptionA(Concat):
 
 
 class ResidualBlock(Add):
-    """The lecture's residual block: N×C×H×W in and out, relu(x + F(x)), F = 3×3, ReLU, 3×3, all with C channels.
+    """The lecture's residual block, relu(x + F(x)) with F = 3×3, ReLU, 3×3: N×C×H×W in and out.
 
-    With `norm`, which the lecture's has not, a batch norm is in place of each bias, as in He et al. 2015 (section 3.4).
+    With `norm`, which the lecture does not use, a batch norm replaces each bias (He et al. 2015, section 3.4).
     """
 
     def __init__(self, channels: int, *, norm: bool = False) -> None:
@@ -189,7 +188,7 @@ class ResidualBlock(Add):
 
 
 def chain(**modules: nn.Module) -> nn.Sequential:
-    """One after the other, by name."""
+    """Return a sequential of named modules."""
     chain = nn.Sequential()
     for name, module in modules.items():
         chain.add_module(name, module)
@@ -197,7 +196,7 @@ def chain(**modules: nn.Module) -> nn.Sequential:
 
 
 def size_changes(path: str, layer: nn.Module) -> list[str]:
-    """Why the layer at `path` changes height and width, and what keeps them; nothing where it keeps them."""
+    """Say how the layer at `path` changes height and width and how to keep them; empty if it keeps them."""
     if not isinstance(layer, SIZED) or layer.padding == "same":
         return []
     kernel, stride, padding = (pair(getattr(layer, key)) for key in ("kernel_size", "stride", "padding"))
@@ -215,7 +214,7 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
     if any(s % 2 for s in span):
         return [
             say(
-                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: take an odd one.",
+                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: use an odd one.",
                 f"`{path}` 的卷积核边长 {short(kernel)} 是偶数，无法保持高和宽：请用奇数。",
             )
         ]
@@ -230,12 +229,13 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
 
 
 def pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
-    """One number for both axes, or one for each, as two."""
+    """Return a number for each axis, from one for both or one for each."""
     if value == "valid":
         return (0, 0)
-    assert not isinstance(value, str), f"padding {value!r} is handled before"
+    assert not isinstance(value, str), f"padding {value!r} must be resolved first"
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
 def short(numbers: tuple[int, ...]) -> str:
+    """Write a number for each axis as one number if they are equal."""
     return str(numbers[0]) if numbers[0] == numbers[1] else str(numbers)

@@ -9,14 +9,14 @@ import torch
 import branchwork
 from branchwork.files import write_whole
 from branchwork.graph.trace import trace
-from branchwork.nets.resolve import own_design
+from branchwork.nets.resolve import defaults_of
 from branchwork.nets.sizes import NetSize
 
 SIZES = Path(branchwork.__file__).parent / "nets/sizes.json"
 
 
 def measure(name: str) -> NetSize:
-    design = own_design(name)
+    design = defaults_of(name)
     assert design is not None, f"{name} is in the catalogue"
     with torch.device("meta"):
         net = branchwork.NETS[name]()

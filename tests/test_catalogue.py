@@ -17,7 +17,7 @@ from branchwork.nets import densenet, resnet
 from branchwork.nets.googlenet import MODULES
 from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.layers import Gate
-from branchwork.nets.resolve import own_design, short_name, split_options, with_options
+from branchwork.nets.resolve import defaults_of, short_name, split_options, with_options
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from measure_nets import measure
@@ -39,14 +39,15 @@ SIZES = {size.name: size for size in list_nets()}
 
 def tiny(*, preact=False, shortcut="identity", stem="small", width=16, bottleneck=False):
     """Two stages by the loop that builds all residual nets: the others are longer rows of the same table."""
-    design = resnet.Design((2, 2), width, bottleneck)
+    design = resnet.ResidualDesign((2, 2), width, bottleneck)
+    variant = resnet.Variant(stem, shortcut, preact)
     sizes = {"in_channels": 1, "num_classes": 5, "image_size": 40}
-    return resnet.resnet("tiny", design, **sizes, stem=stem, shortcut=shortcut, preact=preact)
+    return resnet.resnet("tiny", design, variant, **sizes)
 
 
-def tiny_dense(small):
+def tiny_dense(stem):
     return densenet.densenet(
-        "tiny", densenet.Design((2, 2), 4, 8), in_channels=1, num_classes=5, image_size=40, small=small
+        "tiny", densenet.DenseDesign((2, 2), 4, 8), in_channels=1, num_classes=5, image_size=40, stem=stem
     )
 
 
@@ -59,8 +60,8 @@ KINDS = {
     "for CIFAR, preact, bottleneck": lambda: tiny(preact=True, bottleneck=True),
     "for CIFAR, preact, gated": lambda: tiny(preact=True, shortcut="gated"),
     **{f"for CIFAR, {kind}": lambda kind=kind: tiny(shortcut=kind) for kind in SHORTCUTS},
-    "dense": lambda: tiny_dense(False),
-    "dense, small": lambda: tiny_dense(True),
+    "dense": lambda: tiny_dense("large"),
+    "dense, small": lambda: tiny_dense("small"),
 }
 kinds = pytest.mark.parametrize("name", KINDS)
 
@@ -153,7 +154,7 @@ def test_any_size_from_the_smallest_any_channels_and_classes(name, smallest):
         height, width = (size, size) if isinstance(size, int) else size
         assert net(torch.zeros(1, 4, height, width)).shape == (1, 7)
     if smallest > 1:
-        with pytest.raises(NetError, match=f"at least {smallest}×{smallest} pixels, and these are"):
+        with pytest.raises(NetError, match=f"at least {smallest}×{smallest} pixels, got"):
             build_net(name, image_size=smallest - 1)
 
 
@@ -281,7 +282,7 @@ def test_names_with_options():
     assert with_options("resnet20", {"shortcut": None}) == "resnet20"
     assert with_options("resnet18[stem=small]", {"shortcut": "none"}) == "resnet18[stem=small,shortcut=none]"
     assert short_name("resnet18[stem=small,shortcut=none]") == "resnet18-small-none"
-    assert own_design("resnet20[shortcut=conv]").input_shape == (3, 32, 32) and own_design("a.py:Net") is None
+    assert defaults_of("resnet20[shortcut=conv]").input_shape == (3, 32, 32) and defaults_of("a.py:Net") is None
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from branchwork.explaining.draw import draw_contributions
 from branchwork.explaining.figures import Contribution, Explanation
 from branchwork.explaining.measure import observe, remove_each, shortcut_of, time_branches
 from branchwork.explaining.ranks import FEWEST, judge, rank_interval, spearman
-from branchwork.nets.densenet import Design, densenet
+from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
 from branchwork.training.evaluate import evaluate
 from branchwork.training.metrics import paired_interval
@@ -97,12 +97,12 @@ def as_they_are(monkeypatch):
     monkeypatch.setattr(measure, "normalise", lambda images, mean, std: images)
 
 
-SMALL_DENSE = {"in_channels": 1, "num_classes": 10, "image_size": 28, "small": True}
+SMALL_DENSE = {"in_channels": 1, "num_classes": 10, "image_size": 28, "stem": "small"}
 NETS = {
     "inception": (lambda: bw.NETS["inception"](), SHAPE),
     "residual": (lambda: bw.NETS["residual"](), SHAPE),
     "resnet20": (lambda: bw.NETS["resnet20"](), (3, 32, 32)),
-    "densenet": (lambda: densenet("dense", Design((2, 2), 4, 8), **SMALL_DENSE), SHAPE),
+    "densenet": (lambda: densenet("dense", DenseDesign((2, 2), 4, 8), **SMALL_DENSE), SHAPE),
     "googlenet": (lambda: small_googlenet(), (3, 32, 32)),
 }
 

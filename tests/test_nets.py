@@ -10,7 +10,7 @@ import branchwork
 from branchwork import NETS, build_net
 from branchwork.errors import NetError
 from branchwork.nets.input_size import count_macs, count_parameters
-from branchwork.nets.resolve import full_name, short_name
+from branchwork.nets.resolve import absolute_name, short_name
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
 nets = pytest.mark.parametrize("name", LECTURE)
@@ -57,10 +57,10 @@ def test_the_flattened_size_is_derived(name):
 
 @nets
 def test_an_image_too_small_is_refused_with_the_smallest_that_works(name):
-    with pytest.raises(NetError, match=r"at least 16×16 pixels, and these are 15×15"):
+    with pytest.raises(NetError, match=r"at least 16×16 pixels, got 15×15"):
         NETS[name](image_size=15)
     assert NETS[name](image_size=16)(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
-    with pytest.raises(NetError, match="no pixels"):
+    with pytest.raises(NetError, match="at least 1×1, got 0×0"):
         NETS[name](image_size=0)
 
 
@@ -98,10 +98,10 @@ def test_a_callable_of_an_importable_module_is_built():
     [
         (script("ResidualNett"), "Did you mean 'ResidualNet'"),
         (script("NeedsAnArgument"), "cannot be built without arguments"),
-        (script("make_nothing"), "gives a NoneType, and a torch.nn.Module is needed"),
+        (script("make_nothing"), "returns a NoneType, not a torch.nn.Module"),
         (script("torch"), "is a module"),
-        (script("FailsInside"), "stops while it is built: ZeroDivisionError: integer division"),
-        (script("TypeErrorInside"), "stops while it is built: TypeError"),
+        (script("FailsInside"), "failed to build: ZeroDivisionError: integer division"),
+        (script("TypeErrorInside"), "failed to build: TypeError"),
         (str(ROOT), "is a folder: name a net, or continue a run"),
         ("missing.py:Net", "there is no file missing.py"),
         ("no.such.module:Net", "no.such.module cannot be imported: No module named 'no'"),
@@ -142,6 +142,6 @@ def test_a_script_imports_its_neighbours(tmp_path):
 
 def test_names_of_scripts_are_short_for_people_and_full_for_programs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert full_name("mine/net.py:Net") == f"{tmp_path}/mine/net.py:Net" and full_name("residual") == "residual"
+    assert absolute_name("mine/net.py:Net") == f"{tmp_path}/mine/net.py:Net" and absolute_name("residual") == "residual"
     assert short_name("/some/where/lecture.py:Net") == "lecture-Net"
     assert short_name("package.module:make") == "package.module-make" and short_name("residual") == "residual"

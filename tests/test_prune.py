@@ -12,10 +12,10 @@ from torch import nn
 import branchwork
 from branchwork import Add, Concat, build_net
 from branchwork.errors import NetError
-from branchwork.nets.densenet import Design, densenet
+from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.prune import find_branches, prune
-from branchwork.nets.resolve import own_design, short_name, split_options
+from branchwork.nets.resolve import defaults_of, short_name, split_options
 from branchwork.training.recipe import fast
 
 
@@ -75,9 +75,9 @@ def test_a_batch_norm_behind_the_join_goes_with_the_channels():
     # Zeros before a norm would come out of it as a constant, which a net without these channels does not have.
     torch.manual_seed(0)
     sizes = {"in_channels": 1, "num_classes": 5, "image_size": 20}
-    net = hostile(densenet("tiny", Design((3, 2), 4, 8), **sizes, small=True))
+    net = hostile(densenet("tiny", DenseDesign((3, 2), 4, 8), **sizes, stem="small"))
     pruned = prune(net, (1, 20, 20), ["block1.layer2.new", "block2.layer1.new"])
-    zeroed = hostile(densenet("tiny", Design((3, 2), 4, 8), **sizes, small=True))
+    zeroed = hostile(densenet("tiny", DenseDesign((3, 2), 4, 8), **sizes, stem="small"))
     zeroed.load_state_dict(net.state_dict())
     # The channels of block1: 8 of the stem and 4 of each layer; those of layer 2 are 12 to 16. Halved to 10, plus 8.
     zeroed.block1.layer3.new.conv1.weight.data[:, 12:16] = 0
@@ -156,7 +156,7 @@ def test_names():
     assert short_name("a/net.py:Net[without=b5]") == "net-Net-without-b5"
     many = "+".join(f"incep{n}.b5" for n in range(9))
     assert short_name(f"googlenet[without={many}]") == "googlenet-without-9-branches"
-    assert own_design("inception[without=b5]").input_shape == (1, 28, 28)
+    assert defaults_of("inception[without=b5]").input_shape == (1, 28, 28)
     assert fast("residual[without=rblock1.residual]") == fast("residual")
 
 
@@ -166,13 +166,13 @@ def test_names():
         ("inception[without=b6]", "no join has a branch 'b6'. Did you mean 'b5'? Known: b1, b3, b5, pool."),
         ("inception[without=incep3.b5]", "no join 'incep3'. Did you mean"),
         ("inception[without=incep1.b6]", "incep1 has no branch 'b6'. Did you mean 'b5'?"),
-        ("inception[without=b1+b3+b5+pool]", "incep1 would lose all of its branches (b1, b5, b3, pool): leave one in"),
+        ("inception[without=b1+b3+b5+pool]", "incep1 would lose all of its branches (b1, b5, b3, pool): keep one"),
         ("residual[without=rblock2.residual+shortcut]", "rblock2 would lose all"),
-        ("plain20[without=b5]", "no join whose branches have names. Write its blocks as branchwork.Concat"),
+        ("plain20[without=b5]", "no join with named branches. Write its blocks as branchwork.Concat"),
         ("inception[without=b5,without=b1]", "an option twice"),
         ("inception[without]", "write inception[KEY=VALUE]"),
-        ("net.py:Net[with=b5]", "no option 'with': it has without"),
-        ("net.py:Net[without=b5", "is no net with options"),
+        ("net.py:Net[with=b5]", "no option 'with': a net of your own has only without"),
+        ("net.py:Net[without=b5", "is not a valid net"),
     ],
 )
 def test_what_cannot_be_left_out(name, message):
@@ -205,13 +205,16 @@ class Typed(nn.Module):
 @pytest.mark.parametrize(
     ("behind", "message"),
     [
-        (nn.Conv2d(6, 6, 1, groups=3), "behind reads the branch's channels and .* it is a grouped convolution"),
-        (nn.GroupNorm(1, 6), "behind reads .* it is a GroupNorm"),
-        (Add(residual=nn.Conv2d(6, 6, 1), shortcut=nn.Identity()), "cannot be run without join.b: .*of this Add"),
-        (Summed(), "the channels of join.b meet others outside of convolutions"),
-        (nn.Sequential(nn.Softmax(1), nn.Conv2d(6, 2, 1)), "behind.1 reads nothing but|mixed with others"),
-        (nn.Sequential(nn.Flatten(1), nn.Unflatten(1, (3, 32)), nn.Conv1d(3, 1, 1)), "it is a Conv1d"),
-        (Typed(), r"cannot be run without join.b: .*test_prune.py, line|meet others"),
+        (
+            nn.Conv2d(6, 6, 1, groups=3),
+            "behind reads the branch's channels, and a grouped .* cannot be narrowed",
+        ),
+        (nn.GroupNorm(1, 6), "behind reads .* a GroupNorm cannot be narrowed"),
+        (Add(residual=nn.Conv2d(6, 6, 1), shortcut=nn.Identity()), "cannot run without join.b: .*of this Add"),
+        (Summed(), "the channels of join.b meet others outside convolutions"),
+        (nn.Sequential(nn.Softmax(1), nn.Conv2d(6, 2, 1)), "behind.1 reads only channels|mixed with others"),
+        (nn.Sequential(nn.Flatten(1), nn.Unflatten(1, (3, 32)), nn.Conv1d(3, 1, 1)), "a Conv1d cannot be narrowed"),
+        (Typed(), r"cannot run without join.b: .*test_prune.py, line|meet others"),
     ],
 )
 def test_channels_that_cannot_be_told_apart(behind, message):

@@ -221,7 +221,7 @@ def test_images_too_small_for_the_nets_are_refused_before_anything_is_written(tm
             (tmp_path / "images" / split / label).mkdir(parents=True)
             for number in range(4):
                 Image.fromarray(next(pixels)).save(tmp_path / "images" / split / label / f"{number}.png")
-    with pytest.raises(NetError, match="at least 16×16 pixels, and these are 12×12"):
+    with pytest.raises(NetError, match="at least 16×16 pixels, got 12×12"):
         branchwork.study("bottleneck", data=str(tmp_path / "images"), out=tmp_path / "study")
     assert not (tmp_path / "study").exists()
 

@@ -59,7 +59,7 @@ def test_missing_surplus_and_misshapen_keys_are_each_named_and_nothing_is_loaded
         load_weights(net, weights)
     text = str(caught.value)
     assert f"missing   {gone}" in text and "surplus   extra.bias" in text
-    assert "fc.weight: found (10, 1400), needed (10, 1408)" in text
+    assert "fc.weight: got (10, 1400), needed (10, 1408)" in text
     assert same(before, net.state_dict())
 
 
@@ -143,18 +143,18 @@ def test_published_weights_give_the_logits_that_torchvision_gives(name):
 def test_another_number_of_classes_keeps_the_body_and_makes_a_new_head(tmp_path):
     net, weights = torchvisions("resnet18", classes=7), filled("resnet18")
     torch.save(weights, tmp_path / "resnet18.pth")
-    with pytest.raises(WeightsError, match=r"fc.weight: found \(1000, 512\), needed \(7, 512\)"):
+    with pytest.raises(WeightsError, match=r"fc.weight: got \(1000, 512\), needed \(7, 512\)"):
         load_weights(net, tmp_path / "resnet18.pth")
     before = net.fc.weight.clone()
     loaded = load_weights(net, tmp_path / "resnet18.pth", new_head=True)
     assert loaded.new == loaded.dropped == ("fc.weight", "fc.bias") and len(loaded.kept) == 120
     assert torch.equal(net.fc.weight, before) and torch.equal(net.conv1.conv.weight, weights["conv1.weight"])
-    assert loaded.words().endswith("120 tensors kept; new: fc.weight, fc.bias; dropped: fc.weight, fc.bias")
+    assert str(loaded).endswith("120 tensors kept; new: fc.weight, fc.bias; dropped: fc.weight, fc.bias")
     # Files from before torch counted batches have no counts.
     old = {key: tensor for key, tensor in weights.items() if not key.endswith("num_batches_tracked")}
     assert len(load_weights(torchvisions("resnet18"), old).kept) == 102
     # A head is new, and nothing else is.
-    with pytest.raises(WeightsError, match=r"shape     conv1.weight: found \(64, 3, 7, 7\), needed \(64, 1, 7, 7\)"):
+    with pytest.raises(WeightsError, match=r"shape     conv1.weight: got \(64, 3, 7, 7\), needed \(64, 1, 7, 7\)"):
         load_weights(NETS["resnet18"](in_channels=1, num_classes=7, stem="large"), weights, new_head=True)
 
 
@@ -169,4 +169,4 @@ def test_weights_of_another_architecture_are_refused():
 def test_many_tensors_are_told_by_the_modules_that_hold_them():
     dropped = [*(f"aux{n}.{part}" for n in (1, 2) for part in ("conv.weight", "fc.weight", "fc.bias")), "fc.weight"]
     loaded = Loaded("x.pth", ("a",), ("fc.weight",), tuple(dropped), None)
-    assert loaded.words() == "x.pth: 1 tensors kept; new: fc.weight; dropped: 3 of aux1, 3 of aux2, 1 of fc"
+    assert str(loaded) == "x.pth: 1 tensors kept; new: fc.weight; dropped: 3 of aux1, 3 of aux2, 1 of fc"

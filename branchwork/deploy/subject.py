@@ -21,7 +21,7 @@ from branchwork.graph.trace import Trace, trace
 from branchwork.graph.twin import make_twin
 from branchwork.language import times
 from branchwork.nets.catalogue import NETS
-from branchwork.nets.resolve import own_design, short_name
+from branchwork.nets.resolve import defaults_of, short_name
 from branchwork.training.infer import DTYPES, pick_layout
 from branchwork.training.run import MODEL, Model, check_output, holds, load_run
 
@@ -98,7 +98,7 @@ def _stand_in(net: str, shape: Shape | None, data: DataSet | None) -> Model:
         return Model.of(net, data, {})
     sample = load_data("sample")
     model = Model.of(net, sample, {})
-    design = own_design(net)
+    design = defaults_of(net)
     shape = shape or (design.input_shape if design else None)
     if shape is None or shape == (sample.channels, *sample.image_size):
         return model

@@ -34,7 +34,7 @@ from branchwork.explaining.selection import Figures, Goal, Selection, Size, Trie
 from branchwork.files import hold_lock, read_fields, write_json
 from branchwork.nets.input_size import count_macs, count_parameters
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
-from branchwork.nets.resolve import WITHOUT, full_name, short_name, split_options, with_options
+from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_options, with_options
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
@@ -110,7 +110,7 @@ def select(
         whole, recipe = kept_net(Path(net), run.model.net), Recipe(**run.model.recipe)
     else:
         data_set = data if isinstance(data, DataSet) else load_data(data or "auto", source=source, observer=observer)
-        whole, recipe, seed = full_name(str(net)), fast(str(net), len(data_set.train)), seed or 0
+        whole, recipe, seed = absolute_name(str(net)), fast(str(net), len(data_set.train)), seed or 0
     if epochs is not None:
         recipe = recipe.but({"epochs": epochs})
     if recipe.validation == 0 and data_set.validation is None:

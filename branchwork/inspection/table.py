@@ -15,7 +15,7 @@ from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding
 from branchwork.inspection.lint import lint as find_mistakes
 from branchwork.nets.input_size import smallest_square
-from branchwork.nets.resolve import UNKNOWN, build_net, own_design, short_name
+from branchwork.nets.resolve import DEFAULT_INPUT, build_net, defaults_of, short_name
 from branchwork.training.run import MODEL, holds, load_run
 
 Shape = tuple[int, ...]
@@ -100,9 +100,9 @@ def inspect(
         found = _inspect(trained.net, short_name(model.net), shape, by, picture, lint)
         return replace(found, classes=model.classes, mean=model.mean, std=model.std)
     if isinstance(net, nn.Module):
-        return _inspect(net, type(net).__name__, input_shape or UNKNOWN, by, picture, lint)
-    own = own_design(str(net))
-    shape = input_shape or (own.input_shape if own else UNKNOWN)
+        return _inspect(net, type(net).__name__, input_shape or DEFAULT_INPUT, by, picture, lint)
+    own = defaults_of(str(net))
+    shape = input_shape or (own.input_shape if own else DEFAULT_INPUT)
     if own is not None and len(shape) != 3:
         raise NetError(f"{net} takes images, and its input needs channels, height and width, as 1x28x28")
     with torch.random.fork_rng(devices=[]):

@@ -1,8 +1,8 @@
 """The catalogue: a plain dict from a net's name to its builder.
 
-A builder takes keywords only, `in_channels`, `num_classes` and `image_size` (one side, or height and width), some also
-what the net can have otherwise, as `stem` or `shortcut`. It returns an ordinary module: N×C×H×W in, logits N×K out, in
-train and in eval mode.
+A builder takes keywords only: `in_channels`, `num_classes`, `image_size` (one side, or height and width), and the
+options of its net, such as `stem` or `shortcut`. It returns an ordinary module: N×C×H×W in, logits N×K out, in train
+and in eval mode.
 """
 
 from collections.abc import Callable

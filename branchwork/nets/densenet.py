@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -11,8 +13,8 @@ from branchwork.nets.layers import Stem, conv_norm_relu, takes_small_stem, with_
 
 
 @dataclass(frozen=True)
-class Design:
-    """Layers by block, the channels that each of them adds, and those of the stem."""
+class DenseDesign:
+    """The layers of each block, the channels that every layer adds, and the channels of the stem."""
 
     layers: tuple[int, ...]
     growth: int
@@ -21,25 +23,31 @@ class Design:
 
 # Table 1, and torchvision's 161; then the nets "BC" for CIFAR of Table 2.
 IMAGENET = {
-    121: Design((6, 12, 24, 16), 32, 64),
-    161: Design((6, 12, 36, 24), 48, 96),
-    169: Design((6, 12, 32, 32), 32, 64),
-    201: Design((6, 12, 48, 32), 32, 64),
+    121: DenseDesign((6, 12, 24, 16), 32, 64),
+    161: DenseDesign((6, 12, 36, 24), 48, 96),
+    169: DenseDesign((6, 12, 32, 32), 32, 64),
+    201: DenseDesign((6, 12, 48, 32), 32, 64),
 }
 CIFAR = {
-    100: Design((16, 16, 16), 12, 24),
-    190: Design((31, 31, 31), 40, 80),
-    250: Design((41, 41, 41), 24, 48),
+    100: DenseDesign((16, 16, 16), 12, 24),
+    190: DenseDesign((31, 31, 31), 40, 80),
+    250: DenseDesign((41, 41, 41), 24, 48),
 }
 
 
 def densenet(
-    name: str, design: Design, *, in_channels: int, num_classes: int, image_size: ImageSize, small: bool
+    name: str,
+    design: DenseDesign,
+    *,
+    in_channels: int = 3,
+    num_classes: int = 1000,
+    image_size: ImageSize = 224,
+    stem: Stem = "auto",
 ) -> nn.Sequential:
-    """N×C×H×W in, logits N×K out. Between blocks, half the channels and half the pixels go on (section 3)."""
+    """Build a DenseNet: N×C×H×W in, logits N×K out. Between blocks, channels and sides are halved (section 3)."""
     width = design.width
     body: dict[str, nn.Module] = {}
-    if small:
+    if takes_small_stem(stem, image_size):
         body["conv1"] = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
     else:
         body["conv1"] = conv_norm_relu(in_channels, width, 7, 2)
@@ -59,7 +67,7 @@ def densenet(
             )
             width //= 2
     body |= {"norm": nn.BatchNorm2d(width), "relu": nn.ReLU()}
-    return with_head(name, body, width, in_channels, num_classes, image_size)
+    return with_head(name, body, in_channels=in_channels, num_classes=num_classes, image_size=image_size, width=width)
 
 
 def _new_channels(in_channels: int, growth: int) -> nn.Sequential:
@@ -73,27 +81,12 @@ def _new_channels(in_channels: int, growth: int) -> nn.Sequential:
     )
 
 
-def _for_imagenet(name: str, design: Design) -> Callable[..., nn.Sequential]:
-    def build(
-        *, in_channels: int = 3, num_classes: int = 1000, image_size: ImageSize = 224, stem: Stem = "auto"
-    ) -> nn.Sequential:
-        small = takes_small_stem(stem, image_size)
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        return densenet(name, design, **sizes, image_size=image_size, small=small)
-
-    return build
-
-
-def _for_cifar(name: str, design: Design) -> Callable[..., nn.Sequential]:
-    def build(*, in_channels: int = 3, num_classes: int = 10, image_size: ImageSize = 32) -> nn.Sequential:
-        sizes = {"in_channels": in_channels, "num_classes": num_classes}
-        return densenet(name, design, **sizes, image_size=image_size, small=True)
-
-    return build
-
-
 def dense_nets() -> dict[str, Callable[..., nn.Sequential]]:
-    """The builders by name: `densenet121` and so on."""
-    imagenet = {f"densenet{depth}": _for_imagenet(f"densenet{depth}", design) for depth, design in IMAGENET.items()}
-    cifar = {f"densenet{depth}": _for_cifar(f"densenet{depth}", design) for depth, design in CIFAR.items()}
-    return imagenet | cifar
+    """Return the builders by name: `densenet121` and so on."""
+    for_cifar: dict[str, Any] = {"num_classes": 10, "image_size": 32, "stem": "small"}
+    nets: dict[str, Callable[..., nn.Sequential]] = {}
+    for depth, design in IMAGENET.items():
+        nets[f"densenet{depth}"] = partial(densenet, f"densenet{depth}", design)
+    for depth, design in CIFAR.items():
+        nets[f"densenet{depth}"] = partial(densenet, f"densenet{depth}", design, **for_cifar)
+    return nets

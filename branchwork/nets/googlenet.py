@@ -10,7 +10,7 @@ from branchwork.nets.layers import Stem, conv_norm_relu, takes_small_stem, with_
 
 Channels = tuple[int, tuple[int, int], tuple[int, int], int]
 
-# Rows 3a to 5b: the 1×1; the 3×3 and the 5×5, each with the 1×1 before it; the 1×1 after the pool.
+# Channels of rows 3a to 5b: the 1×1; the 3×3 and the 5×5, each after its 1×1; the 1×1 behind the pool.
 MODULES: dict[str, Channels] = {
     "3a": (64, (96, 128), (16, 32), 32),
     "3b": (128, (128, 192), (32, 96), 64),
@@ -23,7 +23,7 @@ MODULES: dict[str, Channels] = {
     "5b": (384, (192, 384), (48, 128), 128),
 }
 EPS = 1e-3
-# The layers that auxiliary heads read in training.
+# The layers that the auxiliary heads read in training.
 TAPS = ("incep4a", "incep4d")
 
 
@@ -35,11 +35,11 @@ def googlenet(
     stem: Stem = "auto",
     b5: Literal["5x5", "3x3"] = "5x5",
 ) -> nn.Sequential:
-    """N×C×H×W in, logits N×K out.
+    """Build GoogLeNet: N×C×H×W in, logits N×K out.
 
-    With `stem="small"`, taken by itself up to 96 pixels, the first convolution is a 3×3 and keeps height and width;
-    the poolings stay. `b5="3x3"` has 3×3 kernels where the paper has 5×5, as the published weights need. Raises
-    `NetError` where `image_size` is smaller than the net can halve.
+    With `stem="small"`, the default up to 96 pixels, the first convolution is a 3×3 that keeps height and width; the
+    poolings stay. `b5="3x3"` has 3×3 kernels in place of the paper's 5×5, as the published weights need. Raises
+    `NetError` if the images are too small.
     """
     small = takes_small_stem(stem, image_size)
     body: dict[str, nn.Module] = {
@@ -58,13 +58,21 @@ def googlenet(
             body["pool4"] = nn.MaxPool2d(3 if b5 == "5x5" else 2, 2, ceil_mode=True)
         body[f"incep{name}"] = _inception(width, b1=b1, b3=b3, b5=five, pool=pool, kernel=5 if b5 == "5x5" else 3)
         width = b1 + b3[1] + five[1] + pool
-    return with_head("googlenet", body, width, in_channels, num_classes, image_size, dropout=0.4)
+    return with_head(
+        "googlenet",
+        body,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        image_size=image_size,
+        width=width,
+        dropout=0.4,
+    )
 
 
 def _inception(
     in_channels: int, *, b1: int, b3: tuple[int, int], b5: tuple[int, int], pool: int, kernel: int
 ) -> Concat:
-    """N×C×H×W to N×(b1 + b3[1] + b5[1] + pool)×H×W (Szegedy et al. 2014, Figure 2b)."""
+    """Build an Inception module: N×C×H×W in, N×(b1 + b3[1] + b5[1] + pool)×H×W out (Figure 2b)."""
     return Concat(
         b1=_conv(in_channels, b1, 1),
         b3=chain(conv1=_conv(in_channels, b3[0], 1), conv2=_conv(*b3, 3)),

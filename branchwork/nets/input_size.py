@@ -1,4 +1,4 @@
-"""What sizes a net gives and takes, mostly found on the `meta` device: shapes are computed, pixels are not."""
+"""Which image sizes a net takes, and the shapes it gives, mostly on the `meta` device, which computes no pixels."""
 
 import copy
 from collections.abc import Iterable
@@ -10,42 +10,42 @@ from branchwork.errors import NetError
 
 ImageSize = int | tuple[int, int]
 
-# Smaller images are computed sooner than torch loads what `meta` takes, which is a second.
+# Up to this size, computing the image is faster than the second that torch needs to load what `meta` takes.
 FEW_PIXELS = 256 * 256
 
 
 def height_and_width(image_size: ImageSize) -> tuple[int, int]:
+    """Return height and width, which may be given as one side. Raises `NetError` if either is below 1."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
-        raise NetError(f"an image of {height}×{width} has no pixels: give image_size a positive height and width")
+        raise NetError(f"image_size must be at least 1×1, got {height}×{width}")
     return height, width
 
 
 def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, name: str) -> int:
-    """How many numbers `body` gives for one image: the channels × height × width that a `Linear` must take.
+    """Return channels × height × width of the output of `body` for one image: the inputs of a `Linear` behind it.
 
-    Raises `NetError` with the smallest square image that works where `image_size` is too small for the `body` of
-    the net called `name`.
+    Raises `NetError`, naming the net `name` and the smallest square image that works, if `image_size` is too small.
     """
     height, width = height_and_width(image_size)
-    tried = _on_meta(body) if height * width > FEW_PIXELS else copy.deepcopy(body).eval()
-    count = _features(tried, in_channels, height, width)
+    probe = _on_meta(body) if height * width > FEW_PIXELS else copy.deepcopy(body).eval()
+    count = _features(probe, in_channels, height, width)
     if count is None:
         smallest = _smallest_side(_on_meta(body), in_channels)
         raise NetError(
-            f"{name} needs images of at least {smallest}×{smallest} pixels, and these are {height}×{width}: "
-            "enlarge the images, or take a net with fewer poolings"
+            f"{name} needs images of at least {smallest}×{smallest} pixels, got {height}×{width}: "
+            "enlarge the images, or choose a net with fewer poolings"
         )
     return count
 
 
 def layer_shape(net: nn.Module, layer: str, in_channels: int, image_size: ImageSize) -> tuple[int, ...]:
-    """What the layer at the path `layer` gives for one image: its shape without the batch."""
-    shapes, found = _on_meta(net), []
-    shapes.get_submodule(layer).register_forward_hook(lambda module, inputs, output: found.append(output.shape[1:]))
+    """Return the output shape of the layer at the path `layer`, without the batch."""
+    probe, shapes = _on_meta(net), []
+    probe.get_submodule(layer).register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[1:]))
     with torch.no_grad():
-        shapes(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
-    return tuple(found[0])
+        probe(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
+    return tuple(shapes[0])
 
 
 def count_parameters(net: nn.Module) -> int:
@@ -53,16 +53,16 @@ def count_parameters(net: nn.Module) -> int:
 
 
 def weight_rms(weights: Iterable[Tensor]) -> float | None:
-    """The root of the mean square of all kernels and matrices among `weights`; None where there are none.
+    """Return the root mean square of the kernels and matrices among `weights`; None if there are none.
 
-    Biases and the scales of norms, of one dimension, are left out.
+    Biases and the scales of norms, which have one dimension, do not count.
     """
     kernels = [weight.detach().double().flatten() for weight in weights if weight.dim() > 1]
     return float(torch.cat(kernels).square().mean().sqrt()) if kernels else None
 
 
 def count_macs(net: nn.Module, in_channels: int, image_size: ImageSize) -> int:
-    """Multiply-accumulates of one image through `net`: convolutions and matrix products, as torch counts them."""
+    """Count the MACs per image of convolutions and matrix products, as torch counts them."""
     from torch.utils.flop_counter import FlopCounterMode
 
     image = torch.zeros(1, in_channels, *height_and_width(image_size))
@@ -76,32 +76,33 @@ def _on_meta(net: nn.Module) -> nn.Module:
 
 
 def smallest_square(net: nn.Module, in_channels: int, limit: int) -> int | None:
-    """The side of the smallest square image that `net` takes as it is built; None where it does not take `limit`."""
-    shapes = _on_meta(net)
-    return _bisect(shapes, in_channels, 0, limit) if _features(shapes, in_channels, limit, limit) else None
+    """Return the side of the smallest square image that `net` takes as built; None if it does not take `limit`."""
+    probe = _on_meta(net)
+    return _bisect(probe, in_channels, 0, limit) if _features(probe, in_channels, limit, limit) else None
 
 
-def _features(shapes: nn.Module, in_channels: int, height: int, width: int) -> int | None:
+def _features(probe: nn.Module, in_channels: int, height: int, width: int) -> int | None:
+    """Return the number of outputs for one image; None if there are none or the forward fails."""
     try:
-        device = next(shapes.parameters()).device
+        device = next(probe.parameters()).device
         with torch.no_grad():
-            output = shapes(torch.zeros(1, in_channels, height, width, device=device))
+            output = probe(torch.zeros(1, in_channels, height, width, device=device))
         return int(output.numel()) or None
-    except Exception:  # an image smaller than a kernel, or whatever else a learner's own forward raises
+    except Exception:  # an image smaller than a kernel, or anything that a user's forward raises
         return None
 
 
-def _smallest_side(shapes: nn.Module, in_channels: int) -> int:
+def _smallest_side(probe: nn.Module, in_channels: int) -> int:
     low, high = 0, 1
-    while _features(shapes, in_channels, high, high) is None:
+    while _features(probe, in_channels, high, high) is None:
         low, high = high, high * 2
-        assert high <= 1 << 16, "no image size works: the body is broken, not the image"
-    return _bisect(shapes, in_channels, low, high)
+        assert high <= 1 << 16, "no image size works: the body is broken"
+    return _bisect(probe, in_channels, low, high)
 
 
-def _bisect(shapes: nn.Module, in_channels: int, low: int, high: int) -> int:
-    """The smallest side that works, where `low` does not and `high` does: between them, larger images always work."""
+def _bisect(probe: nn.Module, in_channels: int, low: int, high: int) -> int:
+    """Return the smallest side that works, given that `low` does not, `high` does, and larger images always work."""
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _features(shapes, in_channels, middle, middle) else (middle, high)
+        low, high = (low, middle) if _features(probe, in_channels, middle, middle) else (middle, high)
     return high

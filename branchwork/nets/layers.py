@@ -1,4 +1,4 @@
-"""What several nets of the catalogue are made of."""
+"""Layers that several nets of the catalogue share."""
 
 import math
 from typing import Literal
@@ -11,12 +11,12 @@ from branchwork.nets.input_size import ImageSize, flat_features, height_and_widt
 
 Stem = Literal["auto", "small", "large"]
 
-# The sides up to which a small stem is taken by itself: larger images would stay too large for what follows.
+# The largest side for which `auto` takes a small stem: larger images would stay too large for the layers behind it.
 SMALL = 96
 
 
 def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, eps: float = 1e-5) -> nn.Sequential:
-    """A convolution that keeps height and width but for its stride, and batch norm in place of its bias."""
+    """Return a convolution padded to keep height and width at stride 1, and a batch norm in place of its bias."""
     return chain(
         conv=nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         norm=nn.BatchNorm2d(out_channels, eps=eps),
@@ -26,25 +26,28 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1,
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, eps: float = 1e-5
 ) -> nn.Sequential:
+    """Return `conv_norm` with a ReLU behind it."""
     return chain(**dict(conv_norm(in_channels, out_channels, kernel, stride, eps=eps).named_children()), relu=nn.ReLU())
 
 
 def takes_small_stem(stem: Stem, image_size: ImageSize) -> bool:
+    """Tell whether the first convolution keeps height and width."""
     return stem == "small" or (stem == "auto" and max(height_and_width(image_size)) <= SMALL)
 
 
 def with_head(
     name: str,
     body: dict[str, nn.Module],
-    width: int,
+    *,
     in_channels: int,
     num_classes: int,
     image_size: ImageSize,
+    width: int,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """`body`, the mean over height and width of the `width` channels that it gives, and a linear layer: logits N×K.
+    """Put a head behind `body`: the mean over height and width of its `width` channels, and a linear layer.
 
-    Weights are initialised for ReLU (He et al. 2015b, section 2.2). Raises `NetError` where the images are too small.
+    Kernels are initialised for ReLU (He et al. 2015b, section 2.2). Raises `NetError` if the images are too small.
     """
     net = chain(**body)
     flat_features(net, in_channels, image_size, name)
@@ -60,7 +63,7 @@ def with_head(
 
 
 def without_norms(net: nn.Module) -> None:
-    """Take the batch norms out of `net`, in place; each convolution that has no bias gets one, of zeros."""
+    """Remove the batch norms of `net` in place. Each convolution without a bias gets one, of zeros."""
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -70,14 +73,14 @@ def without_norms(net: nn.Module) -> None:
 
 
 def torch_init(net: nn.Module) -> None:
-    """Give the kernels of `net` the weights that PyTorch gives a fresh layer, whose variance is a sixth of He's."""
+    """Initialise the kernels of `net` as PyTorch does by default, with a sixth of the variance of He's."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
 
 
 class Scale(nn.Module):
-    """x, times a constant."""
+    """Multiplication by a constant."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -91,7 +94,7 @@ class Scale(nn.Module):
 
 
 class Subsample(nn.Module):
-    """Every `stride`-th pixel, and zeros in further channels: N×C×H×W to N×C′×⌈H/s⌉×⌈W/s⌉, without parameters.
+    """Every `stride`-th pixel, with zeros in the added channels: N×C×H×W in, N×C′×⌈H/s⌉×⌈W/s⌉ out, no parameters.
 
     The shortcut "A" of He et al. 2015, section 3.3.
     """
@@ -101,17 +104,17 @@ class Subsample(nn.Module):
         self.more, self.stride = out_channels - in_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = x[:, :, :: self.stride, :: self.stride]
-        return nn.functional.pad(seen, (0, 0, 0, 0, 0, self.more))
+        pixels = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(pixels, (0, 0, 0, 0, 0, self.more))
 
     def extra_repr(self) -> str:
         return f"{self.more} more channels, stride={self.stride}"
 
 
 class Gate(nn.Module):
-    """body(x) · g(x), or with `closed` body(x) · (1 − g(x)), where g is the sigmoid of a 1×1 convolution.
+    """body(x) · g(x), or body(x) · (1 − g(x)) if `closed`, where g is the sigmoid of a 1×1 convolution.
 
-    `gate` is that convolution; two gates may share one (He et al. 2016, section 3.1).
+    `gate` is that convolution, which two gates may share (He et al. 2016, section 3.1).
     """
 
     def __init__(self, gate: nn.Conv2d, body: nn.Module, *, closed: bool) -> None:
@@ -119,7 +122,7 @@ class Gate(nn.Module):
         self.gate, self.body, self.closed = gate, body, closed
 
     def forward(self, x: Tensor) -> Tensor:
-        opening = self.gate(x)
+        logits = self.gate(x)
         # 1 − sigmoid(z) is sigmoid(−z), without the rounding.
-        shared: Tensor = (-opening if self.closed else opening).sigmoid() * self.body(x)
-        return shared
+        gated: Tensor = (-logits if self.closed else logits).sigmoid() * self.body(x)
+        return gated

@@ -1,7 +1,7 @@
 """The two networks of the lecture ("Advanced CNN", lecture 11 of《PyTorch 深度学习实践》).
 
 Each is a chain that is read from top to bottom. With the lecture's input, 1×28×28 and ten classes, `inception` has
-97,298 parameters and 6,019,200 MACs an image, `residual` 41,514 and 2,013,184.
+97,298 parameters and 6,019,200 MACs per image, `residual` 41,514 and 2,013,184.
 """
 
 from collections import OrderedDict
@@ -20,10 +20,10 @@ def inception(
     image_size: ImageSize = 28,
     bottleneck: Literal["16", "8", "4", "none"] = "16",
 ) -> nn.Sequential:
-    """Conv 5×5, pool, InceptionA, twice over, then one linear layer: N×C×H×W in, logits N×K out.
+    """Build conv 5×5, pool, InceptionA, twice, then one linear layer: N×C×H×W in, logits N×K out.
 
-    `bottleneck` is how many channels the 1×1 before the 5×5 and the double 3×3 gives. Raises `NetError` where
-    `image_size` is smaller than the net can halve twice.
+    `bottleneck` is the number of channels behind the 1×1 before the 5×5 and the double 3×3. Raises `NetError` if the
+    images are too small.
     """
     channels = 0 if bottleneck == "none" else int(bottleneck)
     body: OrderedDict[str, nn.Module] = OrderedDict(
@@ -48,11 +48,11 @@ def residual(
     width: Literal["16", "24", "32", "64"] = "16",
     norm: Literal["none", "batch"] = "none",
 ) -> nn.Sequential:
-    """Conv 5×5, pool, residual block, twice over, then one linear layer: N×C×H×W in, logits N×K out.
+    """Build conv 5×5, pool, residual block, twice, then one linear layer: N×C×H×W in, logits N×K out.
 
-    `width` is the channels of the first half, and the second has twice as many. With `batch` norm, one comes after each
-    convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), behind the pooling where there is one: there
-    it sees a quarter of the numbers. Raises `NetError` where `image_size` is smaller than the net can halve twice.
+    `width` is the number of channels in the first half; the second has twice as many. With `norm="batch"`, a batch norm
+    follows each convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), behind the pooling if there is
+    one, where it normalises a quarter of the numbers. Raises `NetError` if the images are too small.
     """
     body: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_channels

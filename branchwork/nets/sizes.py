@@ -1,4 +1,4 @@
-"""The nets of the catalogue, with their sizes."""
+"""The verb `nets`: the nets of the catalogue with their sizes, read from a file so that torch is not needed."""
 
 from dataclasses import dataclass
 from importlib import resources
@@ -10,7 +10,7 @@ from branchwork.files import parse_json
 
 @dataclass(frozen=True)
 class NetSize:
-    """A net as it was designed: its input C×H×W, its classes, its parameters, and the MACs of one image."""
+    """A net as it was designed: its input C×H×W, its classes, its parameters, and its MACs per image."""
 
     name: str
     input_shape: tuple[int, int, int]
@@ -19,20 +19,16 @@ class NetSize:
     macs: int
 
 
-def list_nets(*beginnings: str) -> tuple[NetSize, ...]:
-    """The nets of the catalogue whose names begin with one of `beginnings`, by default all, in the catalogue's order.
+def list_nets(*prefixes: str) -> tuple[NetSize, ...]:
+    """List the nets of the catalogue, in its order: those whose names begin with one of `prefixes`, by default all.
 
-    Raises `NetError` for a beginning that no net has.
+    The sizes are in `sizes.json`, written by `scripts/measure_nets.py`: tracing every net takes minutes. Raises
+    `NetError` for a prefix that no net has.
     """
-    sizes = known_sizes()
-    for beginning in beginnings:
-        if not any(size.name.startswith(beginning) for size in sizes):
-            names = [size.name for size in sizes]
-            raise NetError(f"there is no net whose name begins with {beginning!r}.{nearest(beginning, names)}")
-    return tuple(size for size in sizes if not beginnings or size.name.startswith(beginnings))
-
-
-def known_sizes() -> tuple[NetSize, ...]:
-    """What `scripts/measure_nets.py` found by the trace of each net, which together take minutes."""
-    text = (resources.files("branchwork") / "nets/sizes.json").read_bytes()
-    return parse_json(text, tuple[NetSize, ...], Path("nets/sizes.json"))
+    content = (resources.files("branchwork") / "nets/sizes.json").read_bytes()
+    nets = parse_json(content, tuple[NetSize, ...], Path("nets/sizes.json"))
+    for prefix in prefixes:
+        if not any(net.name.startswith(prefix) for net in nets):
+            names = [net.name for net in nets]
+            raise NetError(f"there is no net whose name begins with {prefix!r}.{nearest(prefix, names)}")
+    return tuple(net for net in nets if not prefixes or net.name.startswith(prefixes))

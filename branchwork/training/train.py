@@ -21,7 +21,7 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
 from branchwork.nets.input_size import count_macs, count_parameters
-from branchwork.nets.resolve import full_name, short_name
+from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.auxiliary import check_heads, make_heads
@@ -253,7 +253,7 @@ def make_plan(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
         )
     plan = Plan(
-        net=full_name(net),
+        net=absolute_name(net),
         data=data.argument,
         checksum=data.train.checksum(),
         recipe=asdict(recipe),
@@ -358,7 +358,7 @@ def _run_alone(
             torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
             net = build()
             if plan.weights is not None and state is None:
-                observer.note(load_weights(net, plan.weights, new_head=True).words())
+                observer.note(str(load_weights(net, plan.weights, new_head=True)))
             macs = count_macs(net, model.in_channels, model.image_size)
             began = time.perf_counter()
             loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
