@@ -36,13 +36,13 @@ WORDS = {
     "README.md": Words(
         methods={
             "script": "the lecture's script",
-            "memory": "the same with its data in memory",
+            "memory": "the same, data in memory",
             "public": "[train_mnist_fast](https://github.com/tuomaso/train_mnist_fast)",
             "branchwork": "**Branchwork**",
         },
-        default="as it is by default",
+        default="default recipe",
         training_head=("network", "method", "training", "times as fast", "whole command", "MNIST, test", "peak memory"),
-        goal_head=("times as fast, and how accurate", "aim", "reached"),
+        goal_head=("goal: times as fast, and accuracy", "aim", "reached"),
         estimated=" (estimated)",
         seeds=" ({} seeds)",
         few="{} of {} seeds",
@@ -50,10 +50,10 @@ WORDS = {
         met={True: "yes", False: "no", None: ""},
         comma=", ",
         caption=(
-            "Medians over the seeds, which took turns in one run of `{command}` on {machine} (torch {torch}); training "
-            "is without evaluations, test accuracy the mean with its standard deviation, memory that of the process."
+            "Medians over seeds; all methods alternated within one run of `{command}` on {machine} (torch {torch}). Training "
+            "time excludes evaluation, test accuracy is mean ± standard deviation, memory is the peak of the process."
         ),
-        caption_estimated=" *Estimated*: {steps} steps of the script were measured and multiplied.",
+        caption_estimated=" *Estimated*: extrapolated from {steps} measured steps of the script.",
         zh=False,
     ),
     "README.zh.md": Words(
@@ -65,7 +65,7 @@ WORDS = {
         },
         default="默认设置",
         training_head=("网络", "方法", "训练用时", "快多少倍", "整条命令", "MNIST 测试集", "内存峰值"),
-        goal_head=("快多少倍，多准", "目标", "实测"),
+        goal_head=("指标：快多少倍，准确率多少", "目标", "实测"),
         estimated="（估算）",
         seeds="（{} 个种子）",
         few="{} / {} 个种子",
@@ -73,10 +73,10 @@ WORDS = {
         met={True: "达到", False: "未达到", None: ""},
         comma="，",
         caption=(
-            "各方法的种子轮流跑，取中位数；一次 `{command}` 测完，机器是 {machine}（torch {torch}）；"
-            "训练用时不含测试，准确率是均值 ± 标准差，内存是整个进程的峰值。"
+            "各种子的中位数；所有方法在一次 `{command}` 里轮流运行，机器是 {machine}（torch {torch}）；"
+            "训练用时不含评估，准确率是均值 ± 标准差，内存是整个进程的峰值。"
         ),
-        caption_estimated="*估算*：课程脚本只测了 {steps} 步，再按步数折算。",
+        caption_estimated="*估算*：课程脚本只测了 {steps} 步，按步数折算。",
         zh=True,
     ),
 }
