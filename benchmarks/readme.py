@@ -50,8 +50,8 @@ WORDS = {
         met={True: "yes", False: "no", None: ""},
         comma=", ",
         caption=(
-            "Medians over seeds; all methods alternated within one run of `{command}` on {machine} (torch {torch}). Training "
-            "time excludes evaluation, test accuracy is mean ± standard deviation, memory is the peak of the process."
+            "Medians over seeds; all methods alternated within one run of `{command}` on {machine} (torch {torch}). "
+            "Training time excludes evaluation, test accuracy is mean ± standard deviation, memory is the process's peak."
         ),
         caption_estimated=" *Estimated*: extrapolated from {steps} measured steps of the script.",
         zh=False,
