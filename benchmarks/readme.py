@@ -51,7 +51,7 @@ WORDS = {
         comma=", ",
         caption=(
             "Medians over seeds; all methods alternated within one run of `{command}` on {machine} (torch {torch}). "
-            "Training time excludes evaluation, test accuracy is mean ± standard deviation, memory is the process's peak."
+            "Training time excludes evaluation, test accuracy is mean ± standard deviation, memory is peak memory."
         ),
         caption_estimated=" *Estimated*: extrapolated from {steps} measured steps of the script.",
         zh=False,
