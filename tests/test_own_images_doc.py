@@ -57,9 +57,3 @@ def test_both_languages_have_the_same_commands_and_the_same_table():
     rows = [len(re.findall(r"^\|", text(page), re.MULTILINE)) for page in PAGES]
     headings = [len(re.findall(r"^#", text(page), re.MULTILINE)) for page in PAGES]
     assert rows[0] == rows[1] > 8 and headings[0] == headings[1] > 4
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_what_is_linked_is_there(page):
-    links = re.findall(r"\]\(([^)]+)\)", text(page))
-    assert links and all((ROOT / "docs" / link).exists() for link in links)
