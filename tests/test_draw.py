@@ -1,5 +1,6 @@
 import re
-from itertools import combinations
+from functools import cache
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -13,8 +14,9 @@ import branchwork
 from branchwork import Add, Concat
 from branchwork.errors import NetError
 from branchwork.graph.trace import Trace, trace
+from branchwork.inspection.boxes import Box
 from branchwork.inspection.drawing import draw
-from branchwork.inspection.layout import LEAST, POINTS, SLIDE, Box, Picture, layout
+from branchwork.inspection.layout import POINTS, SLIDE, SMALLEST, Picture, layout
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -65,88 +67,113 @@ class Tangle(nn.Module):
         return joined * a.mean((1, 2, 3), keepdim=True).sigmoid()
 
 
+class Crossing(Tangle):
+    """Branches that are neither series nor parallel, one of them beside another, and three outputs."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        a, b = self.a(x), self.b(x)
+        crossed = torch.cat([a + b, a * b], 1)
+        within = self.c(x)
+        beside = torch.cat([self.e(x), within + self.d(within + x), within], 1)
+        return crossed, beside.mean(1), beside
+
+
 NETS = {
     "inception": (lecture.InceptionNet, (1, 28, 28)),
     "residual": (lecture.ResidualNet, (1, 28, 28)),
     "googlenet": (branchwork.NETS["googlenet"], (3, 224, 224)),
+    "gated": (lambda: branchwork.NETS["resnet8"](shortcut="gated"), (3, 32, 32)),
     "densenet": (lambda: DenseNet(12), (3, 32, 32)),
     "resnet110": (branchwork.NETS["resnet110"], (3, 32, 32)),
     "nested": (nested, (3, 16, 16)),
     "tangle": (Tangle, (3, 16, 16)),
+    "crossing": (Crossing, (3, 16, 16)),
     "transformer": (lambda: nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), (16, 32)),
     "mlp": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)), (1, 28, 28)),
     "nothing": (nn.Identity, (1, 28, 28)),
 }
-_traces: dict[str, Trace] = {}
 
 
+@cache
 def traced(name: str) -> Trace:
-    if name not in _traces:
-        build, shape = NETS[name]
-        net = build()
-        if any(isinstance(module, nn.LazyLinear) for module in net.modules()):
-            net(torch.zeros(1, *shape))
-        _traces[name] = trace(net, shape)
-    return _traces[name]
+    build, shape = NETS[name]
+    net = build()
+    if any(isinstance(module, nn.LazyLinear) for module in net.modules()):
+        net(torch.zeros(1, *shape))
+    return trace(net, shape)
+
+
+@cache
+def picture_of(name: str) -> Picture:
+    return layout(traced(name))
 
 
 def box(picture: Picture, name: str) -> Box:
-    (found,) = [box for box in picture.boxes if name in [node.name for node in box.nodes]]
-    return found
+    (match,) = [box for box in picture.boxes if name in box.nodes or name == box.id]
+    return match
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_every_operation_is_placed_once_and_no_box_overlaps_another(name):
-    picture = layout(traced(name))
-    assert sorted(node.name for box in picture.boxes for node in box.nodes) == sorted(
-        node.name for node in traced(name).nodes
-    )
+    picture = picture_of(name)
+    placed = [node for box in picture.boxes for node in box.nodes]
+    assert sorted(placed) == sorted(node.name for node in traced(name).nodes)
     for one, other in combinations(picture.boxes, 2):
         beside = one.right <= other.x or other.right <= one.x
         assert beside or abs(one.y - other.y) >= (one.height + other.height) / 2, (one.name, other.name)
     for one in picture.boxes:
-        assert one.x > 0 and one.right < picture.width
-        assert one.y - one.height / 2 > 0 and one.y + one.below < picture.height
+        assert one.x > 0 and one.label_end < picture.width
+        assert one.top > 0 and one.bottom < picture.height
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_edge_is_drawn_once_and_goes_forward(name):
-    picture = layout(traced(name))
-    maker = {node.name: box for box in picture.boxes for node in box.nodes} | {"input": picture.boxes[0]}
-    wanted = {
-        (maker[source], maker[node.name])
-        for node in traced(name).nodes
-        for source in node.inputs
-        if maker[source] is not maker[node.name]
-    }
-    drawn = [(source, target) for source, target, _ in picture.edges]
-    drawn += [(rail.source, target) for rail in picture.rails for target in rail.targets]
-    assert len(drawn) == len(set(drawn)) and set(drawn) == wanted
-    for source, target in drawn:
-        assert (source.row, source.right) < (target.row, target.x), (source.name, target.name)
-    for rail in picture.rails:
+def test_every_edge_is_drawn_once_from_box_to_box_and_forward(name):
+    picture = picture_of(name)
+    boxes = {box.id: box for box in picture.boxes}
+    owner = {node: box.id for box in picture.boxes for node in (*box.nodes, box.id)}
+    read = {(owner[source], owner[node.name]) for node in traced(name).nodes for source in node.inputs}
+    edges = [(edge.source, edge.target) for edge in picture.edges if edge.target]
+    assert sorted(edges) == sorted((source, target) for source, target in read if source != target)
+    for edge in picture.edges:
+        source = boxes[edge.source]
+        assert edge.lines[0].points[0] == (source.right, source.y)
+        if not edge.target:
+            continue
+        target = boxes[edge.target]
+        assert (source.row, source.right) < (target.row, target.x)
+        end = edge.lines[-1].points[-1]
+        assert end in (pytest.approx(target.side(source.id)), pytest.approx((target.landing(source.id), target.top)))
+        for before, after in pairwise(edge.lines):
+            same_row = before.points[-1] == after.points[0]
+            assert same_row or before.points[-1][0] > after.points[0][0]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_edge_runs_through_a_box(name):
+    picture = picture_of(name)
+    lines = {line for edge in picture.edges for line in edge.lines}
+    for (x, y), (end_x, end_y) in (stretch for line in lines for stretch in pairwise(line.points)):
+        if x != end_x and abs(y - end_y) > 1e-6:
+            continue  # from lane to lane
         for one in picture.boxes:
-            passed = rail.start < one.x and one.right < min(target.x for target in [*rail.targets, one])
-            inside = passed and one.y - one.height / 2 <= rail.y <= one.y + one.height / 2
-            assert not inside, (rail.source.name, one.name)
+            across = min(x, end_x) < one.right - 1e-6 and one.x + 1e-6 < max(x, end_x)
+            along = min(y, end_y) < one.top + one.height - 1e-6 and one.top + 1e-6 < max(y, end_y)
+            assert not (across and along), (one.id, x, y)
 
 
 @pytest.mark.parametrize("name", ["inception", "googlenet", "nested"])
 def test_lanes_stand_in_the_order_of_the_join_between_fork_and_join(name):
-    picture = layout(traced(name))
-    many = [join for join in traced(name).joins if all(branch.nodes for branch in join.branches)]
-    assert many
-    for join in many:
+    picture = picture_of(name)
+    joins = [join for join in traced(name).joins if all(branch.nodes for branch in join.branches)]
+    assert joins
+    for join in joins:
         meeting, below = box(picture, join.node), 0.0
-        forks = {source for branch in join.branches for source in box(picture, branch.nodes[0]).inputs}
-        assert len(forks) == 1
-        (fork,) = forks
-        for branch in join.branches:
+        (fork,) = {box(picture, source) for branch in join.branches for source in box(picture, branch.nodes[0]).inputs}
+        for number, branch in enumerate(join.branches):
             lane = {box(picture, node) for node in branch.nodes}
-            if meeting.kind == "bar":
-                last = max(lane, key=lambda one: one.x)
-                assert {one.colour for one in lane} == {meeting.branch(last)}
-            assert all(below < one.y - one.height / 2 for one in lane), branch.name
+            assert meeting.kind != "bar" or {one.colour for one in lane} == {number}
+            assert all(below < one.top for one in lane), branch.name
             below = max(one.y + one.height / 2 for one in lane)
             start = fork.right if fork.row == meeting.row else 0
             assert all(start < one.x and one.right < meeting.x for one in lane)
@@ -154,45 +181,52 @@ def test_lanes_stand_in_the_order_of_the_join_between_fork_and_join(name):
 
 @pytest.mark.parametrize("name", ["inception", "googlenet", "densenet", "tangle"])
 def test_segments_of_a_bar_fill_it_and_add_up_to_the_channels_that_come_out(name):
-    bars = [box for box in layout(traced(name)).boxes if box.kind == "bar"]
+    shapes = {node.name: node.output_shape for node in traced(name).nodes}
+    bars = [box for box in picture_of(name).boxes if box.kind == "bar"]
     assert len(bars) == len([join for join in traced(name).joins if join.node.split(".")[-1].startswith("cat")])
     for bar in bars:
-        segments = bar.segments()
-        assert sum(channels for _, _, channels in segments) == bar.nodes[0].output_shape[0]
-        assert sum(height for _, height, _ in segments) == pytest.approx(bar.height)
-        assert [top for top, _, _ in segments] == sorted(top for top, _, _ in segments)
-        wide, narrow = max(segments, key=lambda s: s[2]), min(segments, key=lambda s: s[2])
-        assert wide[1] > narrow[1] or wide[2] == narrow[2]
+        tops, heights, channels = zip(*bar.segments, strict=True)
+        assert sum(channels) == shapes[bar.nodes[0]][0]
+        assert sum(heights) == pytest.approx(bar.height)
+        assert list(tops) == sorted(tops)
+        by_channels = sorted(zip(channels, heights, strict=True))
+        assert all(one[1] < other[1] or one[0] == other[0] for one, other in pairwise(by_channels))
 
 
 def test_more_channels_make_a_higher_box():
-    picture = layout(traced("googlenet"))
+    picture = picture_of("googlenet")
     assert box(picture, "incep3a.b3.conv2.conv").height < box(picture, "incep5b.b3.conv2.conv").height
 
 
-@pytest.mark.parametrize("name", ["inception", "residual"])
-def test_the_lecture_nets_are_legible_on_a_slide(name):
-    picture = layout(traced(name))
-    assert POINTS / max(picture.width / SLIDE[0], picture.height / SLIDE[1], 1) >= LEAST
+@pytest.mark.parametrize(
+    ("name", "least"), [("inception", SMALLEST), ("residual", SMALLEST), ("googlenet", 5.0), ("resnet110", 3.0)]
+)
+def test_a_net_is_legible_on_a_slide(name, least):
+    picture = picture_of(name)
+    assert POINTS / max(picture.width / SLIDE[0], picture.height / SLIDE[1], 1) >= least
 
 
-def test_large_nets_wrap_into_rows_of_one_page():
-    for name, least in (("googlenet", 5.0), ("resnet110", 3.0)):
-        picture = layout(traced(name))
-        assert len(picture.rows) > 2
-        assert POINTS / max(picture.width / SLIDE[0], picture.height / SLIDE[1]) > least
-        for join in traced(name).joins:  # a block is not torn apart
-            whole = [join.node, *(node for branch in join.branches for node in branch.nodes)]
-            assert len({box(picture, node).row for node in whole}) == 1
+@pytest.mark.parametrize("name", ["googlenet", "resnet110", "gated"])
+def test_a_row_does_not_end_within_a_block(name):
+    picture = picture_of(name)
+    assert picture.boxes[-1].row > 1
+    for join in traced(name).joins:
+        whole = [join.node, *(node for branch in join.branches for node in branch.nodes)]
+        assert len({box(picture, node).row for node in whole}) == 1
 
 
 def test_a_shortcut_passes_over_its_block():
-    picture = layout(traced("residual"))
-    first = [rail for rail in picture.rails if rail.targets == [box(picture, "rblock1.add")]]
-    assert [rail.source.nodes[0].name for rail in first] == ["mp"]
-    assert all(
-        first[0].y < one.y - one.height / 2 for one in map(lambda n: box(picture, f"rblock1.{n}"), ("conv1", "conv2"))
-    )
+    picture = picture_of("residual")
+    ends = box(picture, "mp").id, box(picture, "rblock1.add").id
+    (shortcut,) = [edge for edge in picture.edges if (edge.source, edge.target) == ends]
+    height = min(y for line in shortcut.lines for _, y in line.points)
+    assert all(height < box(picture, f"rblock1.{name}").top for name in ("conv1", "conv2"))
+
+
+def test_what_a_net_returns_leaves_the_picture():
+    picture = picture_of("crossing")
+    returned = {edge.source for edge in picture.edges if not edge.target}
+    assert returned == {"cat", "mean"}
 
 
 def words(path) -> list[str]:

@@ -1,581 +1,380 @@
-"""Where each operation of a trace stands in its picture: left to right, in rows like text, lanes for branches.
+"""The geometry of a net's drawing: where each box stands and which way each edge runs.
 
-Lengths are inches, y grows downwards. Nothing here draws.
+A net is read as a tree of series and parallel parts. Boxes in series stand from left to right; between the box where
+branches part and the box where they meet, each branch is a lane. Edges that fit into no such part become arcs over what
+they pass. The outermost series is broken into rows, like text, so that the picture fits a slide.
+
+Lengths are in inches; x grows to the right and y downwards. Nothing here draws: `layout` returns plain values.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from branchwork.graph.costs import VIEWS
-from branchwork.graph.trace import Join, Node, Shape, Trace
+from branchwork.graph.trace import Trace
+from branchwork.inspection.boxes import LINE, Box, Point, boxes_of
+from branchwork.inspection.series_parallel import Link, Parallel, Series, links_of, series_of
 
-POINTS = 9.5  # the size of all text but the title
-LEAST = 9.0  # to what it may be reduced on a slide before a net takes another row
+POINTS = 9.5  # the size of all text except the title
+SMALLEST = 9.0  # the size to which a slide may reduce it before a net takes another row
 SLIDE = (13.33, 7.5)
-LETTER = 0.082  # the width that a letter of that size needs at most, on average
-LINE = 0.17  # the height of a line of text
-BAND = 0.2  # the width of an operation that is fused to the one before
-GAP = 0.25  # the least length of an edge
-TURN = 0.35  # what an edge needs to change lanes
-LANE = 0.12  # between two lanes
-RAIL = 0.16  # between two shortcuts, one over the other
 MARGIN = 0.3
 TITLE = 0.4
+GAP = 0.25  # the shortest edge
+TURN = 0.35  # the length over which an edge changes lanes
+LANE = 0.12  # between two lanes
+ARC = 0.16  # between an arc and what it passes over
+STEM = 0.1  # the part of an arc before it rises
 LEAD = 0.4  # the line into a row
 ROW = 0.36  # between two rows
-_SEGMENT = 0.2  # the least height of a bar's segment
-
-# Operations that are drawn as a band of the one before, and their names there.
-_BANDS = {op: op for op in ("relu", "relu6", "gelu", "silu", "elu", "sigmoid", "tanh", "softmax", *sorted(VIEWS))}
-_BANDS |= {"batch_norm": "bn", "dropout": "drop", "leaky_relu": "leaky", "hardtanh": "clip", "flatten": "flat"}
-_BANDS |= {"hardswish": "hswish", "layer_norm": "ln", "group_norm": "gn", "log_softmax": "log sm", "clone": "copy"}
-_WORDS = {"conv2d": "conv", "scaled_dot_product_attention": "attention", "upsample_nearest2d": "upsample"}
 
 
-@dataclass(eq=False)
-class Box:
-    """An operation with those that are fused to it: a box, for a concatenation a bar, for a sum a circle.
+@dataclass(frozen=True)
+class Line:
+    """A line from point to point: straight if two have the same x or y, and otherwise an S from lane to lane."""
 
-    `x` is its left side, `y` its middle. `shape` is what its outgoing edge says, empty where the shape is what came in.
-    `colour` is the number of the branch that it is in, None outside of branches.
-    """
-
-    kind: str
-    nodes: tuple[Node, ...]
-    inputs: tuple["Box", ...] = field(repr=False)  # each has inputs again: to print them all takes for ever
-    join: Join | None = field(repr=False)
-    label: str
-    name: str
-    bands: tuple[str, ...]
-    shape: str
-    height: float
-    x: float = 0.0
-    y: float = 0.0
-    row: int = 0
-    colour: int | None = None
-
-    @property
-    def body(self) -> float:
-        """Its width without its bands."""
-        if self.kind in ("bar", "sum"):
-            return 0.44 if self.kind == "bar" else 0.3
-        return 0.16 + LETTER * max(len(self.label), len(self.name))
-
-    @property
-    def right(self) -> float:
-        return self.x + self.body + BAND * len(self.bands)
-
-    @property
-    def out(self) -> float:
-        """Where its outgoing edge may turn: after the words under it."""
-        return self.right + (LETTER * len(self.shape) + 0.08 if self.shape else 0)
-
-    @property
-    def middle(self) -> float:
-        return self.x + self.body / 2
-
-    @property
-    def below(self) -> float:
-        """How far it reaches under the line, words included."""
-        return max(self.height / 2 + LINE * (self.kind == "bar"), 0.25)
-
-    def segments(self) -> list[tuple[float, float, int]]:
-        """Of a bar: the top, height and channels of each branch, from top to bottom."""
-        assert self.join is not None, "only a concatenation has segments"
-        channels = [branch.channels for branch in self.join.branches]
-        top, found = self.y - self.height / 2, []
-        for count in channels:
-            # Each is high enough for its number; what is left is divided by channels.
-            height = _SEGMENT + (self.height - _SEGMENT * len(channels)) * count / max(1, sum(channels))
-            found.append((top, height, count))
-            top += height
-        return found
-
-    def entry(self, source: "Box") -> float:
-        """The height at which the edge from `source` comes in."""
-        if self.kind != "bar":
-            return self.y
-        top, height, _ = self.segments()[self.branch(source)]
-        return top + height / 2
-
-    def landing(self, source: "Box") -> float:
-        """Where a rail from `source` comes down on it."""
-        if self.kind != "bar":
-            return self.middle
-        return self.x + self.body * (self.branch(source) + 0.5) / len(self.nodes[0].inputs)
-
-    def branch(self, source: "Box") -> int:
-        """The number of the branch of this join that ends in `source`."""
-        names = [node.name for node in source.nodes] or ["input"]
-        return next(n for n, name in enumerate(self.nodes[0].inputs) if name in names)
-
-
-@dataclass(eq=False)
-class Rail:
-    """An edge over others, such as a shortcut: from x = `start` along `y` to x = `end`, and down to each of `targets`.
-
-    `rises` is the height at which it leaves another edge, None where it comes from the row before. `goes_on` says that
-    it leaves for the next row.
-    """
-
-    start: float
-    end: float
-    rises: float | None
-    goes_on: bool
-    source: Box
-    targets: list[Box]
+    points: tuple[Point, ...]
     colour: int | None
-    y: float = 0.0
 
-    def shift(self, x: float, y: float) -> None:
-        self.start += x
-        self.end += x
-        self.y += y
-        self.rises = None if self.rises is None else self.rises + y
+    @property
+    def is_falling(self) -> bool:
+        return self.points[-2][0] == self.points[-1][0]
 
 
-@dataclass(eq=False)
-class Block:
-    """The branches of a join as lanes, one above another in the order of the join, and the join after them."""
+@dataclass(frozen=True)
+class Edge:
+    """An edge between two boxes, in one piece or more. `target` is empty where the net returns what `source` gives."""
 
-    title: str
-    lanes: list[list["Item"]]
-    join: Box
-    x: float = 0.0
-    top: float = 0.0
-    below: float = 0.0
-    rails: list[Rail] = field(default_factory=list)
+    source: str
+    target: str
+    lines: tuple[Line, ...]
+    arrow: bool
 
 
-Item = Box | Block
-Edge = tuple[Box, Box, int | None]  # from, to, and the number of its colour
-Path = tuple[int, ...]
-# By the sequence or block that they pass over: the source of each rail and its targets.
-Over = dict[Path, dict[Box, list[Box]]]
+@dataclass(frozen=True)
+class Caption:
+    """The path of a module above what it made; `x` is its left side and `y` its middle."""
+
+    text: str
+    x: float
+    y: float
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is to be drawn, in inches. `rows` has the y of each row's line and of its bottom."""
+    """A drawing of a net."""
 
     width: float
     height: float
-    rows: list[tuple[float, float]]
-    boxes: list[Box]
-    blocks: list[Block]
-    edges: list[Edge]
-    rails: list[Rail]
+    boxes: tuple[Box, ...]
+    edges: tuple[Edge, ...]
+    captions: tuple[Caption, ...]
 
 
-def layout(traced: Trace) -> Picture:
-    """Places every operation of `traced` once. Edges say whole shapes where a slide has the room."""
-    picture = _layout(traced, brief=False)
-    return picture if _reduction(picture.width, picture.height) <= POINTS / LEAST else _layout(traced, brief=True)
+def layout(trace: Trace) -> Picture:
+    """Place every operation of `trace`. Edges are labelled with whole shapes if a slide has room for them."""
+    picture = _layout(trace, brief=False)
+    return picture if _reduction(picture.width, picture.height) <= POINTS / SMALLEST else _layout(trace, brief=True)
+
+
+def _layout(trace: Trace, *, brief: bool) -> Picture:
+    boxes = boxes_of(trace, brief=brief)
+    tree = series_of(boxes)
+    rows = _rows(_side_by_side([_place(item, "", None) for item in tree.items]), tree.arcs)
+    return _page(rows, links_of(boxes), set(trace.outputs))
 
 
 def _reduction(width: float, height: float) -> float:
-    """How many times smaller a picture must be shown than it is, to fit on a slide."""
+    """How many times smaller a picture must be shown to fit on a slide."""
     return max(1.0, width / SLIDE[0], height / SLIDE[1])
 
 
-def _layout(traced: Trace, *, brief: bool) -> Picture:
-    boxes, maker = _boxes(traced, brief)
-    lanes = {box: _lanes(box.join, maker) for box in boxes if box.join is not None}
-    _colour(lanes, maker)
-    items = _nest(boxes, lanes, "")
-    _across(items, 0.0)
-    edges, over = _edges(items)
-    _stack(items, (), over)
-    return _page(items, _break(items, over.get((), {})), edges)
+# From the tree to places
 
 
-# From operations to boxes
+@dataclass(frozen=True)
+class Part:
+    """A part of the net in place: edges come in at its left and leave at its right, both on its line.
 
-
-def _boxes(traced: Trace, brief: bool) -> tuple[list[Box], dict[str, Box]]:
-    """The boxes in order, the image first, and the box of each node by its name."""
-    readers: dict[str, int] = {}
-    for name in (name for node in traced.nodes for name in node.inputs):
-        readers[name] = readers.get(name, 0) + 1
-    groups: dict[str, list[Node]] = {}
-    for node in traced.nodes:
-        group = groups.get(node.inputs[0]) if len(node.inputs) == 1 else None
-        if group is not None and node.op in _BANDS and readers[node.inputs[0]] == 1:
-            group.append(node)
-            groups[node.name] = group
-        else:
-            groups[node.name] = [node]
-    shapes = {"input": traced.input_shape} | {node.name: node.output_shape for node in traced.nodes}
-    joins = {join.node: join for join in traced.joins}
-    widest = max((_channels(node.output_shape) for node in traced.nodes if node.name not in joins), default=1)
-    image = Box("input", (), (), None, "input", "", (), _text(traced.input_shape), LINE)
-    maker = {"input": image}
-    for nodes in dict.fromkeys(map(tuple, groups.values())):
-        inputs = tuple(dict.fromkeys(maker[name] for name in nodes[0].inputs))
-        box = _box(nodes, inputs, joins.get(nodes[0].name), shapes, widest, brief)
-        maker |= dict.fromkeys((node.name for node in nodes), box)
-    boxes = list(dict.fromkeys(maker.values()))
-    kinds: dict[Box, set[str]] = {}
-    for box in boxes:
-        for source in box.inputs:
-            kinds.setdefault(source, set()).add(box.kind)
-    for source, read_by in kinds.items():
-        if read_by == {"bar"}:
-            source.shape = ""  # the segment says it
-    return boxes, maker
-
-
-def _box(
-    nodes: tuple[Node, ...],
-    inputs: tuple[Box, ...],
-    join: Join | None,
-    shapes: dict[str, Shape],
-    widest: int,
-    brief: bool,
-) -> Box:
-    head, *others = nodes
-    label, name = _label(head), head.name
-    bands = tuple(_BANDS[node.op] for node in others)
-    before = shapes[head.inputs[0]] if head.inputs else ()
-    after = nodes[-1].output_shape
-    product = next((node.detail for node in nodes if "=" in node.detail), "")
-    shape = product or (_text(after) if after != before else "")
-    kind = "sum" if join is not None and head.op == "add" else "box"
-    if join is not None and head.op == "cat" and sum(b.channels for b in join.branches) == _channels(head.output_shape):
-        kind = "bar"
-    if brief and len(after) > 1 and after[1:] == before[1:] and shape:  # only the channels are new; a bar says them
-        shape = "" if kind == "bar" else str(after[0])
-    height = max([0.44, *(0.12 + LETTER * len(band) for band in bands)])
-    if kind == "bar" and join is not None:
-        height = max(height, 0.4 + _SEGMENT * len(join.branches))
-    elif kind == "box":
-        join = None
-        height = max(height, 0.42 + 0.24 * min(1, _channels(head.output_shape) / widest) ** 0.5)
-    return Box(kind, nodes, inputs, join, label, name, bands, shape, height)
-
-
-def _label(node: Node) -> str:
-    """`conv 3×3 /2`: what it does, its kernel, and its stride where that is not as usual."""
-    word = _WORDS.get(node.op) or node.op.removeprefix("adaptive_").removesuffix("2d").replace("_", " ")
-    if "=" in node.detail or not node.detail:
-        return _BANDS.get(node.op, word)
-    kernel, *others = node.detail.split(", ")
-    stride = next((f" /{other.removeprefix('stride ')}" for other in others if other.startswith("stride")), "")
-    return f"{word} {kernel}{stride}"
-
-
-def _channels(shape: Shape) -> int:
-    return shape[0] if shape else 1
-
-
-def _text(shape: Shape) -> str:
-    return "×".join(map(str, shape))
-
-
-# From boxes to blocks
-
-
-def _lanes(join: Join, maker: dict[str, Box]) -> list[list[Box]]:
-    """The boxes of each branch. What several branches share belongs to the longest, so that each box is in one lane."""
-    claimed: set[Box] = set()
-    lanes: list[list[Box]] = [[] for _ in join.branches]
-    for number in sorted(range(len(lanes)), key=lambda n: -len(join.branches[n].nodes)):
-        own = dict.fromkeys(maker[name] for name in join.branches[number].nodes)
-        lanes[number] = [box for box in own if box not in claimed]
-        claimed.update(own)
-    return lanes
-
-
-def _colour(lanes: dict[Box, list[list[Box]]], maker: dict[str, Box]) -> None:
-    """Gives each branch a colour: its boxes, or what a concatenation reads where the others are mere shortcuts."""
-    for join, branches in lanes.items():
-        alone = sum(map(bool, branches)) < 2
-        for number, lane in enumerate(branches):
-            source = maker[join.nodes[0].inputs[number]]
-            for box in lane if not alone else [source] if join.kind == "bar" else []:
-                if box.colour is None:
-                    box.colour = number
-
-
-def _nest(boxes: Sequence[Box], lanes: dict[Box, list[list[Box]]], inside: str) -> list[Item]:
-    """Puts together each block whose boxes run one after another, with nothing between that belongs elsewhere.
-
-    A single lane is a block only where one module made all of it: a dense net is a chain of joins, and no block.
+    `waypoints` are those of the edges that do not lead straight to the next box.
     """
-    items: list[Item] = []
-    last = len(boxes) - 1
-    while last >= 0:  # from the end, since the join of an outer block comes after those inside it
-        join = boxes[last]
-        own = [lane for lane in lanes.get(join, []) if lane]
-        first = last - sum(map(len, own))
-        path = join.nodes[0].path if join.nodes else ""
-        made = bool(path) and all(box.name.startswith(f"{path}.") for lane in own for box in lane)
-        whole = first >= 0 and set(boxes[first:last]) == {box for lane in own for box in lane}
-        if own and whole and (len(own) > 1 or made):
-            inner = [_nest(lane, lanes, path if made else inside) for lane in own]
-            items.append(Block(path.removeprefix(f"{inside}.") if made and path != inside else "", inner, join))
-            if made:
-                for box in (box for lane in own for box in lane):
-                    box.name = box.name.removeprefix(f"{path}.")
-            last = first
+
+    boxes: tuple[Box, ...] = ()
+    captions: tuple[Caption, ...] = ()
+    waypoints: Mapping[Link, tuple[Point, ...]] = field(default_factory=dict)
+    left: float = 0.0
+    right: float = 0.0
+    top: float = 0.0
+    bottom: float = 0.0
+    line: float = 0.0
+
+    def moved(self, x: float, y: float) -> "Part":
+        return Part(
+            boxes=tuple(replace(box, x=box.x + x, y=box.y + y) for box in self.boxes),
+            captions=tuple(replace(caption, x=caption.x + x, y=caption.y + y) for caption in self.captions),
+            waypoints={link: tuple((px + x, py + y) for px, py in points) for link, points in self.waypoints.items()},
+            left=self.left + x,
+            right=self.right + x,
+            top=self.top + y,
+            bottom=self.bottom + y,
+            line=self.line + y,
+        )
+
+
+@dataclass(frozen=True)
+class Arc:
+    """The edges from one box that pass over others: from `start` to `end` at one height, and down at each of `ends`.
+
+    `rise` are the points before `start`: none if it comes from the left at that height.
+    """
+
+    source: str
+    rise: tuple[Point, ...]
+    start: float
+    end: float
+    ends: Mapping[str, float]
+
+
+def _place(item: Box | Parallel, path: str, colour: int | None, *, starts_lane: bool = False) -> Part:
+    """An item whose place is in the module `path` and in a branch of this colour."""
+    if isinstance(item, Parallel):
+        return _place_parallel(item, path, colour, starts_lane)
+    box = replace(item, name=item.name.removeprefix(f"{path}."), colour=colour)
+    return Part((box,), right=box.label_end, top=box.top, bottom=box.bottom)
+
+
+def _place_series(series: Series, path: str, colour: int | None) -> Part:
+    """The items of a lane from left to right, with arcs over them."""
+    items = enumerate(series.items)
+    parts = _side_by_side([_place(item, path, colour, starts_lane=index == 0) for index, item in items])
+    return _merged(parts, _arcs(parts, series.arcs, 0.0, parts[-1].right))
+
+
+def _place_parallel(parallel: Parallel, path: str, colour: int | None, starts_lane: bool) -> Part:
+    """Branches as lanes one under another, or a single branch under its shortcut, and the join after them."""
+    is_stack = sum(bool(series.items) for _, series in parallel.branches) > 1
+    is_coloured = parallel.join is None or parallel.join.kind == "bar" or (is_stack and colour is None)
+    turn = TURN if is_stack else 0.0
+    lanes = [
+        _place_series(series, parallel.path or path, number if is_coloured else colour).moved(turn, 0)
+        for number, series in parallel.branches
+        if series.items
+    ]
+    right = max(part.right for part in lanes)
+    if is_stack:
+        for index, (_, series) in enumerate(parallel.branches):
+            if not series.items:  # a line in a lane of its own
+                lanes.insert(index, Part((), (), {parallel.link: ((turn, 0.0), (right, 0.0))}, turn, right, -0.1, 0.1))
+        lanes = _stacked(lanes)
+    part = replace(_merged(lanes, []), left=0.0)
+    if parallel.join is None:
+        return part
+    join = replace(_place(parallel.join, path, colour).boxes[0], x=right + GAP + turn / 2)
+    if join.kind == "bar":
+        join = replace(join, height=max(join.height, 0.75 * (part.bottom - part.top)))
+    last = Part((join,), (), {}, join.x, join.label_end, join.top, join.bottom)
+    arcs = []
+    if not is_stack:
+        source, target = parallel.link
+        start, rise = (0.0, ()) if starts_lane else (-GAP / 2, _rise(-GAP / 2, 0.0))
+        arcs = [Arc(source, rise, start, join.middle, {target: join.landing(source)})]
+    part = replace(_merged([part, last], arcs), left=0.0)
+    caption = parallel.path.removeprefix(f"{path}.") if parallel.path != path else ""
+    if not caption:
+        return part
+    above = part.top - LINE - 0.1
+    return replace(part, captions=(*part.captions, Caption(caption, 0.0, above + LINE / 2)), top=above)
+
+
+def _side_by_side(parts: Iterable[Part]) -> list[Part]:
+    placed: list[Part] = []
+    x = 0.0
+    for part in parts:
+        placed.append(part.moved(x, 0))
+        x = placed[-1].right + GAP
+    return placed
+
+
+def _stacked(lanes: Sequence[Part]) -> list[Part]:
+    """Lanes one under another, as far above the line as below it."""
+    placed = []
+    y = -(sum(lane.bottom - lane.top for lane in lanes) + LANE * (len(lanes) - 1)) / 2
+    for lane in lanes:
+        placed.append(lane.moved(0, y - lane.top))
+        y = placed[-1].bottom + LANE
+    return placed
+
+
+def _merged(parts: Sequence[Part], arcs: Sequence[Arc]) -> Part:
+    """Parts in place as one, and arcs just over what they pass, the longer over the shorter."""
+    waypoints = {link: points for part in parts for link, points in part.waypoints.items()}
+    passed = [(part.left, part.right, part.top) for part in parts]
+    for arc in sorted(reversed(arcs), key=lambda arc: arc.end - arc.start):
+        y = min((top for left, right, top in passed if left < arc.end and arc.start < right), default=0.0) - ARC
+        passed.append((arc.start, arc.end, y))
+        waypoints |= {(arc.source, target): (*arc.rise, (arc.start, y), (x, y)) for target, x in arc.ends.items()}
+    return Part(
+        boxes=tuple(box for part in parts for box in part.boxes),
+        captions=tuple(caption for part in parts for caption in part.captions),
+        waypoints=waypoints,
+        left=parts[0].left,
+        right=max(part.right for part in parts),
+        top=min(top for _, _, top in passed),
+        bottom=max(part.bottom for part in parts),
+    )
+
+
+def _arcs(parts: Sequence[Part], links: Iterable[Link], left: float, right: float, before: str = "") -> list[Arc]:
+    """An arc for each box that `links` leave.
+
+    From a box that is not in `parts` it begins at `left`, or, if that is `before`, rises from the line into the row; to
+    other boxes it ends at `right`.
+    """
+    boxes = {box.id: box for part in parts for box in part.boxes}
+    targets: dict[str, list[str]] = {}
+    for source, target in links:
+        targets.setdefault(source, []).append(target)
+    arcs = []
+    for source, names in targets.items():
+        ends = {name: boxes[name].landing(source) if name in boxes else right for name in names}
+        end = max(boxes[name].middle if name in boxes else right for name in names)
+        if source in boxes:
+            start = boxes[source].label_end + GAP / 2
+            arcs.append(Arc(source, _rise(start, boxes[source].y), start, end, ends))
+        elif source == before:
+            start = parts[0].left - GAP / 2
+            arcs.append(Arc(source, _rise(start, 0.0), start, end, ends))
         else:
-            items.append(join)
-        last -= 1
-    return items[::-1]
+            arcs.append(Arc(source, (), left, end, ends))
+    return arcs
 
 
-def _walk(items: Sequence[Item], path: Path = ()) -> Iterator[tuple[Path, Box]]:
-    """Every box with its place: the item, then lane and item of each block that it is in; -1 is a block's join."""
-    for index, item in enumerate(items):
-        if isinstance(item, Box):
-            yield (*path, index), item
-        else:
-            for number, lane in enumerate(item.lanes):
-                yield from _walk(lane, (*path, index, number))
-            yield (*path, index, -1), item.join
-
-
-def _exit(item: Item) -> Box:
-    return item.join if isinstance(item, Block) else item
-
-
-def _across(items: Sequence[Item], x: float) -> float:
-    """Places items from `x` to the right; returns where the next one may begin."""
-    for item in items:
-        if isinstance(item, Block):
-            turn = TURN if len(item.lanes) > 1 else 0.0
-            item.x = x
-            # The longest first: a shorter lane may begin in the middle of it.
-            longest = sorted(item.lanes, key=lambda lane: -sum(1 for _ in _walk(lane)))
-            item.join.x = max(_across(lane, x + turn) for lane in longest) + turn / 2
-        else:
-            item.x = max([x, *(source.out + GAP for source in item.inputs)])
-        x = _exit(item).out + GAP
-    return x
-
-
-def _neighbours(items: Sequence[Item]) -> Iterator[tuple[Box, Box]]:
-    """Pairs of boxes with nothing between them but an edge, if there is one."""
-    for before, after in pairwise(items):
-        yield from ((_exit(before), box) for box in _entries(after))
-    for item in items:
-        if isinstance(item, Block):
-            for lane in item.lanes:
-                yield from _neighbours(lane)
-                yield _exit(lane[-1]), item.join
-
-
-def _entries(item: Item) -> list[Box]:
-    return [box for lane in item.lanes for box in _entries(lane[0])] if isinstance(item, Block) else [item]
-
-
-def _edges(items: Sequence[Item]) -> tuple[list[Edge], Over]:
-    """The edges from neighbour to neighbour, and those that must pass over something."""
-    paths = {box: path for path, box in _walk(items)}
-    neighbours = set(_neighbours(items))
-    edges: list[Edge] = []
-    over: Over = {}
-    for box, path in paths.items():
-        for source in box.inputs:
-            start = paths[source]
-            common = next(n for n, (a, b) in enumerate(zip(start, path, strict=False)) if a != b)
-            among_lanes = common % 2 == 1
-            if (source, box) in neighbours or (among_lanes and path[common] != -1):
-                edges.append((source, box, _edge_colour(source, box, len(path) > 1)))
-                continue
-            if among_lanes:  # from the middle of a lane to the join: over the rest of the lane
-                owner = start[: common + 1]
-            elif (
-                path[common + 1 :] == (-1,)
-                and path[common] == start[common] + 1
-                and not any(step != -1 for step in start[common + 1 :])
-            ):  # the shortcut of a block
-                owner = path[: common + 1]
-            else:
-                owner = path[:common]
-            over.setdefault(owner, {}).setdefault(source, []).append(box)
-    return edges, over
-
-
-def _edge_colour(source: Box, box: Box, in_lane: bool) -> int | None:
-    if box.kind == "bar":
-        return box.branch(source)
-    return source.colour if box.kind == "sum" else box.colour if in_lane else None
-
-
-# Heights, and rails over what is placed
-
-
-def _top(item: Item) -> float:
-    return item.top if isinstance(item, Block) else item.y - item.height / 2
-
-
-def _bottom(item: Item) -> float:
-    return item.below if isinstance(item, Block) else item.y + item.below
-
-
-def _reach(items: Sequence[Item], rails: Sequence[Rail]) -> tuple[float, float]:
-    """How far up and down they go."""
-    return min([*map(_top, items), *(rail.y for rail in rails)]), max(map(_bottom, items))
-
-
-def _stack(items: Sequence[Item], path: Path, over: Over) -> None:
-    """Places the insides of blocks up and down, each block around the line at y = 0."""
-    for index, item in enumerate(items):
-        if not isinstance(item, Block):
-            continue
-        here, join = (*path, index), item.join
-        heights = []
-        for number, lane in enumerate(item.lanes):
-            _stack(lane, (*here, number), over)
-            passing = over.get((*here, number), {}).items()
-            rails = [_rail(source.right + 0.1, source.y, source, targets) for source, targets in passing]
-            _settle(rails, lane)
-            heights.append((*_reach(lane, rails), rails))
-        total = sum(below - top for top, below, _ in heights) + LANE * (len(heights) - 1)
-        item.top = y = -total / 2 if len(heights) > 1 else heights[0][0]
-        item.below = y + total
-        for lane, (top, below, rails) in zip(item.lanes, heights, strict=True):
-            _shift(lane, 0, y - top)
-            for rail in rails:
-                rail.shift(0, y - top)
-            item.rails += rails
-            y += below - top + LANE
-        if join.kind == "bar":
-            join.height = max(join.height, 0.75 * total)
-        shortcuts = [_rail(item.x - GAP / 2, 0.0, *passing) for passing in over.get(here, {}).items()]
-        _settle(shortcuts, [item, join])
-        item.rails += shortcuts
-        item.top = min([item.top, _top(join), *(rail.y for rail in shortcuts)]) - (LINE + 0.1) * bool(item.title)
-        item.below = max(item.below, _bottom(join))
-
-
-def _rail(start: float, rises: float | None, source: Box, targets: list[Box]) -> Rail:
-    colour = targets[0].branch(source) if targets[0].kind == "bar" else None
-    return Rail(start, max(box.middle for box in targets), rises, False, source, targets, colour)
-
-
-def _settle(rails: Sequence[Rail], items: Sequence[Item]) -> None:
-    """Gives each rail its height: over what it passes, the longer over the shorter."""
-    placed: list[Rail] = []
-    for rail in sorted(reversed(rails), key=lambda rail: rail.end - rail.start):
-        under = [_top(item) for item in items if item.x < rail.end and rail.start < _exit(item).right]
-        rail.y = min([*under, *(r.y for r in placed if r.start < rail.end and rail.start < r.end)], default=0.0) - RAIL
-        placed.append(rail)
-
-
-def _shift(items: Sequence[Item], x: float, y: float) -> None:
-    for item in items:
-        item.x += x
-        if isinstance(item, Box):
-            item.y += y
-            continue
-        item.top += y
-        item.below += y
-        for rail in item.rails:
-            rail.shift(x, y)
-        for lane in item.lanes:
-            _shift(lane, x, y)
-        _shift([item.join], x, y)
+def _rise(x: float, y: float) -> tuple[Point, ...]:
+    return (x - STEM, y), (x, y)
 
 
 # Rows
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Some items of the net in a line, with the rails that pass over them."""
-
-    items: list[Item]
-    rails: list[Rail]
-    left: float
-    right: float
-    top: float
-    below: float
-
-
-def _row(items: list[Item], first: int, end: int, passing: dict[Box, list[Box]], places: dict[Box, int]) -> _Row:
-    """The row of items from `first` up to `end`. `places` has the index of the item that each box is in."""
-    here = items[first:end]
-    left, right = here[0].x - LEAD, _exit(here[-1]).out + GAP
-    rails = []
-    for source, targets in passing.items():
-        begin = places[source]
-        # What the last item of a row gives goes to the next row on the line, and rises there.
-        if source is _exit(items[begin]) and begin in (first - 1, end - 1):
-            begin += 1
-        mine = [box for box in targets if first <= places[box] < end]
-        goes_on = any(places[box] >= end for box in targets)
-        if begin >= end or not (mine or goes_on):
-            continue
-        if places[source] >= first:
-            rail = _rail(source.right + 0.1, source.y, source, targets)
-        else:
-            rail = _rail(left + 0.1, 0.0 if begin == first else None, source, targets)
-        rail.targets, rail.goes_on = mine, goes_on
-        rail.end = right if goes_on else max(box.middle for box in mine)
-        rails.append(rail)
-    _settle(rails, here)
-    return _Row(here, rails, left, right, *_reach(here, rails))
-
-
-def _break(items: list[Item], passing: dict[Box, list[Box]]) -> list[_Row]:
-    """Breaks the net into the fewest rows that a slide holds; a larger one into those that are reduced least."""
-    places = {box: path[0] for path, box in _walk(items)}
-    cut: set[int] = set()  # before these items, a rail would have to go on in the next row
-    for source, targets in passing.items():
-        begin = places[source] + (2 if source is _exit(items[places[source]]) else 1)
-        cut.update(range(begin, max(places[box] for box in targets) + 1))
-    widest = max(_exit(item).out + GAP - item.x + LEAD for item in items)
-    width = _exit(items[-1]).out + GAP + LEAD
-    found: dict[tuple[int, ...], tuple[float, int, float, list[_Row]]] = {}
+def _rows(parts: Sequence[Part], arcs: Sequence[Link]) -> list[Part]:
+    """The line of `parts` in the fewest rows that a slide holds; for a larger net, in those that are reduced least."""
+    number = {box.id: index for index, part in enumerate(parts) for box in part.boxes}
+    torn: set[int] = set()  # an arc would be torn if a row began with one of these parts
+    for source, target in arcs:
+        # What the last box of a row gives goes to the next row on the line, and rises there.
+        first = number[source] + (source == parts[number[source]].boxes[-1].id)
+        torn.update(range(first + 1, number[target] + 1))
+    width = LEAD + parts[-1].right + GAP
+    widest = LEAD + max(part.right - part.left for part in parts) + GAP
+    candidates: dict[tuple[int, ...], tuple[float, int, float, list[Part]]] = {}
     while width >= 0.95 * widest:
-        breaks = _fill(items, width, cut)
-        if breaks not in found:
-            rows = [_row(items, first, end, passing, places) for first, end in pairwise(breaks)]
-            needs = max(row.right - row.left for row in rows) + 2 * MARGIN
-            high = sum(row.below - row.top for row in rows) + ROW * (len(rows) - 1) + TITLE + 2 * MARGIN
-            found[breaks] = (max(POINTS / LEAST, _reduction(needs, high)), len(rows), needs, rows)
+        breaks = _breaks(parts, width, torn)
+        if breaks not in candidates:
+            rows = [_row(parts, range(first, end), arcs, number) for first, end in pairwise(breaks)]
+            needed = max(row.right - row.left for row in rows) + 2 * MARGIN
+            height = sum(row.bottom - row.top for row in rows) + ROW * (len(rows) - 1) + TITLE + 2 * MARGIN
+            candidates[breaks] = (max(POINTS / SMALLEST, _reduction(needed, height)), len(rows), needed, rows)
         width *= 0.97
-    return min(found.values(), key=lambda one: one[:3])[3]
+    return min(candidates.values(), key=lambda candidate: candidate[:3])[3]
 
 
-def _fill(items: Sequence[Item], width: float, cut: set[int]) -> tuple[int, ...]:
-    """Where rows of `width` begin, and the end: full, but for a break that cuts no rail in their second half."""
+def _breaks(parts: Sequence[Part], width: float, torn: Set[int]) -> tuple[int, ...]:
+    """Where rows of `width` begin, and the end: full rows, unless a break in their second half tears no arc."""
     breaks = [0]
-    for index, item in enumerate(items):
-        start = items[breaks[-1]].x - LEAD
-        if index > breaks[-1] and _exit(item).out + GAP - start > width:
-            whole = [i for i in range(breaks[-1] + 1, index + 1) if i not in cut and items[i].x - start > width / 2]
+    for index in range(1, len(parts)):
+        left = parts[breaks[-1]].left
+        if LEAD + parts[index].right + GAP - left > width:
+            whole = [n for n in range(breaks[-1] + 1, index + 1) if n not in torn and parts[n].left - left > width / 2]
             breaks.append(whole[-1] if whole else index)
-    return (*breaks, len(items))
+    return (*breaks, len(parts))
 
 
-def _page(items: list[Item], rows: list[_Row], edges: list[Edge]) -> Picture:
-    """Puts one row under another."""
+def _row(parts: Sequence[Part], members: range, arcs: Iterable[Link], number: Mapping[str, int]) -> Part:
+    """The row of `members`, with the arcs that begin in it, end in it, or pass through it."""
+    row = parts[members.start : members.stop]
+    before = parts[members.start - 1].boxes[-1].id if members.start else ""
+    goes_on = row[-1].boxes[-1].id
+    here = [
+        (source, target)
+        for source, target in arcs
+        if (number[source] < members.stop and source != goes_on) and number[target] >= members.start
+    ]
+    left, right = row[0].left - LEAD, row[-1].right + GAP
+    return replace(_merged(row, _arcs(row, here, left + STEM, right, before)), left=left, right=right)
+
+
+def _page(rows: Sequence[Part], links: Sequence[Link], outputs: Set[str]) -> Picture:
+    """Rows one under another, with all edges."""
+    placed: list[Part] = []
     y = MARGIN + TITLE
-    lines, rails = [], []
-    for number, row in enumerate(rows):
-        line = y - row.top
-        _shift(row.items, MARGIN - row.left, line)
-        for rail in row.rails:
-            rail.shift(MARGIN - row.left, line)
-        rails += row.rails
-        for _, box in _walk(row.items):
-            box.row = number
-        lines.append((line, line + row.below))
-        y = line + row.below + ROW
-    boxes = [box for _, box in _walk(items)]
-    blocks = list(_blocks(items))
-    rails += [rail for block in blocks for rail in block.rails]
-    width = max(row.right - row.left for row in rows) + 2 * MARGIN
-    return Picture(width, y - ROW + MARGIN, lines, boxes, blocks, edges, rails)
+    for row in rows:
+        placed.append(row.moved(MARGIN - row.left, y - row.top))
+        y = placed[-1].bottom + ROW
+    boxes = {box.id: replace(box, row=number) for number, row in enumerate(placed) for box in row.boxes}
+    edges = []
+    for source, target in links:
+        ways = [row.waypoints[source, target] for row in placed if (source, target) in row.waypoints]
+        edges.append(_edge(boxes[source], boxes[target], ways or [()], placed))
+    read = {source for source, _ in links}
+    for box in boxes.values():
+        if box.id not in read and (not outputs.isdisjoint(box.nodes) or len(boxes) == 1):
+            edges.append(
+                Edge(box.id, "", (Line(((box.right, box.y), (box.label_end + GAP, box.y)), None),), arrow=True)
+            )
+    return Picture(
+        width=max(row.right for row in placed) + MARGIN,
+        height=y - ROW + MARGIN,
+        boxes=tuple(_with_feeds(boxes)),
+        edges=tuple(edges),
+        captions=tuple(caption for row in placed for caption in row.captions),
+    )
 
 
-def _blocks(items: Sequence[Item]) -> Iterator[Block]:
-    for item in items:
-        if isinstance(item, Block):
-            yield item
-            for lane in item.lanes:
-                yield from _blocks(lane)
+def _with_feeds(boxes: Mapping[str, Box]) -> Iterable[Box]:
+    """The boxes, those outside branches in the colour of the segment that they feed."""
+    feeds: dict[str, int] = {}
+    for box in boxes.values():
+        if box.kind == "bar" and all(boxes[source].colour is None for source in box.inputs):
+            feeds |= {source: number for number, source in enumerate(box.inputs) if boxes[source].kind != "bar"}
+    for box in boxes.values():
+        yield replace(box, colour=feeds.get(box.id, box.colour))
+
+
+# Edges
+
+
+def _edge(source: Box, target: Box, ways: Sequence[Sequence[Point]], rows: Sequence[Part]) -> Edge:
+    """The edge through waypoints, which are given for each row that it passes through."""
+    colour = target.colour
+    if target.kind == "bar":
+        colour = target.inputs.index(source.id)
+    elif len(target.inputs) > 1 and source.colour is not None:
+        colour = source.colour
+    stem: list[Point] = [(source.right, source.y)]
+    if len(ways) <= target.row - source.row:  # it goes on in the next row, as the eye does
+        row, following = rows[source.row : source.row + 2]
+        end, between, start = source.label_end + GAP + STEM, row.bottom + ROW / 2, MARGIN - STEM
+        stem += [(end, source.y), (end, between), (start, between), (start, following.line), (MARGIN, following.line)]
+    last = ways[-1][-1] if ways[-1] else stem[-1]
+    entry = (last[0], target.top) if last[0] > target.x else target.side(source.id)
+    pieces = [*ways[:-1], (*ways[-1], entry)]
+    first, *others = _with_turns([stem[-1], *pieces[0]])
+    if colour == source.colour:
+        lines = [Line((*stem, *others), colour)]
+    else:
+        # Until it turns, it has the colour of the branch that it comes from.
+        if len(others) == 1:
+            others.insert(0, (max(first[0], target.x - TURN), first[1]))
+        lines = [Line((*stem, others[0]), source.colour), Line(tuple(others), colour)]
+    lines += [Line(tuple(_with_turns(piece)), colour) for piece in pieces[1:]]
+    return Edge(source.id, target.id, tuple(lines), target.kind != "bar" or lines[-1].is_falling)
+
+
+def _with_turns(points: Sequence[Point]) -> list[Point]:
+    """The points, with one more where each change of lanes begins."""
+    turned = [points[0]]
+    for (x, y), (next_x, next_y) in pairwise(points):
+        if abs(x - next_x) > 1e-6 and abs(y - next_y) > 1e-6:
+            turned.append((max(x, next_x - TURN), y))
+        turned.append((next_x, next_y))
+    return turned

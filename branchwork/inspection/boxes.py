@@ -1,0 +1,175 @@
+"""The boxes of a net's drawing: operations with those fused to them, what is written on them, and their sizes.
+
+Lengths are in inches; x grows to the right and y downwards.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
+
+from branchwork.graph.costs import VIEWS
+from branchwork.graph.trace import Join, Node, Shape, Trace
+
+LETTER = 0.082  # the mean width of a letter, rounded up
+LINE = 0.17  # the height of a line of text
+BAND = 0.2  # the width of a band
+_SEGMENT = 0.2  # the smallest height of a bar's segment
+
+Point = tuple[float, float]
+Kind = Literal["input", "box", "bar", "sum"]
+
+# Operations that are drawn as a band on the box before them, and the words on the band.
+_BANDS = {op: op for op in ("relu", "relu6", "gelu", "silu", "elu", "sigmoid", "tanh", "softmax", *sorted(VIEWS))}
+_BANDS |= {"batch_norm": "bn", "dropout": "drop", "leaky_relu": "leaky", "hardtanh": "clip", "flatten": "flat"}
+_BANDS |= {"hardswish": "hswish", "layer_norm": "ln", "group_norm": "gn", "log_softmax": "log sm", "clone": "copy"}
+_WORDS = {"conv2d": "conv", "scaled_dot_product_attention": "attention", "upsample_nearest2d": "upsample"}
+
+
+@dataclass(frozen=True)
+class Box:
+    """An operation with those fused to it: drawn as a box, for a concatenation as a bar, for a sum as a circle.
+
+    `id` is the name of its last operation, and `inputs` are the ids of the boxes that it reads. `path` is the module
+    that made it. `shape` labels its outgoing edge, and is empty if the shape is that of its input. `channels` are those
+    of a bar's segments. `x` is its left side and `y` its middle; `width` is without bands. `colour` is the number of
+    its branch, None outside branches.
+    """
+
+    id: str
+    kind: Kind
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    path: str
+    label: str
+    name: str
+    bands: tuple[str, ...]
+    shape: str
+    channels: tuple[int, ...]
+    height: float
+    x: float = 0.0
+    y: float = 0.0
+    row: int = 0
+    colour: int | None = None
+
+    @property
+    def width(self) -> float:
+        return {"bar": 0.44, "sum": 0.3}.get(self.kind, 0.16 + LETTER * max(len(self.label), len(self.name)))
+
+    @property
+    def right(self) -> float:
+        return self.x + self.width + BAND * len(self.bands)
+
+    @property
+    def label_end(self) -> float:
+        """Where the label of its outgoing edge ends."""
+        return self.right + (LETTER * len(self.shape) + 0.08 if self.shape else 0)
+
+    @property
+    def middle(self) -> float:
+        return self.x + self.width / 2
+
+    @property
+    def top(self) -> float:
+        return self.y - self.height / 2
+
+    @property
+    def bottom(self) -> float:
+        """Its lower end, with the words below it and below its outgoing edge."""
+        return self.y + max(self.height / 2 + LINE * (self.kind == "bar"), 0.25)
+
+    @property
+    def segments(self) -> list[tuple[float, float, int]]:
+        """The top, height and channels of each segment of a bar, from top to bottom."""
+        # Each is high enough for its number; the rest of the height is shared in proportion to the channels.
+        spare = self.height - _SEGMENT * len(self.channels)
+        heights = [_SEGMENT + spare * count / max(1, sum(self.channels)) for count in self.channels]
+        return list(zip(accumulate(heights, initial=self.top), heights, self.channels, strict=False))
+
+    def side(self, source: str) -> Point:
+        """Where an edge from `source` enters from the left."""
+        if self.kind != "bar":
+            return self.x, self.y
+        top, height, _ = self.segments[self.inputs.index(source)]
+        return self.x, top + height / 2
+
+    def landing(self, source: str) -> float:
+        """The x at which an arc from `source` comes down."""
+        if self.kind != "bar":
+            return self.middle
+        return self.x + self.width * (self.inputs.index(source) + 0.5) / len(self.inputs)
+
+
+def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
+    """The boxes in the order in which they run, the input first.
+
+    If `brief`, shapes are labelled by their channels where only these are new.
+    """
+    readers = Counter(name for node in trace.nodes for name in node.inputs)
+    groups: dict[str, list[Node]] = {}  # by the last of each
+    for node in trace.nodes:
+        before: list[Node] = []
+        if node.op in _BANDS and len(node.inputs) == 1 and readers[node.inputs[0]] == 1:
+            before = groups.pop(node.inputs[0], [])
+        groups[node.name] = [*before, node]
+    shapes = {"input": trace.input_shape} | {node.name: node.output_shape for node in trace.nodes}
+    joins = {join.node: join for join in trace.joins}
+    widest = max((_channels(node.output_shape) for node in trace.nodes if node.name not in joins), default=1)
+    boxes = [Box("input", "input", (), (), "", "input", "", (), _text(trace.input_shape), (), LINE)]
+    for nodes in groups.values():
+        first, *fused = nodes
+        kind, channels = _kind(first, joins.get(first.name))
+        bands = tuple(_BANDS[node.op] for node in fused)
+        height = max([0.44, *(0.12 + LETTER * len(band) for band in bands)])
+        if kind == "bar":
+            height = max(height, 0.4 + _SEGMENT * len(channels))
+        elif kind == "box":
+            height = max(height, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
+        shape = _shape(nodes, shapes[first.inputs[0]] if first.inputs else (), kind, brief)
+        names = tuple(node.name for node in nodes)
+        label = _label(first)
+        boxes.append(
+            Box(names[-1], kind, names, first.inputs, first.path, label, names[0], bands, shape, channels, height)
+        )
+    # The segment of a bar says the shape of what only bars read.
+    labelled = {source for box in boxes if box.kind != "bar" for source in box.inputs} | {boxes[-1].id}
+    in_bars = {source for box in boxes if box.kind == "bar" for source in box.inputs}
+    return [replace(box, shape="") if box.id in in_bars - labelled else box for box in boxes]
+
+
+def _kind(node: Node, join: Join | None) -> tuple[Kind, tuple[int, ...]]:
+    """How the operation is drawn, and the channels of a bar's segments."""
+    if join is not None and node.op == "add":
+        return "sum", ()
+    if join is not None and sum(branch.channels for branch in join.branches) == _channels(node.output_shape):
+        return "bar", tuple(branch.channels for branch in join.branches)
+    return "box", ()
+
+
+def _label(node: Node) -> str:
+    """What the operation does, its kernel, and its stride if that is not the usual one: `conv 3×3 /2`."""
+    word = _WORDS.get(node.op) or node.op.removeprefix("adaptive_").removesuffix("2d").replace("_", " ")
+    if "=" in node.detail or not node.detail:
+        return _BANDS.get(node.op, word)
+    kernel, *others = node.detail.split(", ")
+    stride = next((f" /{other.removeprefix('stride ')}" for other in others if other.startswith("stride")), "")
+    return f"{word} {kernel}{stride}"
+
+
+def _shape(nodes: Sequence[Node], before: Shape, kind: Kind, brief: bool) -> str:
+    """The label of the outgoing edge: `88×4×4 = 1408` after a view."""
+    after = nodes[-1].output_shape
+    product = next((node.detail for node in nodes if "=" in node.detail), "")
+    shape = product or (_text(after) if after != before else "")
+    if brief and shape and len(after) > 1 and after[1:] == before[1:]:
+        return "" if kind == "bar" else str(after[0])
+    return shape
+
+
+def _channels(shape: Shape) -> int:
+    return shape[0] if shape else 1
+
+
+def _text(shape: Shape) -> str:
+    return "×".join(map(str, shape))
