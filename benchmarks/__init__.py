@@ -1,1 +1,1 @@
-"""What Branchwork is measured against, all in one run on one machine: `make bench`, or `python -m benchmarks`."""
+"""Compare Branchwork with other methods, in one run on one machine: `make bench`, or `python -m benchmarks`."""

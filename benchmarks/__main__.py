@@ -1,4 +1,4 @@
-"""python -m benchmarks: measure all candidates in turn, and show what is asked and what was reached."""
+"""python -m benchmarks: measure all candidates alternately, and show the aims and what was reached."""
 
 import statistics
 import sys
@@ -15,7 +15,7 @@ from rich.console import Console
 from benchmarks.measure import Measurement, MeasuringError, Settings, measure, place, run_probe
 from benchmarks.results import Results
 from benchmarks.rows import CANDIDATES, GOALS, PROBES, Candidate, Row
-from benchmarks.summary import judge, summarise
+from benchmarks.summary import compare_with_goals, summarise
 from benchmarks.tables import describe, goals, seconds, trainings
 from branchwork.cli.output import show
 
@@ -23,9 +23,9 @@ app = App(name="python -m benchmarks", help_format="plaintext", result_action="r
 
 
 def plan(only: Sequence[str], seeds: int | None, full: bool) -> list[tuple[str, int]]:
-    """Names of candidates with their seeds, in turn, so that the machine's drift meets all alike; then the probes.
+    """Return (candidate, seed) pairs that alternate, so that the machine's drift affects all alike; then the probes.
 
-    Without `only`, all rows but those that are long, which are for `full`.
+    Without `only`, these are all rows; long ones need `full`.
     """
     chosen = {
         name: replace(candidate, seeds=seeds or candidate.seeds)
@@ -38,7 +38,7 @@ def plan(only: Sequence[str], seeds: int | None, full: bool) -> list[tuple[str, 
 
 
 def expected(name: str, full: bool) -> float:
-    """Seconds of one turn on two cores."""
+    """Return the seconds that one measurement takes on two cores."""
     if name in PROBES:
         return PROBES[name].seconds
     candidate = CANDIDATES[name]
@@ -46,7 +46,7 @@ def expected(name: str, full: bool) -> float:
 
 
 def time_left(turns: Sequence[tuple[str, int]], took: dict[str, list[float]], full: bool) -> float:
-    """Seconds that `turns` will take: as long as their like took, or else as expected, at this machine's pace."""
+    """Estimate the seconds for `turns` from earlier ones of the same name, else as expected at this machine's pace."""
     reckoned = sum(expected(name, full) * len(found) for name, found in took.items())
     pace = sum(map(sum, took.values())) / reckoned if reckoned else 1.0
     return sum(statistics.mean(took[name]) if name in took else pace * expected(name, full) for name, _ in turns)
@@ -55,7 +55,7 @@ def time_left(turns: Sequence[tuple[str, int]], took: dict[str, list[float]], fu
 def take_turns(
     turns: Sequence[tuple[str, int]], settings: Settings, results: Results, path: Path, console: Console
 ) -> None:
-    """Measure everything in `turns`, and write `path` after each. What fails is noted, and not tried again."""
+    """Measure everything in `turns`, and write `path` after each. A failure is recorded and not tried again."""
     full = settings.steps is None
     took: dict[str, list[float]] = {}
     for number, (name, seed) in enumerate(turns, 1):
@@ -76,7 +76,7 @@ def take_turns(
 
 
 def _take(name: str, seed: int, settings: Settings, results: Results) -> str:
-    """Measure once, and say what was found."""
+    """Measure once and return a summary in words."""
     if name in PROBES:
         timings = run_probe(PROBES[name], settings)
         results.timings |= timings
@@ -103,31 +103,39 @@ def _found(measurement: Measurement) -> str:
 @app.default
 def main(
     *,
-    full: Annotated[bool, Parameter(negative="", help="Train the script to its end, and run the long rows.")] = False,
-    only: Annotated[tuple[Row, ...], Parameter(negative="", help="Measure only this row; may be repeated.")] = (),
-    seeds: Annotated[int | None, Parameter(validator=Number(gte=1), help="As many seeds for every candidate.")] = None,
+    full: Annotated[
+        bool, Parameter(negative="", help="Train the script to its end, and include the long rows.")
+    ] = False,
+    only: Annotated[
+        tuple[Row, ...], Parameter(negative="", help="Measure only this row; may be given several times.")
+    ] = (),
+    seeds: Annotated[
+        int | None, Parameter(validator=Number(gte=1), help="Use this many seeds for every candidate.")
+    ] = None,
     steps: Annotated[
-        int, Parameter(validator=Number(gte=1), help="Steps of the script that are measured and multiplied.")
+        int, Parameter(validator=Number(gte=1), help="Steps of the script to measure and extrapolate from.")
     ] = 150,
-    data: Annotated[Literal["mnist", "sample"], Parameter(help="sample, 7,000 digits, is for trials.")] = "mnist",
+    data: Annotated[Literal["mnist", "sample"], Parameter(help="sample (7,000 digits) is for quick trials.")] = "mnist",
     device: Annotated[Literal["cpu", "cuda"], Parameter(help="Where the trainings run.")] = "cpu",
-    out: Annotated[Path | None, Parameter(help="The file; one by date and machine in benchmarks/results.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="The file of results; by default benchmarks/results/DATE-MACHINE.json.")
+    ] = None,
 ) -> int:
-    """Train the lecture's script, a public recipe and Branchwork side by side: eight to twenty-five minutes."""
+    """Train the lecture's script, a public recipe and Branchwork alternately, in 8 to 25 minutes."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     settings = Settings(data, device, None if full else steps)
     turns = plan(only, seeds, full)
     results = Results(f"python -m benchmarks {' '.join(sys.argv[1:])}".strip(), data, device, settings.steps, place())
     path = out or results.free_path()
-    console.print(f"{results.place['machine']}; {len(turns)} measurements into {path}")
+    console.print(f"{results.place['machine']}; {len(turns)} measurements, written to {path}")
     interrupted = False
     try:
         take_turns(turns, settings, results, path, console)
     except KeyboardInterrupt:
         interrupted = True
-        console.print(f"interrupted; what was measured is in {path}")
-    show(trainings(summarise(results.measurements)), goals(judge(results.measurements, results.timings)))
-    show(*(f"{name} {reason}" for name, reason in results.failures.items()), f"figures: {path}")
+        console.print(f"interrupted; the measurements so far are in {path}")
+    show(trainings(summarise(results.measurements)), goals(compare_with_goals(results.measurements, results.timings)))
+    show(*(f"{name} {reason}" for name, reason in results.failures.items()), f"results: {path}")
     return 130 if interrupted else 1 if results.failures else 0
 
 

@@ -1,8 +1,8 @@
-"""Inception and GoogLeNet through their best engines, as written and fused.
+"""Time inception and GoogLeNet in their best engines, as written and fused.
 
     python -m benchmarks.inference --json FILE
 
-The best is the fastest engine in any precision, for each batch size, and for each of the two forms of a net by itself.
+The best engine is the fastest one in any precision, chosen separately for each batch size and for both forms of a net.
 """
 
 from typing import TYPE_CHECKING
@@ -17,20 +17,20 @@ from branchwork.files import write_json
 if TYPE_CHECKING:
     from branchwork.deploy.figures import Bench
 
-# Without torch.compile, which takes a minute for a net and nowhere beat the best of these: `branchwork bench` has it.
+# Without torch.compile, which takes a minute per net and was never the best: `branchwork bench` has it.
 ENGINES = ("torch", "onnxruntime", "openvino")
 
 app = App(result_action="return_value")
 
 
-# Where a net happens to lie in memory makes three hundredths of GoogLeNet's time, and its two forms are as near: it is
-# loaded more often and timed longer, by the two engines that take half of torch's time at most.
+# A net's place in memory changes GoogLeNet's time by 3%, as much as its two forms differ: so it is loaded more often
+# and timed longer, and only in the two engines that take at most half of torch's time.
 LOADS, LARGE_LOADS, LARGE_SECONDS = 3, 6, 3.0
 LARGE_ENGINES = ("onnxruntime", "openvino")
 
 
 def timings(net: str, found: "Bench") -> dict[str, float]:
-    """Median seconds by what was timed: each engine, and the best."""
+    """Return median seconds by name: each engine, and the best."""
     seconds: dict[str, float] = {}
     for row in found.rows:
         form = "fused" if row.fused else "written"

@@ -1,9 +1,9 @@
-"""The lecture's script, written again from what it does, and the same with its data in memory.
+"""The lecture's script, rewritten from its description, and the same with its data in memory.
 
     python -m benchmarks.lecture script inception --seed 0 --json FILE
 
-torchvision is no dependency, so what its MNIST, ToTensor and Normalize do with each image is done here, call by call:
-beside torchvision 0.28 the tensors were equal bit for bit, and an image took 75 µs against its 81 µs.
+torchvision is not a dependency, so the work of its MNIST, ToTensor and Normalize is done here, call by call. Compared
+with torchvision 0.28, the tensors are equal bit for bit, and an image takes 75 µs against its 81 µs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,17 +26,17 @@ from branchwork.datasets.load import load_data
 from branchwork.nets.resolve import build_net
 
 EPOCHS, BATCH_SIZE = 10, 64
-# The nets as a learner has them, in a file of their own.
+# The nets as a learner has them, in a script of their own.
 SCRIPT = Path(__file__).parents[1] / "tests/helpers/lecture.py"
 CLASSES = {"inception": "InceptionNet", "residual": "ResidualNet"}
-# Of an estimate: steps that warm up and are not counted, and batches of the test set.
+# For an estimate: warm-up steps, which do not count, and batches of the test set.
 WARM_UP, TEST_BATCHES = 20, 30
 
 app = App(result_action="return_value")
 
 
 class Batches(Protocol):
-    """Gives the batches of another epoch each time it is iterated."""
+    """An iterable that yields the batches of one more epoch at each iteration."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
     def __len__(self) -> int: ...
@@ -64,7 +64,7 @@ class Normalize(nn.Module):
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Each image by itself: an array, a PIL picture, a tensor, normalised."""
+    """One image at a time: from an array to a PIL image to a normalised tensor, as torchvision does."""
 
     def __init__(self, split: Split) -> None:
         self.images, self.labels = split.images[:, 0], split.labels
@@ -82,7 +82,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
 
 class InMemory:
-    """All images as one tensor, normalised once."""
+    """All images in one tensor, normalised once."""
 
     def __init__(self, split: Split, shuffle: bool) -> None:
         self.images, self.labels = as_floats(split.images), split.labels
@@ -132,7 +132,7 @@ def accuracy_on(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device
 
 
 def train(net: nn.Module, train_batches: Batches, test_batches: Batches, device: torch.device) -> Outcome:
-    """All epochs, with the test set after each."""
+    """Train all epochs, and evaluate the test set after each."""
     optimizer = SGD(net.parameters(), lr=0.01, momentum=0.5)
     seconds, accuracy = 0.0, 0.0
     for _ in range(EPOCHS):
@@ -144,7 +144,7 @@ def train(net: nn.Module, train_batches: Batches, test_batches: Batches, device:
 def estimate(
     net: nn.Module, train_batches: Batches, test_batches: Batches, device: torch.device, steps: int
 ) -> Outcome:
-    """What `train` would give: `steps` steps, or an epoch's if fewer, and a part of the test set, multiplied."""
+    """Extrapolate the outcome of `train` from `steps` steps (at most an epoch) and part of the test set."""
     optimizer = SGD(net.parameters(), lr=0.01, momentum=0.5)
     feed, test_feed = iter(train_batches), iter(test_batches)
     steps = min(steps, len(train_batches) - WARM_UP)

@@ -1,4 +1,4 @@
-"""One measurement: a process from its start to its end, with the time and the memory that it took."""
+"""Measure one process from start to end: its time and its peak memory."""
 
 import json
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class MeasuringError(Exception):
-    """A process that was measured has failed; the message is the end of what it said."""
+    """A measured process failed; the message is the end of its output."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One training. `total_seconds` is the whole process; where `estimated`, both times are reckoned from a part."""
+    """One training. `total_seconds` is the whole process; if `estimated`, both times are extrapolated from a part."""
 
     candidate: str
     method: str
@@ -46,7 +46,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Settings:
-    """`steps` is how many of the script's steps are measured and multiplied; None trains it to its end."""
+    """How to measure. `steps` of the script are measured and extrapolated; None trains it to its end."""
 
     data: str = "mnist"
     device: str = "cpu"
@@ -54,7 +54,7 @@ class Settings:
 
 
 def run_process(words: Sequence[str]) -> Process:
-    """Run `python WORDS` from this checkout, alone, to its end. Raises `MeasuringError`."""
+    """Run `python WORDS` from this checkout and wait for its end. Raises `MeasuringError`."""
     before = os.environ.get("PYTHONPATH")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
@@ -80,7 +80,7 @@ def run_process(words: Sequence[str]) -> Process:
 
 
 def words_of(candidate: Candidate, seed: int, settings: Settings) -> list[str]:
-    """What follows `python` to train `candidate`, without the files for its result."""
+    """Return the arguments of `python` that train `candidate`, without those for its results."""
     if candidate.method == "branchwork":
         words = ["-m", "branchwork", "train", candidate.net, *candidate.flags.split()]
     elif candidate.method == "public":
@@ -93,7 +93,7 @@ def words_of(candidate: Candidate, seed: int, settings: Settings) -> list[str]:
 
 
 def measure(name: str, candidate: Candidate, seed: int, settings: Settings) -> Measurement:
-    """Train `candidate` once. Raises `MeasuringError`."""
+    """Train `candidate` once and return the measurement. Raises `MeasuringError`."""
     words = words_of(candidate, seed, settings)
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
@@ -116,7 +116,7 @@ def measure(name: str, candidate: Candidate, seed: int, settings: Settings) -> M
 
 
 def run_probe(probe: Probe, settings: Settings) -> dict[str, list[float]]:
-    """Seconds by the name of what was timed. Raises `MeasuringError`."""
+    """Run a probe and return its seconds by name. Raises `MeasuringError`."""
     device = ["--device", settings.device] if probe.on_device else []
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"

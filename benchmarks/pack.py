@@ -1,9 +1,9 @@
-"""An epoch of images from a pack, and from the files that it was made of, in turn in one process.
+"""Time an epoch of images from a pack and from the files it was made of, alternating in one process.
 
     python -m benchmarks.pack --json FILE
 
-2,000 digits, half of them PNG and half JPEG. Both give the same batches in the same order; files are decoded on all
-cores, as `branchwork data pack` does it. Everything lies in the system's cache, so that neither waits for the disk.
+2,000 digits, half of them PNG and half JPEG. Both yield the same batches in the same order. Files are decoded on all
+cores, as `branchwork data pack` does. Everything is in the system's cache, so neither waits for the disk.
 """
 
 import tempfile

@@ -1,10 +1,10 @@
-"""Training at 224 pixels in batches of 16: torchvision's model in a plain fp32 loop, and ours, in turn in one process.
+"""Time training at 224 pixels, batch 16: torchvision's model in a plain fp32 loop, and ours, alternating.
 
     python -m benchmarks.photos --json FILE --torchvision FOLDER
 
-torchvision is none of our dependencies, and its wheel fits not every build of torch: FOLDER is where
-`pip install --no-deps --target FOLDER torchvision` has put it. Its models run once the operators are declared that its
-compiled part would have. Figures are seconds of a step, forward, backward and optimiser.
+torchvision is not a dependency, and its wheel does not fit every build of torch: install it with
+`pip install --no-deps --target FOLDER torchvision`. Its models run once the operators of its compiled part are
+declared. Figures are seconds per step: forward, backward and optimiser.
 """
 
 import sys
@@ -24,7 +24,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.files import write_json
 
 SIZE, BATCH_SIZE, CLASSES = 224, 16, 10
-# By our name: GoogLeNet is compared with the 3×3 that torchvision has in place of the 5×5.
+# By our names: GoogLeNet with 3×3 in place of 5×5, as in torchvision.
 NETS = {"googlenet[b5=3x3]": "googlenet", "resnet18": "resnet18", "resnet50": "resnet50"}
 
 app = App(result_action="return_value")
@@ -40,7 +40,7 @@ def import_models(folder: Path) -> Any:
 
 
 def plain(model: nn.Module, data: Split) -> None:
-    """An epoch as tutorials have it."""
+    """Train an epoch as tutorials do."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for images, labels in zip(data.images.split(BATCH_SIZE), data.labels.split(BATCH_SIZE), strict=True):
@@ -58,7 +58,7 @@ def main(*, json_file: JsonFile, torchvision: Path, steps: int = 6, turns: int =
     split = Split(images, torch.arange(len(images)) % CLASSES)
     classes = tuple("abcdefghij")
     data = DataSet("noise", split, split.pick(torch.arange(2)), classes, (0.5,) * 3, (0.25,) * 3, "crop", "random")
-    found: dict[str, list[float]] = {}  # seconds a step
+    found: dict[str, list[float]] = {}  # seconds per step
     for ours, theirs in NETS.items():
         options = {"aux_logits": False, "transform_input": False} if theirs == "googlenet" else {}
         recipe = branchwork.photos(theirs).but(

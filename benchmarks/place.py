@@ -1,6 +1,6 @@
-"""Where the measurements are made, as JSON, in a process of its own.
+"""Print the machine of the measurements as JSON, from a process of its own.
 
-The process that measures loads no torch: a child's peak memory begins with that of the process that started it.
+The measuring process must not load torch, because the peak memory of a child starts at that of its parent.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the processes that train have in common: their images, their clock, and what they tell at the end."""
+"""What training processes share: their images, their clock, and the outcome that they report."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,10 +19,10 @@ JsonFile = Annotated[Path, Parameter(name="--json")]
 
 @dataclass(frozen=True)
 class Outcome:
-    """`train_seconds` is without evaluations; `test_accuracy` is a fraction.
+    """The result of one training. `train_seconds` excludes evaluations; `test_accuracy` is a fraction.
 
-    An `estimated` outcome was not trained to its end: `extra_seconds` is what the end would have taken beyond this
-    process, evaluations included, and there is no accuracy.
+    An `estimated` outcome was not trained to its end: `extra_seconds` is what the rest would have taken, evaluations
+    included, and there is no accuracy.
     """
 
     train_seconds: float
@@ -35,7 +35,7 @@ class Outcome:
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """The seconds that `work` takes, until a GPU is done with it too."""
+    """Return the seconds that `work` takes, on a GPU until it has finished."""
     began = perf_counter()
     work()
     if device.type == "cuda":
@@ -44,7 +44,7 @@ def timed(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def as_floats(images: Tensor) -> Tensor:
-    """Normalised as the lecture does it, in place, so that no second copy is counted as memory."""
+    """Normalise images as the lecture does, in place, so that no second copy counts as memory."""
     return images.float().div_(255).sub_(MEAN).div_(STD)
 
 

@@ -1,10 +1,10 @@
-"""The fast public recipe, tuomaso/train_mnist_fast, written again from what its last notebook does.
+"""The fast public recipe tuomaso/train_mnist_fast, rewritten after its last notebook.
 
     python -m benchmarks.public --seed 0 --json FILE
 
-Its data lie normalised in memory, in one random order that was drawn when they were saved: no epoch shuffles them. One
-epoch, batch 256, Adam with torch's OneCycleLR as it is by default (rises for 0.3 of the steps from 1/25 of the peak),
-float32, default memory layout. Its own time of 0.76 s on a GTX 1660 Ti leaves out loading, and so does ours.
+Its data are normalised in memory, in one random order that was fixed when they were saved; epochs do not shuffle. One
+epoch, batch 256, Adam with torch's default OneCycleLR (rising for 0.3 of the steps from 1/25 of the peak), float32,
+default memory layout. Its published time of 0.76 s on a GTX 1660 Ti excludes loading, as ours does.
 """
 
 from collections import OrderedDict
@@ -43,7 +43,7 @@ def make_net() -> nn.Sequential:
 
 
 def saved(split: Split) -> tuple[Tensor, Tensor]:
-    """The images as its files hold them: normalised, in one order for all seeds."""
+    """Return the images as in its files: normalised, in one order for all seeds."""
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
     return as_floats(split.images[order]), split.labels[order]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT
 from benchmarks.results import Results, read
-from benchmarks.summary import Outlook, Summary, judge, summarise
+from benchmarks.summary import Outlook, Summary, compare_with_goals, summarise
 from benchmarks.tables import asked, percent, seconds, times
 
 BLOCK = re.compile(r"<!-- results of (\S+) -->\n.*?<!-- end of results -->\n", re.DOTALL)
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"<!-- results of (\S+) -->\n.*?<!-- end of results -->\n", r
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one README, by what they are for."""
+    """The words of one README's results table."""
 
     methods: dict[str, str]
     default: str
@@ -83,9 +83,9 @@ WORDS = {
 
 
 def block(results: Results, name: str, words: Words) -> str:
-    """What stands between the two markers, with them; `name` is the file of the results."""
+    """Return the block with its two markers; `name` is the file of results."""
     trainings = [_training(summary, words) for summary in summarise(results.measurements)]
-    goals = [_goal(outlook, words) for outlook in judge(results.measurements, results.timings)]
+    goals = [_goal(outlook, words) for outlook in compare_with_goals(results.measurements, results.timings)]
     caption = words.caption.format(
         command=results.command, machine=results.place["machine"], torch=results.place["versions"]["torch"]
     )
@@ -104,7 +104,7 @@ def block(results: Results, name: str, words: Words) -> str:
 
 
 def source(readme: str) -> str:
-    """The file of results that a README says it is made from."""
+    """Return the file of results that a README names."""
     (name,) = BLOCK.findall(readme)
     return str(name)
 
@@ -142,7 +142,7 @@ def _goal(outlook: Outlook, words: Words) -> list[str]:
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]], left: int) -> list[str]:
-    """The first `left` columns are text."""
+    """Return the lines of a Markdown table whose first `left` columns are text."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
 

@@ -1,4 +1,4 @@
-"""The file of one run: where it was made, each single measurement, and what they say together."""
+"""The file of one run: the machine, every measurement, and their summary."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Measurement
-from benchmarks.summary import judge, summarise
+from benchmarks.summary import compare_with_goals, summarise
 from branchwork.files import write_json
 
 FOLDER = Path(__file__).parent / "results"
@@ -17,10 +17,10 @@ FOLDER = Path(__file__).parent / "results"
 
 @dataclass
 class Results:
-    """`place` is the machine with its threads, versions and commit. `timings` are seconds of what the probes timed.
+    """All results of one run: `place` is the machine, threads, versions and commit; `timings` the probes' seconds.
 
-    `steps` of the script were measured and multiplied; None where it was trained to its end. `failures` are what could
-    not be measured, with the reason.
+    `steps` of the script were measured and extrapolated; None if it was trained to its end. `failures` maps what could
+    not be measured to the reason.
     """
 
     command: str
@@ -34,13 +34,13 @@ class Results:
     failures: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """With its summary and the goals, which `read` makes anew."""
+        """Write the results with their summary and goals, which `read` computes again."""
         summary = [asdict(s) for s in summarise(self.measurements)]
-        goals = [asdict(outlook) for outlook in judge(self.measurements, self.timings)]
+        goals = [asdict(outlook) for outlook in compare_with_goals(self.measurements, self.timings)]
         write_json(path, {**asdict(self), "summary": summary, "goals": goals})
 
     def free_path(self) -> Path:
-        """A name by date and machine that no file has yet."""
+        """Return an unused file name made of date and machine."""
         processor, threads = (part.strip() for part in self.place["machine"].split(",")[:2])
         words = [self.started[:10], processor, threads, self.device, *(["full"] if self.steps is None else [])]
         stem = re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower())

@@ -1,11 +1,11 @@
-"""What is compared: ways to train, and the rows of figures that are asked of them. Nothing here needs torch."""
+"""The table of what is compared: ways to train, and the goals set for them. Nothing here needs torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Row = Literal["inception", "residual", "public", "best", "step", "inference", "pack"]
-# So many seeds make a mean that may be compared.
+# The fewest seeds whose mean may be compared.
 SEEDS, PUBLIC_SEEDS = 5, 10
 
 
@@ -13,9 +13,8 @@ SEEDS, PUBLIC_SEEDS = 5, 10
 class Candidate:
     """One way to train one net.
 
-    `changes` are to Branchwork's `recipe`. `rows` are what it is measured for. `seconds` is what one seed takes on two
-    cores, `full_seconds` with `--full`: the time left is reckoned from them until it is known better. Only `--full`
-    runs those with `long`.
+    `changes` are to Branchwork's `recipe`. `rows` are the rows that it is measured for. `seconds` is what one seed
+    takes on two cores, `full_seconds` with `--full`: first estimates of the time left. Only `--full` runs `long` ones.
     """
 
     method: Literal["script", "memory", "public", "branchwork"]
@@ -30,13 +29,13 @@ class Candidate:
 
     @property
     def flags(self) -> str:
-        """What `branchwork train` is told of the recipe; empty for the default."""
+        """Return the recipe flags of `branchwork train`; empty for the default."""
         recipe = "" if self.recipe == "fast" else f"--recipe {self.recipe}"
         changes = (f"--{key.replace('_', '-')} {value}" for key, value in self.changes.items())
         return " ".join(filter(None, (recipe, *changes)))
 
 
-# Seeds × seconds come to eight minutes; with the probes, to ten.
+# Seeds × seconds add up to eight minutes; with the probes, to ten.
 CANDIDATES = {
     # Branchwork's shortest recipes that reach the accuracies stated in GOALS.
     "inception-target": Candidate(
@@ -53,14 +52,14 @@ CANDIDATES = {
             "batch_size": 256, "learning_rate": 0.04, "momentum": 0.6, "warmup": 0.1,
         },
     ),
-    # The default recipe as it is.
+    # The default recipe.
     "inception-fast": Candidate(method="branchwork", net="inception", rows=("inception",), seeds=3, seconds=15),
     "residual-fast": Candidate(method="branchwork", net="residual", rows=("residual",), seeds=3, seconds=13),
     "best": Candidate(
         method="branchwork", net="residual[width=32,norm=batch]", rows=("best",), seeds=3, seconds=490,
         recipe="best", long=True,
     ),
-    # What they are measured against.
+    # What they are compared with.
     "inception-script": Candidate(
         method="script", net="inception", rows=("inception",), seeds=SEEDS, seconds=14, full_seconds=500
     ),
@@ -79,10 +78,10 @@ CANDIDATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """A figure that is asked for: `slow` and `quick` are what is timed, and `ratio` is how many times as fast at least.
+    """An aim: `quick` is to be at least `ratio` times as fast as `slow`.
 
-    `accuracy` is what the mean test accuracy of `quick` must reach, over `seeds` seeds or more, and `most_seconds` is
-    what its median training may take. For the rows of `PROBES`, `slow` and `quick` are names that the probe gives.
+    The mean test accuracy of `quick` must reach `accuracy`, over at least `seeds` seeds, and its median training may
+    take at most `most_seconds`. For the rows of `PROBES`, `slow` and `quick` are names that the probe returns.
     """
 
     row: Row
@@ -156,7 +155,7 @@ GOALS = (
 
 @dataclass(frozen=True)
 class Probe:
-    """A module that times something else than trainings by itself, on the `--device` or always on the CPU."""
+    """A module that times something other than trainings, on the `--device` or always on the CPU."""
 
     module: str
     seconds: float

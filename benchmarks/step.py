@@ -1,4 +1,4 @@
-"""One training step of inception as written and collapsed, in turn in one process: batch 512, float32.
+"""Time a training step of inception, as written and collapsed, alternating in one process: batch 512, float32.
 
 python -m benchmarks.step --json FILE
 """
@@ -35,7 +35,7 @@ def make_step(net: nn.Module, optimizer: Adam, images: Tensor, labels: Tensor) -
 def in_turn(
     steps: dict[str, Callable[[], None]], device: torch.device, warm_up: int, count: int
 ) -> dict[str, list[float]]:
-    """Seconds of each step, `count` times one after the other."""
+    """Return the seconds of each step, run `count` times alternately."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(warm_up + count):
         for name, step in steps.items():
@@ -49,7 +49,7 @@ def in_turn(
 def main(*, json_file: JsonFile, device: str = "cpu") -> None:
     data_set, where = load_data("sample"), torch.device(device)
     torch.manual_seed(0)
-    # channels_last, as `train` has it.
+    # channels_last, as in `train`.
     net = NETS["inception"]().to(where, memory_format=torch.channels_last)
     collapsed = collapse(net, (1, 28, 28), batch=BATCH_SIZE)
     assert collapsed is not None, "inception has affine segments"
@@ -60,7 +60,7 @@ def main(*, json_file: JsonFile, device: str = "cpu") -> None:
         data_set.train.labels[:BATCH_SIZE].to(where),
     )
     torch.testing.assert_close(*(n(images) for n in nets.values()), rtol=1e-3, atol=1e-4)
-    # A learning rate of 0: every step is then the same work on the same weights.
+    # With a learning rate of 0, every step does the same work on the same weights.
     optimizer = Adam(net.parameters(), lr=0.0, fused=True)
     steps = {name: make_step(n, optimizer, images, labels) for name, n in nets.items()}
     write_json(json_file, in_turn(steps, where, WARM_UP, PAIRS))

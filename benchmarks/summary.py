@@ -1,4 +1,4 @@
-"""From single measurements to what they say together. Pure functions: the same figures give the same tables."""
+"""Summarise measurements and compare them with the goals. Pure functions: equal figures give equal tables."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the seeds of one candidate came to. `deviation` is the sample standard deviation, None with one seed.
+    """One candidate over its seeds. `deviation` is the sample standard deviation, None with one seed.
 
-    `times_as_fast` compares median training seconds with those of the script on the same net; None without it.
+    `times_as_fast` compares median training seconds with the script's on the same net; None without it.
     """
 
     candidate: str
@@ -44,9 +44,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Outlook:
-    """A goal and what was reached; None is what was not measured, or not asked.
+    """A goal and what was reached; None if not measured, or not required.
 
-    `seeds` is the fewest of those compared; `met` is None where they are too few or something was not measured.
+    `seeds` is the smaller count of those compared; `met` is None if it is too small or something was not measured.
     """
 
     goal: Goal
@@ -59,7 +59,7 @@ class Outlook:
 
 
 def summarise(measurements: Sequence[Measurement]) -> list[Summary]:
-    """In the order in which they were measured first."""
+    """Summarise each candidate, in the order of their first measurements."""
     summaries = []
     for name in dict.fromkeys(m.candidate for m in measurements):
         own = _of(name, measurements)
@@ -86,12 +86,12 @@ def summarise(measurements: Sequence[Measurement]) -> list[Summary]:
     return summaries
 
 
-def judge(measurements: Sequence[Measurement], timings: Timings) -> list[Outlook]:
-    """Every goal against what was measured."""
-    return [_judge(goal, measurements, timings) for goal in GOALS]
+def compare_with_goals(measurements: Sequence[Measurement], timings: Timings) -> list[Outlook]:
+    """Compare every goal with what was measured."""
+    return [_compare(goal, measurements, timings) for goal in GOALS]
 
 
-def _judge(goal: Goal, measurements: Sequence[Measurement], timings: Timings) -> Outlook:
+def _compare(goal: Goal, measurements: Sequence[Measurement], timings: Timings) -> Outlook:
     quick = _of(goal.quick, measurements)
     slow = _of(goal.slow, measurements) if goal.slow else []
     ratio = None

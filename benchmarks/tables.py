@@ -37,12 +37,12 @@ def times(ratio: float | None) -> str:
     if ratio is None:
         return "–"
     digits = 2 if ratio < 10 else 1 if ratio < 100 else 0
-    # Down, since what falls short is not to look like what is asked.
+    # Rounded down, so that a value below its aim never looks like the aim.
     return f"{math.floor(ratio * 10**digits) / 10**digits:.{digits}f}×"
 
 
 def trainings(summaries: Sequence[Summary]) -> Table:
-    """What a narrow terminal can do without comes last; what Branchwork was told stands below."""
+    """Return the table of trainings: what a narrow terminal can drop comes last, Branchwork's flags stand below."""
     table = make_table("net", "train s", "faster", "test %", "whole s", "seeds", "MB", "min–max")
     told = list(dict.fromkeys(summary.flags for summary in summaries if summary.flags))
     for summary in summaries:

@@ -25,7 +25,7 @@ from branchwork.blocks import InceptionA
 FOLDER = Path(__file__).parents[1] / "docs/collapse"
 LANGUAGES = ("en", "zh")
 
-# The colours of branchwork/tracing/draw.py, by Okabe and Ito, and its ink.
+# Okabe and Ito's colours and the ink of branchwork/figures.py.
 ORANGE, SKY, GREEN, PINK, RED, BLUE = "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"
 INK, FAINT, PAPER = "#1c1c1c", "#8a8a8a", "#ffffff"
 _FONTS = ["DejaVu Sans", "Verdana", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
@@ -39,7 +39,7 @@ STYLE: Any = {
 
 
 class Sheet:
-    """A page in inches, with y downwards, that finds its words in one of the languages."""
+    """A page in inches, with y downwards, in one language."""
 
     def __init__(self, width: float, height: float, language: str) -> None:
         self.zh = language == "zh"
@@ -57,7 +57,7 @@ class Sheet:
         self.axes.text(x, y, str(words).replace("-", "−") if _is_number(words) else str(words), **style)
 
     def box(self, x: float, y: float, w: float, h: float, colour: str, alpha: float = 0.3, **style: Any) -> None:
-        """Centred on x; y is its middle too."""
+        """Write text centred on (x, y)."""
         corner = (x - w / 2, y - h / 2)
         self.axes.add_patch(Rectangle(corner, w, h, facecolor=colour, alpha=alpha, linewidth=0))
         self.axes.add_patch(Rectangle(corner, w, h, **({"fill": False, "edgecolor": colour, "linewidth": 1.1} | style)))
@@ -69,7 +69,7 @@ class Sheet:
         self.text(x, y, words)
 
     def ghost(self, x: float, y: float, words: object, size: float = 0.44) -> None:
-        """A pixel that is not there."""
+        """Draw a pixel outside the image."""
         self.box(x, y, size, size, FAINT, 0, linestyle=(0, (2, 2)))
         self.text(x, y, words, color=FAINT)
 
@@ -77,7 +77,7 @@ class Sheet:
         self.axes.plot(xs, ys, color=colour, **({"linewidth": 1.4, "solid_capstyle": "round"} | style))
 
     def tag(self, x: float, y: float, words: object, colour: str) -> None:
-        """A weight on a line."""
+        """Write a weight on a line."""
         self.axes.add_patch(
             FancyBboxPatch(
                 (x - 0.1, y - 0.08), 0.2, 0.16, "round,pad=0,rounding_size=0.06", facecolor=PAPER, linewidth=0, zorder=3
@@ -94,7 +94,7 @@ class Sheet:
         )
 
     def grid(self, x: float, y: float, rows: int, columns: int, size: float, colour: str = "#d8d8d8") -> None:
-        """Hairlines around squares, whose left upper corner is x, y, as one path."""
+        """Draw a grid of hairlines with its top left corner at (x, y), as one path."""
         xs, ys = [], []
         for i in range(rows + 1):
             xs += [x, x + columns * size, np.nan]
@@ -105,11 +105,11 @@ class Sheet:
         self.line(xs, ys, colour, linewidth=0.5)
 
     def fill(self, x: float, y: float, w: float, h: float, colour: Any, alpha: float = 1) -> None:
-        """Without an edge, from the left upper corner x, y."""
+        """Fill a rectangle without an edge, from its top left corner (x, y)."""
         self.axes.add_patch(Rectangle((x, y), w, h, facecolor=colour, alpha=alpha, linewidth=0))
 
     def heat(self, x: float, y: float, picture: np.ndarray, top: float, colour: str, size: float) -> None:
-        """A map of values from 0 to `top`, one square each, whose left upper corner is x, y."""
+        """Draw a map of values from 0 to `top`, one square each, from its top left corner (x, y)."""
         shades = LinearSegmentedColormap.from_list("", [PAPER, to_rgb(colour), tuple(c * 0.5 for c in to_rgb(colour))])
         for (i, j), value in np.ndenumerate(picture):
             if value > 0:
@@ -118,10 +118,10 @@ class Sheet:
 
 
 def save(figure: Figure, title: str, folder: Path, name: str, language: str) -> None:
-    """Write `name`.svg, or `name`.zh.svg, which says `title` to those who cannot see it."""
+    """Write `name`.svg, or `name`.zh.svg, with `title` for screen readers."""
     content = io.BytesIO()
     with warnings.catch_warnings():
-        # The reader's browser has the Chinese glyphs, and lays the text out itself.
+        # The browser has the Chinese glyphs and lays out the text.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(content, format="svg", metadata={"Date": None, "Title": title})
     drawing = content.getvalue().decode()
@@ -136,7 +136,7 @@ def _is_number(words: object) -> bool:
 
 
 def correlate(signal: Sequence[int], kernel: Sequence[int]) -> list[int]:
-    """What conv1d gives without padding."""
+    """Return a one-dimensional convolution without padding."""
     return np.correlate(signal, kernel, "valid").tolist()
 
 
@@ -149,7 +149,7 @@ SMOOTH, STEP, ACROSS = (1, 2, 1), (1, -1), (-1, 0, 1)
 
 
 def draw_slide(sheet: Sheet) -> str:
-    """Two kernels one after the other, and the one that does the same: a weight is a sum over paths."""
+    """Draw two kernels in a row and the equal single kernel: a weight is a sum over paths."""
     h, y = correlate(X, SMOOTH), correlate(correlate(X, SMOOTH), STEP)
     merged = merge(STEP, SMOOTH)
     assert correlate(X, merged) == y
@@ -200,12 +200,12 @@ def draw_slide(sheet: Sheet) -> str:
 
 
 def merge(later: Sequence[int], earlier: Sequence[int]) -> list[int]:
-    """The merged kernel: the sum of the earlier one, moved by each tap of the later one."""
+    """Return the merged kernel: the sum of the earlier one, shifted by each tap of the later one."""
     return np.convolve(later, earlier).tolist()
 
 
 def merged_by_branch(incep: nn.Module, conv2: nn.Conv2d) -> dict[str, Tensor]:
-    """The share of each branch in the 9×9 kernel O×C×9×9 of `incep` and `conv2`."""
+    """Return the share of each branch in the kernel O×C×9×9 of `incep` and `conv2`."""
     b1, b5, b3, pool = conv2.weight.split([16, 24, 24, 24], dim=1)
     average = torch.eye(10, dtype=conv2.weight.dtype)[:, :, None, None].expand(10, 10, 3, 3) / 9
     shares = {
@@ -224,19 +224,19 @@ def _pull(kernel: Tensor, *layers: nn.Conv2d) -> Tensor:
 
 
 def fresh() -> tuple[InceptionA, nn.Conv2d]:
-    """The lecture's first module and the convolution after it, as torch creates them from seed 0."""
+    """Return the lecture's first module and the convolution after it, initialised from seed 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return InceptionA(10).double(), nn.Conv2d(88, 20, 5).double()
 
 
 def _size(share: Tensor) -> np.ndarray:
-    """The root mean square of each tap over outputs and channels."""
+    """Return the root mean square of each tap over outputs and channels."""
     return share.detach().pow(2).mean((0, 1)).sqrt().numpy()
 
 
 def draw_lanes(sheet: Sheet) -> str:
-    """The four lanes of InceptionA and conv2 melt into one 9×9 kernel."""
+    """Draw how the four branches of InceptionA and conv2 become one 9×9 kernel."""
     shares = merged_by_branch(*fresh())
     total = _size(sum(shares.values()))
     top = max(_size(share).max() for share in shares.values())
@@ -281,7 +281,7 @@ def draw_lanes(sheet: Sheet) -> str:
 
 
 def border_numbers() -> dict[str, list[int]]:
-    """The worked example: as written, and by the merged kernel everywhere."""
+    """Return the worked example: as written, and with the merged kernel everywhere."""
     h = correlate((0, *X, 0), SMOOTH)
     written = correlate((0, *h, 0), ACROSS)
     merged = merge(ACROSS, SMOOTH)
@@ -289,7 +289,7 @@ def border_numbers() -> dict[str, list[int]]:
 
 
 def draw_border(sheet: Sheet) -> str:
-    """Between two padded layers, what is outside the image is 0 as written; one merged kernel sees something else."""
+    """Draw the border: outside the image the second layer reads 0, but the merged kernel reads something else."""
     numbers = border_numbers()
     at = row(2.35, 0.62, 8)
     ys = (0.75, 1.95, 3.15)
@@ -349,14 +349,14 @@ def draw_border(sheet: Sheet) -> str:
 
 
 def band(kernel: Sequence[int], size: int = 6) -> np.ndarray:
-    """A convolution with padding as the matrix that it is."""
+    """Return the matrix of a convolution with padding."""
     return np.array(
         [[kernel[j - i + 1] if 0 <= j - i + 1 < len(kernel) else 0 for j in range(size)] for i in range(size)]
     )
 
 
 def draw_matrices(sheet: Sheet) -> str:
-    """The same example as matrices: their product is exact, and its rows show the three classes."""
+    """Draw the same example as matrices: their product is exact, and its rows show the three classes."""
     later, earlier = band(ACROSS), band(SMOOTH)
     product = later @ earlier
     assert (product @ np.array(X)).tolist() == border_numbers()["written"]
@@ -390,7 +390,7 @@ def draw_matrices(sheet: Sheet) -> str:
 
 
 def class_kernels() -> Iterator[tuple[int, int, np.ndarray]]:
-    """For each class of outputs of incep1 and conv2: by how much its kernel differs from the middle one, tap by tap.
+    """Yield, for each class of outputs of incep1 and conv2, how much its kernel differs from the middle one, by tap.
 
     Found from outside: the gradient of one output is its kernel. Taps that lie outside the image are nan.
     """
@@ -409,7 +409,7 @@ def class_kernels() -> Iterator[tuple[int, int, np.ndarray]]:
 
 
 def draw_classes(sheet: Sheet) -> str:
-    """The nine classes of outputs of incep1 and conv2, and what is special in the kernel of each."""
+    """Draw the nine classes of outputs of incep1 and conv2, and where the kernel of each differs."""
     size, x, y = 0.185, 0.3, 0.75
     sheet.text(x + 7 * size, 0.4, sheet.say("between the two 3×3 of b3", "b3 的两个 3×3 之间"), fontweight="bold")
     sheet.fill(x, y, 14 * size, 14 * size, RED, 0.14)
@@ -474,7 +474,7 @@ def draw_classes(sheet: Sheet) -> str:
 
 
 def draw_rows(sheet: Sheet) -> str:
-    """The row form: nine rows of the image are one run of numbers, and one matrix makes a row of outputs of it."""
+    """Draw the row form: nine image rows are one run of numbers, and one matrix turns them into a row of outputs."""
     size, x, y, first = 0.18, 0.3, 0.75, 1
     middle = x + 6 * size
     sheet.text(middle, 0.4, sheet.say("the input, 10×12×12", "输入 10×12×12"), fontweight="bold")

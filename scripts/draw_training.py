@@ -21,7 +21,7 @@ NAMES = {"resnet20": ("ResNet-20", BLUE), "googlenet": ("GoogLeNet", ORANGE)}
 
 
 def take(folders: Sequence[str]) -> None:
-    """The figures of finished runs, as RUNS keeps them."""
+    """Read the figures of finished runs from their folders."""
     kept = []
     for folder in map(Path, folders):
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))

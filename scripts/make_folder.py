@@ -1,4 +1,4 @@
-"""A folder of image files to try things on: garments of Fashion-MNIST as PNG and JPEG, with a dozen bad files.
+"""Write a folder of image files for trials: garments of Fashion-MNIST as PNG and JPEG, a dozen of them damaged.
 
     python scripts/make_folder.py FOLDER [COUNT]
 
@@ -16,12 +16,12 @@ from branchwork.datasets.load import load_data
 
 
 def enlarged(png: bytes) -> bytes:
-    """A PNG that claims to have 65,536 × 65,536 pixels, with a right checksum over that."""
+    """Return a PNG that claims to have 65,536 × 65,536 pixels, with a valid checksum."""
     header = b"IHDR" + struct.pack(">II", 65_536, 65_536) + png[24:29]
     return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
-# Each takes the bytes of a sound file, and gives those of a damaged one, by the ending of its name.
+# By file extension: functions from the bytes of a valid file to those of a damaged one.
 BAD = {
     "empty.png": lambda content: b"",
     "text.png": lambda content: b"this is no picture\n",
@@ -46,7 +46,7 @@ def main(folder: Path, count: int = 3000) -> None:
         place.mkdir(parents=True)
         for index in (data.train.labels == label).nonzero()[:each, 0].tolist():
             picture = Image.fromarray(data.train.images[index, 0].numpy())
-            # Half of them as a camera would keep them.
+            # Half of them as a camera would save them.
             if index % 2:
                 picture.save(place / f"{index:05}.jpg", quality=92)
             else:

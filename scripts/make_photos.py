@@ -15,7 +15,7 @@ SEED = 3
 
 
 def photo(digit: np.ndarray, generator: np.random.Generator) -> Image.Image:
-    """uint8 28×28, light on black, as dark ink on paper: large, off-centre, unevenly lit, with noise."""
+    """Turn a digit, uint8 28×28, light on black, into dark ink on paper: large, off-centre, unevenly lit, noisy."""
     height, width = 420, 560
     scale = generator.uniform(5, 11)
     side = round(28 * scale)

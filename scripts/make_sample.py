@@ -1,4 +1,4 @@
-"""Draw the embedded `sample` from MNIST: 6,000 training and 1,000 test digits, evenly over the classes.
+"""Select the embedded `sample` from MNIST: 6,000 training and 1,000 test digits, equally many per class.
 
 Run it as `python scripts/make_sample.py`; it writes the four files of branchwork/datasets/sample, the same bytes
 each time. Images keep the order that they have in MNIST.
@@ -33,7 +33,7 @@ def main(folder: Path = FOLDER) -> None:
         chosen = draw(labels, per_class, generator)
         for kind, array in (("images-idx3", images[chosen]), ("labels-idx1", labels[chosen])):
             path = folder / f"{prefix}-{kind}-ubyte.xz"
-            # The plain container without a checksum by time or name: the same bytes on every machine.
+            # A container without time, name or check: the same bytes on every machine.
             path.write_bytes(lzma.compress(to_idx(array), preset=9 | lzma.PRESET_EXTREME))
             print(f"{path.name}: {len(chosen):,} images, {path.stat().st_size:,} bytes")
 

@@ -18,7 +18,7 @@ from benchmarks import inference, lecture, public, readme, results, step, tables
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
-from benchmarks.summary import Spread, judge, summarise
+from benchmarks.summary import Spread, compare_with_goals, summarise
 from branchwork.datasets.batches import normalise
 from branchwork.nets.input_size import count_parameters
 
@@ -362,7 +362,7 @@ def test_times_as_fast_is_against_the_script_on_the_same_net_and_an_estimate_is_
     assert summaries["residual-script"].accuracy is None and summaries["residual-script"].estimated
     shown = Console(width=100, file=None)
     with shown.capture() as text:
-        shown.print(tables.trainings(summarise(found)), tables.goals(judge(found, {})))
+        shown.print(tables.trainings(summarise(found)), tables.goals(compare_with_goals(found, {})))
     lines = text.get().splitlines()
     assert max(map(len, lines)) <= 100
     assert sum("script, estimated" in line for line in lines) == 2
@@ -390,14 +390,14 @@ def test_a_goal_needs_the_ratio_the_accuracy_and_the_seeds(slow, quick, accuracy
     found = seeded("residual-script", 5, seconds=slow, accuracy=None) + seeded(
         "residual-target", seeds, seconds=quick, accuracy=accuracy
     )
-    (outlook,) = (outlook for outlook in judge(found, {}) if outlook.goal.row == "residual")
+    (outlook,) = (outlook for outlook in compare_with_goals(found, {}) if outlook.goal.row == "residual")
     assert outlook.met is met and outlook.ratio == slow / quick and not outlook.estimated
     assert ("4 of 5 seeds" in tables.reached(outlook)) is (seeds == 4)
 
 
 def test_goals_of_the_probes_compare_medians_and_the_rest_is_not_measured():
     timings = {"step written": [8.0, 9.0, 100.0], "step collapsed": [2.0, 2.0, 3.0]}
-    for outlook in judge([], timings):
+    for outlook in compare_with_goals([], timings):
         assert (outlook.met, outlook.ratio) == ((True, 4.5) if outlook.goal.row == "step" else (None, None))
         assert tables.reached(outlook) == ("4.50×" if outlook.goal.row == "step" else "not measured")
 
@@ -405,7 +405,7 @@ def test_goals_of_the_probes_compare_medians_and_the_rest_is_not_measured():
 def test_accuracy_alone_can_be_asked():
     for seconds, met in ((600, True), (601, False)):
         found = seeded("best", 3, accuracy=0.9961, seconds=seconds)
-        (outlook,) = (outlook for outlook in judge(found, {}) if outlook.goal.row == "best")
+        (outlook,) = (outlook for outlook in compare_with_goals(found, {}) if outlook.goal.row == "best")
         assert outlook.met is met and tables.reached(outlook) == "99.61%" and tables.asked(outlook.goal) == "99.60%"
 
 
