@@ -94,9 +94,9 @@ def _reduction(width: float, height: float) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the net in place: edges come in at its left and leave at its right, both on its line.
+    """Some boxes in place, with the waypoints of edges that do not lead straight from one box to the next.
 
-    `waypoints` are those of the edges that do not lead straight to the next box.
+    Edges come in at its left and leave at its right, at the height of `line`.
     """
 
     boxes: tuple[Box, ...] = ()
@@ -136,7 +136,7 @@ class Arc:
 
 
 def _place(item: Box | Parallel, path: str, colour: int | None, *, starts_lane: bool = False) -> Part:
-    """An item whose place is in the module `path` and in a branch of this colour."""
+    """Place an item that stands within the module `path` and within a branch of this colour."""
     if isinstance(item, Parallel):
         return _place_parallel(item, path, colour, starts_lane)
     box = replace(item, name=item.name.removeprefix(f"{path}."), colour=colour)
@@ -144,41 +144,33 @@ def _place(item: Box | Parallel, path: str, colour: int | None, *, starts_lane: 
 
 
 def _place_series(series: Series, path: str, colour: int | None) -> Part:
-    """The items of a lane from left to right, with arcs over them."""
+    """Place the items of a lane from left to right, with arcs over them."""
     items = enumerate(series.items)
     parts = _side_by_side([_place(item, path, colour, starts_lane=index == 0) for index, item in items])
     return _merged(parts, _arcs(parts, series.arcs, 0.0, parts[-1].right))
 
 
 def _place_parallel(parallel: Parallel, path: str, colour: int | None, starts_lane: bool) -> Part:
-    """Branches as lanes one under another, or a single branch under its shortcut, and the join after them."""
+    """Place branches as lanes, or a single branch under its shortcut, and the join after them."""
     is_stack = sum(bool(series.items) for _, series in parallel.branches) > 1
     is_coloured = parallel.join is None or parallel.join.kind == "bar" or (is_stack and colour is None)
     turn = TURN if is_stack else 0.0
-    lanes = [
-        _place_series(series, parallel.path or path, number if is_coloured else colour).moved(turn, 0)
-        for number, series in parallel.branches
-        if series.items
-    ]
-    right = max(part.right for part in lanes)
-    if is_stack:
-        for index, (_, series) in enumerate(parallel.branches):
-            if not series.items:  # a line in a lane of its own
-                lanes.insert(index, Part((), (), {parallel.link: ((turn, 0.0), (right, 0.0))}, turn, right, -0.1, 0.1))
-        lanes = _stacked(lanes)
-    part = replace(_merged(lanes, []), left=0.0)
+    lanes = []
+    for number, series in parallel.branches:
+        if series.items:
+            lane = _place_series(series, parallel.path or path, number if is_coloured else colour)
+            lanes.append(lane.moved(turn, 0))
+        elif is_stack:  # a line in a lane of its own
+            lanes.append(Part(waypoints={parallel.link: ((turn, 0.0),)}, top=-0.1, bottom=0.1))
+    part = replace(_merged(_stacked(lanes) if is_stack else lanes), left=0.0)
     if parallel.join is None:
         return part
-    join = replace(_place(parallel.join, path, colour).boxes[0], x=right + GAP + turn / 2)
+    join = replace(_place(parallel.join, path, colour).boxes[0], x=part.right + GAP + turn / 2)
     if join.kind == "bar":
         join = replace(join, height=max(join.height, 0.75 * (part.bottom - part.top)))
-    last = Part((join,), (), {}, join.x, join.label_end, join.top, join.bottom)
-    arcs = []
-    if not is_stack:
-        source, target = parallel.link
-        start, rise = (0.0, ()) if starts_lane else (-GAP / 2, _rise(-GAP / 2, 0.0))
-        arcs = [Arc(source, rise, start, join.middle, {target: join.landing(source)})]
-    part = replace(_merged([part, last], arcs), left=0.0)
+    parts = [part, Part((join,), left=join.x, right=join.label_end, top=join.top, bottom=join.bottom)]
+    shortcut = [] if is_stack else [parallel.link]
+    part = _merged(parts, _arcs(parts, shortcut, 0.0, join.x, before="" if starts_lane else parallel.link[0]))
     caption = parallel.path.removeprefix(f"{path}.") if parallel.path != path else ""
     if not caption:
         return part
@@ -205,7 +197,7 @@ def _stacked(lanes: Sequence[Part]) -> list[Part]:
     return placed
 
 
-def _merged(parts: Sequence[Part], arcs: Sequence[Arc]) -> Part:
+def _merged(parts: Sequence[Part], arcs: Sequence[Arc] = ()) -> Part:
     """Parts in place as one, and arcs just over what they pass, the longer over the shorter."""
     waypoints = {link: points for part in parts for link, points in part.waypoints.items()}
     passed = [(part.left, part.right, part.top) for part in parts]
@@ -238,19 +230,16 @@ def _arcs(parts: Sequence[Part], links: Iterable[Link], left: float, right: floa
     for source, names in targets.items():
         ends = {name: boxes[name].landing(source) if name in boxes else right for name in names}
         end = max(boxes[name].middle if name in boxes else right for name in names)
-        if source in boxes:
+        start = left
+        rise: tuple[Point, ...] = ()
+        if source in boxes:  # it rises from the edge that leaves the box, after its label
             start = boxes[source].label_end + GAP / 2
-            arcs.append(Arc(source, _rise(start, boxes[source].y), start, end, ends))
+            rise = (start - STEM, boxes[source].y), (start, boxes[source].y)
         elif source == before:
             start = parts[0].left - GAP / 2
-            arcs.append(Arc(source, _rise(start, 0.0), start, end, ends))
-        else:
-            arcs.append(Arc(source, (), left, end, ends))
+            rise = (start - STEM, 0.0), (start, 0.0)
+        arcs.append(Arc(source, rise, start, end, ends))
     return arcs
-
-
-def _rise(x: float, y: float) -> tuple[Point, ...]:
-    return (x - STEM, y), (x, y)
 
 
 # Rows
@@ -313,14 +302,13 @@ def _page(rows: Sequence[Part], links: Sequence[Link], outputs: Set[str]) -> Pic
     boxes = {box.id: replace(box, row=number) for number, row in enumerate(placed) for box in row.boxes}
     edges = []
     for source, target in links:
-        ways = [row.waypoints[source, target] for row in placed if (source, target) in row.waypoints]
-        edges.append(_edge(boxes[source], boxes[target], ways or [()], placed))
+        waypoints = [row.waypoints[source, target] for row in placed if (source, target) in row.waypoints]
+        edges.append(_edge(boxes[source], boxes[target], waypoints or [()], placed))
     read = {source for source, _ in links}
     for box in boxes.values():
         if box.id not in read and (not outputs.isdisjoint(box.nodes) or len(boxes) == 1):
-            edges.append(
-                Edge(box.id, "", (Line(((box.right, box.y), (box.label_end + GAP, box.y)), None),), arrow=True)
-            )
+            line = Line(((box.right, box.y), (box.label_end + GAP, box.y)), None)
+            edges.append(Edge(box.id, "", (line,), arrow=True))
     return Picture(
         width=max(row.right for row in placed) + MARGIN,
         height=y - ROW + MARGIN,
@@ -343,21 +331,21 @@ def _with_feeds(boxes: Mapping[str, Box]) -> Iterable[Box]:
 # Edges
 
 
-def _edge(source: Box, target: Box, ways: Sequence[Sequence[Point]], rows: Sequence[Part]) -> Edge:
-    """The edge through waypoints, which are given for each row that it passes through."""
+def _edge(source: Box, target: Box, waypoints: Sequence[Sequence[Point]], rows: Sequence[Part]) -> Edge:
+    """The edge through waypoints, which are given for each row that it crosses."""
     colour = target.colour
     if target.kind == "bar":
         colour = target.inputs.index(source.id)
     elif len(target.inputs) > 1 and source.colour is not None:
         colour = source.colour
     stem: list[Point] = [(source.right, source.y)]
-    if len(ways) <= target.row - source.row:  # it goes on in the next row, as the eye does
+    if len(waypoints) <= target.row - source.row:  # it goes on in the next row, as the eye does
         row, following = rows[source.row : source.row + 2]
         end, between, start = source.label_end + GAP + STEM, row.bottom + ROW / 2, MARGIN - STEM
         stem += [(end, source.y), (end, between), (start, between), (start, following.line), (MARGIN, following.line)]
-    last = ways[-1][-1] if ways[-1] else stem[-1]
+    last = waypoints[-1][-1] if waypoints[-1] else stem[-1]
     entry = (last[0], target.top) if last[0] > target.x else target.side(source.id)
-    pieces = [*ways[:-1], (*ways[-1], entry)]
+    pieces = [*waypoints[:-1], (*waypoints[-1], entry)]
     first, *others = _with_turns([stem[-1], *pieces[0]])
     if colour == source.colour:
         lines = [Line((*stem, *others), colour)]

@@ -133,4 +133,5 @@ def _components(members: Sequence[int], links: Iterable[Numbers]) -> list[list[i
 
 
 def links_of(boxes: Iterable[Box]) -> list[Link]:
+    """An edge for each input of each box."""
     return [(source, box.id) for box in boxes for source in box.inputs]
