@@ -18,7 +18,7 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import ExportError, NetError, first_line
 from branchwork.fusing.fuse import fuse
 from branchwork.graph.trace import Trace, trace
-from branchwork.graph.twin import make_twin
+from branchwork.graph.untouched import eval_copy
 from branchwork.language import times
 from branchwork.nets.catalogue import NETS
 from branchwork.nets.resolve import defaults_of, short_name
@@ -78,7 +78,7 @@ def find_subject(net: str | Path | nn.Module, *, shape: Shape | None = None, dat
             build = model.builder()
             torch.manual_seed(0)  # after a script was imported, which may set a seed of its own
             module = build()
-    twin = make_twin(module).to("cpu", torch.float32)
+    twin = eval_copy(module).to("cpu", torch.float32)
     traced = trace(twin, (model.in_channels, *model.image_size))
     if traced.depends_on_pixels:
         raise NetError(
@@ -157,7 +157,7 @@ def ship(subject: Subject, shipping: Shipping, *, engine: str | None = None) -> 
     It is for torch, with weights of the precision and images channels_last where the net allows it, which torch
     computes faster; or with `engine` for one that reads float32 and computes in the precision by itself.
     """
-    net: nn.Module = make_twin(subject.net)
+    net: nn.Module = eval_copy(subject.net)
     normalise: nn.Module = Normalise(subject.model, white=255 if shipping.form == "uint8" else 1)
     if shipping.fused:
         fused = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)

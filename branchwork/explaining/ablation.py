@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError, nearest
-from branchwork.graph.read import SymSize, read_program, shape_of
-from branchwork.graph.trace import Branch, Trace, name_nodes, trace
+from branchwork.graph.joins import Branch
+from branchwork.graph.program import SymSize, shape_of
+from branchwork.graph.read import read
+from branchwork.graph.trace import Trace, trace_graph
 
 By = Literal["mean", "zero"]
 
@@ -65,34 +67,19 @@ def read_joins(net: nn.Module, input_shape: Sequence[int]) -> Joined:
     What enters a join and does not depend on the image, such as a learned position, is no branch. Raises `NetError`
     where the graph of `net` cannot be read.
     """
-    traced = trace(net, input_shape)
-    program = read_program(net, input_shape)
-    names = name_nodes(net, program.graph)
-    by_name = {name: node for node, name in reversed(names.items())}
-    images = _image_nodes(program.graph)
+    graph = read(net, input_shape, train=True)
+    program = graph.rewritable()
+    copies = dict(zip(graph.module.graph.nodes, program.graph.nodes, strict=True))
+    traced = trace_graph(graph)
+    names = {copies[node]: name for node, name in graph.names.items()}
+    images = {copies[node] for node in graph.image_nodes}
     operands = {}
     for join in traced.joins:
-        node = by_name[join.node]
-        # Two parts of one split tensor have one name, and are one branch.
-        entries: dict[str, list[fx.Node]] = {}
-        for parent in node.all_input_nodes:
-            if parent in names or parent.op == "placeholder":
-                entries.setdefault(names.get(parent, "input"), []).append(parent)
-        pairs = zip(join.branches, entries.values(), strict=True)
-        found = {branch.name: tuple(nodes) for branch, nodes in pairs if _is_of_images(nodes, images)}
-        if len(found) > 1:
-            operands[join.node] = found
+        entries = {branch.name: tuple(copies[node] for node in branch.entries) for branch in join.branches}
+        of_images = {name: nodes for name, nodes in entries.items() if _is_of_images(nodes, images)}
+        if len(of_images) > 1:
+            operands[join.node] = of_images
     return Joined(program, traced, names, operands, images)
-
-
-def _image_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that give a tensor, or several as a split does, which depend on the images."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        gives = isinstance(node.meta.get("val"), Tensor | list | tuple)
-        if node.op == "placeholder" or (gives and any(parent in found for parent in node.all_input_nodes)):
-            found.add(node)
-    return found
 
 
 def _is_of_images(nodes: Sequence[fx.Node], images: Collection[fx.Node]) -> bool:

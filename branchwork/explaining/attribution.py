@@ -14,7 +14,7 @@ from branchwork.explaining.ablation import Joined, after_join, before_joins, cop
 from branchwork.explaining.draw import check_picture, draw_evidence
 from branchwork.explaining.figures import Evidence, JoinEvidence, PictureExplanation
 from branchwork.files import printable
-from branchwork.graph.read import shape_of
+from branchwork.graph.program import shape_of
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from branchwork.fusing.reorder import is_alone
 from branchwork.graph.costs import argument, operation
-from branchwork.graph.read import shape_of
+from branchwork.graph.program import shape_of
 
 # Numbers in the longest vectors of an x86 processor.
 BLOCK = 16

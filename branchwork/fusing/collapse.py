@@ -19,7 +19,7 @@ from branchwork.fusing.pooling import pooled_window
 from branchwork.fusing.rules import FREE, is_affine
 from branchwork.fusing.target import Target
 from branchwork.graph.costs import macs_of, operation, pair
-from branchwork.graph.read import elements, image_nodes, parents, shape_of, size_of
+from branchwork.graph.program import elements, image_nodes, parents, shape_of, size_of
 
 FORMS: tuple[type[Form], ...] = (Rows, Fourier, BatchedFourier, Matrix, Tiles)
 

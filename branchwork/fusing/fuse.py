@@ -15,7 +15,7 @@ from branchwork.fusing.reorder import pool_before_relu, relu_before_pool
 from branchwork.fusing.same import need_same_training
 from branchwork.fusing.siblings import merge_siblings
 from branchwork.fusing.target import ENGINES, Target
-from branchwork.graph.read import read_program
+from branchwork.graph.read import read
 
 
 def fuse(
@@ -41,7 +41,7 @@ def fuse(
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
     target = Target(batch, precision == "bf16", engine)
-    module = read_program(net, input_shape)
+    module = read(net, input_shape).rewritable()
     pool_before_relu(module.graph)
     norm_before_concat(module.graph)
     module = collapse_segments(module, target, merges=0)
@@ -66,7 +66,7 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     """
     if batch < 1:
         raise NetError(f"batch is {batch}, and it must be at least 1: how many images a step has")
-    written = read_program(net, input_shape)
+    written = read(net, input_shape, train=True).rewritable()
     pooled = pool_before_relu(written.graph)
     # Kernels are merged once forward, and in training twice back.
     module = collapse_segments(written, Target(batch), merges=3 if net.training else 1)

@@ -11,7 +11,7 @@ from branchwork.fusing.forms import Form, Place
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
 from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
 from branchwork.graph.costs import argument, macs_of, operation
-from branchwork.graph.read import shape_of, size_of
+from branchwork.graph.program import shape_of, size_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import fx
 
 from branchwork.fusing.reorder import is_alone
 from branchwork.graph.costs import operation
-from branchwork.graph.read import image_nodes, shape_of
+from branchwork.graph.program import image_nodes, shape_of
 
 aten = torch.ops.aten
 

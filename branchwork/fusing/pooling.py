@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from branchwork.graph.costs import argument, operation, pair
-from branchwork.graph.read import shape_of
+from branchwork.graph.program import shape_of
 
 
 def pool_products(module: fx.GraphModule) -> bool:

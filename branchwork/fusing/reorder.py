@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from branchwork.graph.costs import operation
-from branchwork.graph.read import elements
+from branchwork.graph.program import elements
 
 
 def pool_before_relu(graph: fx.Graph) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened, sliding
 from branchwork.graph.costs import argument, operation, pair
-from branchwork.graph.read import parents, shape_of, size_of
+from branchwork.graph.program import parents, shape_of, size_of
 
 # Gives the tensor that a node with a weight stands for.
 Weights = Callable[[fx.Node], Tensor]
@@ -69,6 +69,8 @@ def _is_by_channel(node: fx.Node) -> bool:
 def _is_per_image(node: fx.Node, images: set[fx.Node]) -> bool:
     """Whether the output is one image or vector for each image that comes in."""
     values = [other.meta["val"] for other in (node, *parents(node, images))]
+    if not all(isinstance(value, Tensor) for value in values):
+        return False
     return all(value.dim() in (2, 4) and str(value.shape[0]) == str(values[0].shape[0]) for value in values)
 
 

@@ -9,7 +9,7 @@ from torch import fx
 from branchwork.fusing.forms import MOVE
 from branchwork.fusing.target import Target
 from branchwork.graph.costs import argument, operation, pair
-from branchwork.graph.read import elements
+from branchwork.graph.program import elements
 
 
 def merge_siblings(module: fx.GraphModule, target: Target) -> bool:

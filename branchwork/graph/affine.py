@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from math import prod
 
 from branchwork.graph.costs import VIEWS
-from branchwork.graph.trace import Node, Shape, Trace
+from branchwork.graph.program import Shape
+from branchwork.graph.trace import Node, Trace
 
 # Affine operations without weights of their own, in eval mode.
 _PASSING = VIEWS | {

@@ -1,9 +1,12 @@
-"""A net as a graph that can be rewritten: torch's operations on images, with the weights of the net itself."""
+"""Read a net as a graph: torch's operations on images, over the net's own weights, with the user's lines of code.
 
+There is one way to do it: `read` runs the net on tensors without numbers and keeps what it does.
+"""
+
+import logging
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from math import prod
 from typing import Any
 
 import torch
@@ -11,209 +14,258 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
 from branchwork.graph.costs import VIEWS, operation
+from branchwork.graph.program import Graph, Shape, SymSize, image_nodes, name_nodes
+from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.trace import quiet
-from branchwork.graph.twin import blank
-from branchwork.graph.untouched import holding, untouched
+from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated
 
-SymSize = torch.ops.aten.sym_size.int
-
 # A net is read with few images and with many. A number that differs between the two is the number of images, or some
-# times that; a net that does something else for many has no one graph.
+# times that; a net that does something else for many has no one graph. MANY is a prime that no image side or number of
+# channels is likely to be.
 FEW, MANY = 2, 1009
 
 
-def read_program(net: nn.Module, input_shape: Sequence[int]) -> fx.GraphModule:
-    """The graph of `net` in its present mode, for any number of images C×H×W, over the parameters of `net` themselves.
+def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> Graph:
+    """Return the graph of `net` for images C×H×W, in eval mode, or with `train` in the mode that each module is in.
 
-    The net is run twice on tensors without numbers. The first time in a process that takes less than half as long as
-    `torch.export` with a dynamic shape, and saves most of a second of trainings that take eight (LOG.md). Raises
-    `NetError` where the net fails on such images, or where its operations cannot be told beforehand.
+    `net` is left as it was. It runs twice on tensors without numbers, with few images and with many, and once more if
+    it serves one image alone. A net whose operations depend on the pixels is really run, on one black image. Raises
+    `NetError` if its forward fails.
     """
-    held = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    with torch.random.fork_rng(devices=[]), quiet():
-        try:
-            (few, changed), (many, _) = (_read(net, held, input_shape, count) for count in (FEW, MANY))
-            outputs = len(pytree.tree_leaves(few.graph.output_node().args))
-            module = _for_any_number(few, many, held)
-        except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
-            raise failure(net, input_shape) or _unreadable(net, reason) from reason
-    if outputs != 1:
-        raise NetError(f"{type(net).__name__} gives {outputs} tensors, and one is needed: the logits")
-    if net.training and changed:
-        raise NetError(
-            f"the forward of {type(net).__name__} changes {enumerated(changed)}, which its graph would not: train it "
-            "with --execute written"
-        )
-    if not net.training:  # without `no_grad` within, of which the end would switch gradients on for whoever runs it
-        for node in module.graph.find_nodes(op="call_function", target=torch._C._set_grad_enabled):
-            module.graph.erase_node(node)
-    _make_functional(module.graph)
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    shape, reasons = tuple(input_shape), list[Exception]()
+    with torch.random.fork_rng(devices=[]), _quiet(), mode(net, train=train):
+        for counts in (FEW, MANY), (1, 1):
+            try:
+                reader = _Reader(net, tensors, shape)
+                few, many = (reader.read(count) for count in counts)
+                module = _merge(few, many, counts, tensors)
+                break
+            except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
+                reasons.append(reason)
+        obstacle = _not_for_any_number(net, shape, reasons, train) if reasons else None
+        recorded = len(reasons) == 2
+        if recorded:
+            module = _recorded(net, shape, reasons, train)
+    if not recorded:
+        learns = train and net.training
+        obstacle = obstacle or _make_functional(module.graph, learns)
+        if learns and reader.changed:
+            obstacle = obstacle or (
+                f"the forward of {type(net).__name__} changes {enumerated(reader.changed)}, which its graph would not: "
+                "train it with --execute written"
+            )
+        module.recompile()
+    return Graph(
+        net=net,
+        input_shape=shape,
+        module=module,
+        names=name_nodes(net, module.graph),
+        images=1 if reasons else MANY,
+        any_number=not reasons,
+        depends_on_pixels=recorded,
+        obstacle=obstacle,
+    )
+
+
+def _not_for_any_number(net: nn.Module, shape: Shape, reasons: Sequence[Exception], train: bool) -> str:
+    """Return why `net` serves no number of images. Raises `NetError` if its forward fails on any."""
+    problem = failure(net, shape, train=train)
+    if problem is not None:
+        if len(reasons) == 2:
+            raise problem from reasons[0]
+        return str(problem)
+    words = str(reasons[0]).strip().split("\n")[0]
+    return (
+        f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
+        f"({words}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
+    )
+
+
+def _recorded(net: nn.Module, shape: Shape, reasons: Sequence[Exception], train: bool) -> fx.GraphModule:
+    """Return what `net` does on one black image."""
+    try:
+        with borrowed(net, train=train):
+            module = record_graph(net, blank(net, 1, shape))
+    except Exception as reason:  # it needs two images, such as a batch norm of one pixel in training
+        raise NetError(_not_for_any_number(net, shape, reasons, train)) from reason
     for node in module.graph.nodes:
-        if node.target is torch.ops.aten.view.default:  # which refuses what lies in memory with the channels last
-            node.target = torch.ops.aten.reshape.default
+        value = node.meta.get("val")
+        node.meta["shape"] = tuple(value.shape) if value is not None else None
     return module
 
 
-def _read(
-    net: nn.Module, held: Mapping[str, Tensor], input_shape: Sequence[int], count: int
-) -> tuple[fx.GraphModule, list[str]]:
-    """The graph of `net` for so many images, which takes what is `held`, in this order, and them.
-
-    Also the names of what the forward changes of its own, as `untouched` has them.
-    """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    given = [mode.from_tensor(tensor, static_shapes=True) for tensor in held.values()]
-    with mode:
-        images = blank(net, count, input_shape)
-
-    def run(given: Sequence[Tensor], images: Tensor) -> Any:
-        with holding(net, dict(zip(map(id, held.values()), given, strict=True))):
-            return net(images)
-
-    with untouched(net) as changed, _knowing_modules(net):
-        program = make_fx(run, pre_dispatch=True)(given, images)
-    return program, changed
-
-
 @contextmanager
-def _knowing_modules(net: nn.Module) -> Iterator[None]:
-    """Each operation that is read of `net` in here knows the modules that ran it, as `nn_module_stack`."""
-    running: list[str] = []
-
-    def tell() -> None:
-        traceback.get_current_meta()["nn_module_stack"] = {path: (path, "") for path in running}
-
-    def enter(path: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            running.append(path)
-            tell()
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        running.pop()
-        tell()
-
-    hooks = []
-    for path, module in net.named_modules():
-        hooks += [module.register_forward_pre_hook(enter(path)), module.register_forward_hook(leave)]
+def _quiet() -> Iterator[None]:
+    """Silence the traceback that torch logs where shapes do not fit: our error says more."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        with traceback.preserve_node_meta():
-            yield
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        logger.setLevel(level)
 
 
-def _for_any_number(few: fx.GraphModule, many: fx.GraphModule, held: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The one graph that both are of, over what is `held`. Raises `ValueError` where they are of two."""
+class _Reader(TorchFunctionMode):
+    """Runs a net on tensors without numbers; each operation knows the modules and the line of code that called it.
+
+    `changed` are the names of what the forward changed in the net's attributes, as `untouched` has them.
+    """
+
+    def __init__(self, net: nn.Module, tensors: Mapping[str, Tensor], input_shape: Shape) -> None:
+        super().__init__()
+        self.net = net
+        self.input_shape = input_shape
+        self.changed: list[str] = []
+        self.running: list[str] = []
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.ids = [id(tensor) for tensor in tensors.values()]
+        self.weights = [self.mode.from_tensor(tensor, static_shapes=True) for tensor in tensors.values()]
+
+    def read(self, count: int) -> fx.GraphModule:
+        """Return the graph for `count` images: it takes the weights, in their order, and the images."""
+        with self.mode:
+            images = blank(self.net, count, self.input_shape)
+
+        def run(weights: Sequence[Tensor], images: Tensor) -> Any:
+            with holding(self.net, dict(zip(self.ids, weights, strict=True))), self:
+                return call(self.net, images)
+
+        calls = module_calls(self.net, self._enter, self._leave)
+        with untouched(self.net) as changed, calls, traceback.preserve_node_meta():
+            program = make_fx(run, pre_dispatch=True)(self.weights, images)
+        self.changed = changed
+        return program
+
+    def _enter(self, path: str, _: object) -> None:
+        self.running.append(path)
+        self._tell()
+
+    def _leave(self) -> None:
+        self.running.pop()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell torch what to note with the operations that follow."""
+        traceback.get_current_meta()["nn_module_stack"] = {path: (path, "") for path in self.running}
+        self._tell_line()
+
+    def _tell_line(self) -> None:
+        line = users_line()
+        traceback.get_current_meta()["stack_trace"] = "" if line is None else f"{line[0]}:{line[1]}"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._tell_line()
+        return func(*args, **(kwargs or {}))
+
+
+def _merge(
+    few: fx.GraphModule, many: fx.GraphModule, counts: tuple[int, int], tensors: Mapping[str, Tensor]
+) -> fx.GraphModule:
+    """Return the one graph that both are for `counts` images. Raises `ValueError` if they differ in anything else."""
     graph = fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     partners = dict(zip(few.graph.nodes, many.graph.nodes, strict=False))
-    constants = [dict(module.named_buffers()) for module in (few, many)]
+    names = {id(tensor): name for name, tensor in tensors.items()}
+    lifted: dict[str, Tensor] = {}  # tensors that the forward makes or keeps outside of parameters and buffers
     *weights, images = few.graph.find_nodes(op="placeholder")
-    for weight, name in zip(weights, held, strict=True):
+    for weight, name in zip(weights, tensors, strict=True):
         known[weight] = graph.get_attr(name)
     known[images] = graph.placeholder("input")
     batch = graph.call_function(SymSize, (known[images], 0))
 
+    def times(one: Any, other: Any) -> int:
+        """How often the number of images `one` is with few and `other` with many."""
+        factor: int = one // counts[0] if type(one) is type(other) is int else 0
+        if not factor or (one, other) != (factor * counts[0], factor * counts[1]):
+            raise ValueError(f"{one} with {counts[0]} images, {other} with {counts[1]}")
+        return factor
+
     def both(one: Any, other: Any) -> Any:
-        """What is `one` with few images and `other` with many."""
+        """Return what is `one` with few images and `other` with many."""
         if isinstance(one, fx.Node) and partners[one] is other:
             return known[one]
         if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
             return [both(*pair) for pair in zip(one, other, strict=True)]
         if type(one) is type(other) and one == other:
             return one
-        times = one // FEW if type(one) is type(other) is int else 0
-        if not times or (one, other) != (times * FEW, times * MANY):
-            raise ValueError(f"{one} with {FEW} images, {other} with {MANY}")
-        return batch if times == 1 else graph.call_function(operator.mul, (batch, times))
+        factor = times(one, other)
+        return batch if factor == 1 else graph.call_function(operator.mul, (batch, factor))
+
+    def single(one: Any, other: Any) -> Any:
+        """Return the shape of an output for a single image, or those of several."""
+        if isinstance(one, Tensor):
+            sizes = zip(one.shape, other.shape, strict=True)
+            return tuple(int(a) if a == b else times(int(a), int(b)) for a, b in sizes)
+        return [single(*pair) for pair in zip(one, other, strict=True)] if isinstance(one, list | tuple) else None
 
     for one, other in partners.items():
         if one.op != other.op or str(one.target) != str(other.target) or one.kwargs.keys() != other.kwargs.keys():
-            raise ValueError(f"{one.target} with {FEW} images, {other.target} with {MANY}")
+            raise ValueError(f"{one.target} with {counts[0]} images, {other.target} with {counts[1]}")
         if one.op == "output":
-            graph.output(known[pytree.tree_leaves(one.args)[0]])
+            leaves = [known[leaf] for leaf in pytree.tree_leaves(one.args) if isinstance(leaf, fx.Node)]
+            graph.output(leaves[0] if len(leaves) == 1 else tuple(leaves))
         elif one.op == "get_attr":
-            if not torch.equal(*(own[str(one.target)] for own in constants)):
-                raise ValueError(f"another constant with {FEW} images than with {MANY}")
-            known[one] = graph.get_attr(str(one.target))
+            values = [operator.attrgetter(str(one.target))(module) for module in (few, many)]
+            name = names.get(id(values[0]), str(one.target))
+            if values[0] is not values[1] and not torch.equal(*values):
+                raise ValueError(f"another constant with {counts[0]} images than with {counts[1]}")
+            if name not in tensors:
+                lifted[name] = values[0]
+            known[one] = graph.get_attr(name)
         elif one.op != "placeholder":
             keywords = {key: both(value, other.kwargs[key]) for key, value in one.kwargs.items()}
             known[one] = graph.call_function(one.target, tuple(both(one.args, other.args)), keywords)
         if one in known:
             known[one].meta = other.meta  # no channels or pixels are so many, and taken for images
+            known[one].meta["shape"] = single(one.meta.get("val"), other.meta.get("val"))
+            file, _, line = known[one].meta.pop("stack_trace", "").rpartition(":")
+            known[one].meta["line"] = (file, int(line)) if file else None
     if not batch.users:
         graph.erase_node(batch)
-    return fx.GraphModule({**held, **constants[0]}, graph)
+    return fx.GraphModule({**tensors, **lifted}, graph)
 
 
-def _unreadable(net: nn.Module, reason: object) -> NetError:
-    words = str(reason).strip().split("\n")[0]
-    return NetError(
-        f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
-        f"({words}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
-    )
+def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
+    """Operations in place on images, such as `relu_`, become those that give a new tensor; says if that is impossible.
 
-
-def image_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose tensors hold something for each image, and not weights."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if _is_tensor(node) and (node.op == "placeholder" or any(parent in found for parent in node.all_input_nodes)):
-            found.add(node)
-    return found
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """C×H×W or F of an image node: the shape without the batch."""
-    return tuple(int(n) for n in node.meta["val"].shape[1:])
-
-
-def size_of(node: fx.Node) -> tuple[int, int]:
-    """Height and width; a vector is an image of one pixel."""
-    shape = shape_of(node)
-    return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
-
-
-def elements(node: fx.Node) -> int:
-    return prod(shape_of(node))
-
-
-def parents(node: fx.Node, images: set[fx.Node]) -> Iterator[fx.Node]:
-    return (parent for parent in node.all_input_nodes if parent in images)
-
-
-def _is_tensor(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), Tensor)
-
-
-def _make_functional(graph: fx.Graph) -> None:
-    """Operations in place on images, such as `relu_`, become those that give a new tensor."""
+    `view`, which refuses tensors whose channels lie last in memory, becomes `reshape`. If the net does not learn, the
+    switches of `no_grad` within go, the last of which would switch gradients on for whoever runs the graph.
+    """
+    obstacle = None
     images = image_nodes(graph)
+    order = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         target: Any = node.target
-        if node not in images or node.op != "call_function" or not target._schema.is_mutable:
-            continue
-        changed = node.args[0]
-        name = str(target).removeprefix("aten.").split(".")
-        functional = getattr(torch.ops.aten, name[0].rstrip("_"), None)
-        shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
-        if functional is None or not name[0].endswith("_") or shared:
-            raise NetError(f"{name[0]} changes a tensor in place that others see: write it without the underscore")
-        node.target = getattr(functional, name[1])
-        order = {other: index for index, other in enumerate(graph.nodes)}
-        later = {user for user in changed.users if order[user] > order[node]}
-        changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if target is torch._C._set_grad_enabled and not learns:
+            graph.erase_node(node)
+        elif target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+        elif node in images and node.op == "call_function" and _is_mutable(target):
+            changed = node.args[0]
+            name, overload = str(target).removeprefix("aten.").split(".")
+            functional = getattr(torch.ops.aten, name.rstrip("_"), None)
+            shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
+            if functional is None or not name.endswith("_") or shared:
+                obstacle = f"{name} changes a tensor in place that others see: write it without the underscore"
+                continue
+            node.target = getattr(functional, overload)
+            later = {user for user in changed.users if order[user] > order[node]}
+            changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+    return obstacle
+
+
+def _is_mutable(target: Any) -> bool:
+    return hasattr(target, "_schema") and target._schema.is_mutable
 
 
 def _is_view(node: fx.Node) -> bool:
-    """Whether `node` gives other tensors' memory: a view, or one part of a split."""
+    """Return whether a node gives other tensors' memory: a view, or one part of a split."""
     return node.target is operator.getitem or (node.op == "call_function" and operation(node) in VIEWS)

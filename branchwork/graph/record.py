@@ -1,24 +1,73 @@
-"""What a net does while it really runs: every operation of torch, and the module that calls it."""
+"""What a net does while it runs: every operation of torch, the module that calls it, and the user's line of code."""
 
-import traceback
-from collections.abc import Callable
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
+import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+# Code that is never the user's own: torch's, and this reader's.
+_NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
-@dataclass(eq=False)  # to compare tensors is no question of yes or no
+
+def call(net: nn.Module, images: Tensor) -> Any:
+    """Call `net`: the frame at which `users_line` stops."""
+    return net(images)
+
+
+def users_line() -> tuple[str, int] | None:
+    """Return file and line of the innermost call within `call` that is neither torch's nor the reader's.
+
+    None if there is none: all modules are torch's own, as in a `Sequential` of layers.
+    """
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not call.__code__:
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        if not file.startswith(_NOT_THE_USERS) and linecache.getline(file, line):
+            return file, line
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+@contextmanager
+def module_calls(
+    net: nn.Module, enter: Callable[[str, tuple[Any, ...]], None], leave: Callable[[], None]
+) -> Iterator[None]:
+    """Call `enter` with path and arguments before each call of a module of `net` in here, and `leave` after it."""
+
+    def entering(path: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, arguments: enter(path, arguments)
+
+    hooks = []
+    try:
+        for path, module in net.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
+                continue
+            hooks.append(module.register_forward_pre_hook(entering(path)))
+            hooks.append(module.register_forward_hook(lambda *_: leave(), always_call=True))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@dataclass(eq=False)  # tensors cannot be compared with `==`
 class Step:
-    """One operation: the module that ran it, its name, what went in, and what came out: None where it failed."""
+    """One operation as it ran: the module that called it, its name, its arguments and output; None if it failed."""
 
     path: str
     op: str
     arguments: tuple[Any, ...]
     output: Tensor | None = None
-    stack: str = ""
+    line: tuple[str, int] | None = None
 
     def weight(self) -> Tensor:
         weight = self.arguments[1]
@@ -27,9 +76,10 @@ class Step:
 
 
 class Recorder(TorchFunctionMode):
-    """Sees every operation of a net while it runs, and which module runs it.
+    """Records every operation of a net while it runs.
 
-    `words` are torch's own about the failure.
+    `running` are the paths of the modules being called, and `words` what torch says about a failure. `passed` is a
+    module's path and the name of a module that it was given in the place of a tensor.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -38,26 +88,32 @@ class Recorder(TorchFunctionMode):
         self.running: list[str] = []
         self.words = ""
         self.passed: tuple[str, str] | None = None
-        paths = {module: path for path, module in net.named_modules()}
-        for path, module in net.named_modules():
-            module.register_forward_pre_hook(self._enter(path, paths))
-            module.register_forward_hook(lambda *_: self.running.pop() and None)
+        self._paths = {module: path for path, module in net.named_modules()}
+        self._calls = module_calls(net, self._enter, self._leave)
 
-    def _enter(self, path: str, paths: dict[nn.Module, str]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            self.running.append(path)
-            for argument in arguments:
-                if isinstance(argument, nn.Module):
-                    self.passed = (path, paths.get(argument, type(argument).__name__))
+    def __enter__(self) -> Self:
+        self._calls.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
-        return enter
+    def __exit__(self, *reason: Any) -> None:
+        super().__exit__(*reason)  # type: ignore[no-untyped-call]
+        self._calls.__exit__(None, None, None)
+
+    def _enter(self, path: str, arguments: tuple[Any, ...]) -> None:
+        self.running.append(path)
+        for argument in arguments:
+            if isinstance(argument, nn.Module):
+                self.passed = (path, self._paths.get(argument, type(argument).__name__))
+
+    def _leave(self) -> None:
+        self.running.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func)).strip("_")
         path = self.running[-1] if self.running else ""
-        stack = "".join(traceback.format_list(traceback.extract_stack()[:-1]))
-        step = Step(path, _NAMES.get(name, name), (*args, *kwargs.values()), stack=stack)
+        step = Step(path, _NAMES.get(name, name), (*args, *kwargs.values()), line=users_line())
         self.steps.append(step)
         output = func(*args, **kwargs)
         if isinstance(output, Tensor) and name not in ("get", "set"):
@@ -71,7 +127,7 @@ class Recorder(TorchFunctionMode):
         return self.steps[-1] if self.steps and self.steps[-1].output is None else None
 
     def maker(self, tensor: Any) -> Step | None:
-        """The operation that gave `tensor`."""
+        """Return the operation that gave `tensor`."""
         return next((step for step in reversed(self.steps) if step.output is tensor), None)
 
 
@@ -82,47 +138,44 @@ _NAMES = {
 }  # fmt: skip
 
 
-def recorded_graph(twin: nn.Module, image: Tensor) -> tuple[fx.Graph, dict[str, str], set[str]]:
-    """The graph of one run of `twin`, in the form that torch.export gives, and which of its inputs are parameters.
-
-    The third is the other inputs that are no images: buffers and constants.
-    """
-    recorder = Recorder(twin)
-    with recorder:
-        output = twin(image)
+def record_graph(net: nn.Module, image: Tensor) -> fx.GraphModule:
+    """Run `net` on `image`, and return the operations that it ran in the form of a graph, which itself cannot run."""
+    with torch.no_grad(), Recorder(net) as recorder:
+        output = call(net, image)
     graph = fx.Graph()
-    known: dict[int, fx.Node] = {}
-    weights: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    nodes = {id(image): graph.placeholder("input")}
+    nodes[id(image)].meta["val"] = image.to("meta")
 
-    def enter(tensor: Tensor, name: str) -> fx.Node:
-        node = graph.placeholder(name)
-        node.meta["val"] = tensor.to("meta")
-        known[id(tensor)] = node
-        return node
+    def hold(tensor: Tensor, name: str) -> None:
+        nodes[id(tensor)] = graph.get_attr(name)
+        nodes[id(tensor)].meta["val"] = tensor.to("meta")
 
-    enter(image, "image")
-    for name, parameter in twin.named_parameters():
-        weights[enter(parameter, "p_" + name.replace(".", "_")).name] = name
-    others = {enter(buffer, "b_" + name.replace(".", "_")).name for name, buffer in twin.named_buffers()}
+    for name, tensor in tensors.items():
+        hold(tensor, name)
 
     def translate(value: Any) -> Any:
         if isinstance(value, list | tuple):
             return [translate(item) for item in value]
-        if isinstance(value, Tensor) and id(value) not in known:
-            others.add(enter(value, "constant").name)
-        return known[id(value)] if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor) and id(value) not in nodes:
+            name = f"constant_{len(tensors)}"
+            tensors[name] = value
+            hold(value, name)
+        return nodes[id(value)] if isinstance(value, Tensor) else value
 
     for step in recorder.steps:
-        node = graph.call_function(_Operation(step.op), tuple(translate(argument) for argument in step.arguments))
-        node.meta = {"val": step.output.to("meta") if step.output is not None else None, "stack_trace": step.stack}
-        node.meta["nn_module_stack"] = {step.path: (step.path, "")}
-        known[id(step.output)] = node
-    graph.output(tuple(known[id(part)] for part in pytree.tree_leaves(output) if id(part) in known))
-    return graph, weights, others
+        assert step.output is not None, "the run did not fail"
+        node = graph.call_function(_Recorded(step.op), tuple(translate(argument) for argument in step.arguments))
+        node.meta = {"val": step.output.to("meta"), "nn_module_stack": {step.path: (step.path, "")}}
+        if step.line is not None:
+            node.meta["line"] = step.line
+        nodes[id(step.output)] = node
+    graph.output(tuple(nodes[id(part)] for part in pytree.tree_leaves(output) if id(part) in nodes))
+    return fx.GraphModule(tensors, graph)
 
 
 @dataclass(frozen=True)
-class _Operation:
+class _Recorded:
     """Stands in a graph for an operation of torch, by its name."""
 
     name: str

@@ -10,25 +10,24 @@ from torch import Tensor, nn
 
 from branchwork.blocks import size_changes
 from branchwork.errors import NetError, own_line
-from branchwork.graph.record import Recorder, Step
-from branchwork.graph.twin import blank, make_twin
+from branchwork.graph.record import Recorder, Step, call
+from branchwork.graph.untouched import blank, borrowed, eval_copy
 from branchwork.language import say, times
 
 # Lines of the flow that are shown: those before the failure matter.
 _SHOWN = 10
 
 
-def failure(net: nn.Module, input_shape: Sequence[int]) -> NetError | None:
-    """Why `net` cannot take images C×H×W, for a learner to read; None where it can.
+def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> NetError | None:
+    """Return why `net` cannot take images C×H×W, for a learner to read; None if it can.
 
-    `net` is left as it was: mode, weights, hooks and random state.
+    It runs in eval mode, or with `train` in the mode that it is in, and is left as it was.
     """
-    twin = make_twin(net)
-    recorder = Recorder(twin)
+    recorder = Recorder(net)
     images = blank(net, 2, input_shape)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), recorder:
-            twin(images)
+        with borrowed(net, train=train), torch.no_grad(), recorder:
+            call(net, images)
         return None
     except NetError as reason:  # a join has said already what does not fit
         problem = str(reason)
@@ -241,7 +240,7 @@ def _advice(net: nn.Module, seen: Recorder, tensor: Tensor) -> list[str]:
 
 def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
     """The smallest square image that works and is larger than this one, on the `meta` device; None up to 512."""
-    meta = make_twin(net).to("meta")
+    meta = eval_copy(net).to("meta")
     for side in range(min(input_shape[1:]) + 1, 513):
         try:
             with torch.no_grad():

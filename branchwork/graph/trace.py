@@ -1,27 +1,18 @@
-"""The trace: what a net does to one image, operation by operation, joins and views included.
+"""The trace: what a net does to one image, operation by operation, with what each costs, as rows for people."""
 
-Built on `torch.export`, which reads an ordinary script without running it on real data: only shapes are computed.
-"""
-
-import linecache
-import logging
 import operator
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from branchwork.graph.costs import VIEWS, Field, argument, field_of, macs_of, operation, pair, window_of
-from branchwork.graph.record import recorded_graph
-from branchwork.graph.teach import failure
-from branchwork.graph.twin import blank, make_twin
-
-Shape = tuple[int, ...]
+from branchwork.graph.joins import Join, find_joins
+from branchwork.graph.program import Graph, Shape, module_of, tensor_of
+from branchwork.graph.read import read
 
 
 @dataclass(frozen=True)
@@ -59,26 +50,6 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Branch:
-    """One way into a join, by a name that no other of the join has.
-
-    `nodes` are the names of its operations in order; a shortcut has none.
-    """
-
-    name: str
-    nodes: tuple[str, ...]
-    channels: int
-
-
-@dataclass(frozen=True)
-class Join:
-    """A concatenation or a sum, where branches that read the same input meet."""
-
-    node: str
-    branches: tuple[Branch, ...]
-
-
-@dataclass(frozen=True)
 class Trace:
     """A net's graph for one input size, in the order in which it runs.
 
@@ -104,219 +75,95 @@ class Trace:
 
 
 def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
-    """The trace of `net`, in eval mode, for one image of `input_shape` (C, H, W).
+    """Return the trace of `net`, in eval mode, for one image of `input_shape` (C, H, W).
 
-    `net` is left as it was: mode, weights, hooks and random state. A net whose operations depend on the pixels is run
-    once, on a black image, and `depends_on_pixels` says so. Raises `NetError` where its forward fails.
+    `net` is left as it was. If its operations depend on the pixels, they are those for a black image, and
+    `depends_on_pixels` says so. Raises `NetError` if its forward fails.
     """
-    twin = make_twin(net)
-    image = blank(net, 1, input_shape)
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet():
-        try:
-            program = torch.export.export(twin, (image,), strict=False)
-        except Exception as reason:  # the net's own forward may raise anything, and so may export
-            problem = failure(net, input_shape)
-            if problem is not None:
-                raise problem from reason
-            return _Reader(twin, *recorded_graph(make_twin(net), image)).read(tuple(input_shape), True)
-    signature = program.graph_signature
-    others = {*signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
-    return _Reader(twin, program.graph, dict(signature.inputs_to_parameters), others).read(tuple(input_shape), False)
+    return trace_graph(read(net, input_shape))
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the traceback that torch logs where shapes do not fit: the error tells it better."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def trace_graph(graph: Graph) -> Trace:
+    """Return the trace of a net that has been read."""
+    parameters = dict(graph.net.named_parameters())
+    nodes, unreached = _rows(graph, parameters)
+    return Trace(
+        input_shape=graph.input_shape,
+        nodes=tuple(nodes),
+        joins=tuple(find_joins(graph)),
+        outputs=tuple(name for name in map(graph.name, graph.outputs) if name is not None),
+        parameters=sum(parameter.numel() for parameter in parameters.values()),
+        weight_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
+        unreached=tuple(unreached),
+        classes={path: type(module).__name__ for path, module in graph.net.named_modules()},
+        peak_activation_bytes=_peak(nodes, graph.input_shape),
+        depends_on_pixels=graph.depends_on_pixels,
+    )
 
 
-class _Reader:
-    """Reads an exported program into a trace."""
-
-    def __init__(self, net: nn.Module, graph: fx.Graph, weights: dict[str, str], others: set[str]) -> None:
-        self.net = net
-        self.graph = graph
-        self.parameters = dict(net.named_parameters())
-        self.weights = weights
-        self.not_images = weights.keys() | others
-        self.unseen = set(self.parameters)
-        self.names = name_nodes(net, graph)
-        self.fields: dict[fx.Node, Field | None] = {}
-
-    def read(self, input_shape: Shape, depends_on_pixels: bool) -> Trace:
-        nodes: list[Node] = []
-        for node in self.graph.nodes:
-            if node.op == "placeholder":
-                if node.name not in self.not_images:
-                    self.names[node] = "input"
-                    self.fields[node] = Field.of_image(input_shape[1:]) if len(input_shape) == 3 else None
-            elif node.op == "call_function" and node.target is operator.getitem:
-                self.fields[node] = self.fields.get(node.args[0])
-            elif node.op == "call_function" and _tensor(node) is not None:
-                nodes.append(self._node(node, input_shape))
-        return Trace(
-            input_shape=input_shape,
-            nodes=tuple(nodes),
-            joins=tuple(self._joins(nodes)),
-            outputs=tuple(self.names[n] for n in self.graph.output_node().all_input_nodes if n in self.names),
-            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
-            weight_bytes=sum(p.numel() * p.element_size() for p in self.parameters.values()),
-            unreached=tuple(name for name in self.parameters if name in self.unseen),
-            classes={path: type(module).__name__ for path, module in self.net.named_modules()},
-            peak_activation_bytes=_peak(nodes, input_shape),
-            depends_on_pixels=depends_on_pixels,
-        )
-
-    def _node(self, node: fx.Node, input_shape: Shape) -> Node:
-        op = operation(node)
-        path, _ = _module(self.net, node)
-        parents = [n for n in node.all_input_nodes if n in self.names]
-        fields = [self.fields.get(parent) for parent in parents]
-        self.fields[node] = field_of(op, node, fields)
-        output = _tensor(node)
-        assert output is not None, "only nodes with a tensor become rows"
-        file, line = _place(node)
-        own_field = self.fields[node]
-        window, stride = window_of(op, node) or (None, None)
-        return Node(
-            name=self.names[node],
-            path=path,
-            op=op,
-            detail=_detail(op, node),
-            inputs=tuple(dict.fromkeys(self.names[parent] for parent in parents)),
-            output_shape=tuple(int(n) for n in output.shape[1:]),
-            kernel=_kernel(node) if op == "conv2d" else None,
-            groups=argument(node, 6, 1) if op == "conv2d" else 1,
-            channels=_value(node.args[0]).shape[1] if op == "conv2d" else 0,
-            window=window,
-            stride=stride,
-            parameters=self._parameters(node),
-            macs=macs_of(op, node),
-            activation_bytes=0 if op in VIEWS else output.numel() * output.element_size(),
-            field=own_field.size(input_shape[1:]) if own_field is not None else None,
-            file=file,
-            line=line,
-        )
-
-    def _parameters(self, node: fx.Node) -> int:
-        """Numbers in the parameters that this node is the first to use."""
-        count = 0
-        for source in node.all_input_nodes:
-            name = self.weights.get(source.name)
-            if name is not None and name in self.unseen:
-                self.unseen.discard(name)
-                count += self.parameters[name].numel()
-        return count
-
-    def _joins(self, nodes: Sequence[Node]) -> Iterable[Join]:
-        by_name = {node.name: node for node in nodes}
-        ancestors: dict[str, set[str]] = {"input": {"input"}}
-        for node in nodes:
-            ancestors[node.name] = {node.name}.union(*(ancestors[i] for i in node.inputs))
-        order = {name: index for index, name in enumerate(["input", *by_name])}
-        for node in nodes:
-            if node.op not in ("cat", "add") or len(node.inputs) < 2:
-                continue
-            shared = set.intersection(*(ancestors[name] for name in node.inputs))
-            # Of two branches that share a part, such as two heads of one stem, the part belongs to neither.
-            branches: list[Branch] = []
-            for source in node.inputs:
-                own = sorted(ancestors[source] - shared, key=order.__getitem__)
-                shape = by_name[source].output_shape if source in by_name else ()
-                name = _branch_name(node, own, beside_shortcut=bool(shared & set(node.inputs)))
-                same = sum(branch.name.partition("@")[0] == name for branch in branches)
-                name = f"{name}@{same + 1}" if same else name
-                branches.append(Branch(name, tuple(own), shape[0] if shape else 0))
-            yield Join(node.name, tuple(branches))
-
-
-def name_nodes(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
-    """What `Node.name` calls each operation in an exported graph of `net` that gives a tensor, in order.
-
-    One part of a split stands for its source, and has its name.
-    """
-    names: dict[fx.Node, str] = {}
-    uses: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op != "call_function" or _tensor(node) is None:
-            continue
+def _rows(graph: Graph, parameters: Mapping[str, nn.Parameter]) -> tuple[list[Node], dict[str, nn.Parameter]]:
+    """Return the operations, and the parameters that none of them uses."""
+    unreached = dict(parameters)
+    fields = {graph.input: Field.of_image(graph.input_shape[1:]) if len(graph.input_shape) == 3 else None}
+    rows: list[Node] = []
+    for node, name in graph.names.items():
         if node.target is operator.getitem:
-            names[node] = names[node.args[0]]
+            fields[node] = fields.get(node.args[0])  # type: ignore[arg-type]
             continue
-        path, leaf = _module(net, node)
-        op = operation(node)
-        name = path if leaf else f"{path}.{op}" if path else op
-        uses[name] = uses.get(name, 0) + 1
-        names[node] = name if uses[name] == 1 else f"{name}@{uses[name]}"
-    return names
+        op, output = operation(node), tensor_of(node)
+        assert output is not None, "only operations that give tensors have names"
+        sources = [parent for parent in node.all_input_nodes if graph.name(parent) is not None]
+        fields[node] = seen = field_of(op, node, [fields.get(parent) for parent in sources])
+        used = [str(parent.target) for parent in node.all_input_nodes if parent.op == "get_attr"]
+        fresh = [parameter for key in used if (parameter := unreached.pop(key, None)) is not None]
+        window, stride = window_of(op, node) or (None, None)
+        shape = _single(node)
+        file, line = node.meta.get("line") or (None, None)
+        rows.append(
+            Node(
+                name=name,
+                path=module_of(graph.net, node)[0],
+                op=op,
+                detail=_detail(op, node),
+                inputs=tuple(dict.fromkeys(str(graph.name(parent)) for parent in sources)),
+                output_shape=shape[1:],
+                kernel=_kernel(node) if op == "conv2d" else None,
+                groups=argument(node, 6, 1) if op == "conv2d" else 1,
+                channels=_single(node.args[0])[1] if op == "conv2d" else 0,
+                window=window,
+                stride=stride,
+                parameters=sum(parameter.numel() for parameter in fresh),
+                macs=macs_of(op, node) // (graph.images if node in graph.image_nodes else 1),
+                activation_bytes=0 if op in VIEWS else prod(shape) * output.element_size(),
+                field=seen.size(graph.input_shape[1:]) if seen is not None else None,
+                file=file,
+                line=line,
+            )
+        )
+    return rows, unreached
 
 
-def _module(net: nn.Module, node: fx.Node) -> tuple[str, bool]:
-    """The path of the module that made this node, and whether that is a layer of torch's own."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((path for path, _ in reversed(stack.values())), "")
-    path = re.sub(r"@\d+", "", path)
-    try:
-        module = net.get_submodule(path)
-    except AttributeError:
-        return path, False
-    return path, bool(path) and type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
-
-
-def _branch_name(join: Node, own: Sequence[str], *, beside_shortcut: bool) -> str:
-    """What the names of a branch have in common, as seen from the block that joins it.
-
-    `b5` of `incep1.b5.conv1` and `incep1.b5.conv2`; `branch5x5` of `incep1.branch5x5_1` and `incep1.branch5x5_2`. Where
-    they have nothing in common, `residual` beside a shortcut, and the last of them elsewhere.
-    """
-    if not own:
-        return "shortcut"
-    parts = [name.removeprefix(f"{join.path}.").split(".") for name in own]
-    whole = list(takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
-    if whole:
-        return ".".join(names[0] for names in whole)
-    letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*(names[0] for names in parts), strict=False))
-    common = "".join(letter[0] for letter in letters).rstrip("_")
-    return common or ("residual" if beside_shortcut else parts[-1][0])
-
-
-def _tensor(node: fx.Node) -> Tensor | None:
-    """The output of a node, the first one where it has several; None where it is no tensor."""
-    value = node.meta.get("val")
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-        return value[0]
-    return value if isinstance(value, Tensor) else None
+def _single(node: Any) -> Shape:
+    """Return the shape of an output, or the first of several, for a single image."""
+    shape = node.meta["shape"]
+    return tuple(shape[0]) if isinstance(shape, list) else tuple(shape)
 
 
 def _detail(op: str, node: fx.Node) -> str:
     """What tells one operation of a kind from another: kernel, stride, padding; for a view, the product."""
-    output = _tensor(node)
     if op == "conv2d":
         return _geometry(_kernel(node), node, stride=3, padding=4, dilation=5, groups=6)
     if op in ("max_pool2d", "avg_pool2d"):
         return _geometry(argument(node, 1, ()), node, stride=2, padding=3)
-    if op in ("view", "flatten") and output is not None:
-        before = _value(node.args[0]).shape[1:]
-        if len(before) > len(output.shape[1:]) == 1:
-            return f"{'×'.join(map(str, before))} = {output.shape[1]}"
+    if op in ("view", "flatten"):
+        before, after = _single(node.args[0])[1:], _single(node)[1:]
+        if len(before) > len(after) == 1:
+            return f"{'×'.join(map(str, before))} = {after[0]}"
     return ""
 
 
 def _kernel(node: fx.Node) -> tuple[int, int]:
-    return pair(_value(node.args[1]).shape[2:])
-
-
-def _value(argument: Any) -> Tensor:
-    """The shape, type and so on of what a node of the graph gives, as a tensor without numbers."""
-    value = argument.meta["val"]
-    assert isinstance(value, Tensor), f"{argument} gives one tensor"
-    return value
+    return pair(_single(node.args[1])[2:])
 
 
 def _geometry(kernel: Any, node: fx.Node, **places: int) -> str:
@@ -337,15 +184,6 @@ _SHORT = {"padding": "pad"}
 
 def _short(numbers: tuple[int, int]) -> str:
     return str(numbers[0]) if numbers[0] == numbers[1] else f"{numbers[0]}×{numbers[1]}"
-
-
-def _place(node: fx.Node) -> tuple[str | None, int | None]:
-    """File and line of the innermost call that is not torch's own."""
-    found: tuple[str | None, int | None] = (None, None)
-    for file, line in re.findall(r'File "([^"]+)", line (\d+)', node.meta.get("stack_trace") or ""):
-        if "/torch/" not in file and linecache.getline(file, int(line)):
-            found = (file, int(line))
-    return found
 
 
 def _peak(nodes: Sequence[Node], input_shape: Shape) -> int:

@@ -1,22 +1,63 @@
-"""Running a net to learn of it, with all that its forward changes put back: attributes, random numbers, buffers."""
+"""Running a net to learn about it, and leaving it as it was: mode, attributes, buffers, hooks, random numbers."""
 
+import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+
+_TENSORS = {"_parameters", "_buffers", "_modules"}
+
+
+def eval_copy(net: nn.Module) -> nn.Module:
+    """Return a copy of `net` in eval mode that shares its tensors, so that a large net is not held twice."""
+    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
+    shared |= {id(b): b.detach() for b in net.buffers()}
+    return copy.deepcopy(net, shared).eval()
+
+
+def blank(net: nn.Module, count: int, shape: Sequence[int]) -> Tensor:
+    """Return `count` black images C×H×W with the dtype and on the device of the weights of `net`."""
+    like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
+    return torch.zeros(count, *shape, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def borrowed(net: nn.Module, *, train: bool = False) -> Iterator[None]:
+    """Run `net` in here on copies of its buffers, and without any trace left behind.
+
+    It is in eval mode, or with `train` in the mode that it was in.
+    """
+    copies = {id(buffer): buffer.detach().clone() for buffer in net.buffers()}
+    with torch.random.fork_rng(devices=[]), mode(net, train=train), untouched(net), holding(net, copies):
+        yield
+
+
+@contextmanager
+def mode(net: nn.Module, *, train: bool) -> Iterator[None]:
+    """Put every module of `net` in eval mode, or with `train` leave each in its own; then restore the modes."""
+    before = {module: module.training for module in net.modules()}
+    try:
+        for module in () if train else before:
+            module.training = False  # not `eval()`: a class may override it to do more
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
 
 
 @contextmanager
 def untouched(net: nn.Module) -> Iterator[list[str]]:
-    """Put the attributes of the modules of `net`, and the random numbers of Python and NumPy, back at the end.
+    """Restore the attributes of all modules of `net`, and the random states of Python and NumPy, at the end.
 
-    The list then names what had changed. Parameters and buffers are left alone: whoever reads a net puts others there.
+    The list then names what had changed. Parameters and buffers are left to `holding`.
     """
     changed: list[str] = []
-    draws, numpys = random.getstate(), np.random.get_state(legacy=False)
+    python_state, numpy_state = random.getstate(), np.random.get_state(legacy=False)
     before = [(path, module, _attributes(module)) for path, module in net.named_modules()]
     try:
         yield changed
@@ -26,63 +67,61 @@ def untouched(net: nn.Module) -> Iterator[list[str]]:
                 delattr(module, name)
                 changed.append(f"{path}.{name}".lstrip("."))
             for name, (value, members) in attributes.items():
-                now = vars(module).get(name)
-                if _is_another(now, value) or _members(value) != members:
+                if _differs(vars(module).get(name), value) or _members(value) != members:
                     vars(module)[name] = _refilled(value, members)
                     changed.append(f"{path}.{name}".lstrip("."))
-        if random.getstate() != draws:
+        if random.getstate() != python_state:
             changed.append("Python's random numbers")
-            random.setstate(draws)
-        if str(np.random.get_state(legacy=False)) != str(numpys):
+            random.setstate(python_state)
+        if str(np.random.get_state(legacy=False)) != str(numpy_state):
             changed.append("NumPy's random numbers")
-            np.random.set_state(numpys)
+            np.random.set_state(numpy_state)
 
 
 @contextmanager
-def holding(net: nn.Module, given: Mapping[int, Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Other tensors in the place of those of `net`, by their `id`. What stands there at the end is then in the dict.
+def holding(net: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Replace parameters and buffers of `net`, by their `id`, and put them back at the end.
 
-    Not by `functional_call`, which leaves them there where one module has two names.
+    The dict then has what stood in the place of each, by the same `id`. `torch.func.functional_call` would leave the
+    replacements behind where one module has two names.
     """
-    places: list[tuple[dict[str, Any], str, Tensor]] = [
-        (own, name, tensor)
+    slots: list[tuple[dict[str, Any], str, Tensor]] = [
+        (registry, name, tensor)
         for module in net.modules()
-        for own in (module._parameters, module._buffers)
-        for name, tensor in own.items()
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no other tensors
+        for registry in (module._parameters, module._buffers)
+        for name, tensor in registry.items()
         if tensor is not None
     ]
     left: dict[int, Tensor] = {}
     try:
-        for own, name, tensor in places:
-            own[name] = given.get(id(tensor), tensor)
+        for registry, name, tensor in slots:
+            registry[name] = tensors.get(id(tensor), tensor)
         yield left
     finally:
-        for own, name, tensor in places:
-            left[id(tensor)] = own[name]
-            own[name] = tensor
-
-
-_TENSORS = {"_parameters", "_buffers", "_modules"}
+        for registry, name, tensor in slots:
+            left[id(tensor)] = registry[name]
+            registry[name] = tensor
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Each attribute with its members, where it is a container that may be changed in place."""
+    """Each attribute, and its members if it is a container that may be changed in place."""
     return {name: (value, _members(value)) for name, value in vars(module).items() if name not in _TENSORS}
 
 
-class _Same(list[Any]):
-    """Members that are equal where they are the very same: tensors do not say whether they are equal."""
+class _Identical(list[Any]):
+    """Members that are equal only if they are the same objects: tensors cannot be compared with `==`."""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and list(map(id, self)) == list(map(id, other))
+        return isinstance(other, _Identical) and list(map(id, self)) == list(map(id, other))
 
     __hash__ = None
 
 
 def _members(value: Any) -> Any:
     if isinstance(value, dict):
-        return list(value), _Same(value.values())
-    return _Same(value) if isinstance(value, list | set) else None
+        return list(value), _Identical(value.values())
+    return _Identical(value) if isinstance(value, list | set) else None
 
 
 def _refilled(value: Any, members: Any) -> Any:
@@ -97,7 +136,7 @@ def _refilled(value: Any, members: Any) -> Any:
     return value
 
 
-def _is_another(now: Any, value: Any) -> bool:
-    if now is value:
+def _differs(now: Any, before: Any) -> bool:
+    if now is before:
         return False
-    return not isinstance(now, int | float | str) or not isinstance(value, int | float | str) or now != value
+    return not isinstance(now, int | float | str) or not isinstance(before, int | float | str) or now != before

@@ -10,7 +10,9 @@ from itertools import accumulate
 from typing import Literal
 
 from branchwork.graph.costs import VIEWS
-from branchwork.graph.trace import Join, Node, Shape, Trace
+from branchwork.graph.joins import Join
+from branchwork.graph.program import Shape
+from branchwork.graph.trace import Node, Trace
 
 LETTER = 0.082  # the mean width of a letter, rounded up
 LINE = 0.17  # the height of a line of text

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from branchwork.errors import NetError
-from branchwork.graph.trace import Branch, Join, Node, Trace, trace
+from branchwork.graph.joins import Branch, Join
+from branchwork.graph.trace import Node, Trace, trace
 from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding
