@@ -16,8 +16,9 @@ from branchwork.fusing.fourier import BatchedFourier, Fourier
 from branchwork.fusing.kernel import StepsDiffer
 from branchwork.fusing.merging import Merge, Piece
 from branchwork.fusing.pooling import pooled_window
-from branchwork.fusing.rules import FREE, is_affine
+from branchwork.fusing.rules import FREE, has_kernel
 from branchwork.fusing.target import Target
+from branchwork.graph.affine import find_segments
 from branchwork.graph.costs import macs_of, operation, pair
 from branchwork.graph.program import elements, image_nodes, parents, shape_of, size_of
 
@@ -38,7 +39,8 @@ def collapse_segments(module: fx.GraphModule, target: Target, *, merges: int) ->
     graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     graph.output(graph.graph_copy(module.graph, copies))
     collapsed = fx.GraphModule(module, graph)
-    for number, segment in enumerate(find_segments(module.graph, images)):
+    members = {node for node in module.graph.nodes if has_kernel(node, images)}
+    for number, segment in enumerate(find_segments(module.graph, members)):
         planner = _Planner(segment, images, target, merges)
         for end in planner.best():
             name = f"collapsed{number}_{segment.index(end)}"
@@ -48,24 +50,6 @@ def collapse_segments(module: fx.GraphModule, target: Target, *, merges: int) ->
     graph.eliminate_dead_code()
     collapsed.recompile()
     return collapsed
-
-
-def find_segments(graph: fx.Graph, images: set[fx.Node]) -> list[list[fx.Node]]:
-    """The affine nodes of a graph in parts that end in one node each, which is the last of its list.
-
-    A node belongs to the part of those that read it where they are all of one part, and else ends its own.
-    """
-    ends: dict[fx.Node, fx.Node] = {}
-    for node in reversed(graph.nodes):
-        if is_affine(node, images):
-            after = {ends.get(user) for user in node.users}
-            (end,) = after if len(after) == 1 else (None,)
-            ends[node] = end or node
-    parts: dict[fx.Node, list[fx.Node]] = {}
-    for node in graph.nodes:
-        if node in ends:
-            parts.setdefault(ends[node], []).append(node)
-    return list(parts.values())
 
 
 class _Planner:

@@ -9,7 +9,8 @@ from torch import Tensor, fx, nn
 
 from branchwork.fusing.forms import Form, Place
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
-from branchwork.fusing.rules import LAYERS, Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
+from branchwork.fusing.rules import Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
+from branchwork.graph.affine import LAYERS
 from branchwork.graph.costs import argument, macs_of, operation
 from branchwork.graph.program import shape_of, size_of
 

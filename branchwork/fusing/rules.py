@@ -1,4 +1,4 @@
-"""Which operations are affine, and how a kernel that reads the output of each becomes one that reads its input."""
+"""Which affine operations have a kernel, and how the kernel of a reader is pulled through each to what it reads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened, sliding
+from branchwork.graph.affine import is_affine
 from branchwork.graph.costs import argument, operation, pair
 from branchwork.graph.program import parents, shape_of, size_of
 
@@ -17,24 +18,18 @@ _RESHAPING = ("view", "flatten", "squeeze")
 _PASSING = ("dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "clone")
 # Affine operations that take no time, or none in eval mode.
 FREE = _RESHAPING + _PASSING
-# Those with a kernel of their own.
-LAYERS = ("conv2d", "linear")
 
 
-def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
-    """Whether `node` is an affine map of images that the rules below know, the same for each image of a batch."""
-    if node.op != "call_function" or node not in images or not _is_per_image(node, images):
+def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
+    """Whether `node` is affine and the rules below know its kernel: one map, the same for each image of a batch."""
+    if not is_affine(node, images) or not _is_per_image(node, images):
         return False
     op, given = operation(node), list(parents(node, images))
     first = node.args[0]
-    if op == "conv2d":
-        return given == [first] and len(shape_of(node)) == 3
-    if op == "linear":
-        return given == [first] and len(shape_of(node)) == 1
-    if op == "batch_norm":
-        return given == [first] and not argument(node, 5, True) and argument(node, 3, None) is not None
-    if op == "avg_pool2d":
+    if op in ("conv2d", "avg_pool2d"):
         return len(shape_of(node)) == 3
+    if op == "linear":
+        return len(shape_of(node)) == 1
     if op in ("adaptive_avg_pool2d", "mean"):
         return _is_mean_of_all(node)
     if op == "cat":
@@ -52,7 +47,7 @@ def is_affine(node: fx.Node, images: set[fx.Node]) -> bool:
         sides: Any = node.args[1]
         constant = argument(node, 2, "constant") == "constant" and argument(node, 3, None) in (None, 0)
         return constant and len(sides) in (2, 4) and len(shape_of(node)) == 3
-    return op in _PASSING and not (op.endswith("dropout") and argument(node, 2, True))
+    return op in _PASSING or op == "batch_norm"
 
 
 def _is_by_channel(node: fx.Node) -> bool:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from branchwork.graph.affine import segments
 from branchwork.graph.costs import VIEWS
-from branchwork.graph.trace import Node, Trace, trace
+from branchwork.graph.program import Graph
+from branchwork.graph.read import read
+from branchwork.graph.trace import Node, Trace, trace_graph
+from branchwork.inspection.segments import affine_chains
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class Finding:
 
 
 def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
-    """What is probably a mistake in `net` on images of `input_shape` (C, H, W); nothing for a net that is right.
+    """Return what is probably a mistake in `net` on images of `input_shape` (C, H, W); nothing for a net that is right.
 
-    `net` is left as it was: copies run twice, forward and backward, on two images of noise, to see gradients and
-    outputs in either mode. Raises `NetError` where its forward cannot be read.
+    `net` is left as it was. Raises `NetError` if its forward cannot be read.
     """
-    seen = _Seen(net, trace(net, input_shape), _run(net, input_shape, train=False), _run(net, input_shape, train=True))
+    graph = read(net, input_shape)
+    return lint_graph(graph, trace_graph(graph))
+
+
+def lint_graph(graph: Graph, trace: Trace) -> tuple[Finding, ...]:
+    """Return what is probably a mistake in a net that has been read.
+
+    Copies of it run twice, forward and backward, on two images of noise, to see gradients and outputs in either mode.
+    """
+    runs = [_run(graph.net, graph.input_shape, train=train) for train in (False, True)]
+    seen = _Seen(graph, trace, *runs)
     return tuple(finding for rule in _RULES for finding in rule(seen))
 
 
@@ -50,10 +61,14 @@ class _Run:
 class _Seen:
     """A net and all that the rules look at. A run is None where the net fails in that mode, or gives no tensor."""
 
-    net: nn.Module
+    graph: Graph
     trace: Trace
     eval: _Run | None
     train: _Run | None
+
+    @property
+    def net(self) -> nn.Module:
+        return self.graph.net
 
     @property
     def nodes(self) -> dict[str, Node]:
@@ -244,8 +259,8 @@ def _kind(output: Any) -> str:
 
 
 def _affine(seen: _Seen) -> Iterator[Finding]:
-    """Segments: layers with no activation between them."""
-    for segment in segments(seen.trace):
+    """Layers with no activation between them."""
+    for segment in affine_chains(seen.graph, seen.trace):
         blocks = _largest(segment.nodes, seen.nodes)
         names = [f"`{b}`" for b in blocks if any(_within(layer, b) for layer in segment.layers)]
         title = f"{', '.join(names[:-1])} and {names[-1]} are" if len(names) > 1 else f"{names[0]} is"

@@ -10,11 +10,11 @@ from torch import nn
 
 from branchwork.errors import NetError
 from branchwork.graph.joins import Branch, Join
-from branchwork.graph.trace import Node, Trace, trace
+from branchwork.graph.read import read
+from branchwork.graph.trace import Node, Trace, trace_graph
 from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
-from branchwork.inspection.lint import Finding
-from branchwork.inspection.lint import lint as find_mistakes
+from branchwork.inspection.lint import Finding, lint_graph
 from branchwork.nets.input_size import smallest_square
 from branchwork.nets.resolve import DEFAULT_INPUT, build_net, defaults_of, short_name
 from branchwork.training.run import MODEL, holds, load_run
@@ -115,7 +115,8 @@ def inspect(
 
 
 def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: Path | None, lint: bool) -> Inspection:
-    traced = trace(net, shape)
+    graph = read(net, shape)
+    traced = trace_graph(graph)
     if picture is not None:
         draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs an image")
     rows = _rows(traced)
@@ -134,7 +135,7 @@ def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: P
         unreached=traced.unreached,
         joins={join.node: tuple(_costs(join, traced)) for join in traced.joins},
         reductions=tuple(reductions(traced)),
-        findings=find_mistakes(net, shape) if lint else None,
+        findings=lint_graph(graph, traced) if lint else None,
         blocks={path: name for path, name in traced.classes.items() if path and "." not in path},
     )
 

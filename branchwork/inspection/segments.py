@@ -1,0 +1,185 @@
+"""Layers in a row without an activation, which are one affine map: what they cost, and what that map would cost."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import fx
+
+from branchwork.graph.affine import LAYERS, is_affine
+from branchwork.graph.costs import argument, operation
+from branchwork.graph.program import Graph, Shape, parents
+from branchwork.graph.trace import Node, Trace
+
+
+@dataclass(frozen=True)
+class AffineChain:
+    """Two convolutions or linear layers or more, each read by others of them alone, except the last.
+
+    `layers` and `nodes`, which also has the joins, views and so on between them, are names in order. `macs` are those
+    as written, `collapsed_macs` those of the cheapest equal map, and `collapsed` is that map in words.
+    """
+
+    layers: tuple[str, ...]
+    nodes: tuple[str, ...]
+    macs: int
+    collapsed_macs: int
+    collapsed: str
+
+
+def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
+    """Yield the chains of a net that are probably a mistake.
+
+    What `fuse` collapses is more: a depthwise convolution, a sum around an activation and a narrow middle are choices.
+    """
+    rows = {row.name: row for row in trace.nodes}
+    members = _members(graph)
+    layers = [node for node in graph.names if node in members and operation(node) in LAYERS]
+    readers = {layer: _next_layers(graph, rows, layer, members) for layer in layers}
+    for chain in _linked(readers):
+        nodes = _with_what_is_between(graph, chain, members)
+        within = {name: rows[name] for name in dict.fromkeys(graph.names[node] for node in nodes)}
+        maps = [m for layer in chain if not readers[layer] for m in _collapsed(graph, rows, layer, within)]
+        yield AffineChain(
+            layers=tuple(graph.names[layer] for layer in chain),
+            nodes=tuple(within),
+            macs=sum(rows[graph.names[layer]].macs for layer in chain),
+            collapsed_macs=sum(macs for macs, _ in maps),
+            collapsed=" and ".join(dict.fromkeys(words for _, words in maps)),
+        )
+
+
+def _members(graph: Graph) -> set[fx.Node]:
+    """Return the affine operations that a chain may have.
+
+    A depthwise convolution is half of a separable one, which saves work on purpose. A sum around an activation makes a
+    block, whose output is read as it is by design: its operands are affine in different tensors.
+    """
+    members: set[fx.Node] = set()
+    sources: dict[fx.Node, frozenset[fx.Node]] = {}
+    for node in graph.module.graph.nodes:
+        if node in graph.image_nodes:
+            given = {sources[parent] for parent in parents(node, graph.image_nodes)}
+            op = node.op == "call_function" and operation(node)
+            by_choice = _is_depthwise(node) if op == "conv2d" else op in ("add", "sub") and len(given) > 1
+            if is_affine(node, graph.image_nodes) and not by_choice:
+                members.add(node)
+            sources[node] = frozenset().union(*given) if node in members else frozenset({node})
+    return members
+
+
+def _is_depthwise(node: fx.Node) -> bool:
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    return int(argument(node, 6, 1)) == int(source.meta["val"].shape[1]) > 1
+
+
+def _next_layers(graph: Graph, rows: Mapping[str, Node], layer: fx.Node, members: Collection[fx.Node]) -> list[fx.Node]:
+    """Return the layers that read this one's output; none if anything else does, or if the rank is a choice."""
+    layers: dict[fx.Node, None] = {}
+    normed = False
+    seen, ahead = {layer}, [layer]
+    while ahead:
+        for reader in ahead.pop().users:
+            if reader not in members:  # an activation, or the net's output
+                return []
+            normed = normed or operation(reader) == "batch_norm"
+            if operation(reader) in LAYERS:
+                layers[reader] = None
+            elif reader not in seen:
+                seen.add(reader)
+                ahead.append(reader)
+    row = rows[graph.names[layer]]
+    return [] if any(_is_low_rank(row, rows[graph.names[reader]], normed) for reader in layers) else [*layers]
+
+
+def _linked(readers: Mapping[fx.Node, Sequence[fx.Node]]) -> Iterator[list[fx.Node]]:
+    """Yield the layers that are linked by reading each other, in order; those that stand alone are left out."""
+    chains: list[set[fx.Node]] = []
+    for layer, others in readers.items():
+        if others:
+            chain = {layer, *others}
+            touched = [other for other in chains if other & chain]
+            chains = [other for other in chains if other not in touched] + [chain.union(*touched)]
+    for chain in chains:
+        yield [layer for layer in readers if layer in chain]
+
+
+def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Collection[fx.Node]) -> list[fx.Node]:
+    """Return these layers and what is affine between and before them, in order."""
+    nodes, ahead = set(layers), list(layers)
+    while ahead:
+        for parent in ahead.pop().all_input_nodes:
+            if parent in members and parent not in nodes and operation(parent) not in LAYERS:
+                nodes.add(parent)
+                ahead.append(parent)
+    return [node for node in graph.names if node in nodes]
+
+
+def _collapsed(
+    graph: Graph, rows: Mapping[str, Node], end: fx.Node, within: Mapping[str, Node]
+) -> Iterator[tuple[int, str]]:
+    """Yield the MACs and the words of the cheapest map into `end`, from each tensor that enters the rows `within`."""
+    last = rows[graph.names[end]]
+    upstream = _upstream(last, within)
+    images = {graph.name(node) for node in graph.image_nodes}
+    for entry in dict.fromkeys(name for row in upstream for name in row.inputs if name not in within):
+        if entry in images:
+            shape = rows[entry].output_shape if entry != "input" else graph.input_shape
+            yield min(_maps(entry, shape, last, upstream))
+
+
+def _is_low_rank(layer: Node, reader: Node, normed: bool) -> bool:
+    """A middle narrower than both ends is chosen where nothing else is: an autoencoder's, or a linear bottleneck's.
+
+    The latter, with a batch norm after it, stays without an activation on purpose (Sandler et al. 2018, section 3.2).
+    """
+    if layer.op != reader.op:
+        return False
+    before, middle, after = _channels(layer), _width(layer), _width(reader)
+    at_one_place = {layer.kernel, reader.kernel} <= {None, (1, 1)}
+    return middle < min(before, after) and (at_one_place or (normed and layer.kernel == (1, 1)))
+
+
+def _width(layer: Node) -> int:
+    return layer.output_shape[0] if layer.op == "conv2d" else layer.output_shape[-1]
+
+
+def _channels(layer: Node) -> int:
+    """What comes in: a linear layer's MACs are outputs times inputs."""
+    return layer.channels if layer.op == "conv2d" else layer.macs // prod(layer.output_shape)
+
+
+def _upstream(end: Node, inside: Mapping[str, Node]) -> list[Node]:
+    """`end` and those of these nodes that lead to it, in order."""
+    wanted = {end.name}
+    for node in reversed(list(inside.values())):
+        if node.name in wanted:
+            wanted.update(node.inputs)
+    return [node for node in inside.values() if node.name in wanted]
+
+
+def _maps(entry: str, shape: Shape, end: Node, ways: Sequence[Node]) -> Iterable[tuple[int, str]]:
+    """Each way to write the map from a tensor of `shape` into `end` at once: MACs and words."""
+    features, outputs = prod(shape), prod(end.output_shape)
+    yield features * outputs, f"one {features}→{outputs} matrix"
+    if all(node.op == "linear" or node.window == (1, 1) for node in ways) and end.op == "linear":
+        yield shape[-1] * outputs, f"one {shape[-1]}→{_width(end)} matrix"
+    if end.op == "conv2d" and len(shape) == 3 and all(node.window is not None for node in ways):
+        height, width = _joint_window(entry, ways)
+        words = f"one {height}×{width} convolution {shape[0]}→{_width(end)} (with care at the border)"
+        yield height * width * shape[0] * outputs, words
+
+
+def _joint_window(entry: str, ways: Sequence[Node]) -> tuple[int, int]:
+    """What one output at the end sees of `entry`: windows grow by the steps of what lies before them."""
+    seen = {entry: ((1, 1), (1, 1))}
+    for node in ways:
+        before = [seen[name] for name in node.inputs if name in seen]
+        if before:
+            assert node.window is not None and node.stride is not None, "asked before"
+            size = max(size[0] for size, _ in before), max(size[1] for size, _ in before)
+            jump = before[0][1]  # all alike, or what meets here would differ in size
+            grown = tuple(s + (w - 1) * j for s, w, j in zip(size, node.window, jump, strict=True))
+            steps = tuple(j * s for j, s in zip(jump, node.stride, strict=True))
+            seen[node.name] = ((grown[0], grown[1]), (steps[0], steps[1]))
+    return seen[ways[-1].name][0]
