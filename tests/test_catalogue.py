@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from helpers.reference import torch_macs
 from torch import nn
 
 import branchwork
@@ -13,9 +14,10 @@ from branchwork import NETS, build_net, list_nets
 from branchwork.blocks import Add, Concat
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import fuse
+from branchwork.graph.costs import count_macs
 from branchwork.nets import densenet, resnet
 from branchwork.nets.googlenet import MODULES
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.layers import Gate
 from branchwork.nets.resolve import defaults_of, short_name, split_options, with_options
 
@@ -109,7 +111,7 @@ def test_googlenet_has_the_rows_of_the_paper():
 def test_the_sizes_that_are_shown_are_those_of_the_trace_and_of_torch(name):
     assert measure(name) == SIZES[name]
     net, shape = build_net(name), SIZES[name].input_shape
-    assert (count_parameters(net), count_macs(net, shape[0], shape[1:])) == (SIZES[name].parameters, SIZES[name].macs)
+    assert (count_parameters(net), count_macs(net, shape)) == (SIZES[name].parameters, SIZES[name].macs)
 
 
 @kinds
@@ -138,9 +140,10 @@ def test_trace_and_fuse_agree_with_the_net(name):
     net.eval()
     images = torch.randn(2, 1, 40, 40, dtype=torch.float64, generator=generator)
     traced = branchwork.trace(net, (1, 40, 40))
-    assert traced.macs == count_macs(net.float(), 1, 40) and traced.parameters == count_parameters(net)
+    assert traced.macs == torch_macs(net, (1, 40, 40)) == count_macs(net, (1, 40, 40))
+    assert traced.parameters == count_parameters(net)
     assert not traced.depends_on_pixels
-    fused = fuse(net.double(), (1, 40, 40))
+    fused = fuse(net, (1, 40, 40))
     with torch.no_grad():
         expected = net(images)
         assert float((fused(images) - expected).abs().max() / expected.abs().max()) < 1e-9
@@ -241,7 +244,7 @@ def test_initial_weights_are_he_s_or_torch_s():
 def test_the_bottleneck_of_inception():
     for channels, macs in (("16", 6_019_200), ("8", 4_946_560), ("4", 4_410_240), ("none", 5_310_080)):
         net = build_net(f"inception[bottleneck={channels}]")
-        assert count_macs(net, 1, 28) == macs and net(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+        assert count_macs(net, (1, 28, 28)) == macs and net(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
         first = net.incep1.b5[0]
         assert (first.kernel_size, first.out_channels) == (
             ((5, 5), 24) if channels == "none" else ((1, 1), int(channels))
@@ -258,7 +261,7 @@ def test_the_width_and_the_norms_of_residual():
         for norm, others in (("none", channels), ("batch", 2 * channels)):
             net = build_net(f"residual[width={width},norm={norm}]")
             assert count_parameters(net) == kernels + others, (width, norm)
-            assert count_macs(net, 1, 28) == macs, (width, norm)
+            assert count_macs(net, (1, 28, 28)) == macs, (width, norm)
     lecture = build_net("residual")
     same = build_net("residual[width=16,norm=none]")
     assert [*map(str, same.named_children())] == [*map(str, lecture.named_children())]

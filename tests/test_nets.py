@@ -9,7 +9,8 @@ from torch import nn
 import branchwork
 from branchwork import NETS, build_net
 from branchwork.errors import NetError
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.graph.costs import count_macs
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.resolve import absolute_name, short_name
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
@@ -22,7 +23,7 @@ nets = pytest.mark.parametrize("name", LECTURE)
 def test_sizes_are_those_of_the_lecture(name, parameters, macs):
     net = NETS[name]()
     assert count_parameters(net) == parameters == count_parameters(LECTURE[name]())
-    assert count_macs(net, 1, 28) == macs == count_macs(LECTURE[name](), 1, 28)
+    assert count_macs(net, (1, 28, 28)) == macs == count_macs(LECTURE[name](), (1, 28, 28))
 
 
 @nets

@@ -12,8 +12,9 @@ from torch import nn
 import branchwork
 from branchwork import Add, Concat, build_net
 from branchwork.errors import NetError
+from branchwork.graph.costs import count_macs
 from branchwork.nets.densenet import DenseDesign, densenet
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.prune import find_branches, prune
 from branchwork.nets.resolve import defaults_of, short_name, split_options
 from branchwork.training.recipe import fast
@@ -67,7 +68,7 @@ def test_without_a_branch_is_with_zeros_in_its_place(name, size, branches):
     x = images(2, size, size)
     assert_equal(pruned, x, with_zeros(net, branches, x))
     assert not any(key.startswith(tuple(f"{branch}." for branch in branches)) for key in pruned.state_dict())
-    assert count_parameters(pruned) < count_parameters(net) and count_macs(pruned.float(), 2, size)
+    assert count_parameters(pruned) < count_parameters(net) and count_macs(pruned.float(), (2, size, size))
     assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
@@ -141,7 +142,9 @@ def test_a_bare_name_is_every_branch_of_that_name():
     listed = build_net("inception[without=incep2.b5+incep1.b5]")
     assert all(map(torch.equal, named.state_dict().values(), listed.state_dict().values()))
     # The lecture's table of layers, without one of its lines.
-    assert count_macs(named, 1, 28) == 6_019_200 - 144 * (160 + 9600) - 64 * 25 * 24 * 20 - 16 * (320 + 9600) - 3840
+    assert (
+        count_macs(named, (1, 28, 28)) == 6_019_200 - 144 * (160 + 9600) - 64 * 25 * 24 * 20 - 16 * (320 + 9600) - 3840
+    )
     generator = torch.random.get_rng_state()
     prune(net, (1, 28, 28), ["b5"])
     assert torch.equal(generator, torch.random.get_rng_state())

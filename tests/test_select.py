@@ -18,7 +18,8 @@ from branchwork.explaining import select as module
 from branchwork.explaining.candidates import Tuner, find_groups, weight_size
 from branchwork.explaining.select import select
 from branchwork.explaining.selection import Goal
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.graph.costs import count_macs
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.prune import find_joins
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, pick_precision, predict_logits
@@ -108,7 +109,7 @@ def test_what_it_writes_is_a_run_of_the_net_without_the_branches(run, selected):
     assert all([*join.branches()] == [*last.left] for join in find_joins(trained.net).values())
     for size in selected.sizes:
         net = build_net(size.net)
-        assert (size.parameters, size.macs) == (count_parameters(net), count_macs(net, 1, 28))
+        assert (size.parameters, size.macs) == (count_parameters(net), count_macs(net, (1, 28, 28)))
     assert (selected.after.parameters, selected.after.macs) == (last.parameters, last.macs)
     kept = json.loads((trained.folder / "selection.json").read_text())
     assert kept["net"] == last.net and kept["before"]["test_accuracy"] == accuracy_of(folder, data)

@@ -19,7 +19,7 @@ import branchwork
 from branchwork.blocks import Concat
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, NetError, StudyError
-from branchwork.nets.input_size import count_macs
+from branchwork.graph.costs import count_macs
 from branchwork.observer import Observer
 from branchwork.studies import executors, study, trainings
 from branchwork.studies.design import Arm, Setting
@@ -334,4 +334,4 @@ def test_arms_are_nets_that_can_be_built_and_cost_what_they_say():
             setting = study.STUDIES[name].setting(preset, 60_000)
             for arm in study.STUDIES[name].arms(preset):
                 setting.recipe.but(arm.changes)
-    assert count_macs(branchwork.build_net("inception[bottleneck=none]"), 1, 28) == 5_310_080
+    assert count_macs(branchwork.build_net("inception[bottleneck=none]"), (1, 28, 28)) == 5_310_080

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from html import unescape
 
 import pytest
+from helpers.reference import torch_macs
 
 from branchwork.datasets.load import load_data
 from branchwork.nets.googlenet import _inception
-from branchwork.nets.input_size import count_macs
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.records import Records
 from branchwork.studies.report import study_page
@@ -205,13 +205,13 @@ def test_macs_of_layers_are_those_that_torch_counts():
 
     direct, through = bottleneck.macs(*bottleneck.SLIDE)
     assert (direct, through) == (120_422_400, 12_443_648)
-    assert count_macs(nn.Conv2d(192, 32, 5, padding=2), 192, 28) == direct
-    assert count_macs(nn.Sequential(nn.Conv2d(192, 16, 1), nn.Conv2d(16, 32, 5, padding=2)), 192, 28) == through
+    assert torch_macs(nn.Conv2d(192, 32, 5, padding=2), (192, 28, 28)) == direct
+    assert torch_macs(nn.Sequential(nn.Conv2d(192, 16, 1), nn.Conv2d(16, 32, 5, padding=2)), (192, 28, 28)) == through
     module = _inception(192, b1=64, b3=(96, 128), b5=(16, 32), pool=32, kernel=5)
     (table,) = bottleneck.BOTTLENECK.answer(made_up(bottleneck.BOTTLENECK, lambda arm: 0.1)).tables
     rows = {row[0]: row for row in table.rows}
-    assert rows["googlenet incep3a.b3"][4] == f"{count_macs(module.b3, 192, 28):,}"
-    assert rows["googlenet incep3a.b5"][4] == f"{count_macs(module.b5, 192, 28):,}"
+    assert rows["googlenet incep3a.b3"][4] == f"{torch_macs(module.b3, (192, 28, 28)):,}"
+    assert rows["googlenet incep3a.b5"][4] == f"{torch_macs(module.b5, (192, 28, 28)):,}"
     assert rows["inception incep1.b3"][5] == "0.60×"  # 10·24·9 against 10·16 + 16·24·9, a pixel
 
 

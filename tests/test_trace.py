@@ -6,22 +6,17 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers.lecture import InceptionNet, ResidualNet
+from helpers.reference import torch_macs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
 from branchwork.errors import NetError
+from branchwork.graph.costs import count_macs
 from branchwork.inspection.bottlenecks import reduction, reductions
 from branchwork.nets.catalogue import NETS
-
-
-def flops(net: nn.Module, shape) -> int:
-    with FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, *shape))
-    return counter.get_total_flops() // 2
 
 
 class Dense(nn.Module):
@@ -80,7 +75,7 @@ every = pytest.mark.parametrize(
 @every
 def test_macs_parameters_and_shapes_agree_with_torch(net, shape):
     traced = trace(net, shape)
-    assert traced.macs == flops(net.eval(), shape)
+    assert traced.macs == torch_macs(net.eval(), shape) == count_macs(net, shape)
     assert traced.parameters == sum(p.numel() for p in net.parameters()) == sum(n.parameters for n in traced.nodes)
     assert traced.nodes[-1].output_shape == tuple(net(torch.zeros(1, *shape)).shape[1:])
     assert traced.unreached == ()
@@ -275,8 +270,8 @@ def test_reductions_in_a_net_agree_with_torch():
     assert found.keys() == {f"incep{i}.{b}.conv1" for i in (1, 2) for b in ("b5", "b3")}
     saved = found["incep1.b5.conv1"]
     assert (saved.channels, saved.through, saved.out) == (10, 16, 24) and saved.times < 1
-    assert saved.direct == flops(nn.Conv2d(10, 24, 5, padding=2), (10, 12, 12))
-    assert saved.total == flops(NETS["inception"]().incep1.b5, (10, 12, 12))
+    assert saved.direct == torch_macs(nn.Conv2d(10, 24, 5, padding=2), (10, 12, 12))
+    assert saved.total == torch_macs(NETS["inception"]().incep1.b5, (10, 12, 12))
     assert found["incep2.b5.conv1"].times > 1
 
 

@@ -32,7 +32,8 @@ from branchwork.explaining.candidates import (
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
 from branchwork.files import hold_lock, read_fields, write_json
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.graph.costs import count_macs
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
 from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_options, with_options
 from branchwork.nets.weights import load_weights
@@ -266,7 +267,7 @@ class _Search:
         if not sizes:
             began = time.perf_counter()
             loss, accuracy = tuner.judge(net)
-            macs = count_macs(net, self.data.channels, self.data.image_size)
+            macs = count_macs(net, (self.data.channels, *self.data.image_size))
             names = tuple(group.name for group in groups)
             seconds = time.perf_counter() - began
             sizes = [Size(self.plan.net, names, None, count_parameters(net), macs, loss, accuracy, seconds, 0, ())]
@@ -348,7 +349,7 @@ class _Search:
                 if now.removed is None:
                     observer.note(f"{group.name} stays: {first_line(reason)}")
                 continue
-            macs = count_macs(smaller, self.data.channels, self.data.image_size)
+            macs = count_macs(smaller, (self.data.channels, *self.data.image_size))
             if macs < now.macs:  # a shortcut that copies costs nothing
                 candidates.append(Candidate(group, smaller, count_parameters(smaller), macs))
         return candidates

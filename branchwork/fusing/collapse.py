@@ -131,7 +131,7 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> flo
     op = operation(node)
     if op in FREE:
         return 0
-    products = macs_of(op, node) / int(node.meta["val"].shape[0])
+    products = macs_of(node) / int(node.meta["val"].shape[0])
     channels = int(node.args[1].meta["val"].shape[1]) if op == "conv2d" else 0  # type: ignore[union-attr]
     products *= target.convolved(channels) if channels else target.product
     moved = sum(map(elements, {node, *parents(node, images)}))

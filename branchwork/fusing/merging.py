@@ -68,7 +68,7 @@ class Piece:
 
     def bias_macs(self) -> int:
         """The multiply-accumulates of `bias`, at most."""
-        return sum(macs_of(operation(node), node) // int(node.meta["val"].shape[0]) for node in self.nodes)
+        return sum(macs_of(node) // int(node.meta["val"].shape[0]) for node in self.nodes)
 
     def place(self, entry: fx.Node, kernel: Kernel) -> Place:
         channels, outputs = kernel.weight.shape[2:]

@@ -133,7 +133,7 @@ def _rows(graph: Graph, parameters: Mapping[str, nn.Parameter]) -> tuple[list[No
                 window=window,
                 stride=stride,
                 parameters=sum(parameter.numel() for parameter in fresh),
-                macs=macs_of(op, node) // (graph.images if node in graph.image_nodes else 1),
+                macs=macs_of(node) // (graph.images if node in graph.image_nodes else 1),
                 activation_bytes=0 if op in VIEWS else prod(shape) * output.element_size(),
                 field=seen.size(graph.input_shape[1:]) if seen is not None else None,
                 file=file,

@@ -1,12 +1,12 @@
 """Which image sizes a net takes, and the shapes it gives, mostly on the `meta` device, which computes no pixels."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from branchwork.errors import NetError
+from branchwork.graph.untouched import eval_copy
 
 ImageSize = int | tuple[int, int]
 
@@ -28,7 +28,7 @@ def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, name
     Raises `NetError`, naming the net `name` and the smallest square image that works, if `image_size` is too small.
     """
     height, width = height_and_width(image_size)
-    probe = _on_meta(body) if height * width > FEW_PIXELS else copy.deepcopy(body).eval()
+    probe = _on_meta(body) if height * width > FEW_PIXELS else eval_copy(body)
     count = _features(probe, in_channels, height, width)
     if count is None:
         smallest = _smallest_side(_on_meta(body), in_channels)
@@ -61,18 +61,8 @@ def weight_rms(weights: Iterable[Tensor]) -> float | None:
     return float(torch.cat(kernels).square().mean().sqrt()) if kernels else None
 
 
-def count_macs(net: nn.Module, in_channels: int, image_size: ImageSize) -> int:
-    """Count the MACs per image of convolutions and matrix products, as torch counts them."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    image = torch.zeros(1, in_channels, *height_and_width(image_size))
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        copy.deepcopy(net).cpu().eval()(image)
-    return int(counter.get_total_flops()) // 2
-
-
 def _on_meta(net: nn.Module) -> nn.Module:
-    return copy.deepcopy(net).to("meta").eval()
+    return eval_copy(net).to("meta")
 
 
 def smallest_square(net: nn.Module, in_channels: int, limit: int) -> int | None:

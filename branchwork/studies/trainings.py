@@ -21,7 +21,8 @@ from branchwork.datasets.batches import generator_of, normalise, train_and_valid
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, TrainingError, WeightsError
-from branchwork.nets.input_size import count_macs, count_parameters, weight_rms
+from branchwork.graph.costs import count_macs
+from branchwork.nets.input_size import count_parameters, weight_rms
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Epoch, Observer
 from branchwork.training.checkpoint import load_state
@@ -85,7 +86,7 @@ def train_job(job: Job) -> Record:
         record = {
             "job": asdict(job),
             "parameters": count_parameters(watch.net),
-            "macs": count_macs(watch.net, data.channels, data.image_size),
+            "macs": count_macs(watch.net, (data.channels, *data.image_size)),
             "machine": machine(),
             "versions": versions(),
         }

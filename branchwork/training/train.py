@@ -20,7 +20,8 @@ from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
-from branchwork.nets.input_size import count_macs, count_parameters
+from branchwork.graph.costs import count_macs
+from branchwork.nets.input_size import count_parameters
 from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
@@ -359,7 +360,7 @@ def _run_alone(
             net = build()
             if plan.weights is not None and state is None:
                 observer.note(str(load_weights(net, plan.weights, new_head=True)))
-            macs = count_macs(net, model.in_channels, model.image_size)
+            macs = count_macs(net, (model.in_channels, *model.image_size))
             began = time.perf_counter()
             loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
             processes.together(lambda: need_memory(loop))
