@@ -166,6 +166,10 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     macs: int = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip torch's compiler is to import it first, for two seconds
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         first = output[0] if isinstance(output, tuple | list) else output
