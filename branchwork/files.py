@@ -164,11 +164,13 @@ def parse_json(
 def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN) -> Iterator[None]:
     """Turn whatever goes wrong while the file `path` is read into one `error` that names the file and the `remedy`.
 
-    Checks of what was read belong inside: let them raise `ValueError`.
+    Checks of what was read belong inside: let them raise `ValueError`. An `error` that is raised inside stays as it is.
     """
     shown = printable(path)
     try:
         yield
+    except error:
+        raise
     except FileNotFoundError as reason:
         raise error(f"{shown} is missing: {remedy}") from reason
     except OSError as reason:

@@ -141,6 +141,10 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path):
         read_json(tmp_path / "a.json", Whole)
     with pytest.raises(RunError, match="cannot be read \\(Permission denied\\)"), reading(tmp_path / "b"):
         raise PermissionError(13, "Permission denied")
+    with pytest.raises(RunError, match=r"^another net$"), reading(tmp_path / "b"):
+        raise RunError("another net")
+    with pytest.raises(DataError, match=r"b is damaged \(another net\)"), reading(tmp_path / "b", error=DataError):
+        raise RunError("another net")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ was cut off is recognised, and the images can be written before anything is know
 """
 
 import json
+import math
 import mmap
 import os
 import shutil
@@ -122,7 +123,7 @@ def open_pack(
         raise DataError(f"{printable(path)} has colour images, and grey ones are needed: name {header.folder} itself")
     repeats = 1 if channels is None else channels // shape[0]
     with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), count * int(np.prod(shape)), access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), math.prod(header.shape), access=mmap.ACCESS_READ)
     if hasattr(mapped, "madvise"):
         # Images are read in random order: the system would read megabytes ahead that nobody wants.
         mapped.madvise(mmap.MADV_RANDOM)
@@ -152,7 +153,7 @@ def open_pack(
 def verify_pack(path: Path, observer: Observer) -> None:
     """Read the whole pack, with bounded memory. Raises `DataError` if its images are not those that were packed."""
     header, _ = _read_header(path)
-    left = total = int(np.prod(header.shape))
+    left = total = math.prod(header.shape)
     checksum = 0
     title = f"verifying {printable(path.name)}, in MB"
     try:
@@ -201,21 +202,19 @@ def _read_header(path: Path) -> tuple[_PackHeader, NDArray[np.int32]]:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _END.size))
         end = file.read(_END.size)
-    if len(end) < _END.size or not end.endswith(MAGIC):
-        raise DataError(
-            f"{printable(path)} is not a pack, or was cut off: copy it again, or make one with "
-            "branchwork data pack FOLDER"
-        )
-    length, checksum, _ = _END.unpack(end)
-    with reading(path, error=DataError, remedy=_REMEDY), open(path, "rb") as file:
+        if len(end) < _END.size or not end.endswith(MAGIC):
+            raise DataError(
+                f"{printable(path)} is not a pack, or was cut off: copy it again, or make one with "
+                "branchwork data pack FOLDER"
+            )
+        length, checksum, _ = _END.unpack(end)
         file.seek(max(0, size - _END.size - length))
         text = file.read(min(length, size))
         if zlib.crc32(text) != checksum:
             raise ValueError("the checksum of its header is wrong")
-    header = parse_json(text, _PackHeader, path, error=DataError, remedy=_REMEDY)
-    with reading(path, error=DataError, remedy=_REMEDY), open(path, "rb") as file:
+        header = parse_json(text, _PackHeader, path, error=DataError, remedy=_REMEDY)
         count = header.shape[0]
-        start = int(np.prod(header.shape, dtype=object))
+        start = math.prod(header.shape)
         if min(header.shape) < 1 or start + 8 * count + length + _END.size != size:
             raise ValueError(f"it has {size:,} bytes, and its header speaks of {times(header.shape)} images")
         file.seek(start)
