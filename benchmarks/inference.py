@@ -15,7 +15,7 @@ from benchmarks.process import JsonFile
 from branchwork.files import write_json
 
 if TYPE_CHECKING:
-    from branchwork.deploy.figures import Bench
+    from branchwork.deploy.bench_result import Bench
 
 # Without torch.compile, which takes a minute per net and was never the best: `branchwork bench` has it.
 ENGINES = ("torch", "onnxruntime", "openvino")

@@ -12,9 +12,8 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.deploy import bench as module
-from branchwork.deploy import timing
+from branchwork.deploy.bench import matrix_product, take_turns
 from branchwork.deploy.engines import Engine, find_engine
-from branchwork.deploy.timing import matrix_product, take_turns
 from branchwork.errors import EngineError, NetError
 from branchwork.language import milliseconds
 
@@ -38,7 +37,7 @@ def test_every_engine_and_precision_is_timed_as_written_and_fused():
     assert found == {(*one, fused, size) for one in usable for fused in (False, True) for size in (2, 4)}
     for row in result.rows:
         low, high = row.quartiles
-        assert 0 < low <= row.milliseconds <= high and row.runs >= timing.ROUNDS
+        assert 0 < low <= row.milliseconds <= high and row.runs >= module.ROUNDS
         assert row.images_per_second == pytest.approx(1000 * row.batch / row.milliseconds)
         assert row.macs_per_second == pytest.approx(7840 * row.images_per_second)
         assert row.share == pytest.approx(row.macs_per_second / result.ceilings[row.precision])
@@ -60,21 +59,21 @@ def test_times_are_those_of_the_runs_and_turns_are_taken_fairly(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(timing, "SETTLE", 0.0)
+    monkeypatch.setattr(module, "SETTLE", 0.0)
     times = take_turns({"short": sleeping("short", 0.002), "long": sleeping("long", 0.02)}, 0.05)
     assert sorted(times["short"])[len(times["short"]) // 2] == pytest.approx(0.002, rel=0.5)
     assert sorted(times["long"])[len(times["long"]) // 2] == pytest.approx(0.02, rel=0.5)
     # A candidate that takes longer than its turn is run once a turn and every run counts.
-    assert len(times["long"]) == order.count("long") == timing.ROUNDS
+    assert len(times["long"]) == order.count("long") == module.ROUNDS
     turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]
     assert turns == ["short", "long", "short", "long", "short", "long"], "forwards, backwards, forwards …"
 
 
 def test_the_ceiling_counts_the_macs_of_its_product():
     product, macs = matrix_product(torch.float32)
-    assert macs == timing.SIDE**3
+    assert macs == module.SIDE**3
     out = product()
-    assert out.shape == (timing.SIDE, timing.SIDE) and out.dtype == torch.float32
+    assert out.shape == (module.SIDE, module.SIDE) and out.dtype == torch.float32
 
 
 def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkeypatch):
@@ -92,7 +91,7 @@ def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkey
     assert [row[1:3] for row in rows] == [["fp32", "as"], ["fp32", "fused"]] * 2
     assert rows[0][5] == milliseconds(figures["rows"][0]["milliseconds"])
     assert "for latency, 1 at a time: torch fp32" in out and "for throughput: torch fp32" in out
-    assert "drawn: residual-bench.svg" in out and "milliseconds a batch" in Path("residual-bench.svg").read_text()
+    assert "drawn: residual-bench.svg" in out and "milliseconds per batch" in Path("residual-bench.svg").read_text()
     code, out, _ = command("bench", "residual", "--engines", "torch", *arguments[:-1], "-")
     assert code == 0 and json.loads(out)["net"] == "residual"
 
@@ -101,7 +100,7 @@ def test_a_run_is_timed_at_its_own_size_and_a_net_at_any(run, command):
     code, _, _ = command("bench", run.folder, "--engines", "torch", "--batch-sizes", 1, "--seconds", 0.02)
     assert code == 0 and Path(run.folder, "bench.svg").exists()
     Path(run.folder, "bench.svg").unlink()
-    with pytest.raises(NetError, match=r"was trained on images of 1×28×28: no others"):
+    with pytest.raises(NetError, match=r"was trained on images of 1×28×28 and takes no others"):
         bw.bench(run.folder, input_shape=(3, 28, 28), **QUICK)
     wide = bw.bench("residual", input_shape=(3, 32, 36), **QUICK)
     assert wide.input_shape == (3, 32, 36) and wide.macs > 2_013_184
@@ -116,7 +115,7 @@ def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
 
     ship = module.ship
     monkeypatch.setattr(module, "ship", wrong)
-    with pytest.raises(EngineError, match=r"torch fp32, as written gives other logits than the net as written"):
+    with pytest.raises(EngineError, match=r"torch fp32, as written: the logits are not those of the net as written"):
         bw.bench(Small(), **QUICK)
 
 
@@ -140,7 +139,7 @@ def test_loads_are_of_one_file_and_share_the_seconds(monkeypatch):
     assert [*times.values()] == pytest.approx([0.1] * len(times))
     assert result.loads == 3 and {row.runs for row in result.rows} == {27}
     assert [row.milliseconds for row in result.rows] == pytest.approx([2.6] * 4)
-    with pytest.raises(EngineError, match="loads and threads above 0"):
+    with pytest.raises(EngineError, match="loads and threads must be at least 1"):
         bw.bench(Small(), loads=0, **QUICK)
 
 
@@ -179,14 +178,14 @@ def test_threads_are_as_before_afterwards():
     ("arguments", "words"),
     [
         (["--engines", "tensorrt"], "there is no engine called 'tensorrt'"),
-        (["--batch-sizes", "0"], "batch sizes, seconds, loads and threads above 0"),
-        (["--seconds", "0"], "batch sizes, seconds, loads and threads above 0"),
-        (["--threads", "0"], "batch sizes, seconds, loads and threads above 0"),
+        (["--batch-sizes", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
+        (["--seconds", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
+        (["--threads", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
         (["--threads", "200000"], "threads is 200000, and it must be at least 1 and at most"),
         (["--precisions", "fp16"], "fp32"),
-        (["--engines", "onnxruntime", "--precisions", "bf16"], "bf16 cannot be had with onnxruntime here"),
+        (["--engines", "onnxruntime", "--precisions", "bf16"], "onnxruntime cannot compute in bf16 here"),
         (["--picture", "a.txt"], "Take .svg or .png"),
-        (["--input", "28"], "channels, height and width are needed"),
+        (["--input", "28"], "--input must be channels, height and width"),
     ],
 )
 def test_bad_input_is_one_message(arguments, words, refused):
@@ -205,7 +204,7 @@ def test_an_engine_that_is_asked_for_and_missing_is_an_error_and_otherwise_a_lin
 
 def test_bf16_on_a_machine_without_it_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(EngineError, match="this processor multiplies no bf16 by itself"):
+    with pytest.raises(EngineError, match="this processor has no bf16 arithmetic"):
         bw.bench(Small(), precisions=("bf16",))
 
 

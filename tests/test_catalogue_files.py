@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from branchwork.deploy.engines import load
-from branchwork.deploy.formats import FORMS, write
-from branchwork.deploy.subject import Shipping, find_subject
-from branchwork.deploy.verify import compare
+from branchwork.deploy.engines import compare, load
+from branchwork.deploy.formats import FORMATS, write
+from branchwork.deploy.shipped import Shipping, find_deployable
 
 SHAPE = (1, 28, 28)
 # The smallest of every family: the others are longer rows of the same tables.
@@ -19,15 +18,15 @@ SMALLEST = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
-    subject = find_subject(name, shape=SHAPE)
+    subject = find_deployable(name, input_shape=SHAPE)
     images = torch.randint(0, 256, (4, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels = (images / 255 - subject.model.mean[0]) / subject.model.std[0]
     with torch.no_grad():
         subject.net.train()(pixels)  # fresh running statistics would let the logits of a deep net grow without bounds
         expected = subject.net.eval()(pixels)
-    for form in FORMS:
-        path = tmp_path / f"net{FORMS[form].suffixes[-1]}"
-        write(form, path, subject, Shipping(fused=True), {})
-        logits = load(FORMS[form].engine, path, "fp32")(images)
+    for to in FORMATS:
+        path = tmp_path / f"net{FORMATS[to].suffixes[-1]}"
+        write(to, path, subject, Shipping(fused=True), {})
+        logits = load(FORMATS[to].engine, path, "fp32")(images)
         compared = compare(logits, expected, "fp32")
-        assert compared.good, f"{form}: {compared}"
+        assert compared.good, f"{to}: {compared}"

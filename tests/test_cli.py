@@ -130,7 +130,7 @@ def test_evaluate_shows_classes_confusion_and_the_picture(run, command, tmp_path
     code, out, _ = command("evaluate", run.folder, "--picture", "worst.png", "--json", "e.json")
     assert code == 0 and Path("worst.png").exists()
     evaluation = json.loads(Path("e.json").read_text())
-    assert f"{evaluation['accuracy']:.2%} of 1,000 test images" in out and "surest mistakes: worst.png" in out
+    assert f"{evaluation['accuracy']:.2%} of 1,000 test images" in out and "most confident mistakes: worst.png" in out
     assert len(re.findall(r"^ \d +100 ", out, re.MULTILINE)) == 10
     command("evaluate", run.folder)
     assert Path(run.folder, "mistakes.png").exists()
@@ -163,6 +163,9 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["evaluate", "gone", "--json", "--picture"], "--picture is a flag"),
         (["evaluate", "gone"], "gone holds no trained net"),
         (["predict", "gone", "x.png"], "gone holds no trained net"),
+        (["inspect", "."], ". holds no trained net"),
+        (["inspect", "residual", "--input", "28x28"], "must be channels, height and width, such as 1x28x28, got 28×28"),
+        (["inspect", "--conv", "192x28x28", "--kernel", "5"], "--conv needs --kernel, --out and --through"),
         (["evalaute", "gone"], "evaluate"),
         (["data", "cifar"], "there is no data set called 'cifar'"),
         (["data", "mnist", "--source", "gone"], "there is no such folder"),
@@ -274,9 +277,9 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 def test_threads_wait_long_only_where_nothing_else_runs(stat, turns, monkeypatch, tmp_path):
     (tmp_path / "stat").write_text(stat)
     monkeypatch.setattr(cli, "RUNNING", tmp_path / "stat")
-    assert cli._spin_count() == turns
+    assert cli.spin_count() == turns
     (tmp_path / "stat").unlink()
-    assert cli._spin_count() == "1000"
+    assert cli.spin_count() == "1000"
 
 
 def test_a_terminal_that_is_too_narrow_for_a_table_is_told_what_it_misses(monkeypatch, capsys):

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import branchwork as bw
 from branchwork.blocks import Add, Concat, chain
-from branchwork.cli.explain import _verdict as verdict_lines
+from branchwork.cli.explain import verdict_lines
 from branchwork.datasets.dataset import Split
 from branchwork.errors import NetError
 from branchwork.explaining import measure
@@ -611,7 +611,7 @@ def test_what_does_not_add_up_is_said(run, digits, command, monkeypatch):
     monkeypatch.setattr("branchwork.explaining.attribution.TOLERANCE", 1e-9)
     monkeypatch.setattr("branchwork.explaining.attribution.MOST_STEPS", 64)
     _, out, _ = command("explain", run.folder, digits[0])
-    assert "read them with care" in out and "shares add up to" in out
+    assert "read them with caution" in out and "shares add up to" in out
 
 
 class Straight(nn.Module):

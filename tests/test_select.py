@@ -352,7 +352,7 @@ def test_the_command(small, command, refused, monkeypatch):
     figures = json.loads(Path("figures.json").read_text())
     assert figures["after"]["macs"] < figures["before"]["macs"] and len(figures["sizes"]) == 2
     assert load_run("run/whole").model.net.endswith("two.py:Net")
-    assert "percents of accuracy are needed, as 0.2%" in refused("select", "run", "--drop", "0.2")
+    assert "--drop must be a percentage of accuracy, such as 0.2%" in refused("select", "run", "--drop", "0.2")
     assert "is a folder" in refused("select", ".")
     assert issubclass(RecipeError, BranchworkError) and Goal(drop=0.002).words().startswith("at most 0.20%")
 

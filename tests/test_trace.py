@@ -254,7 +254,7 @@ def test_a_net_that_depends_on_the_pixels_is_run_once_and_says_so(command):
     assert [join.branches for join in run.joins] == [join.branches for join in plain.joins]
     code, out, err = command("inspect", f"{ROOT}/tests/helpers/lecture.py:Depends")
     assert "a word that must not be in the table" in err and "a word" not in out
-    assert code == 0 and "these are those that it ran for a black image" in out
+    assert code == 0 and "these are the ones for a black image" in out
 
 
 def test_reduction_is_the_lectures_sum():
@@ -326,7 +326,7 @@ def test_nets_that_take_no_images_are_inspected():
     rows = bw.inspect(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), (49, 16)).rows
     assert sum(row.macs for row in rows) == 49 * (4 * 16 * 16 + 2 * 16 * 32) + 2 * 49 * 49 * 16
     assert bw.inspect(nn.Sequential(nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10)), (784,)).macs == 39_700
-    with pytest.raises(NetError, match="takes images"):
+    with pytest.raises(NetError, match="must be channels, height and width"):
         bw.inspect("residual", (784,))
 
 
@@ -354,7 +354,7 @@ def test_the_command_draws_and_lints(command):
     assert findings[0].keys() == {"rule", "module", "file", "line", "message"}
     assert Path("i.svg").read_text().startswith("<svg") and "88×4×4 = 1408" in Path("i.svg").read_text()
     code, out, _ = command("inspect", "residual", "--lint")
-    assert code == 0 and out.rstrip().endswith("lint: nothing to mend")
+    assert code == 0 and out.rstrip().endswith("lint: nothing found")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_the_command_draws_and_lints(command):
         (("residual", "--draw", "r.txt"), "Take .svg or .png"),
         ((), "name a net to inspect"),
         (("--conv", "192x28x28", "--kernel", "5"), "all three"),
-        (("residual", "--conv", "192x28x28", "--kernel", "5", "--out", "3", "--through", "2"), "with no net"),
+        (("residual", "--conv", "192x28x28", "--kernel", "5", "--out", "3", "--through", "2"), "and no net"),
         (("residual", "--kernel", "5"), "give --conv"),
         (("resdual",), "Did you mean 'residual'"),
     ],

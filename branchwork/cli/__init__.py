@@ -1,4 +1,4 @@
-"""The command `branchwork`: one short file per verb. Only these files print, and none imports torch to be loaded."""
+"""The command `branchwork`: one short file per verb. Only these files print, and loading them does not import torch."""
 
 import io
 import os
@@ -35,21 +35,21 @@ app = App(
 for verb in (train, evaluate, predict, nets, inspect, explain, select, study, export, bench, data, demo):
     app.command(verb)
 
-# Where Linux says how many processes run.
+# Where Linux counts the running processes.
 RUNNING = Path("/proc/stat")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code: 0, 2 where the user can mend something, 130 after Ctrl-C."""
-    os.environ.setdefault("GOMP_SPINCOUNT", _spin_count())  # before torch is loaded, which reads it once
+    """Run the command and return its exit code: 0, 2 after a user's error, 130 after Ctrl-C."""
+    os.environ.setdefault("GOMP_SPINCOUNT", spin_count())  # before torch is imported, which reads it once
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
-        done = app(arguments, exit_on_error=False, print_error=False)
+        code = app(arguments, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return done if isinstance(done, int) else 0
+        return code if isinstance(code, int) else 0
     except ToldElsewhere:
         return 2
     except (CycloptsError, BranchworkError) as reason:
@@ -58,16 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("branchwork: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-def _spin_count() -> str:
-    """How often a thread of torch looks for work before it sleeps.
+def spin_count() -> str:
+    """Return how often a thread of torch looks for work before it sleeps.
 
-    Threads that have to be woken for every small operation take twice as long; where something else computes as well,
-    those that spin starve each other (LOG.md has both).
+    Waking threads for every small operation doubles the time, but if other processes compute, spinning threads starve
+    each other (docs/experiments/training.md).
     """
     counts = []
     try:
@@ -77,4 +77,4 @@ def _spin_count() -> str:
             time.sleep(0.004)
     except (OSError, ValueError, IndexError):
         return "1000"
-    return "10000" if min(counts) == 1 else "1000"  # this process is one that runs
+    return "10000" if min(counts) == 1 else "1000"  # this process is the one

@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Json, deliver, make_table, parse_shape, show
-from branchwork.errors import NetError
+from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.parameters import SEVERAL, AnyNet, Json, Threads, parse_image_shape
 from branchwork.language import milliseconds, times
 
 if TYPE_CHECKING:
-    from branchwork.deploy.figures import Bench, Timing
-
-SEVERAL = Parameter(consume_multiple=True, negative=())
+    from branchwork.deploy.bench_result import Bench, Timing
 
 
 def bench(
-    net: Annotated[str, Parameter(help="A run folder, inception, residual, or a net of your own (file.py:Class).")],
+    net: AnyNet,
     /,
     *,
-    batch_sizes: Annotated[tuple[int, ...], SEVERAL, Parameter(help="Images a batch: --batch-sizes 1 32.")] = (
+    batch_sizes: Annotated[tuple[int, ...], SEVERAL, Parameter(help="Batch sizes, such as --batch-sizes 1 32.")] = (
         1,
         32,
         256,
@@ -28,35 +26,34 @@ def bench(
     engines: Annotated[
         tuple[str, ...] | None,
         SEVERAL,
-        Parameter(help="Of torch, torch.compile, onnxruntime and openvino; all that are here by default."),
+        Parameter(help="Some of torch, torch.compile, onnxruntime and openvino; by default all that are installed."),
     ] = None,
     precisions: Annotated[
         tuple[Literal["fp32", "bf16"], ...] | None,
         SEVERAL,
-        Parameter(help="fp32, bf16; by default both where the processor has bf16."),
+        Parameter(help="fp32, bf16; by default both if the processor has bf16."),
     ] = None,
-    seconds: Annotated[float, Parameter(help="For each engine, precision and batch size, as written and fused.")] = 1.0,
+    seconds: Annotated[
+        float, Parameter(help="Time for each engine, precision and batch size, as written and fused.")
+    ] = 1.0,
     loads: Annotated[
-        int, Parameter(help="How often each engine loads the net: where it lies in memory makes some hundredths.")
+        int, Parameter(help="How often each engine loads the net: its place in memory matters by a few hundredths.")
     ] = 1,
-    threads: Annotated[int | None, Parameter(help="For all engines; by default as many as cores.")] = None,
+    threads: Threads = None,
     input_size: Annotated[
-        str | None, Parameter(name="--input", help="Channels, height and width, as 3x32x32; a run has its own.")
+        str | None, Parameter(name="--input", help="Channels, height and width, such as 3x32x32; a run has its own.")
     ] = None,
     picture: Annotated[
         Path | None,
-        Parameter(help="Where the times are drawn, .svg or .png; by default RUN/bench.svg, or NET-bench.svg here."),
+        Parameter(help="Where to draw the times, as .svg or .png; by default RUN/bench.svg, or NET-bench.svg here."),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Time a net in each inference engine on this machine: as written and fused, in each precision and batch size."""
+    """Time a net in each inference engine on this machine, as written and fused, in each precision and batch size."""
     import branchwork
     from branchwork.cli.progress import Screen
     from branchwork.nets.resolve import short_name
 
-    shape = None if input_size is None else parse_shape(input_size, "--input")
-    if shape is not None and len(shape) != 3:
-        raise NetError(f"--input is {input_size!r}, and channels, height and width are needed, as 1x28x28")
     picture = picture or (Path(net, "bench.svg") if os.path.isdir(net) else Path(f"{short_name(net)}-bench.svg"))
     result = branchwork.bench(
         net,
@@ -66,7 +63,7 @@ def bench(
         seconds=seconds,
         loads=loads,
         threads=threads,
-        input_shape=None if shape is None else (shape[0], shape[1], shape[2]),
+        input_shape=None if input_size is None else parse_image_shape(input_size, "--input"),
         picture=picture,
         observer=Screen(),
     )
@@ -75,7 +72,7 @@ def bench(
 
 def _show(result: "Bench", picture: Path) -> None:
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    title = f"{result.net}, {result.macs:,} MACs an image of {times(result.input_shape)}, {threads}"
+    title = f"{result.net}, {result.macs:,} MACs per image of {times(result.input_shape)}, {threads}"
     table = make_table(
         "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of ceiling", "off by", title=title
     )
@@ -88,12 +85,12 @@ def _show(result: "Bench", picture: Path) -> None:
     ceilings = ", ".join(f"{kind} {speed / 1e9:,.1f} GMAC/s" for kind, speed in result.ceilings.items())
     show(
         table,
-        f"the machine's ceiling, a large matrix product: {ceilings}; MACs are those of the net as written, also where "
-        "it is fused",
+        f"the machine's ceiling, a large matrix product: {ceilings}; MACs are those of the net as written, even if it "
+        "is fused",
         *(f"{engine.name} is not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
-        f"for latency, {result.latency.batch} at a time: {_choice(result.latency)}, "
+        f"for latency, {result.latency.batch} at a time: {_variant(result.latency)}, "
         f"{milliseconds(result.latency.milliseconds)} ms",
-        f"for throughput: {_choice(result.throughput)}, {result.throughput.batch:,} at a time, "
+        f"for throughput: {_variant(result.throughput)}, {result.throughput.batch:,} at a time, "
         f"{result.throughput.images_per_second:,.0f} images/s",
         f"drawn: {picture}",
     )
@@ -103,7 +100,7 @@ def _cells(row: "Timing") -> tuple[str, ...]:
     return (
         row.engine,
         row.precision,
-        _form(row),
+        "fused" if row.fused else "as written",
         f"{row.batch:,}",
         milliseconds(row.milliseconds),
         "–".join(map(milliseconds, row.quartiles)),
@@ -114,9 +111,5 @@ def _cells(row: "Timing") -> tuple[str, ...]:
     )
 
 
-def _choice(row: "Timing") -> str:
-    return f"{row.engine} {row.precision}, {_form(row)}"
-
-
-def _form(row: "Timing") -> str:
-    return "fused" if row.fused else "as written"
+def _variant(row: "Timing") -> str:
+    return f"{row.engine} {row.precision}, {'fused' if row.fused else 'as written'}"

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from branchwork.cli.output import DATA, Fit, Json, Size, Source, deliver, make_table, parse_size, show
+from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.parameters import DATA, Fit, Json, Size, Source, parse_size
 from branchwork.language import listed, times
 
 if TYPE_CHECKING:
@@ -13,9 +14,8 @@ if TYPE_CHECKING:
     from branchwork.datasets.describe import DataSummary
     from branchwork.datasets.pack import Packed
 
-# Of each kind of problem, as many are shown; --json has all.
+# The most problems shown of each kind; --json has all.
 _SHOWN = 5
-
 
 data = App(name="data", help_format="plaintext")
 
@@ -23,17 +23,17 @@ data = App(name="data", help_format="plaintext")
 @data.default
 def describe(
     name: Annotated[
-        str, Parameter(help=f"{DATA}: MNIST if it can be had. All files of a folder are checked.")
+        str, Parameter(help=f"{DATA}: MNIST if it can be fetched. All files of a folder are checked.")
     ] = "auto",
     /,
     *,
     sheet: Annotated[
-        Path | None, Parameter(help="Where examples are drawn; NAME-examples.png in this folder by default.")
+        Path | None, Parameter(help="Where to draw examples; by default NAME-examples.png in this folder.")
     ] = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Get a data set, or check a folder of images; say what is there, and draw a sheet of examples."""
+    """Fetch a data set or check a folder of images, describe it, and draw a sheet of examples."""
     import branchwork
     from branchwork.cli.progress import Screen
 
@@ -43,15 +43,17 @@ def describe(
 
 @data.command
 def pack(
-    folder: Annotated[Path, Parameter(help="A folder with a sub-folder for each class, or train, val and test above.")],
+    folder: Annotated[
+        Path, Parameter(help="A folder with a sub-folder for each class, or with train, val and test above them.")
+    ],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The file; NAME.pack in this folder by default.")] = None,
+    out: Annotated[Path | None, Parameter(help="The file; by default NAME.pack in this folder.")] = None,
     size: Size = None,
     fit: Fit = None,
     json_file: Json = None,
 ) -> None:
-    """Decode a folder of images once, into one file that trains at the speed of the disk and may exceed memory."""
+    """Decode a folder of images once, into one file that is read at the speed of the disk and may exceed memory."""
     import branchwork
     from branchwork.cli.progress import Screen
 
@@ -61,7 +63,7 @@ def pack(
 
 def _show_packed(packed: "Packed") -> None:
     show(
-        *_checked(packed.report),
+        *_report_lines(packed.report),
         f"{packed.images:,} images {times(packed.image_shape)} by --fit {packed.pictures}",
         f"pack: {packed.file} ({packed.bytes / 1e6:,.1f} MB)",
     )
@@ -75,7 +77,7 @@ def _show(summary: "DataSummary") -> None:
     table.add_row("all", *(f"{sum(counts.values()):,}" for counts in summary.counts.values()))
     show(
         table,
-        *([] if summary.report is None else _checked(summary.report)),
+        *([] if summary.report is None else _report_lines(summary.report)),
         f"{summary.name}: images {times(summary.image_shape)}, "
         f"mean {listed(summary.mean)}, standard deviation {listed(summary.std)}",
         f"came from: {summary.origin}",
@@ -85,17 +87,16 @@ def _show(summary: "DataSummary") -> None:
     )
 
 
-def _checked(report: "FolderReport") -> list[str]:
-    """What was found in a folder, in lines."""
+def _report_lines(report: "FolderReport") -> list[str]:
     kinds: dict[str, list[FolderProblem]] = {}
     for problem in report.problems:
         kinds.setdefault(problem.kind, []).append(problem)
     lines = []
     for kind, problems in kinds.items():
-        lines.append(f"{kind}: {len(problems):,}{', left out' * problems[0].left_out}")
+        lines.append(f"{kind}: {len(problems):,}{', left out' if problems[0].left_out else ''}")
         lines += [f"  {problem.path}: {problem.message}" for problem in problems[:_SHOWN]]
         if len(problems) > _SHOWN:
-            lines.append(f"  and {len(problems) - _SHOWN:,} more, which --json FILE names")
+            lines.append(f"  and {len(problems) - _SHOWN:,} more: see --json FILE")
     lines += [f"{kind}: {count:,}, read as 8-bit grey or RGB" for kind, count in report.oddities.items()]
     sizes = " × ".join(
         f"{low:,} to {high:,} (median {middle:,})" for low, middle, high in (report.sizes.widths, report.sizes.heights)
@@ -103,9 +104,9 @@ def _checked(report: "FolderReport") -> list[str]:
     (smallest, fewest), *_, (largest, most) = sorted(report.counts["train"].items(), key=lambda item: item[1])
     lines += [
         f"sizes: width × height {sizes}",
-        f"balance: from {fewest:,} ({smallest}) to {most:,} ({largest}) training images a class",
-        f"pictures in classes: {report.files:,}, of which {report.left_out:,} are left out",
+        f"balance: from {fewest:,} ({smallest}) to {most:,} ({largest}) training images per class",
+        f"pictures in classes: {report.files:,}; {report.left_out:,} of them are left out",
     ]
     if report.held_out:
-        lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out to test on")
+        lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out for testing")
     return ["\n".join(lines) + "\n"]

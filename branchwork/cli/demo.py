@@ -5,16 +5,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, deliver, show_results
+from branchwork.cli.output import deliver, show_results
+from branchwork.cli.parameters import DATA, Json
 
 
 def demo(
     *,
     data: Annotated[str, Parameter(help=f"{DATA}: MNIST if it can be had.")] = "auto",
-    out: Annotated[Path, Parameter(help="The folder for the runs.")] = Path("runs/demo"),
+    out: Annotated[Path, Parameter(help="The folder of the runs.")] = Path("runs/demo"),
     json_file: Json = None,
 ) -> None:
-    """Train both of the lecture's nets with the default recipe, and compare them."""
+    """Train both of the lecture's nets with the default recipe and compare them."""
     import branchwork
     from branchwork.cli.progress import Screen
 

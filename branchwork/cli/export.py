@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, Source, deliver, show
+from branchwork.cli.output import deliver, show
+from branchwork.cli.parameters import DATA, AnyNet, Json, Source
 from branchwork.language import enumerated, times
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    net: Annotated[str, Parameter(help="A run folder, inception, residual, or a net of your own (file.py:Class).")],
+    net: AnyNet,
     /,
     *,
     to: Annotated[
@@ -21,25 +22,27 @@ def export(
         Parameter(help="For ONNX Runtime (.onnx), OpenVINO (.xml and .bin), or torch (.pt2)."),
     ] = "onnx",
     out: Annotated[
-        Path | None, Parameter(help="The file; model.onnx and so on in the run folder, or NET.onnx, by default.")
+        Path | None, Parameter(help="The file; by default model.onnx and so on in the run folder, or NET.onnx.")
     ] = None,
     fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True,
-    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="What the engine computes in.")] = "fp32",
-    batch: Annotated[int, Parameter(help="With --fuse: how many images come at a time, for which it is fastest.")] = 8,
+    precision: Annotated[
+        Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")
+    ] = "fp32",
+    batch: Annotated[int, Parameter(help="With --fuse: the batch size for which the net is fastest.")] = 8,
     input_type: Annotated[
         Literal["uint8", "float"], Parameter(name="--input", help="Pixels from 0 to 255, or floats from 0 to 1.")
     ] = "uint8",
     data: Annotated[
         str | None,
-        Parameter(help=f"What the file is tried on: {DATA}; by default what the net was trained for, or the sample."),
+        Parameter(help=f"What the file is tried on: {DATA}; by default what the run was trained on, or sample."),
     ] = None,
-    force: Annotated[bool, Parameter(negative=(), help="Replace a file that is there.")] = False,
+    force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
     """Write a net for an inference engine, with its normalisation and its classes, and try it on real images.
 
-    The file appears only if its engine gives what the net as written gives, on 1,000 test images.
+    The file appears only if on 1,000 test images its logits are those of the net as written.
     """
     import branchwork
     from branchwork.cli.progress import Screen
@@ -67,10 +70,10 @@ def _show(exported: "Exported") -> None:
         *exported.files,
         f"{exported.bytes:,} bytes for {exported.engine} {exported.engine_version}, {exported.precision}, "
         f"{'fused' if exported.fused else 'as written'}",
-        f"takes {exported.input} images N×{times(exported.input_shape)}, {pixels}; gives logits of "
+        f"takes {exported.input} images N×{times(exported.input_shape)}, {pixels}; returns logits of "
         f"{len(exported.classes):,} classes: {enumerated(exported.classes)}",
         f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
-        f"{exported.difference:.2g} (at most {exported.tolerance:.2g} may be; the largest logit is "
+        f"{exported.difference:.2g} (at most {exported.tolerance:.2g} is allowed; the largest logit is "
         f"{exported.largest_logit:.3g}); {exported.differing} of {exported.images:,} classes differ",
-        *([f"compile it with {compile_with}: by itself OpenVINO picks a precision of its own"] if compile_with else []),
+        *([f"compile it with {compile_with}: by default OpenVINO chooses the precision"] if compile_with else []),
     )

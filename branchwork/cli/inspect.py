@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import STDOUT, Json, Shortcut, Stem, deliver, make_table, parse_shape, show
+from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.parameters import STDOUT, Json, Shortcut, Stem, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, times
 
@@ -26,46 +27,38 @@ def inspect(
     *,
     input_size: Annotated[
         str | None,
-        Parameter(name="--input", help="Channels, height and width, as 3x32x32; the net's own by default. No batch."),
+        Parameter(
+            name="--input", help="Channels, height and width, such as 3x32x32, without the batch; the net's by default."
+        ),
     ] = None,
     by: Annotated[
-        Literal["block", "branch", "op"] | None, Parameter(help="Fold the rows by block, by branch or by operation.")
+        Literal["block", "branch", "op"] | None, Parameter(help="Sum the rows by block, by branch or by operation.")
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
     shortcut: Shortcut = None,
     stem: Stem = None,
     lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
     conv: Annotated[
-        str | None, Parameter(help="Instead of a net: the input of one convolution, as 192x28x28.", group="1×1")
+        str | None, Parameter(help="Instead of a net: the input of one convolution, such as 192x28x28.", group="1×1")
     ] = None,
-    kernel: Annotated[int | None, Parameter(help="With --conv: the kernel's side.", group="1×1")] = None,
-    out: Annotated[int | None, Parameter(help="With --conv: the channels that come out.", group="1×1")] = None,
+    kernel: Annotated[int | None, Parameter(help="With --conv: the side of its kernel.", group="1×1")] = None,
+    out: Annotated[int | None, Parameter(help="With --conv: its output channels.", group="1×1")] = None,
     through: Annotated[
-        int | None, Parameter(help="With --conv: the channels of a 1×1 convolution before it.", group="1×1")
+        int | None, Parameter(help="With --conv: the output channels of a 1×1 convolution before it.", group="1×1")
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Show every operation of a net: its shape, parameters, MACs, memory, and how much of the image it sees.
+    """Show every operation of a net: its shape, parameters, MACs, memory, and receptive field.
 
     With --conv, --kernel, --out and --through: what a 1×1 convolution before another one saves.
     """
     import branchwork
 
     if conv is not None:
-        if (
-            kernel is None
-            or out is None
-            or through is None
-            or net is not None
-            or input_size is not None
-            or by is not None
-        ):
-            raise NetError("--conv goes with --kernel, --out and --through, all three, and with no net")
-        shape = parse_shape(conv, "--conv")
-        if len(shape) != 3:
-            raise NetError(f"--conv is {conv!r}, and channels, height and width are needed, as 192x28x28")
-        saved = branchwork.reduction((shape[0], shape[1], shape[2]), kernel=kernel, out=out, through=through)
-        deliver(saved, json_file, lambda: _show_reduction(saved))
+        if kernel is None or out is None or through is None or (net, input_size, by) != (None, None, None):
+            raise NetError("--conv needs --kernel, --out and --through, all three, and no net")
+        reduction = branchwork.reduction(parse_image_shape(conv, "--conv"), kernel=kernel, out=out, through=through)
+        deliver(reduction, json_file, lambda: _show_reduction(reduction))
         return
     if net is None or kernel is not None or out is not None or through is not None:
         raise NetError(
@@ -74,8 +67,8 @@ def inspect(
     from branchwork.nets.resolve import with_options
 
     net = with_options(net, {"shortcut": shortcut, "stem": stem})
-    size = None if input_size is None else parse_shape(input_size, "--input")
-    with redirect_stdout(sys.stderr):  # what a script prints must not mix with the table
+    size = None if input_size is None else parse_sizes(input_size, "--input")
+    with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
     if draw is not None and json_file != STDOUT:
@@ -89,7 +82,7 @@ def _show(inspection: "Inspection", *, folded: bool) -> None:
 
 
 def _table(inspection: "Inspection", title: str, folded: bool) -> "Table":
-    table = make_table("name", "operation", "output", "parameters", "MACs", "share", "memory", "sees", title=title)
+    table = make_table("name", "operation", "output", "parameters", "MACs", "share", "memory", "field", title=title)
     table.columns[0].overflow = "fold"
     table.columns[1].justify, table.columns[1].no_wrap = "left", False
     table.padding = (0, 1, 0, 0)
@@ -122,7 +115,7 @@ _OPERATIONS = {"conv2d": "conv", "max_pool2d": "max-pool", "avg_pool2d": "avg-po
 
 
 def _mark(row: "Row", before: str | None) -> str:
-    """`├` begins a branch of a join, `│` goes on with it, `╰` is the join."""
+    """Return `├` for the first row of a join's branch, `│` for its further rows, `╰` for the join."""
     if row.op in ("cat", "add") and before is not None and row.branch != before:
         return "╰ "
     if row.branch is None:
@@ -132,13 +125,13 @@ def _mark(row: "Row", before: str | None) -> str:
 
 def _totals(inspection: "Inspection") -> list[str]:
     lines = [
-        f"{inspection.parameters:,} parameters ({_bytes(inspection.weight_bytes)}), {inspection.macs:,} MACs an image; "
-        f"activations take {_bytes(inspection.peak_activation_bytes)} at the most (inference, float32)"
+        f"{inspection.parameters:,} parameters ({_bytes(inspection.weight_bytes)}), {inspection.macs:,} MACs per image;"
+        f" activations take at most {_bytes(inspection.peak_activation_bytes)} (inference, float32)"
     ]
     if inspection.depends_on_pixels:
-        lines.append("its operations depend on the pixels: these are those that it ran for a black image")
+        lines.append("its operations depend on the pixels: these are the ones for a black image")
     if inspection.smallest_input is not None:
-        lines.append(f"the smallest square image that it takes as it is built: {inspection.smallest_input} pixels")
+        lines.append(f"the smallest square image that it takes as built: {inspection.smallest_input} pixels")
     if inspection.unreached:
         lines.append(f"parameters that no operation uses: {', '.join(inspection.unreached)}")
     if inspection.classes is not None and inspection.mean is not None and inspection.std is not None:
@@ -148,17 +141,17 @@ def _totals(inspection: "Inspection") -> list[str]:
 
 
 def _notes(inspection: "Inspection") -> list[str]:
-    """What each branch of a join costs, and what each 1×1 convolution before a larger one saves, or costs."""
+    """Say what each branch of a join costs, and what each 1×1 convolution before a larger one saves or costs."""
     lines = []
     for name, branches in inspection.joins.items():
         if name.endswith("cat") or ".cat@" in name:
             parts = " · ".join(f"{b.name} {b.channels} channels, {b.share:.1%}" for b in branches)
             lines.append(f"{name} joins {parts} of the MACs")
     for saved in inspection.reductions:
-        way = "down" if saved.through < saved.channels else "up" if saved.through > saved.channels else "straight"
+        direction = "down " if saved.through < saved.channels else "up " if saved.through > saved.channels else ""
         change = saved.direct - saved.total
         lines.append(
-            f"{saved.name}: 1×1 {way} from {saved.channels} to {saved.through} channels before a "
+            f"{saved.name}: 1×1 {direction}from {saved.channels} to {saved.through} channels before a "
             f"{times(saved.kernel)}: {'saves' if change > 0 else 'costs'} {abs(change):,} MACs "
             f"({saved.total:,} with it, {saved.direct:,} without)"
         )
@@ -170,9 +163,9 @@ def _findings(inspection: "Inspection") -> list[str]:
         return []
     lines = [""]
     for finding in inspection.findings:
-        place = f"  ({finding.file}, line {finding.line})" if finding.file is not None else ""
-        lines.append(f"{finding.rule}: {finding.message}{place}")
-    return lines if inspection.findings else ["", "lint: nothing to mend"]
+        location = f"  ({finding.file}, line {finding.line})" if finding.file is not None else ""
+        lines.append(f"{finding.rule}: {finding.message}{location}")
+    return lines if inspection.findings else ["", "lint: nothing found"]
 
 
 def _show_reduction(saved: "Reduction") -> None:

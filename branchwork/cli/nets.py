@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Json, deliver, make_table, show
+from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.parameters import Json
 from branchwork.language import times
 
 if TYPE_CHECKING:
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def nets(
-    *names: Annotated[str, Parameter(help="How the names begin, as resnet or dense; all nets by default.")],
+    *names: Annotated[str, Parameter(help="How the names begin, such as resnet or dense; by default all nets.")],
     json_file: Json = None,
 ) -> None:
-    """List the nets of the catalogue with their parameters and MACs, each for the images that it was designed for."""
+    """List the nets of the catalogue with their parameters and MACs, each for the input that it was designed for."""
     import branchwork
 
     sizes = branchwork.list_nets(*names)
@@ -23,16 +24,16 @@ def nets(
 
 
 def _show(sizes: "tuple[NetSize, ...]") -> None:
-    table = make_table("net", "input", "classes", "parameters", "MACs an image")
+    table = make_table("net", "input", "classes", "parameters", "MACs per image")
     for size in sizes:
         table.add_row(
             size.name, times(size.input_shape), f"{size.num_classes:,}", f"{size.parameters:,}", f"{size.macs:,}"
         )
     show(
         table,
-        "Each takes other images and classes as well.",
-        "--stem small    for images of up to 96 pixels, and taken for them by itself",
-        "net[norm=none,init=torch,width=8]    nets for 32×32: no batch norm, PyTorch's own weights, narrower",
+        "Each also takes other images and classes.",
+        "--stem small    for images of up to 96 pixels, where it is the default",
+        "net[norm=none,init=torch,width=8]    nets for 32×32: no batch norm, PyTorch's initial weights, narrower",
         "residual[norm=batch,width=32]        with batch norms, wider",
         "--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets",
     )

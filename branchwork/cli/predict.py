@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import FILE, STDOUT, Json, deliver, make_table, show, write_text
+from branchwork.cli.output import deliver, make_table, show, write_text
+from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[Path, Parameter(help="A run folder that branchwork train has made.")],
+    run: Run,
     /,
     *images: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
-    top: Annotated[int, Parameter(help="How many classes to name for each picture.")] = 3,
+    top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
     show_file: Annotated[
-        Path | None, Parameter(name="--show", help="Draw what the net really got into this file.")
+        Path | None, Parameter(name="--show", help="Draw the pictures as the net gets them into this file.")
     ] = None,
     csv_file: Annotated[
-        Path | None, FILE, Parameter(name="--csv", help="Write the answers into this file as CSV; - shows them.")
+        Path | None, FILE, Parameter(name="--csv", help="Write the answers to this file as CSV; - prints them.")
     ] = None,
     json_file: Json = None,
 ) -> int:
-    """Say what a trained net takes pictures for, with probabilities."""
+    """Classify pictures with a trained net, with probabilities."""
     if csv_file == json_file == STDOUT:
-        raise RecipeError("--csv - and --json - both go to the standard output: write one of them into a file")
+        raise RecipeError("--csv - and --json - both go to standard output: write one of them to a file")
 
     import branchwork
 
@@ -45,20 +46,20 @@ def predict(
 
 
 def _show(predictions: "tuple[Prediction, ...]", show_file: Path | None) -> None:
-    read = [prediction for prediction in predictions if prediction.error is None]
-    if not read:
+    readable = [prediction for prediction in predictions if prediction.error is None]
+    if not readable:
         return
-    table = make_table("picture", "answer", "", *[""] * (2 * (len(read[0].guesses) - 1)))
+    table = make_table("picture", "answer", "", *[""] * (2 * (len(readable[0].guesses) - 1)))
     for answers in table.columns[1::2]:
         answers.justify, answers.no_wrap = "left", False
-    for prediction in read:
+    for prediction in readable:
         cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
         table.add_row(prediction.image, *cells)
-    show(table, *([f"what the net got: {show_file}"] if show_file is not None else []))
+    show(table, *([f"pictures as the net gets them: {show_file}"] if show_file is not None else []))
 
 
 def _csv(predictions: "tuple[Prediction, ...]") -> str:
-    """A row for each picture and each of its classes; a picture that could not be read has one row, with the error."""
+    """Return a row for each picture and class; a picture that could not be read has one row, with the error."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability", "error"))

@@ -1,4 +1,4 @@
-"""A training on the screen: a progress bar on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""Progress on the screen, all of it on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import time
 
@@ -16,17 +16,19 @@ from rich.progress import (
 
 from branchwork.observer import Epoch, Observer, Step
 
-# Without a terminal, the seconds after which a running epoch says again how it stands.
+# Without a terminal, the seconds between two lines about a running epoch.
 PLAIN_SECONDS = 15.0
 
 
 class Screen(Observer):
+    """Shows downloads, counts, and trainings."""
+
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self.bar: Progress | None = None
         self.task = TaskID(0)
-        self.said = 0.0
-        self.accuracy = ""  # of the last epoch, as words
+        self.last_line = 0.0
+        self.accuracy = ""  # of the last epoch, as text
         self.downloading = self.counting = False
 
     def note(self, message: str) -> None:
@@ -48,7 +50,7 @@ class Screen(Observer):
 
     def count(self, title: str, done: int, total: int) -> None:
         if not self.counting:
-            self.counting, self.said = True, time.monotonic()
+            self.counting, self.last_line = True, time.monotonic()
             if self.console.is_terminal:
                 bar = self._open(
                     TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -56,8 +58,8 @@ class Screen(Observer):
                 self.task = bar.add_task(title, total=total)
         if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total)
-        elif time.monotonic() - self.said > PLAIN_SECONDS:
-            self.said = time.monotonic()
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
+            self.last_line = time.monotonic()
             self._print(f"{title}: {done:,} of {total:,}")
 
     def count_end(self) -> None:
@@ -66,7 +68,7 @@ class Screen(Observer):
 
     def start(self, title: str) -> None:
         self._print(title)
-        self.said = time.monotonic()
+        self.last_line = time.monotonic()
         if not self.console.is_terminal:
             return
         self.accuracy = ""
@@ -88,14 +90,14 @@ class Screen(Observer):
                 epoch=f"{step.epoch}/{step.epochs}",
                 state=state,
             )
-        elif time.monotonic() - self.said > PLAIN_SECONDS:
-            self.said = time.monotonic()
+        elif time.monotonic() - self.last_line > PLAIN_SECONDS:
+            self.last_line = time.monotonic()
             self._print(f"epoch {step.epoch}/{step.epochs}  step {step.step}/{step.steps}  {state}")
 
     def epoch(self, epoch: Epoch) -> None:
         if epoch.validation_accuracy is not None:
             self.accuracy = f"  validation {epoch.validation_accuracy:.2%}"
-        self.said = time.monotonic()
+        self.last_line = time.monotonic()
         self._print(
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.4f}{self.accuracy}  "
             f"{epoch.images_per_second:,.0f} images/s  {epoch.seconds:.1f} s"
@@ -105,7 +107,7 @@ class Screen(Observer):
         self._close()
 
     def _print(self, text: str) -> None:
-        # Through the bar's console, so that lines appear above the bar.
+        # On the bar's console, so that lines appear above the bar.
         self.console.print(text, markup=False)
 
     def _open(self, *columns: ProgressColumn) -> Progress:

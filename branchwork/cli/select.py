@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, Source, deliver, interval, make_table, show
+from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
 from branchwork.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -17,31 +18,36 @@ def select(
     net: Annotated[str, Parameter(help="A run folder, or a net, which is trained first.")],
     /,
     *,
-    data: Annotated[str | None, Parameter(help=f"{DATA}; by default what the run was trained on.")] = None,
-    keep: Annotated[int | None, Parameter(help="So many branches of each join; 2 by default.", group="Goal")] = None,
+    data: RunData = None,
+    keep: Annotated[
+        int | None, Parameter(help="Keep this many branches of each join; 2 by default.", group="Goal")
+    ] = None,
     macs: Annotated[
-        float | None, Parameter(help="So large a share of the net's MACs at most, as 0.5.", group="Goal")
+        float | None, Parameter(help="Keep at most this share of the net's MACs, such as 0.5.", group="Goal")
     ] = None,
     drop: Annotated[
-        str | None, Parameter(help="So much validation accuracy may be lost, as 0.2%.", group="Goal")
+        str | None, Parameter(help="Lose at most this much validation accuracy, such as 0.2%.", group="Goal")
     ] = None,
     each: Annotated[
-        bool, Parameter(negative=(), help="Decide join by join: b5 of incep1 without b5 of incep2.", group="Goal")
+        bool,
+        Parameter(
+            negative=(), help="Decide for each join by itself: b5 of incep1 may go without b5 of incep2.", group="Goal"
+        ),
     ] = False,
-    epochs: Annotated[int | None, Parameter(help="Of the smaller net's training; by default the recipe's.")] = None,
-    seed: Annotated[int | None, Parameter(help="Of a net that is trained first; 0 by default.")] = None,
+    epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the recipe's.")] = None,
+    seed: Annotated[int | None, Parameter(help="Seed of a net that is trained first; 0 by default.")] = None,
     out: Annotated[
-        Path | None, Parameter(help="The smaller net's run folder; runs/NET-DATA-selected-1, -2, … by default.")
+        Path | None, Parameter(help="The smaller net's run folder; by default runs/NET-DATA-selected-1, -2, …")
     ] = None,
-    device: Annotated[str, Parameter(help="cpu, cuda, mps or auto.")] = "auto",
-    threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Keep the branches that earn their cost: take out the least worthy, fine-tune, and again, until the goal.
+    """Keep the branches that earn their cost: remove the least valuable, fine-tune, and repeat up to the goal.
 
-    Judged on validation images; the smaller net is a run that every verb takes. One that was stopped goes on with the
-    same command and its --out.
+    Validation images decide. The smaller net is a run that every verb takes. After Ctrl-C, the same command with --out
+    continues.
     """
     fraction = None if drop is None else _fraction(drop)
 
@@ -68,14 +74,14 @@ def select(
 
 def _fraction(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?%", text, re.ASCII):
-        raise RecipeError(f"--drop is {text!r}, and percents of accuracy are needed, as 0.2%")
+        raise RecipeError(f"--drop must be a percentage of accuracy, such as 0.2%, got {text!r}")
     return float(text[:-1]) / 100
 
 
 def _show(selection: "Selection") -> None:
     from branchwork.nets.resolve import short_name
 
-    sizes = make_table("branches left", "taken out", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
+    sizes = make_table("branches left", "removed", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
     for size in selection.sizes:
         names = " ".join(size.left)
         sizes.add_row(
@@ -103,14 +109,14 @@ def _show(selection: "Selection") -> None:
         ends.add_row(short_name(net), *_cells(figures))
     left = [branch.group for branch in selection.worth if branch.kept]
     largest = [branch.group for branch in selection.worth if branch.rank_by_weights <= len(left)]
-    said = (
-        "the size of the weights would have kept the same branches"
+    by_weights = (
+        "by the size of the weights, the same branches would have been kept"
         if largest == left
-        else f"the size of the weights would have kept {_listed(largest)}, and not {_listed(left)}"
+        else f"by the size of the weights, {_listed(largest)} would have been kept instead of {_listed(left)}"
     )
-    about = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
+    settings = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
     missed = [f"The goal is missed: {selection.missed}"] if selection.missed else []
-    show(sizes, worth, *([said] if left else []), ends, *missed, about)
+    show(sizes, worth, *([by_weights] if left else []), ends, *missed, settings)
     show(f"report: {selection.report}")
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import DATA, Json, deliver, make_table, show
+from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.parameters import DATA, Device, Json
 from branchwork.language import say
 
 if TYPE_CHECKING:
@@ -19,31 +20,35 @@ def study(
     *,
     preset: Annotated[
         Literal["quick", "full"],
-        Parameter(help="quick is minutes on two cores; full is the papers' setting, for GPUs."),
+        Parameter(help="quick takes minutes on two cores; full is the papers' setting, for GPUs."),
     ] = "quick",
     data: Annotated[
         str | None,
         Parameter(help=f"{DATA}; by default fashion-mnist for depth and shortcuts, auto for the others."),
     ] = None,
-    seeds: Annotated[int | None, Parameter(help="How many trainings of each net; the preset's own by default.")] = None,
+    seeds: Annotated[
+        int | None, Parameter(help="How many trainings of each net; by default the preset's number.")
+    ] = None,
     seed: Annotated[int, Parameter(help="The first seed.")] = 0,
     out: Annotated[
-        Path | None, Parameter(help="The study's folder; studies/NAME-DATA-PRESET by default. What it has is kept.")
+        Path | None,
+        Parameter(help="The study's folder; by default studies/NAME-DATA-PRESET. Its finished trainings are kept."),
     ] = None,
     workers: Annotated[
-        int | None, Parameter(help="Processes that train at once; 1 trains in this one. As many as cores for quick.")
+        int | None,
+        Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
     ] = None,
     scheduler: Annotated[
         str | None, Parameter(help="Train on the cluster of this dask scheduler, as tcp://host:8786.")
     ] = None,
-    threads: Annotated[int, Parameter(help="Threads of each training; another number gives other roundings.")] = 1,
-    device: Annotated[str, Parameter(help="cpu, cuda, mps or auto.")] = "auto",
-    language: Annotated[Literal["en", "zh"] | None, Parameter(help="Of the answer and its report.")] = None,
+    threads: Annotated[int, Parameter(help="Threads of each training. The number changes the rounding.")] = 1,
+    device: Device = "auto",
+    language: Annotated[Literal["en", "zh"] | None, Parameter(help="Language of the answer and its report.")] = None,
     json_file: Json = None,
 ) -> None:
     """Answer a question of the lecture by training: with figures, intervals, a test, and a report.
 
-    Each training is kept as it comes: the same command goes on where one was stopped.
+    Each finished training is kept: after a stop, the same command continues.
     """
     import branchwork
     from branchwork.cli.progress import Screen

@@ -6,20 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import (
-    DATA,
-    Fit,
-    Json,
-    Shortcut,
-    Size,
-    Source,
-    Stem,
-    deliver,
-    make_table,
-    parse_size,
-    show,
-    show_results,
-)
+from branchwork.cli.output import deliver, make_table, show, show_results
+from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 

@@ -3,26 +3,33 @@
 import dataclasses
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from branchwork.deploy.draw import check_picture, draw_bench
-from branchwork.deploy.engines import Engine, Runner, find_engines, find_package, load, need_engine
-from branchwork.deploy.figures import Bench, Timing
-from branchwork.deploy.formats import FORMS, write
-from branchwork.deploy.subject import Shape, Shipping, Subject, find_subject, ship
-from branchwork.deploy.timing import matrix_product, take_turns
-from branchwork.deploy.verify import compare
+from branchwork.deploy.bench_result import Bench, Timing, check_picture, draw_bench
+from branchwork.deploy.engines import Engine, Runner, compare, find_engines, find_package, load, need_engine
+from branchwork.deploy.formats import FORMATS, write
+from branchwork.deploy.shipped import Deployable, Shape, Shipping, find_deployable, ship
 from branchwork.errors import EngineError, first_line
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
 from branchwork.training.machine import check_threads, commit, machine, using_threads, versions
+
+Key = TypeVar("Key")
+
+ROUNDS = 5
+# The threads of an engine spin for some milliseconds after a run and would slow down the next engine.
+SETTLE = 0.01
+# The side of the matrices that measure the machine's ceiling: large enough for the processor's full speed.
+SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -52,34 +59,44 @@ def bench(
 ) -> Bench:
     """Time `net` on this machine: each engine, precision and batch size, as written and fused, in turns.
 
-    `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module; images are uint8 noise of
-    `input_shape`, by default what a run was trained on, or 1×28×28. `engines` and `precisions` are by default all that
-    are here. Each is timed for `seconds` at each batch size, with `threads`, by default as many as torch has; an engine
-    loads the net `loads` times, which share the seconds, since where a net lies in memory makes some hundredths of its
-    time. With `picture`, the times are drawn into that file, `.svg` or `.png`. Raises `EngineError` for an engine or a
-    precision that is asked for and not here, and for an engine that gives other logits in float32 than the net as
-    written.
+    `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module. Images are uint8 noise of
+    `input_shape`, by default that of the run or the net, or 1×28×28. `engines` and `precisions` are by default all that
+    this machine has; `threads` is by default torch's number. Each combination is timed for `seconds`, shared by `loads`
+    loads of the net: where a net lies in memory changes its time by a few hundredths. With `picture`, the times are
+    drawn into that file.
+
+    Raises `EngineError` if a named engine or precision is missing, and if an engine's float32 logits are not those of
+    the net as written.
     """
     observer = observer or Observer()
     sizes = tuple(dict.fromkeys(batch_sizes))
     if not sizes or min(sizes) < 1 or not seconds > 0 or loads < 1 or (threads is not None and threads < 1):
-        raise EngineError("there must be one batch size at least, and batch sizes, seconds, loads and threads above 0")
+        raise EngineError("batch sizes, loads and threads must be at least 1, and seconds above 0")
     check_threads(threads, EngineError)
     if picture is not None:
         check_picture(picture)
-    found, kinds = _choose(engines, precisions)
-    subject = find_subject(net, shape=input_shape)
+    chosen, kinds = _choose(engines, precisions)
+    subject = find_deployable(net, input_shape=input_shape)
+    subject.need_fixed_graph()
+    candidates = [
+        Candidate(engine.name, precision, fused)
+        for engine in chosen
+        if engine.problem is None
+        for precision in engine.precisions
+        if precision in kinds
+        for fused in (False, True)
+    ]
     with using_threads(threads or torch.get_num_threads()):
-        rows, ceilings = _rows(subject, _candidates(found, kinds), sizes, seconds, loads, observer)
+        rows, ceilings = _measure(subject, candidates, sizes, seconds, loads, observer)
         result = Bench(
             net=subject.name,
-            input_shape=subject.shape,
+            input_shape=subject.input_shape,
             parameters=subject.trace.parameters,
             macs=subject.trace.macs,
             threads=torch.get_num_threads(),
             seconds=seconds,
             loads=loads,
-            engines=found,
+            engines=chosen,
             ceilings=ceilings,
             rows=rows,
             latency=min((row for row in rows if row.batch == min(sizes)), key=lambda row: row.milliseconds),
@@ -96,7 +113,7 @@ def bench(
 def _choose(
     names: Sequence[str] | None, precisions: Sequence[str] | None
 ) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
-    """The engines, with those too that cannot be used where none was asked for by name, and the precisions."""
+    """Return the engines and the precisions. Unusable engines are included unless engines are named."""
     if names is None:
         engines = tuple(map(_with_exporter, find_engines()))
     else:
@@ -104,126 +121,145 @@ def _choose(
         for problem in (engine.problem for engine in engines if engine.problem is not None):
             raise EngineError(problem)
     if not engines or (precisions is not None and not precisions):
-        raise EngineError("no engine or no precision is named: leave the flag out to time all that are here")
+        raise EngineError("no engine or no precision is named: leave the flag out to time all that this machine has")
     for precision in precisions or ():
         if not any(precision in engine.precisions for engine in engines if engine.problem is None):
-            need_engine(engines[0].name, precision)  # says why
+            need_engine(engines[0].name, precision)  # raises the reason
     return engines, tuple(precisions or DTYPES)
 
 
 def _with_exporter(engine: Engine) -> Engine:
-    """An engine that reads files is of no use here without what writes them."""
-    packages = next((form.packages for form in FORMS.values() if form.engine == engine.name), ())
+    """Add the problem that the packages which write the engine's files have, if any."""
+    packages = next((entry.packages for entry in FORMATS.values() if entry.engine == engine.name), ())
     problems = [problem for problem in (find_package(package)[1] for package in packages) if problem is not None]
     return dataclasses.replace(engine, problem=engine.problem or problems[0]) if problems else engine
 
 
-def _candidates(engines: Sequence[Engine], precisions: Sequence[str]) -> list[Candidate]:
-    return [
-        Candidate(engine.name, precision, fused)
-        for engine in engines
-        if engine.problem is None
-        for precision in engine.precisions
-        if precision in precisions
-        for fused in (False, True)
-    ]
-
-
-def _rows(
-    subject: Subject,
+def _measure(
+    subject: Deployable,
     candidates: Sequence[Candidate],
     sizes: Sequence[int],
     seconds: float,
     loads: int,
     observer: Observer,
 ) -> tuple[tuple[Timing, ...], dict[str, float]]:
-    """A row for each candidate and batch size, and the ceilings."""
-    shape = (max(sizes), *subject.shape)
+    """Return a row for each candidate and batch size, and the ceilings."""
+    shape = (max(sizes), *subject.input_shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = predict_logits(subject.net, images, subject.model)
-    turns: dict[tuple[Candidate, int, int], Callable[[], object]] = {}
+    runs: dict[tuple[Candidate, int, int] | str, Callable[[], object]] = {}
     differences = {}
     with tempfile.TemporaryDirectory() as folder:
         for candidate in candidates:
             observer.note(f"preparing {candidate}")
             runners: list[Runner] = []
             for size in sizes:
-                if not runners or candidate.fused:  # what is cheapest depends on how many images there are
-                    what = _prepare(candidate, size, subject, Path(folder))
-                    runners = [load(candidate.engine, what, candidate.precision) for _ in range(loads)]
+                if not runners or candidate.fused:  # which fused net is cheapest depends on the batch size
+                    prepared = _prepare(candidate, size, subject, Path(folder))
+                    runners = [load(candidate.engine, prepared, candidate.precision) for _ in range(loads)]
                 differences[candidate, size] = _check(candidate, runners[0], images[:size], expected[:size])
                 for number, runner in enumerate(runners):
-                    turns[candidate, size, number] = partial(runner.run, runner.take(images[:size]))
+                    runs[candidate, size, number] = partial(runner.run, runner.take(images[:size]))
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
+        runs |= {kind: product for kind, (product, _) in products.items()}
         observer.note(f"timing {len(differences)} combinations, {seconds:g} s each")
-        times = take_turns({**turns, **{kind: product for kind, (product, _) in products.items()}}, seconds / loads)
-    # The best run and not the median: a ceiling is what the machine can do when nothing holds it up.
+        times = take_turns(runs, seconds / loads)
+    # The best run, not the median: a ceiling is what the machine can do undisturbed.
     ceilings = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
-    rows = tuple(
-        _timing(
-            candidate,
-            size,
-            list(chain.from_iterable(times[candidate, size, number] for number in range(loads))),
-            subject.trace.macs,
-            ceilings,
-            differences[candidate, size],
+    rows = []
+    for candidate, size in differences:
+        of_loads = list(chain.from_iterable(times[candidate, size, number] for number in range(loads)))
+        lower, median, upper = statistics.quantiles(of_loads, n=4, method="inclusive")
+        speed = size * subject.trace.macs / median
+        rows.append(
+            Timing(
+                engine=candidate.engine,
+                precision=candidate.precision,
+                fused=candidate.fused,
+                batch=size,
+                milliseconds=1e3 * median,
+                quartiles=(1e3 * lower, 1e3 * upper),
+                runs=len(of_loads),
+                images_per_second=size / median,
+                macs_per_second=speed,
+                share=speed / ceilings[candidate.precision],
+                difference=differences[candidate, size],
+            )
         )
-        for candidate in candidates
-        for size in sizes
-    )
-    return rows, ceilings
+    return tuple(rows), ceilings
 
 
-def _prepare(candidate: Candidate, batch: int, subject: Subject, folder: Path) -> Path | nn.Module:
-    """What `export` would give the engine for such batches; torch's own get the module itself."""
+def _prepare(candidate: Candidate, batch: int, subject: Deployable, folder: Path) -> Path | nn.Module:
+    """Return what `export` would write for such batches; for torch's engines, the module itself."""
     shipping = Shipping(candidate.fused, candidate.precision, batch=batch)
-    form = next((form for form in FORMS.values() if form.engine == candidate.engine), None)
-    if form is None or not form.packages:
+    file_format = next((entry for entry in FORMATS.values() if entry.engine == candidate.engine), None)
+    if file_format is None or not file_format.packages:
         return ship(subject, shipping)
     # Only a fused file depends on the precision: engines read float32.
-    kind = f"{candidate.precision}-{batch}" if candidate.fused else "written"
-    path = folder / f"{candidate.engine}-{kind}{form.suffixes[-1]}"
+    stem = f"{candidate.precision}-{batch}" if candidate.fused else "written"
+    path = folder / f"{candidate.engine}-{stem}{file_format.suffixes[-1]}"
     if not path.exists():
-        write(form.name, path, subject, shipping, about={})
+        write(file_format.name, path, subject, shipping, metadata={})
     return path
 
 
 def _check(candidate: Candidate, runner: Runner, images: Tensor, expected: Tensor) -> float:
-    """The largest difference of a logit. What is fast and wrong is not timed."""
+    """Return the largest difference of a logit. Raises `EngineError` if the engine fails or is wrong in float32."""
     try:
         logits = runner(images)
-    except Exception as reason:  # each engine has errors of its own
+    except Exception as reason:  # each engine has its own errors
         raise EngineError(
             f"{candidate} fails with {len(images)} images ({first_line(reason)}): leave this engine out, with --engines"
         ) from reason
-    compared = compare(logits, expected, candidate.precision)
-    if candidate.precision == "fp32" and not compared.good:
+    comparison = compare(logits, expected, candidate.precision)
+    if candidate.precision == "fp32" and not comparison.good:
         raise EngineError(
-            f"{candidate} gives other logits than the net as written: with {len(images)} images they differ by up to "
-            f"{compared.difference:.2g}, and {compared.tolerance:.2g} may be. Leave this engine out, with --engines"
+            f"{candidate}: the logits are not those of the net as written. With {len(images)} images they differ by up "
+            f"to {comparison.difference:.2g}, where at most {comparison.tolerance:.2g} is allowed. Leave this engine "
+            "out, with --engines"
         )
-    return compared.difference
+    return comparison.difference
 
 
-def _timing(
-    candidate: Candidate,
-    batch: int,
-    times: Sequence[float],
-    macs: int,
-    ceilings: Mapping[str, float],
-    difference: float,
-) -> Timing:
-    lower, middle, upper = statistics.quantiles(times, n=4, method="inclusive")
-    return Timing(
-        engine=candidate.engine,
-        precision=candidate.precision,
-        fused=candidate.fused,
-        batch=batch,
-        milliseconds=1e3 * middle,
-        quartiles=(1e3 * lower, 1e3 * upper),
-        runs=len(times),
-        images_per_second=batch / middle,
-        macs_per_second=batch * macs / middle,
-        share=batch * macs / middle / ceilings[candidate.precision],
-        difference=difference,
-    )
+def take_turns(candidates: Mapping[Key, Callable[[], object]], seconds: float) -> dict[Key, list[float]]:
+    """Return the seconds of each run of each candidate.
+
+    Candidates take turns in `ROUNDS` rounds, forwards and backwards, so that a machine whose speed drifts treats all
+    alike. Each runs for `seconds` in all, and at least once per round. The first runs of a turn do not count, unless a
+    single one takes longer than the turn.
+    """
+    times: dict[Key, list[float]] = {key: [] for key in candidates}
+    order: Sequence[Key] = list(candidates)
+    for _ in range(ROUNDS):
+        for key in order:
+            times[key] += _turn(candidates[key], seconds / ROUNDS)
+        order = order[::-1]
+    return times
+
+
+def _turn(run: Callable[[], object], seconds: float) -> list[float]:
+    first = _time(run)
+    if first > max(seconds, SETTLE):
+        return [first]
+    settled = first
+    while settled < SETTLE:
+        settled += _time(run)
+    times: list[float] = []
+    began = time.perf_counter()
+    while not times or time.perf_counter() - began < seconds:
+        times.append(_time(run))
+    return times
+
+
+def _time(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def matrix_product(dtype: torch.dtype) -> tuple[Callable[[], object], int]:
+    """Return a product of two square matrices, which measures the machine's ceiling, and its MACs."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(SIDE, SIDE, generator=generator).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    return lambda: torch.mm(left, right, out=out), SIDE**3

@@ -1,40 +1,56 @@
-"""The inference engines: which are on this machine, what they offer, and a net run by one of them."""
+"""The inference engines: which are on this machine, what they compute in, and a net run and compared in one of them."""
 
 import ctypes
 import importlib
+import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from branchwork.deploy.subject import quiet_torch
 from branchwork.errors import EngineError, first_line, nearest
 from branchwork.training.infer import pick_precision
 from branchwork.training.machine import compiler_problem
 
-# The oldest versions that the tests were run with; pyproject.toml's extra `deploy` says the same.
+Pixels = Literal["uint8", "float"]
+
+# The oldest versions that the tests were run with, as in the extra `deploy` of pyproject.toml.
 FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
 INSTALL = "pip install 'branchwork[deploy]'"
 
-# What OpenVINO is told in any case: by itself it takes bf16 wherever the processor has it, and not only where asked.
+# Always set: by default OpenVINO computes in bf16 wherever the processor has it.
 OPENVINO_PRECISION = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}}
+
+# The tolerance of float32 logits is absolute. Above 33 it grows with them: the order of additions alone changed the
+# logits of trained nets by up to 1.4 millionths of the largest.
+FP32_LOGITS = 1e-4
+FP32_RELATIVE = 3e-6
+# bf16 has eight bits of mantissa, so that each operation rounds by up to 1/512. Measured were differences of up to half
+# a hundredth of the largest logit in trained nets, and one hundredth in fresh ones.
+BF16_RELATIVE = 0.03
+BF16_PREDICTIONS = 0.01
+# Batches of several sizes reveal a file that serves one size only.
+SIZES = (1, 2, 97, 400)
+# The most pixels in such a batch, but always 3 images: ResNet-50 took 6.7 GB for 400 images of 224×224.
+PIXELS = 400 * 28 * 28
 
 
 @dataclass(frozen=True)
 class Runner:
-    """A net in an engine: images uint8 or float32 N×C×H×W, as it was made to take them, to logits float32 N×K.
+    """A net in an engine: uint8 or float32 images N×C×H×W in, logits float32 N×K out.
 
-    `take` gives images the engine's own form, which shares their memory: they must live as long. `run` has them in it,
-    and gives logits in it, which may lie where the next run with the same images puts its own. That alone is the
-    engine's work: torch's tensors take 12 microseconds more (LOG.md).
+    `take` converts images to the engine's own form, which shares their memory: they must stay alive. `run` computes
+    logits in the engine's form; the next run with the same images may overwrite them. Only `run` is the engine's work:
+    torch's tensors add 12 microseconds (docs/experiments/inference.md).
     """
 
     take: Callable[[Tensor], Any]
@@ -46,9 +62,9 @@ class Runner:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine on this machine. `version` is None where it is not installed.
+    """An engine on this machine; `version` is None if it is not installed.
 
-    `precisions` are those that it computes in here; `problem` says why it cannot be used, and is None where it can.
+    `precisions` are those that it computes in here; `problem` says why it cannot be used, and is None if it can.
     """
 
     name: str
@@ -58,11 +74,12 @@ class Engine:
 
 
 def find_engines() -> tuple[Engine, ...]:
+    """Return every known engine, with a `problem` if it cannot be used."""
     return tuple(map(find_engine, _LOADERS))
 
 
 def find_engine(name: str) -> Engine:
-    """The engine called `name`, which may have a `problem`. Raises `EngineError` for a name that no engine has."""
+    """Return the engine `name`, with a `problem` if it cannot be used. Raises `EngineError` for an unknown name."""
     if name not in _LOADERS:
         raise EngineError(f"there is no engine called {name!r}.{nearest(name, _LOADERS)}")
     native = ("fp32", "bf16") if pick_precision("auto", torch.device("cpu")) == "bf16" else ("fp32",)
@@ -76,42 +93,40 @@ def find_engine(name: str) -> Engine:
 
 
 def need_engine(name: str, precision: str) -> Engine:
-    """The engine called `name`. Raises `EngineError` where it cannot compute in `precision` here."""
+    """Return the engine `name`. Raises `EngineError` if it cannot compute in `precision` here."""
     engine = find_engine(name)
     if engine.problem is not None:
         raise EngineError(engine.problem)
     if precision not in ("fp32", "bf16"):
         raise EngineError(f"there is no precision {precision!r}.{nearest(precision, ('fp32', 'bf16'))}")
     if precision not in engine.precisions:
-        why = (
-            "this processor multiplies no bf16 by itself: take fp32"
+        reason = (
+            "this processor has no bf16 arithmetic: use fp32"
             if "bf16" not in find_engine("torch").precisions
-            else f"{name} computes in fp32 alone on a processor: take fp32, or another engine"
+            else f"on a CPU, {name} computes in fp32 only: use fp32, or another engine"
         )
-        raise EngineError(f"{precision} cannot be had with {name} here: {why}")
+        raise EngineError(f"{name} cannot compute in {precision} here: {reason}")
     return engine
 
 
 def find_package(name: str) -> tuple[str | None, str | None]:
-    """The version of a package of the extra `deploy`, and what is wrong with it; each None where there is none."""
+    """Return the version of a package of the extra `deploy` and what is wrong with it, either of which may be None."""
     try:
         with quiet_torch():  # onnxscript imports torch's exporter
             version = str((import_openvino() if name == "openvino" else importlib.import_module(name)).__version__)
-    except ModuleNotFoundError as reason:
-        if reason.name == name:
-            return None, f"{name} is not installed: {INSTALL}"
-        return None, f"{name} cannot be imported ({reason}): install it again, {INSTALL}"
     except Exception as reason:  # a library that does not fit this system may raise anything
-        return None, f"{name} cannot be imported ({reason}): install it again, {INSTALL}"
-    if _numbers(version) < _numbers(FLOORS[name]):
-        return version, f"{name} {version} is too old, and {FLOORS[name]} is the oldest that serves: {INSTALL}"
+        if isinstance(reason, ModuleNotFoundError) and reason.name == name:
+            return None, f"{name} is not installed: {INSTALL}"
+        return None, f"{name} failed to import ({reason}): install it again, {INSTALL}"
+    if _version_numbers(version) < _version_numbers(FLOORS[name]):
+        return version, f"{name} must be at least {FLOORS[name]}, got {version}: {INSTALL}"
     return version, None
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO without its telemetry, which would tell a web service of each import and leave a number in the home.
+    """Import OpenVINO without its telemetry, which would report each import and keep an identifier in the home folder.
 
-    Where its package cannot be imported, OpenVINO has an empty stand-in for it, and does not miss it.
+    If the telemetry package cannot be imported, OpenVINO uses an empty substitute.
     """
     if "openvino" not in sys.modules:
         cast(dict[str, ModuleType | None], sys.modules).setdefault("openvino_telemetry", None)
@@ -119,47 +134,59 @@ def import_openvino() -> ModuleType:
 
 
 def need_package(name: str) -> None:
-    """Raises `EngineError` where a package of the extra `deploy` is missing or too old."""
+    """Raise `EngineError` if a package of the extra `deploy` is missing or too old."""
     _, problem = find_package(name)
     if problem is not None:
         raise EngineError(problem)
 
 
-def load(name: str, what: Path | nn.Module, precision: str) -> Runner:
-    """A net in the engine `name`, ready to run with as many threads as torch has.
+def load(name: str, net: Path | nn.Module, precision: str) -> Runner:
+    """Load a net into the engine `name`, to run with as many threads as torch has.
 
-    `what` is an .onnx file for `onnxruntime`, an .xml one for `openvino`, and for torch's engines a .pt2 file or a
-    module that is in `precision` already. Raises `EngineError` where the engine is missing or does not take it.
+    `net` is an .onnx file for `onnxruntime`, an .xml file for `openvino`, and for torch's engines a .pt2 file or a
+    module that is already in `precision`. Raises `EngineError` if the engine is missing or rejects the net.
     """
     need_engine(name, precision)
     try:
         with quiet_torch():
-            return _LOADERS[name](what, precision)
-    except Exception as reason:  # each engine has errors of its own, and OpenVINO's are RuntimeErrors
-        raise EngineError(f"{name} cannot load {_called(what)}: {first_line(reason)}") from reason
+            return _LOADERS[name](net, precision)
+    except Exception as reason:  # each engine has its own errors; OpenVINO's are RuntimeErrors
+        source = type(net).__name__ if isinstance(net, nn.Module) else net
+        raise EngineError(f"{name} cannot load {source}: {first_line(reason)}") from reason
 
 
-def _torch(what: Path | nn.Module, precision: str) -> Runner:
-    return _in_torch(_module(what))
+@contextmanager
+def quiet_torch() -> Iterator[None]:
+    """Suppress the warnings that torch's exporters give about torch itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        # Weights that are channels_last: their copies are compared and are the same.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
+        yield
 
 
-def _torch_compile(what: Path | nn.Module, precision: str) -> Runner:
-    net = _module(what)
+def _load_torch(net: Path | nn.Module, precision: str) -> Runner:
+    return _torch_runner(_module(net))
+
+
+def _load_torch_compile(net: Path | nn.Module, precision: str) -> Runner:
+    module = _module(net)
 
     def forward(images: Tensor) -> Any:
-        return net(images)
+        return module(images)
 
-    # torch keeps what it has compiled by the code of a function, a few versions of each, and past them gives up
-    # silently. So each net gets a copy of the code.
+    # torch caches compiled code by the code object of a function, a few versions of each, and beyond them silently
+    # stops compiling. So each net gets a copy of the code object.
     forward.__code__ = forward.__code__.replace()
-    return _in_torch(torch.compile(forward, dynamic=True))
+    return _torch_runner(torch.compile(forward, dynamic=True))
 
 
-def _module(what: Path | nn.Module) -> nn.Module:
-    return what if isinstance(what, nn.Module) else torch.export.load(what).module()
+def _module(net: Path | nn.Module) -> nn.Module:
+    return net if isinstance(net, nn.Module) else torch.export.load(net).module()
 
 
-def _in_torch(net: Callable[[Tensor], Any]) -> Runner:
+def _torch_runner(net: Callable[[Tensor], Any]) -> Runner:
     def run(images: Tensor) -> Any:
         with torch.inference_mode():
             return net(images)
@@ -167,40 +194,36 @@ def _in_torch(net: Callable[[Tensor], Any]) -> Runner:
     return Runner(lambda images: images, run)
 
 
-def _onnxruntime(what: Path | nn.Module, precision: str) -> Runner:
+def _load_onnxruntime(net: Path | nn.Module, precision: str) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors alone, which are raised as well
-    session = onnxruntime.InferenceSession(str(what), options, providers=["CPUExecutionProvider"])
-    (entry,), (answer,) = session.get_inputs(), session.get_outputs()
+    options.log_severity_level = 3  # errors only, which are raised as well
+    session = onnxruntime.InferenceSession(str(net), options, providers=["CPUExecutionProvider"])
+    (source,), (target,) = session.get_inputs(), session.get_outputs()
 
     def take(images: Tensor) -> Any:
-        # Bound beforehand: to look names up and make new logits for each run takes four microseconds.
-        binding, logits = session.io_binding(), np.empty((len(images), *answer.shape[1:]), np.float32)
-        binding.bind_ortvalue_input(entry.name, onnxruntime.OrtValue.ortvalue_from_numpy(images.numpy()))
-        binding.bind_output(answer.name, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        # Bound once: looking names up and allocating logits takes four microseconds a run.
+        binding, logits = session.io_binding(), np.empty((len(images), *target.shape[1:]), np.float32)
+        binding.bind_ortvalue_input(source.name, onnxruntime.OrtValue.ortvalue_from_numpy(images.numpy()))
+        binding.bind_output(target.name, "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         return binding, logits
 
-    def run(given: Any) -> Any:
-        binding, logits = given
+    def run(bound: Any) -> Any:
+        binding, logits = bound
         session.run_with_iobinding(binding)
         return logits
 
     return Runner(take, run)
 
 
-def _openvino(what: Path | nn.Module, precision: str) -> Runner:
+def _load_openvino(net: Path | nn.Module, precision: str) -> Runner:
     openvino = import_openvino()
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        **OPENVINO_PRECISION[precision],
-    }
-    with _own_signal_stack():
-        compiled = openvino.Core().compile_model(str(what), "CPU", settings)
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+    with _keeping_signal_stack():
+        compiled = openvino.Core().compile_model(str(net), "CPU", {**threads, **OPENVINO_PRECISION[precision]})
 
     def take(images: Tensor) -> Any:
         request = compiled.create_infer_request()
@@ -208,7 +231,7 @@ def _openvino(what: Path | nn.Module, precision: str) -> Runner:
         return request
 
     def run(request: Any) -> Any:
-        # Not infer(inputs), whose dictionaries take OpenVINO's Python some 50 microseconds.
+        # Not infer(inputs): its dictionaries cost OpenVINO's Python some 50 microseconds.
         request.infer()
         return request.get_output_tensor().data
 
@@ -222,11 +245,8 @@ class _SignalStack(ctypes.Structure):
 
 
 @contextmanager
-def _own_signal_stack() -> Iterator[None]:
-    """Leave the stack on which signals are handled as it is.
-
-    OpenVINO puts one of its own in its place, which goes with the model: the next Ctrl-C would be a crash.
-    """
+def _keeping_signal_stack() -> Iterator[None]:
+    """Restore the stack for signal handlers. OpenVINO's own is freed with the model: the next Ctrl-C would crash."""
     if sys.platform != "linux":
         yield
         return
@@ -239,16 +259,66 @@ def _own_signal_stack() -> Iterator[None]:
 
 
 _LOADERS: dict[str, Callable[[Path | nn.Module, str], Runner]] = {
-    "torch": _torch,
-    "torch.compile": _torch_compile,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+    "torch": _load_torch,
+    "torch.compile": _load_torch_compile,
+    "onnxruntime": _load_onnxruntime,
+    "openvino": _load_openvino,
 }
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)[:2]))
 
 
-def _called(what: Path | nn.Module) -> str:
-    return type(what).__name__ if isinstance(what, nn.Module) else str(what)
+@dataclass(frozen=True)
+class Comparison:
+    """An engine's logits compared with those of the net as written, in eager float32, on the same images.
+
+    `difference` is the largest between two logits, and `largest` the size of the largest logit. `differing` counts the
+    images with another class, and `clearly` those whose two classes the net as written separates by more than
+    `tolerance`: closer ones may fall either way. `tolerance` and `allowed` bound `difference` and `clearly`.
+    """
+
+    images: int
+    difference: float
+    largest: float
+    tolerance: float
+    differing: int
+    clearly: int
+    allowed: int
+
+    @property
+    def good(self) -> bool:
+        # Not the reverse: a difference of NaN is not good.
+        return self.difference <= self.tolerance and self.clearly <= self.allowed
+
+
+def compare(logits: Tensor, expected: Tensor, precision: str) -> Comparison:
+    """Compare logits N×K of the same shape. The constants at the top of this file define the tolerances."""
+    largest = expected.abs().max().item()
+    if precision == "bf16":
+        tolerance, allowed = BF16_RELATIVE * largest, int(BF16_PREDICTIONS * len(expected))
+    else:
+        tolerance, allowed = max(FP32_LOGITS, FP32_RELATIVE * largest), 0
+    classes, expected_classes = logits.argmax(1, keepdim=True), expected.argmax(1, keepdim=True)
+    differing = (classes != expected_classes)[:, 0]
+    margin = (expected.gather(1, expected_classes) - expected.gather(1, classes))[:, 0]
+    return Comparison(
+        images=len(expected),
+        difference=(logits - expected).abs().max().item(),
+        largest=largest,
+        tolerance=tolerance,
+        differing=int(differing.sum()),
+        clearly=int((differing & (margin > tolerance)).sum()),
+        allowed=allowed,
+    )
+
+
+def run_in_batches(runner: Runner, images: Tensor, pixels: Pixels) -> Tensor:
+    """Return logits N×K of uint8 images N×C×H×W, run in batches of several sizes."""
+    most = max(3, PIXELS // math.prod(images.shape[2:]))
+    sizes: list[int] = []
+    while (left := len(images) - sum(sizes)) > 0:
+        sizes.append(min(left, most, SIZES[min(len(sizes), len(SIZES) - 1)]))
+    batches = torch.split(images, sizes)
+    return torch.cat([runner(batch if pixels == "uint8" else batch.float() / 255) for batch in batches])

@@ -1,4 +1,4 @@
-"""The forms of a file: how each is written, its metadata, and the engine that runs it."""
+"""The file formats: how each is written, its metadata, and the engine that runs it. Only here is a net exported."""
 
 import io
 import json
@@ -12,117 +12,135 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from branchwork.deploy.engines import import_openvino, need_package
-from branchwork.deploy.subject import Shipping, Subject, example, program, quiet_torch, ship
+from branchwork.deploy.engines import import_openvino, need_package, quiet_torch
+from branchwork.deploy.shipped import Deployable, Shipping, ship
 from branchwork.errors import ExportError, first_line
 from branchwork.files import write_whole
 
-# The name under which a .pt2 file and an OpenVINO model keep the metadata.
-ABOUT = "branchwork"
+# The key under which a .pt2 file and an OpenVINO model hold the metadata.
+METADATA = "branchwork"
 
 
 @dataclass(frozen=True)
-class Form:
-    """`suffixes` are those of its files; the last is the one that a reader opens. `packages` are needed to write it.
-
-    `write` puts a subject's net with `about` into a path with the last suffix.
-    """
+class Format:
+    """A file format: the `suffixes` of its files, last that of the one to open, and the `packages` that write it."""
 
     name: str
     engine: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[Path, Subject, Shipping, dict[str, str]], None]
+    write: Callable[[Path, Deployable, Shipping, dict[str, str]], None]
 
 
-def _write_pt2(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
-    made = program(ship(subject, shipping), example(subject, shipping.form), subject.name)
+def write(name: str, path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
+    """Write a file of the format `name` to `path`, which has its last suffix. Raises `EngineError` or `ExportError`."""
+    for package in FORMATS[name].packages:
+        need_package(package)
+    FORMATS[name].write(path, subject, shipping, metadata)
+
+
+def _write_pt2(path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
+    program = _export_program(ship(subject, shipping), subject, shipping)
     content = io.BytesIO()
     with quiet_torch():
-        torch.export.save(made, content, extra_files={ABOUT: json.dumps(about, ensure_ascii=False)})
+        torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
     write_whole(path, content.getvalue(), error=ExportError)
 
 
 def _write_onnx(
-    path: Path, subject: Subject, shipping: Shipping, about: dict[str, str], engine: str = "onnxruntime"
+    path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str], engine: str = "onnxruntime"
 ) -> None:
-    shipped = ship(subject, shipping, engine=engine)
-    # Not the module: where no graph serves any number of images, this exporter silently takes one that serves two.
-    graph = program(shipped, example(subject, shipping.form), subject.name)
+    # Not the module: without a graph for any number of images, this exporter silently makes one for two.
+    program = _export_program(ship(subject, shipping, engine=engine), subject, shipping)
     with quiet_torch(), _quiet_onnx():
         try:
-            made = torch.onnx.export(
-                graph, external_data=False, verbose=False, input_names=["images"], output_names=["logits"]
+            exported = torch.onnx.export(
+                program, external_data=False, verbose=False, input_names=["images"], output_names=["logits"]
             )
         except Exception as reason:  # the exporter's errors have no common base
-            cause: BaseException = reason  # of which the last names the operation
+            cause: BaseException = reason  # the last one names the operation
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             raise ExportError(
-                f"{subject.name} has an operation that ONNX does not: {first_line(cause)}. Take --to pt2, or write it "
-                "with other operations."
+                f"{subject.name} has an operation that ONNX lacks: {first_line(cause)}. Use --to pt2, or write it with "
+                "other operations."
             ) from reason
-    assert made is not None, "the exporter of programs gives one"
-    made.optimize()  # as the exporter has done already, whose rounds are too few for all that meets in a fused net
-    model = made.model_proto
+    assert exported is not None, "the exporter of programs returns one"
+    exported.optimize()  # again: the exporter's own rounds are too few for a fused net
+    model = exported.model_proto
     _name_batch(model.graph)
-    for key, value in about.items():
+    for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     write_whole(path, model.SerializeToString(), error=ExportError)
 
 
 def _name_batch(graph: Any) -> None:
-    """Call the size that is open `batch`, which torch has given a number, and take out what torch notes for itself."""
+    """Name the open size `batch` instead of torch's symbol, and remove torch's own notes."""
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:  # which may also be some times the symbol: equal names must be equal numbers
+            if size.dim_param:  # possibly a multiple of the symbol: equal names must mean equal numbers
                 size.dim_param = re.sub(rf"\b{symbol}\b", "batch", size.dim_param)
     for node in graph.node:
         del node.metadata_props[:]
 
 
-def _write_openvino(path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
+def _write_openvino(path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
     openvino = import_openvino()
-    # Through ONNX, since OpenVINO's reader of torch's programs is a tool apart.
-    middle = path.with_suffix(".onnx")
-    _write_onnx(middle, subject, shipping, {}, "openvino")
-    model = openvino.Core().read_model(middle)
-    for key, value in about.items():
-        model.set_rt_info(value, [ABOUT, key])
+    # By way of ONNX, since OpenVINO reads torch's programs with a separate tool.
+    onnx_file = path.with_suffix(".onnx")
+    _write_onnx(onnx_file, subject, shipping, {}, "openvino")
+    model = openvino.Core().read_model(onnx_file)
+    for key, value in metadata.items():
+        model.set_rt_info(value, [METADATA, key])
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except (OSError, RuntimeError) as reason:
-        raise ExportError(f"cannot write {path}: {reason}. Free some space, or choose another place.") from reason
-    middle.unlink()
+        raise ExportError(f"cannot write {path}: {reason}. Free some space, or choose another folder.") from reason
+    onnx_file.unlink()
 
 
-FORMS = {
-    form.name: form
-    for form in (
-        Form("onnx", "onnxruntime", (".onnx",), ("onnx", "onnxscript"), _write_onnx),
-        Form("openvino", "openvino", (".bin", ".xml"), ("onnx", "onnxscript"), _write_openvino),
-        Form("pt2", "torch", (".pt2",), (), _write_pt2),
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format("onnx", "onnxruntime", (".onnx",), ("onnx", "onnxscript"), _write_onnx),
+        Format("openvino", "openvino", (".bin", ".xml"), ("onnx", "onnxscript"), _write_openvino),
+        Format("pt2", "torch", (".pt2",), (), _write_pt2),
     )
 }
 
 
-def write(name: str, path: Path, subject: Subject, shipping: Shipping, about: dict[str, str]) -> None:
-    """Write the file of form `name` to `path`. Raises `EngineError` or `ExportError`."""
-    for package in FORMS[name].packages:
-        need_package(package)
-    FORMS[name].write(path, subject, shipping, about)
+def _export_program(shipped: nn.Module, subject: Deployable, shipping: Shipping) -> torch.export.ExportedProgram:
+    """Return the graph of `shipped` for any number of images. Raises `ExportError` if there is none."""
+    # Two black images: torch would take a batch of one for a constant.
+    dtype = torch.uint8 if shipping.pixels == "uint8" else torch.float32
+    images = torch.zeros(2, *subject.input_shape, dtype=dtype)
+    with torch.no_grad(), quiet_torch():
+        try:
+            program = torch.export.export(
+                shipped, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False
+            )
+        except Exception as reason:  # torch's errors here have no common base
+            subject.need_fixed_graph()
+            raise ExportError(
+                f"{subject.name} has no graph for any number of images: {first_line(reason)} "
+                "Write x.size(0) for the number of images, and use only torch's operations."
+            ) from reason
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # which holds paths of this machine
+    return program
 
 
 @contextmanager
 def _quiet_onnx() -> Iterator[None]:
-    """Without the lines in which torch's exporter misses torchvision."""
+    """Suppress the lines in which torch's exporter misses torchvision."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with redirect_stdout(sys.stderr):  # what a library prints must not mix with what the command shows
+        with redirect_stdout(sys.stderr):  # a library's output must not mix with the command's
             yield
     finally:
         logger.setLevel(level)

@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
-from branchwork.errors import NetError
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
 from branchwork.graph.trace import Node, Trace, trace_graph
@@ -16,8 +14,7 @@ from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding, lint_graph
 from branchwork.nets.input_size import smallest_square
-from branchwork.nets.resolve import DEFAULT_INPUT, build_net, defaults_of, short_name
-from branchwork.training.run import MODEL, holds, load_run
+from branchwork.training.subject import resolve
 
 Shape = tuple[int, ...]
 
@@ -94,24 +91,12 @@ def inspect(
     branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`,
     `findings` are what is probably a mistake; without, they are None. Raises `NetError`.
     """
-    if not isinstance(net, nn.Module) and holds(Path(net), MODEL):
-        trained = load_run(net)
-        model = trained.model
-        shape = input_shape or (model.in_channels, *model.image_size)
-        found = _inspect(trained.net, short_name(model.net), shape, by, picture, lint)
-        return replace(found, classes=model.classes, mean=model.mean, std=model.std)
-    if isinstance(net, nn.Module):
-        return _inspect(net, type(net).__name__, input_shape or DEFAULT_INPUT, by, picture, lint)
-    own = defaults_of(str(net))
-    shape = input_shape or (own.input_shape if own else DEFAULT_INPUT)
-    if own is not None and len(shape) != 3:
-        raise NetError(f"{net} takes images, and its input needs channels, height and width, as 1x28x28")
-    with torch.random.fork_rng(devices=[]):
-        if len(shape) == 3:
-            module = build_net(str(net), in_channels=shape[0], image_size=(shape[1], shape[2]))
-        else:
-            module = build_net(str(net))
-    return _inspect(module, short_name(str(net)), shape, by, picture, lint)
+    subject = resolve(net, input_shape)
+    inspection = _inspect(subject.net, subject.name, subject.input_shape, by, picture, lint)
+    if subject.run is None:
+        return inspection
+    model = subject.run.model
+    return replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
 
 
 def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: Path | None, lint: bool) -> Inspection:

@@ -1,0 +1,77 @@
+"""Parameters that several verbs share, and how their text is parsed."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from branchwork.errors import DataError, NetError
+
+STDOUT = Path("-")
+DATA = "mnist, fashion-mnist, sample (7,000 built-in digits of MNIST), a folder or pack of images, or auto"
+
+
+def _check_file(_: object, path: Path | None) -> None:
+    # Anything else that begins with a hyphen is a flag, and its file was forgotten.
+    if path is not None and path.name.startswith("-") and path != STDOUT:
+        raise ValueError(f"needs a file, or - for standard output, but {path} is a flag")
+    if path is not None and os.path.isdir(path):
+        raise ValueError(f"needs a file, but {path} is a folder")
+
+
+FILE = Parameter(allow_leading_hyphen=True, validator=_check_file)
+SEVERAL = Parameter(consume_multiple=True, negative=())
+
+Json = Annotated[
+    Path | None, FILE, Parameter(name="--json", help="Write the figures to this file as JSON; - prints them.")
+]
+Run = Annotated[Path, Parameter(help="A run folder made by branchwork train.")]
+AnyNet = Annotated[str, Parameter(help="A run folder, a net of the catalogue, or one of your own (file.py:Class).")]
+RunData = Annotated[str | None, Parameter(help=f"{DATA}; by default what the run was trained on.")]
+Source = Annotated[Path | None, Parameter(help="A folder with the files of MNIST or Fashion-MNIST.")]
+Size = Annotated[
+    str | None,
+    Parameter(help="The size of a folder's images: one side, or height and width as 48x64; chosen by default."),
+]
+Fit = Annotated[
+    Literal["crop", "pad", "stretch"] | None,
+    Parameter(help="How a folder's pictures get that size: crop (the default), pad with black, or stretch."),
+]
+Shortcut = Annotated[
+    Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"] | None,
+    Parameter(help="The shortcut of residual blocks that keep their shape, as in net[shortcut=…].", group="Net"),
+]
+Stem = Annotated[
+    Literal["auto", "small", "large"] | None,
+    Parameter(help="small suits images of up to 96 pixels, for which auto chooses it.", group="Net"),
+]
+Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
+Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]
+
+
+def parse_sizes(text: str, flag: str) -> tuple[int, ...]:
+    """Parse `1x28x28`. Raises `NetError` unless all sizes are numbers above 0."""
+    sizes = re.split("[x×]", text)
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise NetError(f"{flag} must be channels, height and width, such as 1x28x28, got {text!r}")
+    return tuple(map(int, sizes))
+
+
+def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:
+    """Parse `1x28x28`. Raises `NetError` unless there are three numbers above 0."""
+    match parse_sizes(text, flag):
+        case (channels, height, width):
+            return channels, height, width
+    raise NetError(f"{flag} must be channels, height and width, such as 1x28x28, got {text!r}")
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Parse `64` or `48x64` into height and width. Raises `DataError` unless there are one or two whole numbers."""
+    if text is None:
+        return None
+    sides = re.split("[x×]", text)
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
+        raise DataError(f"--size must be one side, or height and width such as 48x64, got {text!r}")
+    return int(sides[0]), int(sides[-1])

@@ -1,0 +1,171 @@
+"""What is exported or timed: a net with all that describes it, and the module that contains its normalisation."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.load import load_data
+from branchwork.deploy.engines import Pixels
+from branchwork.errors import NetError
+from branchwork.fusing.fuse import fuse
+from branchwork.graph.teach import failure
+from branchwork.graph.trace import Trace, trace
+from branchwork.graph.untouched import eval_copy
+from branchwork.language import times
+from branchwork.nets.resolve import defaults_of
+from branchwork.training.infer import DTYPES, pick_layout
+from branchwork.training.run import Model, check_output
+from branchwork.training.subject import is_run, resolve
+
+Shape = tuple[int, int, int]
+
+# The batch size that a file is fused for by default.
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Deployable:
+    """A float32 net in eval mode, its name for tables, and the model that describes it.
+
+    `folder` is that of its run; None for weights that no training made.
+    """
+
+    net: nn.Module
+    name: str
+    model: Model
+    folder: Path | None
+
+    @property
+    def input_shape(self) -> Shape:
+        return (self.model.in_channels, *self.model.image_size)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """The net as written, operation by operation."""
+        return trace(self.net, self.input_shape)
+
+    def need_fixed_graph(self) -> None:
+        """Raise `NetError` if the operations of the net depend on the pixels."""
+        if self.trace.depends_on_pixels:
+            raise NetError(
+                f"{self.name} has data-dependent control flow, and a file holds one graph for all images: remove what "
+                "reads a tensor's values (if, while, .item(), int(tensor))"
+            )
+
+
+def find_deployable(
+    net: str | Path | nn.Module, *, input_shape: Shape | None = None, data: DataSet | None = None
+) -> Deployable:
+    """Return what `net` names, ready to be exported or timed.
+
+    A net without a run has weights of seed 0, and the images, classes and normalisation of `data`, by default of the
+    `sample`. If `input_shape`, by default the net's own, differs from the sample's, the classes are numbers. Raises
+    `NetError`, and `RunError` or `WeightsError` for a damaged run.
+    """
+    model = None if is_run(net) else _stand_in(net, input_shape, data)
+    if model is None:
+        subject = resolve(net)
+    else:
+        subject = resolve(net, (model.in_channels, *model.image_size), num_classes=len(model.classes))
+    if subject.run is not None:
+        model = subject.run.model
+        if input_shape not in (None, subject.input_shape):
+            raise NetError(f"{net} was trained on images of {times(subject.input_shape)} and takes no others")
+    assert model is not None
+    twin = eval_copy(subject.net).to("cpu", torch.float32)
+    problem = failure(twin, subject.input_shape)
+    if problem is not None:
+        raise problem
+    with torch.no_grad():
+        output = twin(torch.zeros(2, *subject.input_shape))
+    if input_shape is not None and subject.run is None and isinstance(output, Tensor) and output.dim() == 2:
+        model = dataclasses.replace(model, classes=tuple(map(str, range(output.shape[1]))))
+    check_output(output, len(model.classes), model.net)
+    return Deployable(twin, subject.name, model, subject.run.folder if subject.run else None)
+
+
+def _stand_in(net: str | Path | nn.Module, input_shape: Shape | None, data: DataSet | None) -> Model:
+    """Return a model for a net without a run."""
+    name = type(net).__name__ if isinstance(net, nn.Module) else str(net)
+    if data is not None:
+        return Model.of(name, data, {})
+    sample = load_data("sample")
+    model = Model.of(name, sample, {})
+    defaults = defaults_of(name)
+    shape = input_shape or (defaults.input_shape if defaults else None)
+    if shape is None or shape == (sample.channels, *sample.image_size):
+        return model
+    half = (0.5,) * shape[0]
+    classes = tuple(map(str, range(defaults.num_classes))) if defaults else model.classes
+    return dataclasses.replace(model, in_channels=shape[0], image_size=shape[1:], mean=half, std=half, classes=classes)
+
+
+class Normalise(nn.Module):
+    """Images N×C×H×W with pixels from 0 to `white` in, normalised images for the model's net out."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: Model, white: int) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(numbers).view(1, -1, 1, 1) for numbers in (model.mean, model.std))
+        self.register_buffer("mean", white * mean)
+        self.register_buffer("scale", 1 / (white * std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) * self.scale
+
+
+class Shipped(nn.Module):
+    """A net that takes raw images N×C×H×W, uint8 or floats in [0, 1], and returns logits float32 N×K."""
+
+    def __init__(self, normalise: nn.Module, net: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.net = net
+        self.dtype = dtype
+        self.layout = layout
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalised = self.normalise(images.float())
+        logits = self.net(normalised.to(self.dtype).contiguous(memory_format=self.layout))
+        assert isinstance(logits, Tensor), "find_deployable has checked it"
+        return logits.float()
+
+
+@dataclass(frozen=True)
+class Shipping:
+    """How to ship a net: fused, for batches of `batch` images, or as written; its precision; and its input."""
+
+    fused: bool
+    precision: str = "fp32"
+    pixels: Pixels = "uint8"
+    batch: int = BATCH
+
+
+def ship(subject: Deployable, shipping: Shipping, *, engine: str | None = None) -> Shipped:
+    """Return a copy of the subject's net that contains the normalisation.
+
+    Without `engine` it is for torch: weights in the precision, and images channels_last (faster) if the net allows it.
+    With `engine` it is for an engine that reads float32 and computes in the precision by itself.
+    """
+    net: nn.Module = eval_copy(subject.net)
+    normalise: nn.Module = Normalise(subject.model, white=255 if shipping.pixels == "uint8" else 1)
+    if shipping.fused:
+        fuse_for = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)
+        try:
+            net = fuse_for(nn.Sequential(normalise, net).eval(), subject.input_shape).eval()
+        except NetError:
+            subject.need_fixed_graph()
+            fuse_for(net, subject.input_shape)  # to raise an error that is about the net itself
+            raise
+        normalise = nn.Identity()
+    layout = torch.contiguous_format if engine else pick_layout(net, subject.model)
+    dtype = DTYPES["fp32" if engine else shipping.precision]
+    shipped = Shipped(normalise, net.to(dtype).to(memory_format=layout), dtype, layout)  # type: ignore[call-overload]
+    return shipped.eval()
