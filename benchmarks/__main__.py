@@ -47,8 +47,8 @@ def expected(name: str, full: bool) -> float:
 
 def time_left(turns: Sequence[tuple[str, int]], took: dict[str, list[float]], full: bool) -> float:
     """Estimate the seconds for `turns` from earlier ones of the same name, else as expected at this machine's pace."""
-    reckoned = sum(expected(name, full) * len(found) for name, found in took.items())
-    pace = sum(map(sum, took.values())) / reckoned if reckoned else 1.0
+    expected_so_far = sum(expected(name, full) * len(times) for name, times in took.items())
+    pace = sum(map(sum, took.values())) / expected_so_far if expected_so_far else 1.0
     return sum(statistics.mean(took[name]) if name in took else pace * expected(name, full) for name, _ in turns)
 
 
@@ -62,29 +62,29 @@ def take_turns(
         if name in results.failures:
             continue
         left = round(time_left(turns[number - 1 :], took, full))
-        about = f"{number}/{len(turns)} {_title(name, seed)}"
+        title = f"{number}/{len(turns)} {_title(name, seed)}"
         began = monotonic()
-        with console.status(f"{about}, {left // 60}:{left % 60:02} left"):
+        with console.status(f"{title}, {left // 60}:{left % 60:02} left"):
             try:
-                found = _take(name, seed, settings, results)
+                outcome = _measure_once(name, seed, settings, results)
             except MeasuringError as reason:
-                results.failures[name] = found = f"failed: {reason}"
+                results.failures[name] = outcome = f"failed: {reason}"
         took.setdefault(name, []).append(monotonic() - began)
         results.write(path)
         left = round(time_left(turns[number:], took, full))
-        console.print(f"{about}: {found}, {left // 60}:{left % 60:02} left", markup=False)
+        console.print(f"{title}: {outcome}, {left // 60}:{left % 60:02} left", markup=False)
 
 
-def _take(name: str, seed: int, settings: Settings, results: Results) -> str:
+def _measure_once(name: str, seed: int, settings: Settings, results: Results) -> str:
     """Measure once and return a summary in words."""
     if name in PROBES:
         timings = run_probe(PROBES[name], settings)
         results.timings |= timings
-        compared = [what for goal in GOALS for what in (goal.slow, goal.quick) if what in timings]
-        return ", ".join(f"{what} {1000 * statistics.median(timings[what]):.3g} ms" for what in compared)
+        compared = [key for goal in GOALS for key in (goal.slow, goal.quick) if key in timings]
+        return ", ".join(f"{key} {1000 * statistics.median(timings[key]):.3g} ms" for key in compared)
     measurement = measure(name, CANDIDATES[name], seed, settings)
     results.measurements.append(measurement)
-    return _found(measurement)
+    return _outcome(measurement)
 
 
 def _title(name: str, seed: int) -> str:
@@ -94,7 +94,7 @@ def _title(name: str, seed: int) -> str:
     return f"{candidate.net}: {describe(candidate.method, candidate.flags)}, seed {seed}"
 
 
-def _found(measurement: Measurement) -> str:
+def _outcome(measurement: Measurement) -> str:
     estimated = " estimated" if measurement.estimated else ""
     accuracy = "" if measurement.test_accuracy is None else f", {measurement.test_accuracy:.2%}"
     return f"{seconds(measurement.train_seconds)} s{estimated}{accuracy}"

@@ -29,10 +29,10 @@ LOADS, LARGE_LOADS, LARGE_SECONDS = 3, 6, 3.0
 LARGE_ENGINES = ("onnxruntime", "openvino")
 
 
-def timings(net: str, found: "Bench") -> dict[str, float]:
+def timings(net: str, bench: "Bench") -> dict[str, float]:
     """Return median seconds by name: each engine, and the best."""
     seconds: dict[str, float] = {}
-    for row in found.rows:
+    for row in bench.rows:
         form = "fused" if row.fused else "written"
         took = row.milliseconds / 1000
         best = f"{net} batch {row.batch} {form}"
@@ -49,7 +49,7 @@ def main(*, json_file: JsonFile) -> None:
         "googlenet", batch_sizes=(1,), engines=LARGE_ENGINES, loads=LARGE_LOADS, seconds=LARGE_SECONDS
     )
     seconds = timings("inception", small) | timings("GoogLeNet", large)
-    write_json(json_file, {what: [took] for what, took in seconds.items()})
+    write_json(json_file, {name: [took] for name, took in seconds.items()})
 
 
 if __name__ == "__main__":

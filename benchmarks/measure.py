@@ -99,18 +99,18 @@ def measure(name: str, candidate: Candidate, seed: int, settings: Settings) -> M
         result = Path(folder) / "result.json"
         out = ["--out", f"{folder}/run"] if candidate.method == "branchwork" else []
         process = run_process([*words, *out, "--json", str(result)])
-        found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        outcome: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return Measurement(
         candidate=name,
         method=candidate.method,
         net=candidate.net,
         flags=candidate.flags,
         seed=seed,
-        train_seconds=found["train_seconds"],
-        total_seconds=process.seconds + found.get("extra_seconds", 0.0),
-        test_accuracy=found["test_accuracy"],
+        train_seconds=outcome["train_seconds"],
+        total_seconds=process.seconds + outcome.get("extra_seconds", 0.0),
+        test_accuracy=outcome["test_accuracy"],
         peak_memory_bytes=process.peak_memory_bytes,
-        estimated=found.get("estimated", False),
+        estimated=outcome.get("estimated", False),
         command=f"python {' '.join(words)}",
     )
 
@@ -121,8 +121,8 @@ def run_probe(probe: Probe, settings: Settings) -> dict[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         run_process(["-m", probe.module, *device, "--json", str(result)])
-        found: dict[str, list[float]] = json.loads(result.read_text(encoding="utf-8"))
-    return found
+        timings: dict[str, list[float]] = json.loads(result.read_text(encoding="utf-8"))
+    return timings
 
 
 def place() -> dict[str, Any]:

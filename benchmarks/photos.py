@@ -58,7 +58,7 @@ def main(*, json_file: JsonFile, torchvision: Path, steps: int = 6, turns: int =
     split = Split(images, torch.arange(len(images)) % CLASSES)
     classes = tuple("abcdefghij")
     data = DataSet("noise", split, split.pick(torch.arange(2)), classes, (0.5,) * 3, (0.25,) * 3, "crop", "random")
-    found: dict[str, list[float]] = {}  # seconds per step
+    seconds: dict[str, list[float]] = {}  # seconds per step
     for ours, theirs in NETS.items():
         options = {"aux_logits": False, "transform_input": False} if theirs == "googlenet" else {}
         recipe = branchwork.photos(theirs).but(
@@ -73,11 +73,11 @@ def main(*, json_file: JsonFile, torchvision: Path, steps: int = 6, turns: int =
             )
             began = time.perf_counter()
             plain(model, split)
-            found.setdefault(f"{theirs} torchvision", []).append((time.perf_counter() - began) / steps)
-            with tempfile.TemporaryDirectory() as place:
-                result = branchwork.train(ours, data=data, recipe=recipe, out=Path(place) / "run")
-            found.setdefault(f"{theirs} branchwork", []).append(BATCH_SIZE / result.images_per_second)
-            write_json(json_file, found)
+            seconds.setdefault(f"{theirs} torchvision", []).append((time.perf_counter() - began) / steps)
+            with tempfile.TemporaryDirectory() as folder:
+                result = branchwork.train(ours, data=data, recipe=recipe, out=Path(folder) / "run")
+            seconds.setdefault(f"{theirs} branchwork", []).append(BATCH_SIZE / result.images_per_second)
+            write_json(json_file, seconds)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@
 
 Each set is trained from fresh weights with each seed (both modules alike, recipe `fast`, one epoch), and for each seed
 `select --keep 1` gives a set of every size. A set holds if its mean validation accuracy in the table is within one
-standard error of the best of its size (that of the best's own mean). Beside it are two other ways to choose: by the
-size of the weights in the whole net (as DARTS does), and by the loss at once, without fine-tuning. Costs are counted in
-steps of the optimiser, in those times MACs, and in seconds with tests and reports: until the sets are found, and until
-the last of them is a run that has been trained, tested and reported on.
+standard error of the best of its size (that of the best's own mean). Two other methods are
+compared: by the size of the weights in the whole net (as DARTS does), and by the loss without fine-tuning. Costs are
+counted in optimiser steps, in steps times MACs, and in seconds with tests and reports: until the sets are found, and
+until the last of them is a run that has been trained, tested and reported.
 """
 
 import itertools
@@ -42,9 +42,9 @@ app = App(result_action="return_value")
 
 @dataclass(frozen=True)
 class Choice:
-    """What one way has chosen with one seed, and how its mean in the table stands to that of the best of its size."""
+    """The set that one method chose with one seed, with its mean in the table and that of the best of its size."""
 
-    way: str
+    method: str
     seed: int
     kept: Kept
     mean: float
@@ -94,16 +94,16 @@ def by_weights(selection: Selection) -> list[Kept]:
     return [tuple(name for name in BRANCHES if name in first[:size]) for size in (3, 2, 1)]
 
 
-def choices(table: dict[Kept, list[float]], way: str, seed: int, path: list[Kept]) -> list[Choice]:
-    found = []
+def choices(table: dict[Kept, list[float]], method: str, seed: int, path: list[Kept]) -> list[Choice]:
+    chosen = []
     for kept in path:
         rivals = [rival for rival in table if len(rival) == len(kept)]
         best = max(rivals, key=lambda rival: statistics.mean(table[rival]))
         accuracies = table[best]
         error = statistics.stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else 0.0
         means = statistics.mean(table[kept]), statistics.mean(accuracies)
-        found.append(Choice(way, seed, kept, means[0], best, means[1], error))
-    return found
+        chosen.append(Choice(method, seed, kept, means[0], best, means[1], error))
+    return chosen
 
 
 def cost(steps: list[tuple[int, int]], seconds: float) -> dict[str, float]:
@@ -122,12 +122,12 @@ def main(
     table: dict[Kept, list[float]] = {kept: [] for kept in sets()}
     paths: list[tuple[str, int, list[Kept]]] = []
     costs: list[dict[str, dict[str, float]]] = []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as folder:
         for seed in range(seeds):
             results: list[Result] = []
             began = time.perf_counter()
             for kept in sets():
-                out = Path(place) / f"{seed}-{'-'.join(kept)}"
+                out = Path(folder) / f"{seed}-{'-'.join(kept)}"
                 results.append(
                     branchwork.train(name_of(kept), data=data, recipe=recipe, seed=seed, out=out, threads=threads)
                 )
@@ -137,9 +137,9 @@ def main(
             of_table = cost([(steps, result.macs) for result in results], time.perf_counter() - began)
             began = time.perf_counter()
             selection = branchwork.select(
-                results[0].folder, data=data, keep=1, out=Path(place) / f"{seed}-selected", threads=threads
+                results[0].folder, data=data, keep=1, out=Path(folder) / f"{seed}-selected", threads=threads
             )
-            # The training of the whole net is part of its price.
+            # Its cost includes the training of the whole net.
             seconds = whole_seconds + time.perf_counter() - began
             found_seconds = whole_seconds + sum(size.seconds for size in selection.sizes)
             spent = [(steps, selection.before.macs)]
@@ -155,7 +155,7 @@ def main(
                 ("without tuning", seed, without_tuning(results[0].folder, data, recipe, seed)),
                 ("weights", seed, by_weights(selection)),
             ]
-    judged = [choice for way, seed, path in paths for choice in choices(table, way, seed, path)]
+    judged = [choice for method, seed, path in paths for choice in choices(table, method, seed, path)]
     write_json(
         json_file,
         {
@@ -171,17 +171,17 @@ def show(table: dict[Kept, list[float]], judged: list[Choice], costs: list[dict[
     for kept, accuracies in table.items():
         deviation = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
         print(f"{' '.join(kept):<16}{100 * statistics.mean(accuracies):6.2f}{deviation}")
-    for way in dict.fromkeys(choice.way for choice in judged):
+    for method in dict.fromkeys(choice.method for choice in judged):
         for size in (3, 2, 1):
-            those = [choice for choice in judged if choice.way == way and len(choice.kept) == size]
-            lost = statistics.mean(choice.best_mean - choice.mean for choice in those)
-            held = sum(choice.holds for choice in those)
-            kept = ", ".join(sorted({" ".join(choice.kept) for choice in those}))
-            print(f"{way:<15} {size} left: holds {held} of {len(those)}, {100 * lost:.2f} points below; {kept}")
+            of_size = [choice for choice in judged if choice.method == method and len(choice.kept) == size]
+            lost = statistics.mean(choice.best_mean - choice.mean for choice in of_size)
+            held = sum(choice.holds for choice in of_size)
+            kept = ", ".join(sorted({" ".join(choice.kept) for choice in of_size}))
+            print(f"{method:<15} {size} left: holds {held} of {len(of_size)}, {100 * lost:.2f} points below; {kept}")
     for measure in costs[0]["table"]:
-        for way in ("select, found", "select"):
-            share = statistics.mean(one[way][measure] / one["table"][measure] for one in costs)
-            print(f"{measure}: {way} takes {share:.1%} of the table's")
+        for stage in ("select, found", "select"):
+            share = statistics.mean(one[stage][measure] / one["table"][measure] for one in costs)
+            print(f"{measure}: {stage} takes {share:.1%} of the table's")
 
 
 if __name__ == "__main__":

@@ -62,25 +62,25 @@ def summarise(measurements: Sequence[Measurement]) -> list[Summary]:
     """Summarise each candidate, in the order of their first measurements."""
     summaries = []
     for name in dict.fromkeys(m.candidate for m in measurements):
-        own = _of(name, measurements)
-        first = own[0]
-        train_seconds = Spread.of([m.train_seconds for m in own])
+        runs = _of(name, measurements)
+        first = runs[0]
+        train_seconds = Spread.of([m.train_seconds for m in runs])
         script = [m for m in measurements if m.method == "script" and m.net == first.net]
-        accuracies = [m.test_accuracy for m in own if m.test_accuracy is not None]
+        accuracies = [m.test_accuracy for m in runs if m.test_accuracy is not None]
         summaries.append(
             Summary(
                 candidate=name,
                 method=first.method,
                 net=first.net,
                 flags=first.flags,
-                seeds=len(own),
+                seeds=len(runs),
                 train_seconds=train_seconds,
-                total_seconds=Spread.of([m.total_seconds for m in own]),
+                total_seconds=Spread.of([m.total_seconds for m in runs]),
                 accuracy=statistics.mean(accuracies) if accuracies else None,
                 deviation=statistics.stdev(accuracies) if len(accuracies) > 1 else None,
-                peak_memory_bytes=max(m.peak_memory_bytes for m in own),
+                peak_memory_bytes=max(m.peak_memory_bytes for m in runs),
                 times_as_fast=_median_seconds(script) / train_seconds.median if script else None,
-                estimated=any(m.estimated for m in own),
+                estimated=any(m.estimated for m in runs),
             )
         )
     return summaries

@@ -44,10 +44,10 @@ def times(ratio: float | None) -> str:
 def trainings(summaries: Sequence[Summary]) -> Table:
     """Return the table of trainings: what a narrow terminal can drop comes last, Branchwork's flags stand below."""
     table = make_table("net", "train s", "faster", "test %", "whole s", "seeds", "MB", "min–max")
-    told = list(dict.fromkeys(summary.flags for summary in summaries if summary.flags))
+    flags = list(dict.fromkeys(summary.flags for summary in summaries if summary.flags))
     for summary in summaries:
         spread = summary.train_seconds
-        method = describe(summary.method, f"({told.index(summary.flags) + 1})" if summary.flags else "")
+        method = describe(summary.method, f"({flags.index(summary.flags) + 1})" if summary.flags else "")
         table.add_row(
             f"{summary.net}\n  {method}{', estimated' * summary.estimated}",
             seconds(spread.median),
@@ -58,7 +58,7 @@ def trainings(summaries: Sequence[Summary]) -> Table:
             f"{summary.peak_memory_bytes / 1e6:.0f}",
             f"{seconds(spread.low)}–{seconds(spread.high)}",
         )
-    table.caption = "\n".join(f"({number}) {flags}" for number, flags in enumerate(told, start=1)) or None
+    table.caption = "\n".join(f"({number}) {text}" for number, text in enumerate(flags, start=1)) or None
     table.caption_justify = "left"
     return table
 

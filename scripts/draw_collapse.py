@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.blocks import InceptionA
+from branchwork.figures import COLOURS, PAPER
+from branchwork.figures import PAPER_INK as INK
 
 FOLDER = Path(__file__).parents[1] / "docs/collapse"
 LANGUAGES = ("en", "zh")
 
-# Okabe and Ito's colours and the ink of branchwork/figures.py.
-ORANGE, SKY, GREEN, PINK, RED, BLUE = "#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2"
-INK, FAINT, PAPER = "#1c1c1c", "#8a8a8a", "#ffffff"
+ORANGE, SKY, GREEN, PINK, RED, BLUE, _ = COLOURS
+FAINT = "#8a8a8a"
 _FONTS = ["DejaVu Sans", "Verdana", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 STYLE: Any = {
     "svg.fonttype": "none",
