@@ -31,7 +31,7 @@ from branchwork.explaining.candidates import (
     weight_size,
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
-from branchwork.files import hold_lock, read_fields, write_json
+from branchwork.files import hold_lock, read_json, write_json
 from branchwork.graph.costs import count_macs
 from branchwork.nets.input_size import count_parameters
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
@@ -169,6 +169,14 @@ def _train_or_go_on(search: "_Search", folder: Path, net: str, weights: Path | N
 
 
 @dataclass(frozen=True)
+class _Steps:
+    """The sizes that a stopped selection has reached, and what it was asked. It is `steps.json`."""
+
+    question: dict[str, Any]
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True)
 class _Search:
     """What is looked for in which net. `plan` is that of the whole net's training.
 
@@ -233,21 +241,16 @@ class _Search:
         return folder
 
     def keep_steps(self, folder: Path, sizes: Sequence[Size]) -> None:
-        write_json(folder / STEPS, {"question": self.question(), "sizes": [asdict(size) for size in sizes]})
+        write_json(folder / STEPS, asdict(_Steps(self.question(), tuple(sizes))))
 
     def taken_up(self, folder: Path) -> list[Size]:
         """The steps that are done. Raises `RunError` where they are of another selection, or damaged."""
-        path = folder / STEPS
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))
-            question, sizes = kept["question"], [_read_size(size) for size in kept["sizes"]]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
-            raise RunError(f"{path} is damaged ({reason}): choose another --out") from reason
-        if question != self.question():
+        steps = read_json(folder / STEPS, _Steps, remedy="choose another --out")
+        if steps.question != self.question():
             raise RunError(
                 f"{folder} holds the steps of another selection: give it the same arguments, or another --out"
             )
-        return sizes
+        return list(steps.sizes)
 
     def go(self, whole: nn.Module, folder: Path, observer: Observer) -> list[Size]:
         """Take out group after group until the goal is reached. Each size's weights are kept, see `weights_of`.
@@ -451,10 +454,6 @@ def _fingerprint(net: nn.Module) -> str:
         found.update(name.encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
-
-
-def _read_size(fields: dict[str, Any]) -> Size:
-    return read_fields(Size, fields | {"tried": [read_fields(Tried, tried) for tried in fields["tried"]]})
 
 
 def weights_of(folder: Path, sizes: Sequence[Size]) -> Path:
