@@ -20,7 +20,7 @@ from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
 from benchmarks.summary import Spread, compare_with_goals, summarise
 from branchwork.datasets.batches import normalise
-from branchwork.nets.input_size import count_parameters
+from branchwork.graph.costs import count_parameters
 
 CPU = torch.device("cpu")
 

@@ -14,10 +14,9 @@ from branchwork import NETS, build_net, list_nets
 from branchwork.blocks import Add, Concat
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import fuse
-from branchwork.graph.costs import count_macs
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets import densenet, resnet
 from branchwork.nets.googlenet import MODULES
-from branchwork.nets.input_size import count_parameters
 from branchwork.nets.layers import Gate
 from branchwork.nets.resolve import defaults_of, short_name, split_options, with_options
 

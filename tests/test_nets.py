@@ -9,8 +9,7 @@ from torch import nn
 import branchwork
 from branchwork import NETS, build_net
 from branchwork.errors import NetError
-from branchwork.graph.costs import count_macs
-from branchwork.nets.input_size import count_parameters
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.resolve import absolute_name, short_name
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}

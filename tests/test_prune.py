@@ -12,9 +12,8 @@ from torch import nn
 import branchwork
 from branchwork import Add, Concat, build_net
 from branchwork.errors import NetError
-from branchwork.graph.costs import count_macs
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.densenet import DenseDesign, densenet
-from branchwork.nets.input_size import count_parameters
 from branchwork.nets.prune import find_branches, prune
 from branchwork.nets.resolve import defaults_of, short_name, split_options
 from branchwork.training.recipe import fast

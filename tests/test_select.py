@@ -18,8 +18,7 @@ from branchwork.explaining import select as module
 from branchwork.explaining.candidates import Tuner, find_groups, weight_size
 from branchwork.explaining.select import select
 from branchwork.explaining.selection import Goal
-from branchwork.graph.costs import count_macs
-from branchwork.nets.input_size import count_parameters
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.prune import find_joins
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, pick_precision, predict_logits

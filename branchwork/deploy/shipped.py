@@ -13,8 +13,10 @@ from branchwork.datasets.load import load_data
 from branchwork.deploy.engines import Pixels
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import fuse
+from branchwork.graph.program import Graph
+from branchwork.graph.read import read
 from branchwork.graph.teach import failure
-from branchwork.graph.trace import Trace, trace
+from branchwork.graph.trace import Trace, trace_graph
 from branchwork.graph.untouched import eval_copy
 from branchwork.language import times
 from branchwork.nets.resolve import defaults_of
@@ -45,13 +47,18 @@ class Deployable:
         return (self.model.in_channels, *self.model.image_size)
 
     @cached_property
+    def graph(self) -> Graph:
+        """The graph of the net as written."""
+        return read(self.net, self.input_shape)
+
+    @cached_property
     def trace(self) -> Trace:
-        """The net as written, operation by operation."""
-        return trace(self.net, self.input_shape)
+        """The operations of the net as written."""
+        return trace_graph(self.graph)
 
     def need_fixed_graph(self) -> None:
         """Raise `NetError` if the operations of the net depend on the pixels."""
-        if self.trace.depends_on_pixels:
+        if self.graph.depends_on_pixels:
             raise NetError(
                 f"{self.name} has data-dependent control flow, and a file holds one graph for all images: remove what "
                 "reads a tensor's values (if, while, .item(), int(tensor))"

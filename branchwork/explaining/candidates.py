@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from branchwork.blocks import Add, Concat
 from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.dataset import Split
-from branchwork.nets.input_size import weight_rms
 from branchwork.nets.prune import Branch, find_joins
+from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
 from branchwork.training.execution import Execution

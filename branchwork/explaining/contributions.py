@@ -16,8 +16,8 @@ from branchwork.explaining.draw import check_picture, draw_contributions
 from branchwork.explaining.figures import Contribution, Explanation, Measure, Relation
 from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
 from branchwork.explaining.ranks import judge, rank_interval, spearman
-from branchwork.nets.input_size import weight_rms
 from branchwork.nets.resolve import short_name
+from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import pick_layout

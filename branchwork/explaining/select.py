@@ -32,8 +32,7 @@ from branchwork.explaining.candidates import (
 )
 from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
 from branchwork.files import hold_lock, read_json, write_json
-from branchwork.graph.costs import count_macs
-from branchwork.nets.input_size import count_parameters
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.prune import Branch, find_branches, find_joins, prune
 from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_options, with_options
 from branchwork.nets.weights import load_weights

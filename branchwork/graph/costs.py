@@ -203,3 +203,8 @@ def pair(value: Any) -> tuple[int, int]:
 def _shape(node: Any) -> tuple[int, ...]:
     value = node.meta["val"]
     return tuple(int(n) for n in (value[0] if isinstance(value, list | tuple) else value).shape)
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Count the numbers that `net` learns, each parameter once."""
+    return sum(parameter.numel() for parameter in net.parameters())

@@ -1,9 +1,7 @@
 """Which image sizes a net takes, and the shapes it gives, mostly on the `meta` device, which computes no pixels."""
 
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from branchwork.errors import NetError
 from branchwork.graph.untouched import eval_copy
@@ -46,19 +44,6 @@ def layer_shape(net: nn.Module, layer: str, in_channels: int, image_size: ImageS
     with torch.no_grad():
         probe(torch.empty(1, in_channels, *height_and_width(image_size), device="meta"))
     return tuple(shapes[0])
-
-
-def count_parameters(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
-def weight_rms(weights: Iterable[Tensor]) -> float | None:
-    """Return the root mean square of the kernels and matrices among `weights`; None if there are none.
-
-    Biases and the scales of norms, which have one dimension, do not count.
-    """
-    kernels = [weight.detach().double().flatten() for weight in weights if weight.dim() > 1]
-    return float(torch.cat(kernels).square().mean().sqrt()) if kernels else None
 
 
 def _on_meta(net: nn.Module) -> nn.Module:

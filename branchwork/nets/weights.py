@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,3 +209,12 @@ def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
         raise WeightsError(f"{where} holds no state dict, which maps names to tensors: save net.state_dict()")
     return dict(loaded)
+
+
+def weight_rms(weights: Iterable[Tensor]) -> float | None:
+    """Return the root mean square of the kernels and matrices among `weights`; None if there are none.
+
+    Biases and the scales of norms, which have one dimension, do not count.
+    """
+    kernels = [weight.detach().double().flatten() for weight in weights if weight.dim() > 1]
+    return float(torch.cat(kernels).square().mean().sqrt()) if kernels else None

@@ -21,9 +21,9 @@ from branchwork.datasets.batches import generator_of, normalise, train_and_valid
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, TrainingError, WeightsError
-from branchwork.graph.costs import count_macs
-from branchwork.nets.input_size import count_parameters, weight_rms
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.resolve import short_name
+from branchwork.nets.weights import weight_rms
 from branchwork.observer import Epoch, Observer
 from branchwork.training.checkpoint import load_state
 from branchwork.training.execution import Execute

@@ -20,8 +20,7 @@ from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
-from branchwork.graph.costs import count_macs
-from branchwork.nets.input_size import count_parameters
+from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
