@@ -65,10 +65,10 @@ def test_the_table_of_select_is_that_of_its_benchmark():
         "without tuning": "the same without fine-tuning",
         "weights": "by the size of weights",
     }
-    for way, name in names.items():
+    for method, name in names.items():
         (row,) = (row for row in re.findall(r"^\| (.*) \|$", TEXTS["answers.md"], re.M) if row.startswith(f"{name} |"))
         for size, cell in zip((3, 2, 1), row.split(" | ")[1:], strict=True):
-            held = [choice for choice in choices if (choice["way"], len(choice["kept"])) == (way, size)]
+            held = [choice for choice in choices if (choice["method"], len(choice["kept"])) == (method, size)]
             assert cell.startswith(f"{sum(choice['holds'] for choice in held)} of {len(held)}")
             assert all(" ".join(choice["kept"]) in cell or not cell.endswith(")") for choice in held)
 
