@@ -184,7 +184,7 @@ def test_threads_are_as_before_afterwards():
         (["--threads", "200000"], "threads is 200000, and it must be at least 1 and at most"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "onnxruntime cannot compute in bf16 here"),
-        (["--picture", "a.txt"], "Take .svg or .png"),
+        (["--picture", "a.txt"], "Take .svg, .png, .jpg or .pdf"),
         (["--input", "28"], "--input must be channels, height and width"),
     ],
 )

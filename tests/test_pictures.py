@@ -243,7 +243,11 @@ def test_a_picture_that_cannot_be_written_is_told_before_the_work(run, refused, 
         monkeypatch.setattr(evaluate, work, works)
     monkeypatch.setattr(describe, "verify_pack", works)
     Path("file").write_text("")
-    for target, words in (("file/x.png", "file is a file"), (".", "is a folder"), ("x.txt", "in this format")):
+    for target, words in (
+        ("file/x.png", "file is a file"),
+        (".", "is a folder"),
+        ("x.txt", "figures cannot be written as .txt"),
+    ):
         assert words in refused("evaluate", run.folder, "--picture", target)
         assert words in refused("predict", run.folder, "gone.png", "--show", target)
         assert words in refused("data", "sample", "--sheet", target)

@@ -94,7 +94,7 @@ def test_two_formats_do_not_mix_on_the_standard_output(run, digits, refused):
 
 
 def test_a_sheet_in_no_format_is_refused(run, digits, refused):
-    assert "no picture can be written in this format" in refused("predict", run.folder, digits, "--show", "got.txt")
+    assert "figures cannot be written as .txt" in refused("predict", run.folder, digits, "--show", "got.txt")
 
 
 def test_the_command_names_each_bad_picture_and_exits_2_with_the_others_answered(run, digits, command):

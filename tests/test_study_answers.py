@@ -11,8 +11,8 @@ from branchwork.datasets.load import load_data
 from branchwork.nets.googlenet import _inception
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.records import Records
-from branchwork.studies.report import study_page
 from branchwork.studies.study import Row, StudyResult
+from branchwork.studies.study_report import study_page
 from branchwork.studies.wording import mean_words
 
 SEEDS = (0, 1, 2, 3)

@@ -222,13 +222,13 @@ def test_a_state_that_lost_its_average_is_refused(small):
 
 def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch):
     shown = []
-    monkeypatch.setattr("branchwork.training.train.write_report", lambda *arguments: shown.append(arguments[-2:]))
+    monkeypatch.setattr("branchwork.training.train.write_report", lambda *_, batch, **__: shown.append(batch))
     recipe = QUICK.but({"epochs": 1, **MOVED})
     bw.train("residual", data=small, recipe=recipe, seed=3)
     train, _ = hold_out(small.train, 0.1, 3)
     first = epoch_order(len(train), 3, 0)[:100]
-    assert torch.equal(shown[0][0], augment(train.images[first], Augmentation(**MOVED), (3, 0, 0))[:32])
-    assert torch.equal(shown[0][1], train.labels[first[:32]])
+    assert torch.equal(shown[0].images, augment(train.images[first], Augmentation(**MOVED), (3, 0, 0))[:32])
+    assert torch.equal(shown[0].labels, train.labels[first[:32]])
 
 
 def test_the_best_epoch_on_validation_is_kept(small):

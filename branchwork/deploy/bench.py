@@ -14,11 +14,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from branchwork.deploy.bench_result import Bench, Timing, check_picture, draw_bench
+from branchwork.deploy.bench_result import Bench, Timing, draw_bench
 from branchwork.deploy.engines import Engine, Runner, compare, find_engines, find_package, load, need_engine
 from branchwork.deploy.formats import FORMATS, write
 from branchwork.deploy.shipped import Deployable, Shape, Shipping, find_deployable, ship
 from branchwork.errors import EngineError, first_line
+from branchwork.figures import check_ending
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
 from branchwork.training.machine import check_threads, commit, machine, using_threads, versions
@@ -74,7 +75,7 @@ def bench(
         raise EngineError("batch sizes, loads and threads must be at least 1, and seconds above 0")
     check_threads(threads, EngineError)
     if picture is not None:
-        check_picture(picture)
+        check_ending(picture, EngineError)
     chosen, kinds = _choose(engines, precisions)
     subject = find_deployable(net, input_shape=input_shape)
     subject.need_fixed_graph()

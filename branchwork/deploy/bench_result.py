@@ -1,16 +1,15 @@
 """What `bench` measured, and its drawing: a panel for each batch size, a pair of bars for each engine and precision."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from branchwork.deploy.engines import Engine
 from branchwork.errors import EngineError
-from branchwork.files import write_whole
+from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
 from branchwork.language import milliseconds, times
 
-_WRITTEN, _FUSED, _INK, _FAINT = "#b8bec6", "#0072B2", "#1c1c1c", "#d9d9d9"
+_WRITTEN, _FUSED = "#b8bec6", COLOURS[5]
 _BAR = 0.38
 _ROW = 0.62  # inches for an engine
 _PANEL = 4.2  # inches for a batch size
@@ -64,30 +63,14 @@ class Bench:
     commit: str | None
 
 
-def check_picture(path: Path) -> None:
-    """Raise `EngineError` for an ending that no drawing of times can have."""
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise EngineError(f"{path}: times cannot be drawn in this format. Take .svg or .png.")
-
-
 def draw_bench(bench: Bench, path: Path) -> None:
     """Draw the medians with both quartiles to `path`. Raises `EngineError` if it cannot be written."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    check_picture(path)
     engines = list(dict.fromkeys((row.engine, row.precision) for row in bench.rows))
     sizes = list(dict.fromkeys(row.batch for row in bench.rows))
-    style: Any = {
-        "svg.fonttype": "none", "svg.hashsalt": "branchwork", "text.parse_math": False,
-        "font.size": 10, "text.color": _INK, "axes.edgecolor": _FAINT, "xtick.color": _INK, "ytick.color": _INK,
-    }  # fmt: skip
     threads = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}"
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(1.2 + _PANEL * len(sizes), 1.9 + _ROW * len(engines)), layout="constrained")
-        FigureCanvasAgg(figure)
+    with new_figure(1.2 + _PANEL * len(sizes), 1.9 + _ROW * len(engines)) as figure:
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
             _draw_panel(axes, [row for row in bench.rows if row.batch == size], engines)
@@ -103,10 +86,7 @@ def draw_bench(bench: Bench, path: Path) -> None:
             ncols=2,
             frameon=False,
         )
-        content = io.BytesIO()
-        form = path.suffix.lower().removeprefix(".")
-        figure.savefig(content, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-    write_whole(path, content.getvalue(), error=EngineError)
+        save(figure, path, title, error=EngineError)
 
 
 def _draw_panel(axes: Any, rows: list[Timing], engines: list[tuple[str, str]]) -> None:
@@ -115,7 +95,7 @@ def _draw_panel(axes: Any, rows: list[Timing], engines: list[tuple[str, str]]) -
         y = engines.index((row.engine, row.precision)) + (_BAR / 2 if row.fused else -_BAR / 2)
         low, high = row.quartiles
         axes.barh(y, row.milliseconds, _BAR, color=_FUSED if row.fused else _WRITTEN)
-        axes.plot([low, high], [y, y], color=_INK, linewidth=1.2, solid_capstyle="butt")
+        axes.plot([low, high], [y, y], color=INK, linewidth=1.2, solid_capstyle="butt")
         axes.text(
             max(high, row.milliseconds) + 0.02 * longest,
             y,
@@ -125,7 +105,4 @@ def _draw_panel(axes: Any, rows: list[Timing], engines: list[tuple[str, str]]) -
             fontweight="bold" if row.milliseconds == fastest else "normal",
         )
     axes.set_xlim(0, 1.2 * longest)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(length=0)
-    axes.grid(axis="x", color=_FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
+    plain_axes(axes, "x")

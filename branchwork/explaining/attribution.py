@@ -11,8 +11,9 @@ from branchwork.datasets.batches import normalise
 from branchwork.datasets.reading import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
 from branchwork.explaining.ablation import Joined, after_join, before_joins, copy_graph, read_joins
-from branchwork.explaining.draw import check_picture, draw_evidence
+from branchwork.explaining.explain_plots import draw_evidence
 from branchwork.explaining.figures import Evidence, JoinEvidence, PictureExplanation
+from branchwork.figures import check_ending
 from branchwork.files import printable
 from branchwork.graph.program import shape_of
 from branchwork.training.predict import read_image
@@ -44,7 +45,7 @@ def explain_pictures(
     if importlib.util.find_spec("captum") is None:
         raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
     if picture is not None:
-        check_picture(picture)
+        check_ending(picture, ExplainError)
     trained = load_run(run)
     model = trained.model
     if target is not None and target not in model.classes:

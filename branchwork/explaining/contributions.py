@@ -12,10 +12,11 @@ from branchwork.datasets.batches import generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.ablation import By, Joined, read_joins
-from branchwork.explaining.draw import check_picture, draw_contributions
+from branchwork.explaining.explain_plots import draw_contributions
 from branchwork.explaining.figures import Contribution, Explanation, Measure, Relation
 from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
 from branchwork.explaining.ranks import judge, rank_interval, spearman
+from branchwork.figures import check_ending
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
@@ -47,7 +48,7 @@ def explain(
     if images is not None and images < 1:
         raise ExplainError(f"--images is {images}, and at least one image is needed")
     if picture is not None:
-        check_picture(picture)
+        check_ending(picture, ExplainError)
     trained = load_run(run)
     joined = joins_of(trained)
     loaded = load_for(trained.model, data, source, observer)

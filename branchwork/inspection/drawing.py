@@ -1,46 +1,28 @@
 """The picture of a net for a slide: operations from left to right, branches as lanes, joins as coloured bars."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from branchwork.errors import NetError
-from branchwork.figures import COLOURS, INK, PAPER, PAPER_INK, with_ink_of_page
-from branchwork.files import write_whole
+from branchwork.figures import COLOURS, INK, check_ending, new_figure, save
 from branchwork.graph.trace import Trace
 from branchwork.inspection.boxes import BAND, LINE, Box, Point
-from branchwork.inspection.layout import MARGIN, POINTS, Line, Picture, layout
+from branchwork.inspection.layout import MARGIN, POINTS, Line, layout
 
 _CORNER = 0.1  # the radius of round corners
 
 
 def draw(trace: Trace, path: Path, title: str) -> None:
-    """Draw a net to `path`: a `.svg`, which follows the page's light or dark mode, or a `.png` on white.
-
-    Raises `NetError` for other endings, and if the file cannot be written.
-    """
-    form = path.suffix.lower().removeprefix(".")
-    if form not in ("svg", "png"):
-        raise NetError(f"{path}: no picture of a net can be written in this format. Take .svg or .png.")
-    content = _paint(layout(trace), title, form)
-    write_whole(path, with_ink_of_page(content, title) if form == "svg" else content, error=NetError)
-
-
-def _paint(picture: Picture, title: str, form: str) -> bytes:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "branchwork", "font.size": POINTS, "text.parse_math": False}
-    with matplotlib.rc_context(style):
-        width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
-        figure = Figure(figsize=(width, picture.height), facecolor=PAPER if form == "png" else "none")
-        FigureCanvasAgg(figure)
+    """Draw a net to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
+    check_ending(path, NetError)
+    picture = layout(trace)
+    width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
+    with new_figure(width, picture.height, font_size=POINTS, layout=None) as figure:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.set(xlim=(0, width), ylim=(picture.height, 0))
-        pen = _Pen(axes, INK if form == "svg" else PAPER_INK)
+        pen = _Pen(axes)
         pen.text(MARGIN, MARGIN + 0.1, title, fontsize=14, fontweight="bold", ha="left")
         for line in dict.fromkeys(line for edge in picture.edges for line in edge.lines):  # edges may share a line
             pen.line(line)
@@ -51,24 +33,20 @@ def _paint(picture: Picture, title: str, form: str) -> bytes:
             pen.box(box)
         for caption in picture.captions:
             pen.text(caption.x, caption.y, caption.text, ha="left", fontweight="bold")
-        content = io.BytesIO()
-        metadata = {"Date": None, "Title": title} if form == "svg" else {"Title": title}
-        figure.savefig(content, format=form, dpi=150, metadata=metadata)
-    return content.getvalue()
+        save(figure, path, title, error=NetError)
 
 
 class _Pen:
     """Draws the parts of a picture on matplotlib's axes."""
 
-    def __init__(self, axes: Any, ink: str) -> None:
+    def __init__(self, axes: Any) -> None:
         self.axes = axes
-        self.ink = ink
 
     def colour(self, number: int | None) -> str:
-        return self.ink if number is None else COLOURS[number % len(COLOURS)]
+        return INK if number is None else COLOURS[number % len(COLOURS)]
 
     def text(self, x: float, y: float, words: str, **style: Any) -> None:
-        style = {"ha": "center", "va": "center_baseline", "color": self.ink} | style
+        style = {"ha": "center", "va": "center_baseline", "color": INK} | style
         self.axes.text(x, y, words, **style)
 
     def line(self, line: Line) -> None:

@@ -5,8 +5,8 @@ from functools import partial
 from branchwork.language import say
 from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Table
-from branchwork.studies.draw import cost_and_error
 from branchwork.studies.records import Records, percent_name
+from branchwork.studies.study_plots import cost_and_error
 from branchwork.studies.wording import compared, dots_words
 from branchwork.training.recipe import course, fast
 

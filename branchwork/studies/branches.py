@@ -7,9 +7,9 @@ from itertools import combinations
 from branchwork.explaining.ranks import spearman
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Table
-from branchwork.studies.draw import cost_and_error, gain_bars
 from branchwork.studies.records import Records, percent_name
 from branchwork.studies.statistics import ALPHA, Comparison, holm, mean_interval, paired
+from branchwork.studies.study_plots import cost_and_error, gain_bars
 from branchwork.studies.wording import compared, difference_words, dots_words, mean_words
 from branchwork.training.recipe import course, fast
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from branchwork.language import say
 from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Verdict
-from branchwork.studies.draw import Line, Panel, error_lines, norm_lines
 from branchwork.studies.records import Records, measure_name
 from branchwork.studies.statistics import Mean, mean_interval
+from branchwork.studies.study_plots import Line, Panel, error_lines, norm_lines
 from branchwork.studies.trainings import GRADIENT_IMAGES
 from branchwork.studies.wording import compared
 from branchwork.training.recipe import Recipe, fast

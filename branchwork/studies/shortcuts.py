@@ -5,8 +5,8 @@ from functools import partial
 from branchwork.language import say
 from branchwork.studies.depth import paper_recipe
 from branchwork.studies.design import Answer, Arm, Picture, Preset, Setting, Study
-from branchwork.studies.draw import dots
 from branchwork.studies.records import Records, percent_name
+from branchwork.studies.study_plots import dots
 from branchwork.studies.wording import compared, dots_words
 
 DEPTHS: dict[Preset, int] = {"quick": 32, "full": 110}

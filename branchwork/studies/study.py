@@ -22,9 +22,9 @@ from branchwork.studies.depth import DEPTH
 from branchwork.studies.design import Arm, Finding, Preset, Setting, Study
 from branchwork.studies.executors import cluster, process_pool, run_jobs
 from branchwork.studies.records import Records, read_record
-from branchwork.studies.report import study_page
 from branchwork.studies.shortcuts import SHORTCUTS
 from branchwork.studies.statistics import Comparison, Mean
+from branchwork.studies.study_report import study_page
 from branchwork.studies.trainings import Job, Record, shrinking
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import check_threads

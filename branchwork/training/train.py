@@ -47,7 +47,6 @@ from branchwork.training.machine import (
 )
 from branchwork.training.optimizers import make_optimizer
 from branchwork.training.recipe import Recipe, fast
-from branchwork.training.report import write_report
 from branchwork.training.run import (
     FILES,
     RECIPE,
@@ -61,6 +60,7 @@ from branchwork.training.run import (
     keep_script,
     kept_net,
 )
+from branchwork.training.run_report import write_report
 
 
 @dataclass(frozen=True)
@@ -494,12 +494,11 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
     write_report(
         loop.folder,
         asdict(result),
-        loop.recipe,
-        position.history,
-        evaluation,
-        data,
-        images[:32],
-        train.labels[first[:32]],
+        recipe=loop.recipe,
+        history=position.history,
+        evaluation=evaluation,
+        data=data,
+        batch=Split(images[:32], train.labels[first[:32]]),
     )
     write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result

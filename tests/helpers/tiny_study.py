@@ -9,7 +9,7 @@ import pytest
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
 from branchwork.studies.design import Answer, Arm, Picture, Setting, Study
-from branchwork.studies.draw import dots
+from branchwork.studies.study_plots import dots
 from branchwork.studies.wording import compared
 from branchwork.training.recipe import fast
 

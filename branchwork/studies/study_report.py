@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, times
+from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Finding, Setting, Study, Table
 from branchwork.studies.records import Records, measure_name
 from branchwork.studies.statistics import Comparison
 from branchwork.studies.trainings import shrinking
 from branchwork.studies.wording import difference_words, mean_words, p_words, verdict_name
-from branchwork.training.page import facts, page
 
 if TYPE_CHECKING:
     from branchwork.studies.study import StudyResult
@@ -21,31 +21,25 @@ if TYPE_CHECKING:
 def study_page(
     study: Study, result: "StudyResult", setting: Setting, data: DataSet, records: Records, answer: Answer
 ) -> str:
-    title = study.question()
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        f"<p>{escape(study.claim())}</p>",
-        f"<h2>{say('The answer', '回答')}</h2>",
-        f"<p>{_asked(result)}</p>",
-        *map(_finding, answer.findings),
-    ]
-    for picture in answer.pictures:
-        parts += [
-            f"<h2>{escape(picture.title)}</h2>",
-            f"<p>{escape(picture.words)}</p>",
-            f'<div class="curves">{picture.draw()}</div>',
-        ]
-    parts += [_table(_nets(study, records))]
-    parts += [_table(table) for table in answer.tables]
+    tables = [_nets(study, records), *answer.tables]
     if answer.comparisons:
-        parts.append(_table(_comparisons(answer.comparisons)))
-    parts += [
+        tables.append(_comparisons(answer.comparisons))
+    parts = [
+        paragraph(study.claim()),
+        section(say("The answer", "回答"), _asked(result), "\n".join(map(_finding, answer.findings))),
+        *(section(picture.title, picture.words, plot(picture.draw())) for picture in answer.pictures),
+        *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
         f"<h2>{say('How it was run', '如何得到')}</h2>",
         f"<p><code>{escape(command(result, data, records))}</code></p>",
         facts(_how(result, setting, data, records)),
-        f"<footer>{_footer()}</footer>",
+        footer(
+            say(
+                "Made by Branchwork. The figures are also in answer.json, those of each training in trainings/.",
+                "由 Branchwork 生成。数据也在 answer.json 中，每次训练的记录在 trainings/ 中。",
+            )
+        ),
     ]
-    return page(title, parts, say("en", "zh-Hans"))
+    return page(study.question(), parts, say("en", "zh-Hans"))
 
 
 def command(result: "StudyResult", data: DataSet, records: Records) -> str:
@@ -78,18 +72,9 @@ def _asked(result: "StudyResult") -> str:
             "每个网络只用一个种子训练，得不出区间，也不能下结论：请用 --seeds 3 或更多。",
         )
     )
-    return escape(
-        say(
-            f"{result.trainings} trainings on {result.data}. {sure}",
-            f"在 {result.data} 上共训练 {result.trainings} 次。{sure}",
-        )
-    )
-
-
-def _footer() -> str:
     return say(
-        "Made by Branchwork. The figures are also in answer.json, those of each training in trainings/.",
-        "由 Branchwork 生成。数据也在 answer.json 中，每次训练的记录在 trainings/ 中。",
+        f"{result.trainings} trainings on {result.data}. {sure}",
+        f"在 {result.data} 上共训练 {result.trainings} 次。{sure}",
     )
 
 
@@ -155,19 +140,6 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
             say("p after Holm", "Holm 校正后 p"),
         ),
         tuple(rows),
-    )
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in table.head)
-    rows = "".join(
-        f"<tr><th>{escape(first)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in others)}</tr>"
-        for first, *others in table.rows
-    )
-    return (
-        f"<h2>{escape(table.title)}</h2><p>{escape(table.words)}</p>"
-        f'<div class="scroll"><table class="classes nets"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from branchwork.figures import BAD, GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import say
 from branchwork.studies.statistics import Mean
-from branchwork.training.page import BAD, GOOD, INK, drawing, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _WIDTH = 9.6
 _ROUND = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100)
@@ -34,8 +33,7 @@ class Panel:
 
 def error_lines(panels: Sequence[Panel], below: str) -> str:
     """Errors, in percent, over what `below` says, a panel beside the other."""
-
-    def paint(figure: "Figure") -> None:
+    with new_figure(_WIDTH, 3.4) as figure:
         every = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, panel in zip(every, panels, strict=True):
             for line in panel.lines:
@@ -47,14 +45,12 @@ def error_lines(panels: Sequence[Panel], below: str) -> str:
             plain_axes(axes)
         every[0].set_ylabel(say("error, percent", "误差（%）"))
         every[0].legend(frameon=False)
-
-    return drawing(paint, _WIDTH, 3.4)
+        return inline_svg(figure)
 
 
 def norm_lines(panels: Sequence[tuple[str, Sequence[tuple[Line, Sequence[float]]]]]) -> str:
     """Norms over the number of the layer, on a log axis: each panel has a title, and lines with their values."""
-
-    def paint(figure: "Figure") -> None:
+    with new_figure(_WIDTH, 3.4) as figure:
         every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
         for axes, (title, lines) in zip(every, panels, strict=True):
             for line, values in lines:
@@ -64,19 +60,16 @@ def norm_lines(panels: Sequence[tuple[str, Sequence[tuple[Line, Sequence[float]]
             plain_axes(axes)
         every[0].set_ylabel(say("norm of the gradient", "梯度的范数"))
         every[0].legend(frameon=False)
-
-    return drawing(paint, _WIDTH, 3.4)
+        return inline_svg(figure)
 
 
 def dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]]]) -> str:
     """A row for each label, a panel for each column of errors, in percent; the least has a colour."""
-
-    def paint(figure: "Figure") -> None:
+    with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
         for axes, (title, means) in zip(every, columns, strict=True):
             _dot_panel(axes, rows, title, means)
-
-    return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
+        return inline_svg(figure)
 
 
 def cost_and_error(points: Sequence[tuple[str, float, Mean | None]], costs: tuple[str, float], errors: str) -> str:
@@ -87,15 +80,13 @@ def cost_and_error(points: Sequence[tuple[str, float, Mean | None]], costs: tupl
     name, scale = costs
     points = sorted(points, key=lambda point: point[1])
     rows = [label for label, _, _ in points]
-
-    def paint(figure: "Figure") -> None:
+    with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.barh(range(len(rows)), [cost / scale for _, cost, _ in points], 0.6, color=INK, alpha=0.35)
         left.set(xlabel=name)
         plain_axes(left)
         _dot_panel(right, rows, errors, [mean for _, _, mean in points])
-
-    return drawing(paint, _WIDTH, 0.9 + 0.34 * len(rows))
+        return inline_svg(figure)
 
 
 def _dot_panel(axes: "Axes", rows: Sequence[str], title: str, means: Sequence[Mean | None]) -> None:
@@ -120,8 +111,7 @@ def _dot_panel(axes: "Axes", rows: Sequence[str], title: str, means: Sequence[Me
 
 def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:
     """A bar for each label, in points, with its interval."""
-
-    def paint(figure: "Figure") -> None:
+    with new_figure(_WIDTH, 0.9 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         for place, (_, gain) in enumerate(rows):
             axes.barh(place, 100 * gain.mean, 0.6, color=GOOD if gain.mean >= 0 else BAD, alpha=0.75)
@@ -131,8 +121,7 @@ def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:
         axes.set(xlabel=beside, ylim=(len(rows) - 0.5, -0.5))
         axes.set_yticks(range(len(rows)), [label for label, _ in rows])
         plain_axes(axes)
-
-    return drawing(paint, _WIDTH, 0.9 + 0.42 * len(rows))
+        return inline_svg(figure)
 
 
 def _line_style(line: Line) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The pictures of `explain`: worth beside cost for each branch, and what in a picture speaks for a class."""
 
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from branchwork.errors import ExplainError
 from branchwork.explaining.figures import Contribution, Explanation, JoinEvidence, PictureExplanation
-from branchwork.figures import COLOURS, INK, PAPER, PAPER_INK, with_ink_of_page
-from branchwork.files import write_whole
+from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
 
 _ROW = 0.27  # inches for a branch
 _SIDE = 2.0  # inches for a map
@@ -21,28 +19,19 @@ _SIDE = 2.0  # inches for a map
 MOST_DRAWN = 20
 
 
-def check_picture(path: Path) -> None:
-    """Raises `ExplainError` for an ending that no picture of an explanation can have."""
-    if path.suffix.lower() not in (".svg", ".png"):
-        raise ExplainError(f"{path}: no explanation can be drawn in this format. Take .svg or .png.")
-
-
 def draw_contributions(explanation: Explanation, path: Path) -> None:
-    """Draw a row for each branch to `path`: what is lost without it, its MACs, and the size of its weights.
-
-    `.svg` follows light and dark, `.png` is on white.
-    """
+    """Draw a row for each branch to `path`: what is lost without it, its MACs, and the size of its weights."""
     rows = _rows([(branch.join, branch) for branch in explanation.branches])
     title = (
         f"{explanation.net}: what each branch is worth, and what it costs "
         f"({explanation.images:,} {explanation.split} images of {explanation.data})"
     )
-    with _sheet(path, (11.5, 1.5 + _ROW * rows[-1].place), title) as (figure, ink):
+    with _sheet(path, (11.5, 1.5 + _ROW * rows[-1].place), title) as figure:
         worth, macs, weights = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
         for axes in (worth, macs, weights):
-            _plain(axes, ink)
+            plain_axes(axes, "x")
         for row in rows:
-            _worth(worth, row.value, row.place, row.colour, ink)
+            _worth(worth, row.value, row.place, row.colour)
             macs.barh(row.place, row.value.macs, 0.6, color=row.colour)
             if row.value.weight_rms is not None:
                 weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
@@ -50,19 +39,19 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
         worth.set_xlabel(
             "accuracy lost without it, points (95% interval)\nbar: its mean in its place · ○ zeros in its place"
         )
-        worth.axvline(0, color=ink, linewidth=0.8)
-        macs.set_xlabel("MACs an image")
+        worth.axvline(0, color=INK, linewidth=0.8)
+        macs.set_xlabel("MACs per image")
         macs.xaxis.set_major_formatter(_short_number)
         macs.xaxis.get_major_locator().set_params(nbins=4)
         weights.set_xlabel("size of its weights\n(root of mean square)")
         weights.xaxis.get_major_locator().set_params(nbins=4)
 
 
-def _worth(axes: Any, branch: Contribution, place: float, colour: str, ink: str) -> None:
+def _worth(axes: Any, branch: Contribution, place: float, colour: str) -> None:
     low, high = (100 * bound for bound in branch.lost_by_mean_interval)
     axes.barh(place, 100 * branch.lost_by_mean, 0.6, color=colour)
-    axes.plot([low, high], [place, place], color=ink, linewidth=1.2, solid_capstyle="butt")
-    axes.plot(100 * branch.lost_by_zero, place, "o", markerfacecolor="none", markeredgecolor=ink, markersize=5)
+    axes.plot([low, high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
+    axes.plot(100 * branch.lost_by_zero, place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=5)
 
 
 def draw_evidence(explanations: Sequence[PictureExplanation], images: Tensor, path: Path) -> None:
@@ -78,14 +67,14 @@ def draw_evidence(explanations: Sequence[PictureExplanation], images: Tensor, pa
     bars = max(sum(len(join.branches) + 0.8 for join in explanation.joins) for explanation in explanations)
     height = max(_SIDE + 0.75, 0.9 + _ROW * bars)
     size = (4 * (_SIDE + 0.15) + (4.2 if joins else 0), 0.5 + height * len(explanations))
-    with _sheet(path, size, title) as (figure, ink):
+    with _sheet(path, size, title) as figure:
         panels = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
         for panel, explanation, image in zip(panels, explanations, images, strict=True):
             panel.set_facecolor("none")
             grid = panel.add_gridspec(1, 5 if joins else 4, width_ratios=[1] * 4 + ([4.2 / _SIDE] if joins else []))
             _maps([panel.add_subplot(grid[0, column]) for column in range(4)], explanation, image)
             if explanation.joins:
-                _evidence(panel.add_subplot(grid[0, 4]), explanation.joins, explanation.target, ink)
+                _evidence(panel.add_subplot(grid[0, 4]), explanation.joins, explanation.target)
 
 
 def _maps(axes: Sequence[Any], explanation: PictureExplanation, image: Tensor) -> None:
@@ -115,13 +104,13 @@ def _maps(axes: Sequence[Any], explanation: PictureExplanation, image: Tensor) -
         place.axis("off")
 
 
-def _evidence(axes: Any, joins: Sequence[JoinEvidence], target: str, ink: str) -> None:
+def _evidence(axes: Any, joins: Sequence[JoinEvidence], target: str) -> None:
     rows = _rows([(join.join, branch) for join in joins for branch in join.branches])
-    _plain(axes, ink)
+    plain_axes(axes, "x")
     for row in rows:
         axes.barh(row.place, row.value.share, 0.6, color=row.colour)
-        axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=ink, markersize=4)
-    axes.axvline(0, color=ink, linewidth=0.8)
+        axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=4)
+    axes.axvline(0, color=INK, linewidth=0.8)
     _name_rows(axes, rows, [row.value.branch for row in rows])
     axes.set_xlabel(f"logits for {_short(target)} · bar: share, adds up · ○ lost when it is blind", fontsize=8)
 
@@ -159,36 +148,12 @@ def _name_rows(axes: Any, rows: Sequence[_Row], names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _sheet(path: Path, size: tuple[float, float], title: str) -> Iterator[tuple[Any, str]]:
-    """A figure to draw on, and the colour of its ink; it is written to `path` at the end."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    form = path.suffix.lower().removeprefix(".")
-    ink = INK if form == "svg" else PAPER_INK
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"), ink)
-    style: Any = {
-        **colours, "svg.fonttype": "none", "svg.hashsalt": "branchwork", "font.size": 9, "text.parse_math": False,
-    }  # fmt: skip
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained", facecolor=PAPER if form == "png" else "none")
-        FigureCanvasAgg(figure)
+def _sheet(path: Path, size: tuple[float, float], title: str) -> Iterator[Any]:
+    """Yield a figure with a title to draw on, which is written to `path` at the end."""
+    with new_figure(*size, font_size=9) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        yield figure, ink
-        content = io.BytesIO()
-        figure.savefig(content, format=form, dpi=130, metadata={"Date": None} if form == "svg" else None)
-    drawing = content.getvalue()
-    write_whole(path, with_ink_of_page(drawing, title) if form == "svg" else drawing, error=ExplainError)
-
-
-def _plain(axes: Any, ink: str) -> None:
-    axes.set_facecolor("none")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(ink)
-    axes.tick_params(length=0)
-    axes.grid(axis="x", color=ink, alpha=0.15, linewidth=0.7)
-    axes.set_axisbelow(True)
+        yield figure
+        save(figure, path, title, error=ExplainError)
 
 
 def _short_number(value: float, _: object = None) -> str:
