@@ -19,7 +19,7 @@ from .nets.catalogue import NETS as NETS
 from .nets.resolve import build_net as build_net
 from .nets.sizes import list_nets as list_nets
 from .nets.weights import lecture_state_dict as lecture_state_dict, load_weights as load_weights
-from .studies.study import study as study
+from .studies.study import StudyOptions as StudyOptions, study as study
 from .training.demo import demo as demo
 from .training.evaluate import evaluate as evaluate
 from .training.predict import predict as predict

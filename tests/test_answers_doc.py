@@ -18,7 +18,7 @@ STUDIES = {
     ]
     for study in ("branches", "bottleneck", "depth", "shortcuts")
 }
-VERDICTS = {"是": "yes", "否": "no", "难分高下": "too close to call"}
+VERDICTS = {"是": "yes", "否": "no", "尚无定论": "too close to call"}
 both = pytest.mark.parametrize("name", TEXTS)
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, NetError, StudyError
 from branchwork.graph.costs import count_macs
 from branchwork.observer import Observer
-from branchwork.studies import executors, study, trainings
+from branchwork.studies import running, study
 from branchwork.studies.design import Arm, Setting
-from branchwork.studies.trainings import branch_sizes, gradient_norms, reduce_data, shrinking, train_job
+from branchwork.studies.records import Job, read_record
+from branchwork.studies.running import branch_sizes, gradient_norms, reduce_data, shrinking, train_job
+from branchwork.studies.study import StudyOptions
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def tiny(monkeypatch):
 
 
 def test_the_pool_gives_what_this_process_gives_bit_for_bit(alone, tiny, tmp_path):
-    result = branchwork.study("tiny", out=tmp_path / "pool", workers=2)
+    result = branchwork.study("tiny", out=tmp_path / "pool", options=StudyOptions(workers=2))
     assert result.trained == 6
     assert what_counts(tmp_path / "pool") == what_counts(alone)
 
@@ -40,14 +43,14 @@ def test_the_pool_gives_what_this_process_gives_bit_for_bit(alone, tiny, tmp_pat
 def test_any_executor_will_do_and_threads_take_turns(alone, tiny, tmp_path):
     # torch's random numbers are the process's: two trainings at once in it would draw each other's.
     with ThreadPoolExecutor(3) as executor:
-        branchwork.study("tiny", out=tmp_path / "threads", executor=executor, seeds=2)
+        branchwork.study("tiny", out=tmp_path / "threads", options=StudyOptions(workers=executor), seeds=2)
     found = what_counts(tmp_path / "threads")
     assert len(found) == 4 and found.items() <= what_counts(alone).items()
 
 
 def test_a_training_is_that_of_train(alone, tmp_path):
     record = next(r for r in records(alone).values() if r["job"]["seed"] == 1 and "dropout" in r["job"]["net"])
-    job = trainings.Job(**record["job"] | {"gradients": False})
+    job = Job(**record["job"] | {"gradients": False})
     data = reduce_data(load_data("sample"), job)
     assert len(data.train) == 96 == record["train_images"] and data.image_size == (7, 7)
     result = branchwork.train(job.net, data=data, recipe=RECIPE, seed=1, threads=1, out=tmp_path / "run", device="cpu")
@@ -70,14 +73,14 @@ def test_a_training_is_that_of_train(alone, tmp_path):
     torch.manual_seed(0)  # the dropout's own
     plain = branchwork.build_net("plain8[width=4]", in_channels=1, num_classes=10, image_size=7)
     other = next(r for r in records(alone).values() if r["job"]["seed"] == 0 and "plain8" in r["job"]["net"])
-    few = reduce_data(load_data("sample"), trainings.Job(**other["job"]))
+    few = reduce_data(load_data("sample"), Job(**other["job"]))
     pixels = (few.train.images.float() / 255 - 0.1307) / 0.3081
     norms = gradient_norms(plain, pixels, few.train.labels)
     assert norms == pytest.approx(other["gradients"][0]["norms"], rel=1e-4)
 
 
 def test_images_are_averaged_and_drawn_by_the_seed():
-    job = trainings.Job("plain8", "sample", 0, None, None, {}, 3, 1, "cpu", "auto", 50, 14, False)
+    job = Job("plain8", "sample", 0, None, None, {}, 3, 1, "cpu", "auto", 50, 14, False)
     data = load_data("sample")
     small, again, other = (reduce_data(data, replace(job, seed=seed)) for seed in (3, 3, 4))
     assert torch.equal(small.train.images, again.train.images) and len(small.test) == len(data.test)
@@ -168,13 +171,13 @@ def _children(pid: int) -> list[int]:
 
 
 def test_more_seeds_train_only_those(alone, tiny, tmp_path):
-    result = branchwork.study("tiny", out=alone, workers=1, seeds=2)
+    result = branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), seeds=2)
     assert (result.trainings, result.trained, result.seeds) == (4, 0, (0, 1))
     assert json.loads((alone / "answer.json").read_text())["seeds"] == [0, 1]
 
 
 def test_one_seed_gives_no_interval_and_says_so(alone, tiny):
-    result = branchwork.study("tiny", out=alone, workers=1, seeds=1)
+    result = branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), seeds=1)
     (finding,) = result.findings
     assert finding.verdict == "too close to call" and "one seed gives no interval: take --seeds 3" in finding.words
     assert all(mean.low is None for row in result.rows for mean in row.means.values())
@@ -184,12 +187,12 @@ def test_one_seed_gives_no_interval_and_says_so(alone, tiny):
 def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
     wild = Arm("plain", "plain8[norm=none,width=4]", {}, {"learning_rate": 1e12, "optimizer": "sgd", "clip": 0.0})
     monkeypatch.setitem(study.STUDIES, "tiny", replace(TINY, arms=lambda preset: (ARMS[0], wild)))
-    result = branchwork.study("tiny", out=tmp_path / "wild", workers=1, seeds=2)
+    result = branchwork.study("tiny", out=tmp_path / "wild", options=StudyOptions(workers=1), seeds=2)
     assert [row.diverged for row in result.rows] == [0, 2] and result.rows[1].means["test_error"] is None
     assert result.findings[0].verdict == "too close to call" and result.comparisons == ()
     assert "2 of 2 trainings of plain diverged" in result.findings[0].words
     assert "(2 diverged)" in (tmp_path / "wild/report.html").read_text()
-    again = branchwork.study("tiny", out=tmp_path / "wild", workers=1, seeds=2)
+    again = branchwork.study("tiny", out=tmp_path / "wild", options=StudyOptions(workers=1), seeds=2)
     assert again.trained == 0
 
 
@@ -197,18 +200,19 @@ def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
     ("options", "message"),
     [
         ({"name": "dept"}, "no study called 'dept'. Did you mean 'depth'? Known: bottleneck, branches, depth, short"),
-        ({"seeds": 0}, "seeds is 0, and it must be from 1 to 1000"),
-        ({"seeds": 1001}, "seeds is 1001"),
-        ({"seed": -1}, "seed is -1"),
-        ({"preset": "fast"}, "preset is 'fast', and it must be one of quick, full"),
-        ({"threads": 0}, "threads is 0"),
-        ({"workers": 0}, "workers is 0, and it must be at least 1"),
-        ({"workers": 2, "scheduler": "tcp://nowhere:1"}, "trainings run in one place"),
+        ({"seeds": 0}, "seeds must be from 1 to 1000, got 0"),
+        ({"seeds": 1001}, "seeds must be from 1 to 1000, got 1001"),
+        ({"seed": -1}, "seed must be at least 0 and less than 2^63 - 1000, got -1"),
+        ({"preset": "fast"}, "preset must be one of quick, full, got 'fast'"),
+        ({"threads": 0}, "threads"),
+        ({"workers": 0}, "workers must be at least 1, which trains in this process, got 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options, message, tmp_path):
     with pytest.raises(StudyError, match=re.escape(message)):
-        branchwork.study(**{"name": "depth", "data": "sample", "out": tmp_path / "study"} | options)
+        arguments = {"name": "depth", "data": "sample", "out": tmp_path / "study"} | options
+        fields = {name: arguments.pop(name) for name in ("seed", "threads", "workers") if name in arguments}
+        branchwork.study(**arguments, options=StudyOptions(**fields))
     assert not (tmp_path / "study").exists()
 
 
@@ -230,42 +234,90 @@ def test_a_folder_that_holds_another_study_is_refused(alone, tiny, tmp_path, run
     with pytest.raises(StudyError, match=r"holds another study \(its study is tiny, not depth"):
         branchwork.study("depth", data="sample", out=alone)
     with pytest.raises(StudyError, match="its threads is 1, not 2"):
-        branchwork.study("tiny", out=alone, threads=2)
+        branchwork.study("tiny", out=alone, options=StudyOptions(threads=2))
     other = replace(TINY, setting=lambda preset, images: Setting(RECIPE.but({"epochs": 3}), seeds=1))
     monkeypatch.setitem(study.STUDIES, "tiny", other)
-    with pytest.raises(StudyError, match="its setting is other than now"):
+    with pytest.raises(StudyError, match="its setting differs"):
         branchwork.study("tiny", out=alone)
     with pytest.raises(branchwork.BranchworkError, match="holds another run"):
         branchwork.study("tiny", out=run.folder)
 
 
 def test_a_damaged_record_is_named(alone, tiny, tmp_path):
-    import shutil
-
     shutil.copytree(alone, tmp_path / "copy")
     path = next((tmp_path / "copy/trainings").glob("*.json"))
     path.write_text('{"outcome": "tra')
     with pytest.raises(StudyError, match=re.escape(f"{path} is damaged")):
-        branchwork.study("tiny", out=tmp_path / "copy", workers=1)
+        branchwork.study("tiny", out=tmp_path / "copy", options=StudyOptions(workers=1))
     (tmp_path / "copy/study.json").write_text("[]")
     with pytest.raises(StudyError, match=r"study\.json is damaged"):
-        branchwork.study("tiny", out=tmp_path / "copy", workers=1)
+        branchwork.study("tiny", out=tmp_path / "copy", options=StudyOptions(workers=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.pop("whole_seconds"), "missing required field `whole_seconds`"),
+        (lambda r: r.update(whole_seconds="long"), r"`float`, got `str` - at `\$.whole_seconds`"),
+        (lambda r: r.update(macs=10**30), "macs"),
+        (lambda r: r.update(surplus=1), "unknown field `surplus`"),
+        (lambda r: r.update(outcome="lost"), "outcome"),
+        (lambda r: r["job"].update(seed=7), "the record of another training"),
+        (lambda r: r.update(test_error=1.5), "test_error must be from 0 to 1, got 1.5"),
+        (lambda r: r.update(train_error=None), "train_error must be from 0 to 1, got None"),
+        (lambda r: r.update(seconds=None), "no seconds"),
+        (lambda r: r.update(gradients=[]), "no gradients"),
+        (lambda r: r["gradients"][0].update(norms={}), "no gradients"),
+    ],
+)
+def test_a_record_with_impossible_values_is_damaged(change, words, alone, tmp_path):
+    record = next(iter(records(alone).values()))
+    job = Job(**record["job"])
+    (tmp_path / "whole.json").write_text(json.dumps(record))
+    assert read_record(tmp_path / "whole.json", job).whole_seconds == record["whole_seconds"]
+    change(record)
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(
+        StudyError, match=rf"record\.json is damaged \((.*{words}.*)\): delete it, and this training is"
+    ):
+        read_record(tmp_path / "record.json", job)
+
+
+def test_a_record_that_cannot_be_read_is_one_error(alone, tmp_path):
+    job = Job(**next(iter(records(alone).values()))["job"])
+    assert read_record(tmp_path / "none.json", job) is None
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "folder.json").mkdir()
+    for name in ("deep", "folder"):
+        with pytest.raises(StudyError, match=f"{name}.json .*delete it"):
+            read_record(tmp_path / f"{name}.json", job)
 
 
 def test_other_data_where_a_training_runs_are_refused(alone):
-    job = trainings.Job(**next(iter(records(alone).values()))["job"])
+    job = Job(**next(iter(records(alone).values()))["job"])
     with pytest.raises(DataError, match="other training images here"):
         train_job(replace(job, checksum=1))
 
 
 def test_a_worker_that_dies_is_told(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "train_job", _die)
-    with pytest.raises(StudyError, match=r"a process that trained is gone.*smaller --workers"):
-        branchwork.study("tiny", out=tmp_path / "died", workers=2)
+    monkeypatch.setattr(running, "train_job", _die)
+    with pytest.raises(StudyError, match=r"the executor lost a training .*smaller --workers"):
+        branchwork.study("tiny", out=tmp_path / "died", options=StudyOptions(workers=2))
 
 
 def _die(job):
     os._exit(1)
+
+
+def test_a_worker_with_other_versions_is_refused(tiny, monkeypatch, tmp_path):
+    monkeypatch.setattr(running, "train_job", lambda job: replace(train_job(job), versions=OTHER))
+    message = r"a worker on .* has other versions \(torch 2\.9\.0\) than this process \(.*torch 2\..*Install the same"
+    with ThreadPoolExecutor(1) as pool, pytest.raises(StudyError, match=message):
+        branchwork.study("tiny", out=tmp_path / "study", options=StudyOptions(workers=pool))
+    assert not list((tmp_path / "study").rglob("*-seed-*.json"))
+
+
+OTHER = {"torch": "2.9.0"}
 
 
 def test_two_at_once_are_refused(alone, tiny):
@@ -279,9 +331,9 @@ def test_an_interrupted_training_interrupts_the_study(tiny, tmp_path, monkeypatc
     def stopped(job):
         raise Interrupted("stopped, and saved. Continue with: branchwork train --resume /tmp/gone")
 
-    monkeypatch.setattr(executors, "train_job", stopped)
+    monkeypatch.setattr(running, "train_job", stopped)
     with pytest.raises(Interrupted, match="0 of 6 trainings are kept") as raised:
-        branchwork.study("tiny", out=tmp_path / "stopped", workers=1)
+        branchwork.study("tiny", out=tmp_path / "stopped", options=StudyOptions(workers=1))
     assert "--resume" not in str(raised.value)
 
 
@@ -302,7 +354,7 @@ def test_the_command_shows_the_answer_in_both_languages(alone, tiny, command, mo
 
 
 def test_progress_is_told(alone, tiny, capsys):
-    branchwork.study("tiny", out=alone, workers=1, observer=Watcher())
+    branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), observer=Watcher())
     assert capsys.readouterr().out == ""  # nothing was left to train
 
     class Told(Observer):
@@ -315,7 +367,7 @@ def test_progress_is_told(alone, tiny, capsys):
     path = next((alone / "trainings").glob("plain8*"))
     path.unlink()
     told = Told()
-    assert branchwork.study("tiny", out=alone, workers=1, observer=told).trained == 1
+    assert branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), observer=told).trained == 1
     assert any("5 of 6 trainings are here already" in note for note in told.notes)
     assert any(
         re.search(r"6/6  plain8\[width=4\], seed \d: training error \d+\.\d\d%, test error", note)

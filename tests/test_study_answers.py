@@ -1,7 +1,7 @@
 """The answers of the studies on made-up records: each must be able to say yes, no, and too close to call."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import unescape
 
 import pytest
@@ -10,10 +10,10 @@ from helpers.reference import torch_macs
 from branchwork.datasets.load import load_data
 from branchwork.nets.googlenet import _inception
 from branchwork.studies import bottleneck, branches, depth, shortcuts
-from branchwork.studies.records import Records
-from branchwork.studies.study import Row, StudyResult
+from branchwork.studies.design import ArmResult, Records, StudyResult
+from branchwork.studies.records import GradientNorms, Job, Record
+from branchwork.studies.statistics import mean_words
 from branchwork.studies.study_report import study_page
-from branchwork.studies.wording import mean_words
 
 SEEDS = (0, 1, 2, 3)
 NOISE = (0.001, -0.0015, 0.0005, 0.0002)
@@ -23,32 +23,36 @@ VERSIONS = {"branchwork": "0.1.0", "python": "3.11.1", "torch": "2.13.0"}
 def made_up(study, errors, *, seeds=SEEDS, noise=NOISE, norms=None, **measures):
     """Records in which an arm errs by what `errors` gives for it, and a noise that differs from arm to arm."""
     arms = study.arms("quick")
-    found = {}
+    by_training = {}
     for place, arm in enumerate(arms):
         for at, seed in enumerate(seeds):
             error = errors(arm) + noise[(at + place) % len(noise)]
-            depth_of = arm.facts.get("depth", 3)
             first = 1.0 if norms is None else norms(arm)
-            found[arm.label, seed] = {
-                "job": {"seed": seed, "net": arm.net, "threads": 1, "device": "auto"},
-                "outcome": "trained",
-                "train_images": 18_000,
-                "train_error": error,
-                "validation_error": error + 0.01,
-                "test_error": error + 0.02,
-                "seconds": 10.0 + 10 * noise[at % len(noise)],
-                "parameters": 1000 + place,
-                "macs": 1_000_000 * (place + 1),
-                "gradients": [
-                    {"epoch": epoch, "norms": {f"conv{n}": first * 1.1**n for n in range(depth_of)}}
-                    for epoch in (0, 5)
-                ],
-                "branches": {"incep1": {"b1": 0.1, "b5": 0.3, "b3": 0.2, "pool": 0.15}},
-                "whole_seconds": 12.0,
-                "machine": "a machine",
-                "versions": VERSIONS,
-            } | {key: value(arm) for key, value in measures.items()}  # fmt: skip
-    return Records(arms, tuple(seeds), found)
+            layers = {f"conv{n}": first * 1.1**n for n in range(arm.facts.get("depth", 3))}
+            record = Record(
+                Job(arm.net, "sample", 0, None, None, {}, seed, 1, "auto", "auto", None, None, True),
+                parameters=1000 + place,
+                macs=1_000_000 * (place + 1),
+                machine="a machine",
+                versions=VERSIONS,
+                outcome="trained",
+                message=None,
+                whole_seconds=12.0,
+                gradients=(GradientNorms(0, layers), GradientNorms(5, layers)),
+                train_error=error,
+                test_error=error + 0.02,
+                validation_error=error + 0.01,
+                train_images=18_000,
+                seconds=10.0 + 10 * noise[at % len(noise)],
+                branches={"incep1": {"b1": 0.1, "b5": 0.3, "b3": 0.2, "pool": 0.15}},
+            )
+            by_training[arm.label, seed] = replace(record, **{key: value(arm) for key, value in measures.items()})
+    return Records(arms, tuple(seeds), by_training)
+
+
+def change(records, label, **fields):
+    """Change the record of an arm with the first seed."""
+    records.by_training[label, SEEDS[0]] = replace(records.by_training[label, SEEDS[0]], **fields)
 
 
 def verdicts(study, records):
@@ -92,11 +96,11 @@ def test_depth_says_no_where_they_are_equal_within_the_margin():
 @pytest.mark.parametrize(("diverged", "verdict"), [("plain-56", "yes"), ("plain-20", "too close to call")])
 def test_what_diverged_can_only_confirm_that_its_net_is_worse(diverged, verdict):
     records = made_up(depth.DEPTH, DEGRADES)
-    records.found[diverged, 0].update(outcome="diverged", message="the loss is not a number")
+    change(records, diverged, outcome="diverged", message="the loss is not a number")
     worse, *_ = depth.DEPTH.answer(records).findings
     assert worse.verdict == verdict and f"1 of 4 trainings of {diverged} diverged" in worse.words
     equal = made_up(depth.DEPTH, by_depth({8: 0.1, 20: 0.1, 56: 0.1}, {8: 0.1, 20: 0.1, 56: 0.1}))
-    equal.found[diverged, 0].update(outcome="diverged", message="the loss is not a number")
+    change(equal, diverged, outcome="diverged", message="the loss is not a number")
     assert depth.DEPTH.answer(equal).findings[0].verdict == "too close to call"
 
 
@@ -147,7 +151,7 @@ def test_gains_of_branches_are_the_mean_over_the_nets_without_it():
 def test_branches_say_which_is_worth_most_and_whether_weights_show_it():
     four, winner, weights, spare = branches.BRANCHES.answer(made_up(branches.BRANCHES, additive)).findings
     assert four.verdict == "yes" and "b1+b5+b3+pool" in four.words and "b5 1" in four.words
-    assert winner.verdict == "yes" and "b5 is worth most" in winner.words
+    assert winner.verdict == "yes" and "b5 is worth more than each of the others" in winner.words
     assert weights.verdict == "yes" and "+0.80" in weights.words  # b5 has the largest weights in these records
     assert spare.verdict == "yes"  # without pool
     sizes = {"incep1": {"b1": 0.5, "b5": 0.1, "b3": 0.2, "pool": 0.15}}
@@ -232,7 +236,7 @@ def test_the_report_has_every_figure_in_both_languages(study, language, monkeypa
         assert finding.question in text and finding.words in text
     for comparison in answer.comparisons:
         assert f"{comparison.first} − {comparison.second}" in text
-    assert page.count("<svg") == len(answer.pictures) and "<script" not in page
+    assert page.count("<svg") == len(answer.plots) and "<script" not in page
     assert all(place.startswith(("#", "data:")) for place in re.findall(r'(?:src|[^:]href)="([^"]*)"', page))
     assert "18,000" in text and ("learning rate 0.02" in text) == (study is depth.DEPTH)
     assert "a machine" in text and "torch 2.13.0" in text and f"branchwork study {study.name} --preset quick" in text
@@ -244,15 +248,15 @@ def report_of(study, records):
     setting = study.setting("quick", 60_000)
     answer = study.answer(records)
     rows = tuple(
-        Row(arm.label, arm.net, 1, 1, 0, {m: records.mean(arm.label, m) for m in study.measures})
+        ArmResult(arm.label, arm.net, 1, 1, 0, {m: records.mean(arm.label, m) for m in study.measures})
         for arm in records.arms
     )
     result = StudyResult(
-        study.name, "quick", "sample", records.seeds, answer.findings, rows, answer.comparisons, len(records.found),
-        len(records.found), 600.0, ("a machine",), (VERSIONS,), "folder", "folder/report.html",
+        study.name, "quick", "sample", records.seeds, answer.findings, rows, answer.comparisons, 12, 12,
+        600.0, ("a machine",), (VERSIONS,), "folder", "folder/report.html",
     )  # fmt: skip
     assert asdict(result)["findings"]
-    return study_page(study, result, setting, load_data("sample"), records, answer)
+    return study_page(study, result, setting=setting, data=load_data("sample"), records=records, answer=answer)
 
 
 def texts(svg):
@@ -262,10 +266,10 @@ def texts(svg):
 def test_gradients_are_drawn_at_the_start_and_during_training_as_far_as_it_came():
     records = made_up(depth.DEPTH, DEGRADES)
     for arm in records.arms:
-        (start, end) = records.found[arm.label, 0]["gradients"]
-        records.found[arm.label, 0]["gradients"] = [start, start | {"epoch": 3}, end]
-    records.found["plain-56", 0].update(outcome="diverged", gradients=[start])
-    *_, gradients = depth.DEPTH.answer(records).pictures
+        start, end = records.first(arm.label).gradients
+        change(records, arm.label, gradients=(start, replace(start, epoch=3), end))
+    change(records, "plain-56", outcome="diverged", gradients=(start,))
+    *_, gradients = depth.DEPTH.answer(records).plots
     shown = texts(gradients.draw())
     assert [text for text in shown if "epochs" in text] == ["after 3 epochs", "after 5 epochs"]
     assert shown.count("plain, batch norm") == 1 and "at the start" in shown
@@ -275,15 +279,13 @@ def test_sets_of_branches_are_drawn_with_one_row_each_and_the_cheapest_first():
     labels = [arm.label for arm in branches.BRANCHES.arms("quick")]
     dearest_first = {label: 1e6 * (20 - place) for place, label in enumerate(labels)}
     records = made_up(branches.BRANCHES, additive, macs=lambda arm: dearest_first[arm.label])
-    sets, _ = branches.BRANCHES.answer(records).pictures
+    sets, _ = branches.BRANCHES.answer(records).plots
     assert [text for text in texts(sets.draw()) if text in labels] == labels[::-1]
 
 
 def test_a_net_that_fails_does_not_squeeze_the_others_together():
     errors = {"dropout": 0.88}
-    (picture,) = shortcuts.SHORTCUTS.answer(
-        made_up(shortcuts.SHORTCUTS, lambda arm: errors.get(arm.label, 0.14))
-    ).pictures
+    (picture,) = shortcuts.SHORTCUTS.answer(made_up(shortcuts.SHORTCUTS, lambda arm: errors.get(arm.label, 0.14))).plots
     assert {"15", "20", "50"} <= set(texts(picture.draw()))
-    (even,) = shortcuts.SHORTCUTS.answer(made_up(shortcuts.SHORTCUTS, lambda arm: 0.14)).pictures
+    (even,) = shortcuts.SHORTCUTS.answer(made_up(shortcuts.SHORTCUTS, lambda arm: 0.14)).plots
     assert "50" not in texts(even.draw())

@@ -3,7 +3,7 @@ import random
 import pytest
 from scipy import stats
 
-from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired
+from branchwork.studies.statistics import Mean, PairedDifference, holm, mean_interval, paired
 
 random.seed(0)
 FIRST = {seed: random.gauss(0.2, 0.02) for seed in range(6)}
@@ -55,7 +55,7 @@ def test_differences_that_do_not_vary():
 
 
 def of_p(p):
-    return None if p is None else Comparison("a", "b", "m", 3, 0.1, 0.0, 0.2, p, p)
+    return None if p is None else PairedDifference("a", "b", "m", 3, 0.1, 0.0, 0.2, p, p)
 
 
 def test_holm_is_the_textbook_s():
@@ -81,5 +81,5 @@ def test_holm_is_the_textbook_s():
     ],
 )
 def test_judgements(difference, low, high, adjusted, judgement):
-    comparison = Comparison("a", "b", "m", 3, difference, low, high, adjusted, adjusted)
+    comparison = PairedDifference("a", "b", "m", 3, difference, low, high, adjusted, adjusted)
     assert comparison.judge(0.01) == judgement

@@ -11,7 +11,7 @@ from branchwork.cli.parameters import DATA, Device, Json
 from branchwork.language import say
 
 if TYPE_CHECKING:
-    from branchwork.studies.study import StudyResult
+    from branchwork.studies.design import StudyResult
 
 
 def study(
@@ -38,20 +38,18 @@ def study(
         int | None,
         Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
     ] = None,
-    scheduler: Annotated[
-        str | None, Parameter(help="Train on the cluster of this dask scheduler, as tcp://host:8786.")
-    ] = None,
     threads: Annotated[int, Parameter(help="Threads of each training. The number changes the rounding.")] = 1,
     device: Device = "auto",
     language: Annotated[Literal["en", "zh"] | None, Parameter(help="Language of the answer and its report.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Answer a question of the lecture by training: with figures, intervals, a test, and a report.
+    """Answer a question of the lecture by training, with intervals, a test of significance, and a report.
 
     Each finished training is kept: after a stop, the same command continues.
     """
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.studies.study import StudyOptions
 
     if language is not None:
         os.environ["BRANCHWORK_LANG"] = language
@@ -60,20 +58,16 @@ def study(
         preset=preset,
         data=data,
         seeds=seeds,
-        seed=seed,
         out=out,
-        workers=workers,
-        scheduler=scheduler,
-        threads=threads,
-        device=device,
+        options=StudyOptions(seed=seed, workers=workers, threads=threads, device=device),
         observer=Screen(),
     )
     deliver(result, json_file, lambda: _show(result))
 
 
 def _show(result: "StudyResult") -> None:
-    from branchwork.studies.records import measure_name
-    from branchwork.studies.wording import mean_words, verdict_name
+    from branchwork.studies.design import verdict_name
+    from branchwork.studies.statistics import mean_words, measure_name
 
     measures = list(result.rows[0].means)
     table = make_table(say("net", "网络"), *map(measure_name, measures), measure_name("macs"))

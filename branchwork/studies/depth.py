@@ -1,40 +1,38 @@
-"""`study depth`: does a deeper plain net train worse, is it the gradient that vanishes, and does a shortcut mend it?"""
+"""`study depth`: does a deeper plain net train worse, do its gradients vanish, and does a shortcut help?"""
 
 import math
 from functools import partial
-from typing import Any
 
 from branchwork.language import say
-from branchwork.studies.design import Answer, Arm, Finding, Picture, Preset, Setting, Study, Verdict
-from branchwork.studies.records import Records, measure_name
-from branchwork.studies.statistics import Mean, mean_interval
-from branchwork.studies.study_plots import Line, Panel, error_lines, norm_lines
-from branchwork.studies.trainings import GRADIENT_IMAGES
-from branchwork.studies.wording import compared
+from branchwork.studies.design import Answer, Arm, Finding, Plot, Preset, Records, Setting, Study, Verdict, compared
+from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms
+from branchwork.studies.statistics import Mean, mean_interval, measure_name
+from branchwork.studies.study_plots import Curve, error_curves, norm_curves
 from branchwork.training.recipe import Recipe, fast
 
-# The lecture's "20 layers beat 50", in the sizes that the nets for CIFAR come in.
+# The lecture says that 20 layers beat 50; these are the nearest sizes of nets for CIFAR.
 SHALLOW, DEEP = 20, 56
 DEPTHS: dict[Preset, tuple[int, ...]] = {"quick": (8, 20, 56), "full": (8, 14, 20, 32, 44, 56, 110)}
 UNNORMED = (8, 20, 56)
 # Errors that differ by no more than this count as equal.
 MARGIN = 0.005
-# A gradient has vanished that is this many decades smaller than in the shallowest net; above the second, it has not.
+# Decades by which a gradient is smaller than in the shallowest net: beyond the first, it has vanished; above the
+# second, it has not.
 VANISHED, LEFT = -2.0, -1.0
-SMALLEST = 1e-45  # float32 has nothing below
+SMALLEST = 1e-45  # the smallest positive float32
 
 KINDS = {"plain": "plain", "residual": "resnet"}
 NORMS = {"batch": "", "torch": "norm=none", "he": "norm=none init=he"}
 
 
 def arms(preset: Preset) -> tuple[Arm, ...]:
-    found = []
-    for norm in NORMS:
-        for depth in DEPTHS[preset] if norm == "batch" else UNNORMED:
-            for kind in KINDS:
-                if norm != "he" or preset == "full" or (kind == "plain" and depth in (SHALLOW, DEEP)):
-                    found.append(_arm(kind, depth, norm, preset))
-    return tuple(found)
+    return tuple(
+        _arm(kind, depth, norm, preset)
+        for norm in NORMS
+        for depth in (DEPTHS[preset] if norm == "batch" else UNNORMED)
+        for kind in KINDS
+        if norm != "he" or preset == "full" or (kind == "plain" and depth in (SHALLOW, DEEP))
+    )
 
 
 def label(kind: str, depth: int, norm: str = "batch") -> str:
@@ -51,7 +49,7 @@ def _arm(kind: str, depth: int, norm: str, preset: Preset) -> Arm:
 
 
 def paper_recipe(preset: Preset) -> Recipe:
-    """He et al. 2015, section 4.2, with a half cosine in place of the steps of its learning rate; shorter for quick."""
+    """Return the recipe of He et al. 2015, section 4.2, with a half cosine as its schedule; shorter for `quick`."""
     changes = {
         "epochs": 164,
         "batch_size": 128,
@@ -72,7 +70,6 @@ def paper_recipe(preset: Preset) -> Recipe:
 
 
 def setting(preset: Preset, images: int) -> Setting:
-    del images
     recipe = paper_recipe(preset)
     if preset == "full":
         return Setting(recipe, seeds=5, execute="written", gradients=True)
@@ -80,76 +77,51 @@ def setting(preset: Preset, images: int) -> Setting:
 
 
 def answer(records: Records) -> Answer:
-    pairs = [
-        (label("plain", DEEP), label("plain", SHALLOW)),
-        (label("residual", DEEP), label("residual", SHALLOW)),
-        (label("plain", DEEP), label("residual", DEEP)),
-        (label("plain", DEEP, "torch"), label("residual", DEEP, "torch")),
-    ]
-    training = records.compare(pairs, "train_error")
-    testing = records.compare(pairs, "test_error")
-    worse, residual_worse, helps, helps_bare = (
-        compared(records, comparison, pair, "train_error", question, MARGIN, yes=("more",))
-        for comparison, pair, question in zip(training, pairs, _questions(), strict=True)
-    )
-    findings = (
-        worse,
-        _vanishing(
-            records, "batch", say("With batch norm, do its gradients vanish?", "有批归一化时，它的梯度会消失吗？")
-        ),
-        residual_worse,
-        helps,
-        _vanishing(
-            records,
-            "torch",
-            say(
-                "Without norms, from PyTorch's own initial weights, do they vanish?",
-                "没有归一化、用 PyTorch 默认初始权重时，梯度会消失吗？",
-            ),
-        ),
-        _vanishing(
-            records,
-            "he",
-            say("Without norms, from He's initial weights, do they?", "没有归一化、用何恺明初始化时呢？"),
-        ),
-        helps_bare,
-    )
-    both = [comparison for comparison in (*training, *testing) if comparison is not None]
-    return Answer(findings, tuple(both), _pictures(records))
-
-
-def _questions() -> tuple[str, ...]:
-    return (
-        say(
+    questions = {
+        (label("plain", DEEP), label("plain", SHALLOW)): say(
             f"Does the plain net of {DEEP} layers train worse than that of {SHALLOW}?",
             f"{DEEP} 层的普通网络比 {SHALLOW} 层的训练得更差吗？",
         ),
-        say(
+        (label("residual", DEEP), label("residual", SHALLOW)): say(
             f"Does the residual net of {DEEP} layers train worse than that of {SHALLOW}?",
             f"{DEEP} 层的残差网络比 {SHALLOW} 层的训练得更差吗？",
         ),
-        say(
+        (label("plain", DEEP), label("residual", DEEP)): say(
             f"At {DEEP} layers, does the plain net train worse than the residual one?",
             f"同为 {DEEP} 层，普通网络比残差网络训练得更差吗？",
         ),
-        say(
+        (label("plain", DEEP, "torch"), label("residual", DEEP, "torch")): say(
             f"Without norms at {DEEP} layers, does the plain net train worse than the residual one?",
             f"没有归一化、同为 {DEEP} 层时，普通网络比残差网络训练得更差吗？",
         ),
+    }
+    training, testing = (records.compare(list(questions), measure) for measure in ("train_error", "test_error"))
+    worse, residual_worse, helps, helps_unnormed = (
+        compared(records, pair, difference, measure="train_error", question=question, margin=MARGIN, yes="more")
+        for (pair, question), difference in zip(questions.items(), training, strict=True)
+    )
+    vanishing, vanishing_torch, vanishing_he = (
+        _vanishing(records, norm, question)
+        for norm, question in {
+            "batch": say("With batch norm, do its gradients vanish?", "有批归一化时，它的梯度会消失吗？"),
+            "torch": say(
+                "Without norms and with PyTorch's default initialisation, do they vanish?",
+                "没有归一化、用 PyTorch 默认初始化时，梯度会消失吗？",
+            ),
+            "he": say("Without norms and with He initialisation, do they vanish?", "没有归一化、用何恺明初始化时呢？"),
+        }.items()
+    )
+    return Answer(
+        (worse, vanishing, residual_worse, helps, vanishing_torch, vanishing_he, helps_unnormed),
+        tuple(difference for difference in (*training, *testing) if difference is not None),
+        _plots(records),
     )
 
 
-def first_norms(records: Records, name: str) -> dict[int, float]:
-    """By seed, the norm of the first layer's gradient at the start; where it is infinite, there is none."""
-    found = {seed: records.found[name, seed]["gradients"][0]["norms"] for seed in records.seeds}
-    first = {seed: next(iter(norms.values())) for seed, norms in found.items()}
-    return {seed: norm for seed, norm in first.items() if norm is not None}
-
-
 def _vanishing(records: Records, norm: str, question: str) -> Finding:
-    """Whether the first layer's gradient at the start is far smaller in the deep plain net than in a shallow one."""
+    """Answer whether the first layer's gradient at the start vanishes in the deep plain net."""
     depths = [arm.facts["depth"] for arm in records.arms if arm.facts["norm"] == norm and arm.facts["kind"] == "plain"]
-    shallow, deep = (first_norms(records, label("plain", depth, norm)) for depth in (min(depths), DEEP))
+    shallow, deep = (_first_norms(records, label("plain", depth, norm)) for depth in (min(depths), DEEP))
     ratios = [
         math.log10(max(deep[seed], SMALLEST) / max(shallow[seed], SMALLEST)) for seed in deep.keys() & shallow.keys()
     ]
@@ -163,6 +135,13 @@ def _vanishing(records: Records, norm: str, question: str) -> Finding:
         "小于百分之一才算消失。",
     )
     return Finding(question, _verdict(mean), words)
+
+
+def _first_norms(records: Records, label: str) -> dict[int, float]:
+    """Return, by seed, the norm of the first layer's gradient at the start, where it is finite."""
+    norms = {seed: records.by_training[label, seed].gradients[0].norms for seed in records.seeds}
+    first = {seed: next(iter(by_layer.values())) for seed, by_layer in norms.items()}
+    return {seed: norm for seed, norm in first.items() if norm is not None}
 
 
 def _verdict(decades: Mean) -> Verdict:
@@ -179,100 +158,95 @@ def _range(decades: Mean) -> str:
 
 
 def _factor(decades: float) -> str:
-    factor = 10**decades
+    factor = 10 ** min(decades, 300)
     return f"{factor:,.0f}" if 100 <= factor < 1e6 else f"{factor:.2g}"
 
 
-def _pictures(records: Records) -> tuple[Picture, ...]:
-    errors = say(
-        "Means over the seeds with their 95% intervals. A training error that grows with depth would be degradation; "
+def _plots(records: Records) -> tuple[Plot, ...]:
+    words = say(
+        "Means over the seeds with their 95% intervals. A training error that grows with depth is degradation; "
         "if only the test error grew, it would be overfitting.",
         "各种子的均值和 95% 区间。训练误差随深度上升才是退化；若只有测试误差上升，则是过拟合。",
     )
-    below = say("layers", "层数")
     titles = {
         "batch": say("Error by depth, with batch norm", "误差与深度（有批归一化）"),
         "torch": say(
-            "Error by depth, without norms, from PyTorch's initial weights",
-            "误差与深度（无归一化，PyTorch 默认初始权重）",
+            "Error by depth, without norms, PyTorch's default initialisation",
+            "误差与深度（无归一化，PyTorch 默认初始化）",
         ),
     }
-    pictures = [
-        Picture(
+    errors = [
+        Plot(
             title,
-            errors,
-            partial(error_lines, [_panel(records, norm, m) for m in ("train_error", "test_error")], below),
+            words,
+            partial(
+                error_curves,
+                [(measure_name(m), _error_curves(records, norm, m)) for m in ("train_error", "test_error")],
+                say("layers", "层数"),
+            ),
         )
         for norm, title in titles.items()
     ]
-    gradients = say(
-        f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same {GRADIENT_IMAGES} "
-        "images, the first seed; where a line is missing, it is 0 or infinite, or the training has diverged.",
-        f"{DEEP} 层的普通网络与残差网络：同样 {GRADIENT_IMAGES} 张图上每一层梯度的范数，第一个种子；"
-        "没有线的地方为 0 或无穷，或训练已发散。",
+    epochs = sorted({moment.epoch for arm in _deep(records) for moment in records.first(arm.label).gradients})
+    # The start, the middle and the end of what was measured.
+    panels = [
+        (
+            say(f"after {epoch} epochs", f"训练 {epoch} 轮后") if epoch else say("at the start", "开始时"),
+            [_norm_curve(arm, records.first(arm.label).gradients, epoch) for arm in _deep(records)],
+        )
+        for epoch in dict.fromkeys((0, *epochs[-2:]))
+    ]
+    gradients = Plot(
+        say("Gradient by layer, at the start and during training", "每一层的梯度：训练开始时和训练之中"),
+        say(
+            f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same "
+            f"{GRADIENT_IMAGES} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and are "
+            "missing after a training has diverged.",
+            f"{DEEP} 层的普通网络与残差网络：同样 {GRADIENT_IMAGES} 张图上每一层梯度的范数，第一个种子；"
+            "范数为 0 或无穷处断开，训练发散后没有线。",
+        ),
+        partial(norm_curves, panels),
     )
-    moments = sorted({moment["epoch"] for arm in _deep(records) for moment in _gradients(records, arm)})
-    # The start, halfway and the end of what was measured.
-    panels = [(_moment(epoch), _norms(records, epoch)) for epoch in dict.fromkeys((0, *moments[-2:]))]
-    title = say("Gradient by layer, at the start and during training", "每一层的梯度：训练开始时和训练之中")
-    return (*pictures, Picture(title, gradients, partial(norm_lines, panels)))
+    return (*errors, gradients)
 
 
 def _deep(records: Records) -> list[Arm]:
-    """The deepest nets with batch norm, and those without norms from PyTorch's weights."""
+    """Return the deep nets with batch norm, and those without norms from PyTorch's initialisation."""
     return [arm for arm in records.arms if arm.facts["depth"] == DEEP and arm.facts["norm"] in ("batch", "torch")]
 
 
-def _gradients(records: Records, arm: Arm) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = records.any_of(arm.label)["gradients"]
-    return found
-
-
-def _panel(records: Records, norm: str, measure: str) -> Panel:
-    lines = []
+def _error_curves(records: Records, norm: str, measure: str) -> list[Curve]:
+    curves = []
     for kind in KINDS:
-        of_kind = [arm for arm in records.arms if arm.facts["norm"] == norm and arm.facts["kind"] == kind]
-        points = {arm.facts["depth"]: records.mean(arm.label, measure) for arm in of_kind}
-        lines.append(Line(_kind(kind), points, good=kind == "residual"))
-    return Panel(measure_name(measure), tuple(lines))
+        same = [arm for arm in records.arms if arm.facts["norm"] == norm and arm.facts["kind"] == kind]
+        points = {arm.facts["depth"]: records.mean(arm.label, measure) for arm in same}
+        curves.append(Curve(_kind_name(kind), points, good=kind == "residual"))
+    return curves
 
 
-def _kind(kind: str) -> str:
-    return say(kind, {"plain": "普通", "residual": "残差"}[kind])
-
-
-def _moment(epoch: int) -> str:
-    return say(f"after {epoch} epochs", f"训练 {epoch} 轮后") if epoch else say("at the start", "开始时")
-
-
-def _norms(records: Records, epoch: int) -> list[tuple[Line, list[float]]]:
-    lines = []
-    for arm in _deep(records):
-        kind, norm = arm.facts["kind"], arm.facts["norm"]
-        words = say("batch norm", "批归一化") if norm == "batch" else say("no norm", "无归一化")
-        line = Line(f"{_kind(kind)}{say(', ', '，')}{words}", {}, good=kind == "residual", dashed=norm == "torch")
-        of_epoch = (moment["norms"].values() for moment in _gradients(records, arm) if moment["epoch"] == epoch)
-        lines.append((line, [value or 0.0 for value in next(of_epoch, ())]))
-    return lines
-
-
-def _claim() -> str:
-    return say(
-        "The lecture: nets cannot be stacked without end; 20 layers do better than 50, since the gradients vanish, and "
-        "a shortcut, H(x) = F(x) + x, mends it.",
-        "课上说：网络不能无限加深，20 层比 50 层好，因为梯度消失；加上捷径 H(x) = F(x) + x 就能解决。",
+def _norm_curve(arm: Arm, gradients: tuple[GradientNorms, ...], epoch: int) -> Curve:
+    kind, norm = arm.facts["kind"], arm.facts["norm"]
+    name = f"{_kind_name(kind)}{say(', ', '，')}" + (
+        say("batch norm", "批归一化") if norm == "batch" else say("no norm", "无归一化")
     )
+    norms = next((list(moment.norms.values()) for moment in gradients if moment.epoch == epoch), [])
+    points = {layer: Mean(1, value, None, None) if value else None for layer, value in enumerate(norms, 1)}
+    return Curve(name, points, good=kind == "residual", dashed=norm == "torch")
 
 
-def _question() -> str:
-    return say("Does a deeper net get worse, and why?", "网络更深会更差吗？为什么？")
+def _kind_name(kind: str) -> str:
+    return say(kind, {"plain": "普通", "residual": "残差"}[kind])
 
 
 DEPTH = Study(
     name="depth",
     data="fashion-mnist",
-    claim=_claim,
-    question=_question,
+    claim=(
+        "The lecture: nets cannot be stacked without end; 20 layers do better than 50 because the gradients vanish, "
+        "and a shortcut, H(x) = F(x) + x, solves it.",
+        "课上说：网络不能无限加深，20 层比 50 层好，因为梯度消失；加上捷径 H(x) = F(x) + x 就能解决。",
+    ),
+    question=("Does a deeper net get worse, and why?", "网络更深会更差吗？为什么？"),
     arms=arms,
     setting=setting,
     measures=("train_error", "test_error", "seconds"),

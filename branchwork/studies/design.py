@@ -1,11 +1,23 @@
-"""What a study is: a question, the nets that are trained to answer it, and how their figures make the answer."""
+"""What a study consists of: a question, the nets trained to answer it, and how their records make the answer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from branchwork.studies.records import Records
-from branchwork.studies.statistics import Comparison
+from branchwork.language import say
+from branchwork.studies.records import Record
+from branchwork.studies.statistics import (
+    Mean,
+    PairedDifference,
+    difference_words,
+    holm,
+    margin_words,
+    mean_interval,
+    mean_words,
+    measure_name,
+    p_words,
+    paired,
+)
 from branchwork.training.execution import Execute
 from branchwork.training.recipe import Recipe
 
@@ -15,9 +27,9 @@ Verdict = Literal["yes", "no", "too close to call"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the nets that a study compares: its label in pictures and tables, and the net argument.
+    """One of the nets that a study compares: its label in figures and tables, and the net argument.
 
-    `changes` are what its recipe has otherwise than the others'; `facts` what the answer sorts by.
+    `facts` are what the answer sorts by; `changes` are where its recipe differs from that of the other arms.
     """
 
     label: str
@@ -28,7 +40,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the nets of a preset are trained: see `Job` for `images`, `side` and `gradients`."""
+    """How the nets of a preset are trained; `records.Job` explains `images`, `side` and `gradients`."""
 
     recipe: Recipe
     seeds: int
@@ -40,7 +52,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Finding:
-    """One question, the verdict, and the sentence with the figures that it was made from."""
+    """A question, its verdict, and the sentence with the figures that the verdict rests on."""
 
     question: str
     verdict: Verdict
@@ -48,8 +60,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """`draw` gives it as SVG, which takes a second that only the report needs."""
+class Plot:
+    """A figure of the report. `draw` returns it as SVG; it takes a second, which only the report needs."""
 
     title: str
     words: str
@@ -67,24 +79,173 @@ class Table:
 @dataclass(frozen=True)
 class Answer:
     findings: tuple[Finding, ...]
-    comparisons: tuple[Comparison, ...]
-    pictures: tuple[Picture, ...]
+    comparisons: tuple[PairedDifference, ...]
+    plots: tuple[Plot, ...]
     tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
-class Study:
-    """`claim` and `question` give words in the reader's language. `data` is what is trained on by default.
+class Records:
+    """A record for each arm's label and seed. Trainings that diverged have no errors and no seconds."""
 
-    `setting` takes the preset and the number of training images. `measures` are those of the records that the table of
-    nets shows, first the one that the study goes by.
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    by_training: Mapping[tuple[str, int], Record]
+
+    def trained(self, label: str) -> dict[int, Record]:
+        """Return the records of an arm by seed, without the trainings that diverged."""
+        records = {seed: self.by_training[label, seed] for seed in self.seeds}
+        return {seed: record for seed, record in records.items() if record.outcome == "trained"}
+
+    def first(self, label: str) -> Record:
+        """Return the record of an arm with the first seed, for what does not depend on the seed."""
+        return self.by_training[label, self.seeds[0]]
+
+    def diverged(self, label: str) -> int:
+        """Return how many trainings of an arm diverged."""
+        return len(self.seeds) - len(self.trained(label))
+
+    def values(self, label: str, measure: str) -> dict[int, float]:
+        """Return a measure of an arm by seed, without the trainings that diverged."""
+        return {seed: getattr(record, measure) for seed, record in self.trained(label).items()}
+
+    def mean(self, label: str, measure: str) -> Mean | None:
+        """Return the mean of a measure of an arm; None if all of its trainings diverged."""
+        values = self.values(label, measure).values()
+        return mean_interval(values) if values else None
+
+    def compare(self, pairs: Sequence[tuple[str, str]], measure: str) -> list[PairedDifference | None]:
+        """Compare each pair of labels seed by seed, corrected for all of them together.
+
+        None for a pair if no seed was trained with both.
+        """
+        return holm([paired(self.values(a, measure), self.values(b, measure), (a, b), measure) for a, b in pairs])
+
+    def costs_and_errors(self) -> list[tuple[str, int, Mean | None]]:
+        """Return the label, the MACs and the mean test error of every arm."""
+        return [(arm.label, self.first(arm.label).macs, self.mean(arm.label, "test_error")) for arm in self.arms]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study. `claim` and `question` are in English and Chinese; `data` is what it trains on by default.
+
+    `setting` takes the preset and the number of training images. `measures` are the columns of the table of nets; the
+    first one is what the study decides by.
     """
 
     name: str
     data: str
-    claim: Callable[[], str]
-    question: Callable[[], str]
+    claim: tuple[str, str]
+    question: tuple[str, str]
     arms: Callable[[Preset], tuple[Arm, ...]]
     setting: Callable[[Preset, int], Setting]
     measures: tuple[str, ...]
     answer: Callable[[Records], Answer]
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One net of a study: how many trainings diverged, and its means over the others; None if all did."""
+
+    label: str
+    net: str
+    parameters: int
+    macs: int
+    diverged: int
+    means: dict[str, Mean | None]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study's answer. Of its `trainings`, `trained` were run now, the others before.
+
+    `seconds` is the sum over all trainings, with their tests, wherever they ran.
+    """
+
+    study: str
+    preset: str
+    data: str
+    seeds: tuple[int, ...]
+    findings: tuple[Finding, ...]
+    rows: tuple[ArmResult, ...]
+    comparisons: tuple[PairedDifference, ...]
+    trainings: int
+    trained: int
+    seconds: float
+    machines: tuple[str, ...]
+    versions: tuple[dict[str, str], ...]
+    folder: str
+    report: str
+
+
+def verdict_name(verdict: Verdict) -> str:
+    chinese = {"yes": "是", "no": "否", "too close to call": "尚无定论"}
+    return say(verdict, chinese[verdict])
+
+
+def compared(
+    records: Records,
+    pair: tuple[str, str],
+    difference: PairedDifference | None,
+    *,
+    measure: str,
+    question: str,
+    margin: float,
+    yes: Literal["more", "less"],
+) -> Finding:
+    """Answer `question` by the `difference` of a `pair` of arms: yes if its judgement is `yes`.
+
+    Differences within `margin` count as equal.
+    """
+    means = [records.mean(label, measure) for label in pair]
+    values = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, means, strict=True)]
+    words = measure_name(measure) + say(": ", "：") + say(", ", "，").join(values) + _diverged_words(records, pair)
+    if difference is None:
+        return Finding(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
+    if difference.low is None or difference.high is None or difference.adjusted is None:
+        words += say(
+            "; one seed gives no interval: take --seeds 3 or more.",
+            "；只有一个种子，得不出区间：请用 --seeds 3 或更多。",
+        )
+        return Finding(question, "too close to call", words)
+    change, low, high = (
+        difference_words(measure, value) for value in (difference.difference, difference.low, difference.high)
+    )
+    unit = say("s", "秒") if measure == "seconds" else say("points", "个百分点")
+    p = p_words(difference.adjusted)
+    words += say(
+        f"; on the same seeds the difference is {change} {unit} ({low} to {high}), {p}",
+        f"；相同种子下相差 {change} {unit}（{low} 到 {high}），{p}",
+    )
+    judgement = difference.judge(margin)
+    # Diverged trainings are in none of these figures, so they can only confirm that their net is the worse one.
+    if any(records.diverged(label) and judgement != worse for label, worse in zip(pair, ("more", "less"), strict=True)):
+        judgement = "open"
+    if judgement == "open":
+        return Finding(question, "too close to call", words + say(".", "。"))
+    if judgement == "same":
+        words += say(
+            f". That is equal within the margin of {margin_words(measure, margin)}.",
+            f"。在 {margin_words(measure, margin)} 的界限内可视为相等。",
+        )
+    else:
+        first, second = means
+        assert first is not None and second is not None, "arms that were compared have means"
+        words += (
+            say(". The intervals overlap all the same.", "。不过两个区间有重叠。")
+            if first.overlaps(second)
+            else say(". The intervals do not overlap.", "。两个区间不重叠。")
+        )
+    return Finding(question, "yes" if judgement == yes else "no", words)
+
+
+def _diverged_words(records: Records, labels: tuple[str, ...]) -> str:
+    """Return how many trainings of each arm diverged; nothing for arms without any."""
+    total = len(records.seeds)
+    counts = {label: records.diverged(label) for label in labels}
+    return "".join(
+        say(f"; {count} of {total} trainings of {label} diverged", f"；{label} 的 {total} 次训练中有 {count} 次发散")
+        for label, count in counts.items()
+        if count
+    )

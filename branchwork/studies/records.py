@@ -1,80 +1,122 @@
-"""The records of a study's trainings, by net and seed, and the figures made of them."""
+"""The trainings of a study: what each depends on, and the record of it that is kept in a file."""
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from branchwork.errors import StudyError
-from branchwork.language import say
-from branchwork.studies.statistics import Comparison, Mean, holm, mean_interval, paired
+from branchwork.files import read_json, reading
+from branchwork.nets.resolve import short_name
+from branchwork.training.execution import Execute
 
-if TYPE_CHECKING:
-    from branchwork.studies.design import Arm
-    from branchwork.studies.trainings import Record
-
-
-def measure_name(measure: str) -> str:
-    names = {
-        "train_error": say("training error", "训练误差"),
-        "validation_error": say("validation error", "验证误差"),
-        "test_error": say("test error", "测试误差"),
-        "seconds": say("seconds of training", "训练秒数"),
-        "macs": say("MACs an image", "每张图的 MAC 数"),
-        "parameters": say("parameters", "参数量"),
-        "gain": say("gain", "作用"),
-    }
-    return names[measure]
-
-
-def percent_name(measure: str) -> str:
-    """What stands at an axis of it."""
-    return say(f"{measure_name(measure)}, %", f"{measure_name(measure)}（%）")
+# The gradient is measured on this many images, the same ones throughout a training.
+GRADIENT_IMAGES = 128
+# The largest norm of a gradient that a record can hold: float32 ends at 3.4e38.
+_LARGEST_NORM = 1e50
 
 
 @dataclass(frozen=True)
-class Records:
-    """`found` has a record for each arm's label and seed. A training that diverged has no errors and no seconds."""
+class Job:
+    """Everything that a training of a study depends on; it can be sent to any machine.
 
-    arms: "tuple[Arm, ...]"
-    seeds: tuple[int, ...]
-    found: "Mapping[tuple[str, int], Record]"
+    `data`, with `size` and `fit`, must have training images of this `checksum`. At most `images` of them are used,
+    drawn by the seed; with `side`, squares of pixels are averaged until the images are about that high. With
+    `gradients`, the norms of the gradients are measured by layer.
+    """
 
-    def of(self, label: str) -> "list[Record]":
-        """The trained records of an arm, by ascending seed."""
-        records = [self.found[label, seed] for seed in self.seeds]
-        return [record for record in records if record["outcome"] == "trained"]
+    net: str
+    data: str
+    checksum: int
+    size: tuple[int, int] | None
+    fit: str | None
+    recipe: Mapping[str, Any]
+    seed: int
+    threads: int
+    device: str
+    execute: Execute
+    images: int | None
+    side: int | None
+    gradients: bool
 
-    def any_of(self, label: str) -> "Record":
-        """A record of an arm, for what does not depend on the seed."""
-        return self.found[label, self.seeds[0]]
-
-    def diverged(self, label: str) -> int:
-        return len(self.seeds) - len(self.of(label))
-
-    def values(self, label: str, measure: str) -> dict[int, float]:
-        """By seed, without the trainings that diverged."""
-        return {record["job"]["seed"]: record[measure] for record in self.of(label)}
-
-    def mean(self, label: str, measure: str) -> Mean | None:
-        """None where all trainings of the arm diverged."""
-        values = self.values(label, measure).values()
-        return mean_interval(values) if values else None
-
-    def compare(self, pairs: Sequence[tuple[str, str]], measure: str) -> list[Comparison | None]:
-        """Each pair of labels, seed by seed, corrected for all of them together; None where none trained with both."""
-        return holm([paired(self.values(a, measure), self.values(b, measure), (a, b), measure) for a, b in pairs])
+    @property
+    def key(self) -> str:
+        """The name of its record, different for anything that changes the training's result."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"{short_name(self.net)}-seed-{self.seed}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
-def read_record(path: Path) -> "Record | None":
-    """The record of a finished training; None where there is none. Raises `StudyError` where it is damaged."""
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record["outcome"] not in ("trained", "diverged"):
-            raise ValueError(f"its outcome is {record['outcome']!r:.60}")
-        return record
-    except FileNotFoundError:
+@dataclass(frozen=True)
+class GradientNorms:
+    """The L2 norm of the gradient of each kernel and matrix after `epoch` epochs; None where it is infinite."""
+
+    epoch: int
+    norms: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training: what came of it, and all that was measured.
+
+    Errors are fractions, in eval mode on images without augmentation. What comes after `gradients` is None if the
+    training `diverged`, for the reason in `message`; `validation_error` also if no images were held out.
+    `whole_seconds` is everything from loading the data to testing.
+    """
+
+    job: Job
+    parameters: int
+    macs: int
+    machine: str
+    versions: dict[str, str]
+    outcome: Literal["trained", "diverged"]
+    message: str | None
+    whole_seconds: float
+    gradients: tuple[GradientNorms, ...]
+    train_error: float | None = None
+    train_loss: float | None = None
+    test_error: float | None = None
+    validation_error: float | None = None
+    train_images: int | None = None
+    image_size: tuple[int, int] | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    epochs: tuple[dict[str, float | None], ...] | None = None
+    branches: dict[str, dict[str, float]] | None = None
+    device: str | None = None
+    precision: str | None = None
+    execution: str | None = None
+
+
+def read_record(path: Path, job: Job) -> Record | None:
+    """Return the record of `job`; None if there is no file. Raises `StudyError` if it is damaged."""
+    if not path.exists():
         return None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as reason:
-        raise StudyError(f"{path} is damaged ({reason}): delete it, and this training is run again") from reason
+    remedy = "delete it, and this training is run again"
+    record = read_json(path, Record, error=StudyError, remedy=remedy)
+    with reading(path, error=StudyError, remedy=remedy):
+        _check(record, job)
+    return record
+
+
+def _check(record: Record, job: Job) -> None:
+    """Raise `ValueError` unless the values are those of a training of `job`."""
+    if record.job.key != job.key:
+        raise ValueError("it is the record of another training")
+    if job.gradients and not (record.gradients and all(moment.norms for moment in record.gradients)):
+        raise ValueError("it has no gradients")
+    norms = [norm for moment in record.gradients for norm in moment.norms.values() if norm is not None]
+    if not all(0 <= norm <= _LARGEST_NORM for norm in norms):
+        raise ValueError("the norm of a gradient is impossible")
+    if record.outcome == "diverged":
+        return
+    errors = {"train_error": record.train_error, "test_error": record.test_error}
+    if job.recipe["validation"]:
+        errors["validation_error"] = record.validation_error
+    for name, error in errors.items():
+        if error is None or not 0 <= error <= 1:
+            raise ValueError(f"{name} must be from 0 to 1, got {error}")
+    if record.seconds is None or record.branches is None:
+        raise ValueError("it has no seconds or no branches")

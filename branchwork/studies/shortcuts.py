@@ -4,14 +4,14 @@ from functools import partial
 
 from branchwork.language import say
 from branchwork.studies.depth import paper_recipe
-from branchwork.studies.design import Answer, Arm, Picture, Preset, Setting, Study
-from branchwork.studies.records import Records, percent_name
-from branchwork.studies.study_plots import dots
-from branchwork.studies.wording import compared, dots_words
+from branchwork.studies.design import Answer, Arm, Plot, Preset, Records, Setting, Study, compared
+from branchwork.studies.statistics import percent_name
+from branchwork.studies.study_plots import dots_words, error_dots
 
 DEPTHS: dict[Preset, int] = {"quick": 32, "full": 110}
 IDENTITY, PREACT = "identity", "pre-activation"
 VARIANTS = (IDENTITY, "scale", "conv", "gated", "gate-only", "dropout", "none")
+# Errors that differ by no more than this count as equal.
 MARGIN = 0.005
 
 
@@ -22,7 +22,6 @@ def arms(preset: Preset) -> tuple[Arm, ...]:
 
 
 def setting(preset: Preset, images: int) -> Setting:
-    del images
     if preset == "full":
         return Setting(paper_recipe(preset), seeds=5, execute="written")
     return Setting(paper_recipe(preset), seeds=4, images=4000, side=14, execute="written")
@@ -30,48 +29,43 @@ def setting(preset: Preset, images: int) -> Setting:
 
 def answer(records: Records) -> Answer:
     pairs = [(arm.label, IDENTITY) for arm in records.arms if arm.label != IDENTITY]
-    testing = records.compare(pairs, "test_error")
-    training = records.compare(pairs, "train_error")
-    findings = []
-    for pair, comparison in zip(pairs, testing, strict=True):
-        better = pair[0] == PREACT
-        question = (
-            say("Is pre-activation better than the order of 2015?", "预激活比 2015 年的顺序更好吗？")
-            if better
-            else say(f"Is {_name(pair[0])} worse than the identity?", f"{_name(pair[0])}比恒等捷径更差吗？")
+    testing, training = (records.compare(pairs, measure) for measure in ("test_error", "train_error"))
+    findings = [
+        compared(
+            records, pair, difference, measure="test_error", question=_question_on(pair[0]), margin=MARGIN,
+            yes="less" if pair[0] == PREACT else "more",
         )
-        findings.append(
-            compared(records, comparison, pair, "test_error", question, MARGIN, yes=("less",) if better else ("more",))
-        )
-    both = [comparison for comparison in (*testing, *training) if comparison is not None]
+        for pair, difference in zip(pairs, testing, strict=True)
+    ]  # fmt: skip
     labels = [arm.label for arm in records.arms]
     columns = [(percent_name(m), [records.mean(label, m) for label in labels]) for m in ("test_error", "train_error")]
-    title = say("Error by shortcut", "各种捷径的误差")
-    return Answer(tuple(findings), tuple(both), (Picture(title, dots_words(), partial(dots, labels, columns)),))
+    plot = Plot(
+        say("Error by shortcut", "各种捷径的误差"),
+        dots_words(),
+        partial(error_dots, labels, columns),
+    )
+    differences = tuple(difference for difference in (*testing, *training) if difference is not None)
+    return Answer(tuple(findings), differences, (plot,))
 
 
-def _name(variant: str) -> str:
-    english = {
-        "scale": "scaling by 0.5",
-        "conv": "a 1×1 convolution on the shortcut",
-        "gated": "an exclusive gate",
-        "gate-only": "a gate on the shortcut alone",
-        "dropout": "dropout on the shortcut",
-        "none": "a net without shortcuts",
-    }
-    chinese = {
-        "scale": "乘 0.5 的捷径",
-        "conv": "捷径上的 1×1 卷积",
-        "gated": "互斥门控",
-        "gate-only": "仅捷径门控",
-        "dropout": "捷径上的随机失活（dropout）",
-        "none": "没有捷径的网络",
-    }
-    return say(english[variant], chinese[variant])
+def _question_on(variant: str) -> str:
+    if variant == PREACT:
+        return say("Is pre-activation better than the order of 2015?", "预激活比 2015 年的顺序更好吗？")
+    english, chinese = {
+        "scale": ("scaling by 0.5", "乘 0.5 的捷径"),
+        "conv": ("a 1×1 convolution on the shortcut", "捷径上的 1×1 卷积"),
+        "gated": ("an exclusive gate", "互斥门控"),
+        "gate-only": ("a gate on the shortcut alone", "仅捷径门控"),
+        "dropout": ("dropout on the shortcut", "捷径上的随机失活（dropout）"),
+        "none": ("a net without shortcuts", "没有捷径的网络"),
+    }[variant]
+    return say(f"Is {english} worse than the identity?", f"{chinese}比恒等捷径更差吗？")
 
 
-def _claim() -> str:
-    return say(
+SHORTCUTS = Study(
+    name="shortcuts",
+    data="fashion-mnist",
+    claim=(
         "The lecture leaves an exercise: from Identity Mappings in Deep Residual Networks (He et al. 2016), try "
         "constant scaling and a 1×1 convolution on the shortcut. The paper finds the identity best, and pre-activation "
         "better still: ResNet-110 on CIFAR-10 errs by 6.61% with the identity, by 12.22% with a convolution, by 12.86% "
@@ -79,18 +73,8 @@ def _claim() -> str:
         "课后练习：读《Identity Mappings in Deep Residual Networks》（何恺明等，2016），"
         "试试在捷径上乘常数、加 1×1 卷积。论文的结论：恒等捷径最好，预激活更好；"
         "ResNet-110 在 CIFAR-10 上的误差，恒等 6.61%，卷积 12.22%，捷径门控 12.86%。",
-    )
-
-
-def _question() -> str:
-    return say("Which shortcut is best?", "哪种捷径最好？")
-
-
-SHORTCUTS = Study(
-    name="shortcuts",
-    data="fashion-mnist",
-    claim=_claim,
-    question=_question,
+    ),
+    question=("Which shortcut is best?", "哪种捷径最好？"),
     arms=arms,
     setting=setting,
     measures=("test_error", "train_error", "seconds"),

@@ -1,4 +1,4 @@
-"""What several seeds say: a mean with its interval, a difference on the same seeds, and whether it is one.
+"""What several seeds say: means with intervals, paired differences and their tests, and all of it in words.
 
 scipy is imported where it is needed, since it takes a second.
 """
@@ -9,13 +9,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-# Differences with a p value below this are taken for real.
+from branchwork.language import say
+
+# Differences with a p value below this count as significant.
 ALPHA = 0.05
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `count` seeds and its 95% interval; `low` and `high` are None where there is one seed only."""
+    """A mean over `count` seeds and its 95% interval; `low` and `high` are None if there is only one seed."""
 
     count: int
     mean: float
@@ -23,18 +25,18 @@ class Mean:
     high: float | None
 
     def overlaps(self, other: "Mean") -> bool | None:
-        """Whether the intervals have a point in common; None where one of the two has no interval."""
+        """Return whether the two intervals have a point in common; None if one of them is missing."""
         if self.low is None or self.high is None or other.low is None or other.high is None:
             return None
         return self.low <= other.high and other.low <= self.high
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """`first` minus `second` in `measure`, seed by seed: the mean difference with its 95% interval, and a paired test.
+class PairedDifference:
+    """The mean of `first` minus `second` in `measure`, seed by seed, with its 95% interval and a paired t-test.
 
-    `p` is that of the paired t-test, `adjusted` the same after Holm's correction for the comparisons made with it.
-    `low`, `high`, `p` and `adjusted` are None where fewer than two seeds have both.
+    `p` is the test's, `adjusted` the same after Holm's correction for all comparisons made together. `low`, `high`,
+    `p` and `adjusted` are None if fewer than two seeds have both values.
     """
 
     first: str
@@ -48,10 +50,10 @@ class Comparison:
     adjusted: float | None
 
     def judge(self, margin: float) -> Literal["more", "less", "same", "open"]:
-        """Whether `first` has more of the measure than `second`.
+        """Return whether `first` has more of the measure than `second`.
 
-        `same` where the interval lies within ±`margin`; `more` and `less` where the difference is significant after
-        the correction and larger than `margin`; else `open`.
+        `same` if the interval lies within ±`margin`; `more` or `less` if the difference is significant after the
+        correction and larger than `margin`; otherwise `open`.
         """
         if self.low is None or self.high is None or self.adjusted is None:
             return "open"
@@ -63,46 +65,42 @@ class Comparison:
 
 
 def mean_interval(values: Iterable[float]) -> Mean:
-    """The mean with Student's 95% interval, t·s/√n. Raises `ValueError` where there is no value."""
+    """Return the mean with Student's 95% interval, t·s/√n. Raises `ValueError` if there are no values."""
     values = list(values)
     if not values:
-        raise ValueError("there is no value to take the mean of")
+        raise ValueError("the mean of no values is undefined")
     mean = statistics.mean(values)
     if len(values) == 1:
         return Mean(1, mean, None, None)
-    half = _half_width(values)
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return Mean(len(values), mean, mean - half, mean + half)
 
 
 def paired(
     first: Mapping[int, float], second: Mapping[int, float], names: tuple[str, str], measure: str
-) -> Comparison | None:
-    """Compare by seed, over the seeds that both have; None where there is none."""
+) -> PairedDifference | None:
+    """Compare two sets of values by seed, over the seeds that both have; None if there is no such seed."""
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
     if not differences:
         return None
     mean = mean_interval(differences)
     p = _p_value(differences)
-    return Comparison(*names, measure, len(differences), mean.mean, mean.low, mean.high, p, p)
+    return PairedDifference(*names, measure, len(differences), mean.mean, mean.low, mean.high, p, p)
 
 
-def holm(comparisons: Sequence[Comparison | None]) -> list[Comparison | None]:
-    """The comparisons with `adjusted` set for all of them together (Holm 1979): in their order, gaps and all."""
-    tested = [(c.p, index) for index, c in enumerate(comparisons) if c is not None and c.p is not None]
-    adjusted = list(comparisons)
-    before = 0.0
+def holm(differences: Sequence[PairedDifference | None]) -> list[PairedDifference | None]:
+    """Return the same list with `adjusted` set for all of them together (Holm 1979)."""
+    tested = [(d.p, index) for index, d in enumerate(differences) if d is not None and d.p is not None]
+    result = list(differences)
+    largest = 0.0
     for rank, (p, index) in enumerate(sorted(tested)):
-        before = max(before, min(1.0, (len(tested) - rank) * p))
-        comparison = adjusted[index]
-        assert comparison is not None
-        adjusted[index] = replace(comparison, adjusted=before)
-    return adjusted
-
-
-def _half_width(values: Sequence[float]) -> float:
-    from scipy import stats
-
-    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+        largest = max(largest, min(1.0, (len(tested) - rank) * p))
+        difference = result[index]
+        assert difference is not None
+        result[index] = replace(difference, adjusted=largest)
+    return result
 
 
 def _p_value(differences: Sequence[float]) -> float | None:
@@ -115,3 +113,58 @@ def _p_value(differences: Sequence[float]) -> float | None:
         return 1.0 if differences[0] == 0 else 0.0
     t = statistics.mean(differences) / (spread / math.sqrt(len(differences)))
     return float(2 * stats.t.sf(abs(t), len(differences) - 1))
+
+
+# In words.
+
+
+def measure_name(measure: str) -> str:
+    names = {
+        "train_error": say("training error", "训练误差"),
+        "validation_error": say("validation error", "验证误差"),
+        "test_error": say("test error", "测试误差"),
+        "seconds": say("seconds of training", "训练秒数"),
+        "macs": say("MACs per image", "每张图的 MAC 数"),
+        "parameters": say("parameters", "参数量"),
+        "gain": say("gain", "作用"),
+    }
+    return names[measure]
+
+
+def percent_name(measure: str) -> str:
+    """Return the label of an axis that shows `measure` in percent."""
+    return say(f"{measure_name(measure)}, %", f"{measure_name(measure)}（%）")
+
+
+def mean_words(measure: str, mean: Mean | None) -> str:
+    """Return a mean with its interval: 17.57% (16.20–18.94), or 12.3 s (11.8–12.8)."""
+    if mean is None:
+        return say("diverged", "发散")
+    digits, factor, unit = (1, 1, " s") if measure == "seconds" else (2, 100, "%")
+    bounds = ""
+    if mean.low is not None and mean.high is not None:
+        bounds = f" ({factor * mean.low:.{digits}f}–{factor * mean.high:.{digits}f})"
+    return f"{factor * mean.mean:.{digits}f}{unit}{bounds}"
+
+
+def difference_words(measure: str, value: float) -> str:
+    """Return a difference without its unit: +3.20 points of error, or +1.3 seconds."""
+    return f"{value:+.1f}" if measure == "seconds" else f"{100 * value:+.2f}"
+
+
+def points_words(value: float, low: float | None, high: float | None) -> str:
+    """Return a difference of errors in points with its interval: +3.20 (+1.00 to +5.40)."""
+    words = difference_words("gain", value)
+    if low is None or high is None:
+        return words
+    return f"{words} ({difference_words('gain', low)} {say('to', '到')} {difference_words('gain', high)})"
+
+
+def margin_words(measure: str, margin: float) -> str:
+    if measure == "seconds":
+        return say(f"±{margin:.2g} s", f"±{margin:.2g} 秒")
+    return say(f"±{100 * margin:g} points", f"±{100 * margin:g} 个百分点")
+
+
+def p_words(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"

@@ -1,9 +1,10 @@
-"""A study: train what is missing, keep each record as it comes, and answer."""
+"""A study: run the trainings that are missing, keep each record as it comes, and answer."""
 
 import json
 import os
+from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -13,19 +14,17 @@ import torch
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
-from branchwork.files import hold_lock, write_json, write_whole
+from branchwork.files import hold_lock, read_json, write_json, write_whole
 from branchwork.nets.resolve import find_builder
 from branchwork.observer import Observer
 from branchwork.studies.bottleneck import BOTTLENECK
 from branchwork.studies.branches import BRANCHES
 from branchwork.studies.depth import DEPTH
-from branchwork.studies.design import Arm, Finding, Preset, Setting, Study
-from branchwork.studies.executors import cluster, process_pool, run_jobs
-from branchwork.studies.records import Records, read_record
+from branchwork.studies.design import Arm, ArmResult, Preset, Records, Setting, Study, StudyResult
+from branchwork.studies.records import Job, Record, read_record
+from branchwork.studies.running import process_pool, run_jobs, shrinking
 from branchwork.studies.shortcuts import SHORTCUTS
-from branchwork.studies.statistics import Comparison, Mean
 from branchwork.studies.study_report import study_page
-from branchwork.studies.trainings import Job, Record, shrinking
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import check_threads
 from branchwork.training.run import claim_folder, holds
@@ -34,39 +33,26 @@ STUDIES = {study.name: study for study in (BRANCHES, BOTTLENECK, DEPTH, SHORTCUT
 ABOUT, TRAININGS, ANSWER, REPORT = "study.json", "trainings", "answer.json", "report.html"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One net of a study: how many trainings diverged, and its means over the others; None where all did."""
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """How to run the trainings of a study. Raises `StudyError` for an impossible value.
 
-    label: str
-    net: str
-    parameters: int
-    macs: int
-    diverged: int
-    means: dict[str, Mean | None]
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """A study's answer. `trained` of the `trainings` were run now, the others had been before.
-
-    `seconds` is the sum over all trainings, with their tests, wherever they ran.
+    `seed` is the first seed. `workers` is an executor, or the number of processes that train at once; 1 trains in this
+    process. The default is as many as there are cores, and 1 for `full` and on a GPU. Each training has `threads`
+    threads, so that where it runs changes nothing.
     """
 
-    study: str
-    preset: str
-    data: str
-    seeds: tuple[int, ...]
-    findings: tuple[Finding, ...]
-    rows: tuple[Row, ...]
-    comparisons: tuple[Comparison, ...]
-    trainings: int
-    trained: int
-    seconds: float
-    machines: tuple[str, ...]
-    versions: tuple[dict[str, str], ...]
-    folder: str
-    report: str
+    seed: int = 0
+    workers: int | Executor | None = None
+    threads: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63 - 1000:
+            raise StudyError(f"seed must be at least 0 and less than 2^63 - 1000, got {self.seed}")
+        if isinstance(self.workers, int) and self.workers < 1:
+            raise StudyError(f"workers must be at least 1, which trains in this process, got {self.workers}")
+        check_threads(self.threads, StudyError)
 
 
 def study(
@@ -75,80 +61,81 @@ def study(
     preset: Preset = "quick",
     data: str | None = None,
     seeds: int | None = None,
-    seed: int = 0,
     out: str | Path | None = None,
-    workers: int | None = None,
-    scheduler: str | None = None,
-    executor: Executor | None = None,
-    threads: int = 1,
-    device: str = "auto",
+    options: StudyOptions | None = None,
     observer: Observer | None = None,
 ) -> StudyResult:
     """Answer one of the questions `branches`, `bottleneck`, `depth` and `shortcuts` by training.
 
-    Every net of the study is trained on `data` with each of `seeds` seeds from `seed` on, and each training's record is
-    kept in the folder `out`, by default `studies/NAME-DATA-PRESET`, as it comes: the same call goes on where one was
-    stopped, and with more seeds trains only those. `quick` takes some minutes on two cores, `full` is the papers'
-    setting, for GPUs. Trainings run in the `executor` that is given, on the dask cluster of `scheduler`, in a pool of
-    `workers` processes, or where that is 1 in this one; by default in as many as there are cores for `quick`, and in
-    this one for `full` and on a GPU. Each has `threads` threads, so that where it ran changes nothing.
+    Every net of the study is trained on `data` with `seeds` seeds, by default the preset's number. The record of each
+    training is kept in the folder `out`, by default `studies/NAME-DATA-PRESET`, as it comes: the same call continues a
+    study that was stopped, and with more seeds trains only those. `quick` takes some minutes on two cores; `full` is
+    the papers' setting, for GPUs.
 
-    Raises `StudyError`, `DataError` or `NetError`, and `Interrupted` after Ctrl-C, with what is finished kept.
+    Raises `StudyError`, `DataError` or `NetError`; and `Interrupted` after Ctrl-C, with what is finished kept.
     """
-    observer = observer or Observer()
+    observer, options = observer or Observer(), options or StudyOptions()
     chosen = _find(name, preset)
-    if (executor is not None and (scheduler or workers)) or (scheduler and workers):
-        raise StudyError("trainings run in one place: give one of executor, scheduler and workers")
-    if workers is not None and workers < 1:
-        raise StudyError(f"workers is {workers}, and it must be at least 1, which trains in this process")
-    check_threads(threads, StudyError)
+    if seeds is not None and not 1 <= seeds <= 1000:
+        raise StudyError(f"seeds must be from 1 to 1000, got {seeds}; an interval takes 2, and better 3 or more")
     data_set = load_data(data or chosen.data, observer=observer)
     setting = chosen.setting(preset, len(data_set.train))
-    numbers = _seeds(setting.seeds if seeds is None else seeds, seed)
     arms = chosen.arms(preset)
+    numbers = tuple(range(options.seed, options.seed + (seeds or setting.seeds)))
     _check_nets(arms, data_set, setting)
-    jobs = {
-        (arm.label, number): _job(arm, setting, data_set, number, threads, device) for number in numbers for arm in arms
-    }
+    jobs = {(arm.label, seed): _job(arm, setting, data_set, seed, options) for seed in numbers for arm in arms}
     folder = Path(out) if out is not None else Path("studies") / f"{name}-{data_set.name}-{preset}"
     about = {
         "study": name,
         "preset": preset,
         "data": data_set.argument,
         "checksum": data_set.train.checksum(),
-        "threads": threads,
-        "device": device,
+        "threads": options.threads,
+        "device": options.device,
         "setting": asdict(setting),
         "arms": [asdict(arm) for arm in arms],
     }
     _claim(folder, about)
     with hold_lock(folder / ".lock", f"works on the study in {folder}", error=StudyError):
-        if executor is None and scheduler is None:
-            quick = preset == "quick" and pick_device(device).type == "cpu"
-            workers = workers or (os.cpu_count() or 1 if quick else 1)
-        found, trained = _complete(folder, list(jobs.values()), executor, scheduler, workers, observer)
-        records = Records(arms, numbers, {place: found[job.key] for place, job in jobs.items()})
-        return _answer(chosen, preset, data_set, setting, records, trained, folder)
+        workers = options.workers
+        if workers is None:
+            quick = preset == "quick" and pick_device(options.device).type == "cpu"
+            workers = os.cpu_count() or 1 if quick else 1
+        by_key, trained = _complete(folder, list(jobs.values()), workers, observer)
+        records = Records(arms, numbers, {training: by_key[job.key] for training, job in jobs.items()})
+        answer = chosen.answer(records)
+        result = StudyResult(
+            study=chosen.name,
+            preset=preset,
+            data=data_set.name,
+            seeds=records.seeds,
+            findings=answer.findings,
+            rows=tuple(_arm_result(arm, records, chosen.measures) for arm in arms),
+            comparisons=answer.comparisons,
+            trainings=len(jobs),
+            trained=trained,
+            seconds=sum(record.whole_seconds for record in by_key.values()),
+            machines=tuple(dict.fromkeys(record.machine for record in by_key.values())),
+            versions=tuple(map(dict, dict.fromkeys(tuple(r.versions.items()) for r in by_key.values()))),
+            folder=str(folder),
+            report=str(folder / REPORT),
+        )
+        page = study_page(chosen, result, setting=setting, data=data_set, records=records, answer=answer)
+        write_whole(folder / REPORT, page)
+        write_json(folder / ANSWER, asdict(result))
+        return result
 
 
 def _find(name: str, preset: str) -> Study:
     if name not in STUDIES:
         raise StudyError(f"there is no study called {name!r}.{nearest(name, STUDIES)}")
     if preset not in get_args(Preset):
-        raise StudyError(f"preset is {preset!r}, and it must be one of {', '.join(get_args(Preset))}")
+        raise StudyError(f"preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
     return STUDIES[name]
 
 
-def _seeds(count: int, first: int) -> tuple[int, ...]:
-    if not 1 <= count <= 1000:
-        raise StudyError(f"seeds is {count}, and it must be from 1 to 1000; an interval takes 2, and better 3 or more")
-    if not 0 <= first < 2**63 - 1000:
-        raise StudyError(f"seed is {first}, and it must be at least 0 and less than 2^63 - 1000")
-    return tuple(range(first, first + count))
-
-
 def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:
-    """Raises `NetError` where the images are too small for one of the nets."""
+    """Raise `NetError` if the images are too small for one of the nets."""
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
     with torch.random.fork_rng(devices=[]):
@@ -158,7 +145,7 @@ def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:
             )()
 
 
-def _job(arm: Arm, setting: Setting, data: DataSet, seed: int, threads: int, device: str) -> Job:
+def _job(arm: Arm, setting: Setting, data: DataSet, seed: int, options: StudyOptions) -> Job:
     return Job(
         net=arm.net,
         data=data.argument,
@@ -167,8 +154,8 @@ def _job(arm: Arm, setting: Setting, data: DataSet, seed: int, threads: int, dev
         fit=data.pictures if data.path else None,
         recipe=asdict(setting.recipe.but(arm.changes)),
         seed=seed,
-        threads=threads,
-        device=device,
+        threads=options.threads,
+        device=options.device,
         execute=setting.execute,
         images=setting.images,
         side=setting.side,
@@ -177,122 +164,83 @@ def _job(arm: Arm, setting: Setting, data: DataSet, seed: int, threads: int, dev
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Begin this study in `folder`, or go on with it. Raises `StudyError` where it holds another."""
+    """Begin this study in `folder`, or continue it. Raises `StudyError` if it holds another."""
     if not holds(folder, ABOUT):
         write_json(claim_folder(folder, "") / ABOUT, about)
         return
-    path = folder / ABOUT
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key, value in json.loads(json.dumps(about)).items() if before.get(key) != value]
-    except (OSError, ValueError, AttributeError, RecursionError) as reason:
-        raise StudyError(f"{path} is damaged ({reason}): choose another --out") from reason
-    if other:
-        differences = "; ".join(_difference(key, before.get(key), about[key]) for key in other)
-        raise StudyError(f"{folder} holds another study ({differences}): choose another --out")
-
-
-def _difference(key: str, before: object, now: object) -> str:
-    return f"its {key} is {before}, not {now}" if isinstance(now, str | int) else f"its {key} is other than now"
+    before = read_json(folder / ABOUT, dict[str, Any], error=StudyError, remedy="choose another --out")
+    differences = [
+        f"its {key} is {before.get(key)}, not {value}" if isinstance(value, str | int) else f"its {key} differs"
+        for key, value in json.loads(json.dumps(about)).items()
+        if before.get(key) != value
+    ]
+    if differences:
+        raise StudyError(f"{folder} holds another study ({'; '.join(differences)}): choose another --out")
 
 
 def _complete(
-    folder: Path,
-    jobs: list[Job],
-    executor: Executor | None,
-    scheduler: str | None,
-    workers: int | None,
-    observer: Observer,
+    folder: Path, jobs: list[Job], workers: int | Executor, observer: Observer
 ) -> tuple[dict[str, Record], int]:
-    """Every job's record by its key, and how many were trained for that."""
-    places = {job.key: folder / TRAININGS / f"{job.key}.json" for job in jobs}
-    found = {key: record for key, path in places.items() if (record := read_record(path)) is not None}
-    missing = [job for job in jobs if job.key not in found]
-    if found and missing:
-        observer.note(f"{folder}: {len(found)} of {len(jobs)} trainings are here already")
+    """Return every job's record by its key, and how many were trained for that."""
+    paths = {job.key: folder / TRAININGS / f"{job.key}.json" for job in jobs}
+    records = {job.key: record for job in jobs if (record := read_record(paths[job.key], job)) is not None}
+    missing = [job for job in jobs if job.key not in records]
+    if records and missing:
+        observer.note(f"{folder}: {len(records)} of {len(jobs)} trainings are here already")
     if not missing:
-        return found, 0
-    # The longest first, so that none is left for the end, alone.
-    missing.sort(key=lambda job: -_weight(job))
+        return records, 0
+    missing.sort(key=_size, reverse=True)  # the longest first, so that the last ones end together
     title = f"trainings, into {folder}"
     try:
-        with _place(executor, scheduler, min(workers or 1, len(missing))) as where:
-            observer.count(title, len(found), len(jobs))
-            for job, record in run_jobs(missing, where):
-                write_json(places[job.key], record)
-                found[job.key] = record
-                observer.note(f"{len(found)}/{len(jobs)}  {_said(job, record)}")
-                observer.count(title, len(found), len(jobs))
+        with _executor(workers, len(missing)) as executor:
+            observer.count(title, len(records), len(jobs))
+            for job, record in run_jobs(missing, executor):
+                write_json(paths[job.key], asdict(record))
+                records[job.key] = record
+                observer.note(f"{len(records)}/{len(jobs)}  {_outcome_words(record)}")
+                observer.count(title, len(records), len(jobs))
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped: {len(found)} of {len(jobs)} trainings are kept in {folder}. The same command goes on from there"
+            f"stopped: {len(records)} of {len(jobs)} trainings are kept in {folder}. Give the same command to continue"
         ) from None
     finally:
         observer.count_end()
-    return found, len(missing)
+    return records, len(missing)
 
 
-def _place(executor: Executor | None, scheduler: str | None, workers: int) -> Any:
-    if scheduler is not None:
-        return cluster(scheduler)
-    if executor is None and workers > 1:
-        return process_pool(workers)
-    return nullcontext(executor)
+@contextmanager
+def _executor(workers: int | Executor, most: int) -> Iterator[Executor | None]:
+    """Yield the executor to train in; None for this process."""
+    if isinstance(workers, Executor):
+        yield workers
+    elif min(workers, most) == 1:
+        yield None
+    else:
+        with process_pool(min(workers, most)) as pool:
+            yield pool
 
 
-def _weight(job: Job) -> int:
-    """A deeper net's name has the larger number; it is only for the order."""
+def _size(job: Job) -> int:
+    """Return the number in the name of a net, which is larger for a deeper one."""
     return int("".join(filter(str.isdigit, job.net.partition("[")[0])) or 0)
 
 
-def _said(job: Job, record: Record) -> str:
-    words = f"{job.net}, seed {job.seed}: "
-    if record["outcome"] == "diverged":
-        return words + f"diverged ({record['message']})"
+def _outcome_words(record: Record) -> str:
+    words = f"{record.job.net}, seed {record.job.seed}: "
+    if record.outcome == "diverged":
+        return words + f"diverged ({record.message})"
     return words + (
-        f"training error {record['train_error']:.2%}, test error {record['test_error']:.2%}, {record['seconds']:.1f} s"
+        f"training error {record.train_error:.2%}, test error {record.test_error:.2%}, {record.seconds:.1f} s"
     )
 
 
-def _answer(
-    chosen: Study,
-    preset: Preset,
-    data: DataSet,
-    setting: Setting,
-    records: Records,
-    trained: int,
-    folder: Path,
-) -> StudyResult:
-    answer = chosen.answer(records)
-    everything = records.found.values()
-    rows = [
-        Row(
-            label=arm.label,
-            net=arm.net,
-            parameters=records.any_of(arm.label)["parameters"],
-            macs=records.any_of(arm.label)["macs"],
-            diverged=records.diverged(arm.label),
-            means={measure: records.mean(arm.label, measure) for measure in chosen.measures},
-        )
-        for arm in records.arms
-    ]
-    versions = [dict(kind) for kind in dict.fromkeys(tuple(record["versions"].items()) for record in everything)]
-    result = StudyResult(
-        study=chosen.name,
-        preset=preset,
-        data=data.name,
-        seeds=records.seeds,
-        findings=answer.findings,
-        rows=tuple(rows),
-        comparisons=answer.comparisons,
-        trainings=len(records.found),
-        trained=trained,
-        seconds=sum(record["whole_seconds"] for record in everything),
-        machines=tuple(dict.fromkeys(record["machine"] for record in everything)),
-        versions=tuple(versions),
-        folder=str(folder),
-        report=str(folder / REPORT),
+def _arm_result(arm: Arm, records: Records, measures: tuple[str, ...]) -> ArmResult:
+    record = records.first(arm.label)
+    return ArmResult(
+        label=arm.label,
+        net=arm.net,
+        parameters=record.parameters,
+        macs=record.macs,
+        diverged=records.diverged(arm.label),
+        means={measure: records.mean(arm.label, measure) for measure in measures},
     )
-    write_whole(folder / REPORT, study_page(chosen, result, setting, data, records, answer))
-    write_json(folder / ANSWER, asdict(result))
-    return result

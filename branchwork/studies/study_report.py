@@ -3,127 +3,109 @@
 import shlex
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
-from branchwork.studies.design import Answer, Finding, Setting, Study, Table
-from branchwork.studies.records import Records, measure_name
-from branchwork.studies.statistics import Comparison
-from branchwork.studies.trainings import shrinking
-from branchwork.studies.wording import difference_words, mean_words, p_words, verdict_name
-
-if TYPE_CHECKING:
-    from branchwork.studies.study import StudyResult
+from branchwork.studies.design import Answer, Finding, Records, Setting, Study, StudyResult, Table, verdict_name
+from branchwork.studies.running import shrinking
+from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
 
 
 def study_page(
-    study: Study, result: "StudyResult", setting: Setting, data: DataSet, records: Records, answer: Answer
+    study: Study, result: StudyResult, *, setting: Setting, data: DataSet, records: Records, answer: Answer
 ) -> str:
+    """Return the report of a study as HTML."""
     tables = [_nets(study, records), *answer.tables]
     if answer.comparisons:
         tables.append(_comparisons(answer.comparisons))
     parts = [
-        paragraph(study.claim()),
-        section(say("The answer", "回答"), _asked(result), "\n".join(map(_finding, answer.findings))),
-        *(section(picture.title, picture.words, plot(picture.draw())) for picture in answer.pictures),
+        paragraph(say(*study.claim)),
+        section(say("The answer", "回答"), _method(result), "\n".join(map(_finding, answer.findings))),
+        *(section(drawn.title, drawn.words, plot(drawn.draw())) for drawn in answer.plots),
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
         f"<h2>{say('How it was run', '如何得到')}</h2>",
-        f"<p><code>{escape(command(result, data, records))}</code></p>",
-        facts(_how(result, setting, data, records)),
+        f"<p><code>{escape(_command(result, data, records))}</code></p>",
+        facts(_facts(result, setting, data, records)),
         footer(
             say(
-                "Made by Branchwork. The figures are also in answer.json, those of each training in trainings/.",
+                "Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.",
                 "由 Branchwork 生成。数据也在 answer.json 中，每次训练的记录在 trainings/ 中。",
             )
         ),
     ]
-    return page(study.question(), parts, say("en", "zh-Hans"))
+    return page(say(*study.question), parts, say("en", "zh-Hans"))
 
 
-def command(result: "StudyResult", data: DataSet, records: Records) -> str:
-    """What runs this study again, anywhere."""
-    job = records.any_of(records.arms[0].label)["job"]
+def _command(result: StudyResult, data: DataSet, records: Records) -> str:
+    """Return the command that runs this study again, anywhere."""
+    job = records.first(records.arms[0].label).job
     flags = {
         "preset": result.preset,
         "data": data.path or data.name,
         "seeds": len(result.seeds),
         "seed": result.seeds[0],
-        "threads": job["threads"],
-        "device": job["device"],
+        "threads": job.threads,
+        "device": job.device,
     }
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     return shlex.join(["branchwork", "study", result.study, *words])
 
 
-def _asked(result: "StudyResult") -> str:
+def _method(result: StudyResult) -> str:
     seeds = len(result.seeds)
-    sure = (
-        say(
-            f"Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), pairs are "
-            "compared seed by seed (paired t-test, Holm's correction).",
-            f"每个网络用 {seeds} 个种子训练；区间为 95%（学生 t 区间），"
-            "两两比较按相同种子配对（配对 t 检验，Holm 校正）。",
-        )
-        if seeds > 1
-        else say(
+    words = say(
+        f"{result.trainings} trainings on {result.data}. ", f"在 {result.data} 上共训练 {result.trainings} 次。"
+    )
+    if seeds == 1:
+        return words + say(
             "Each net was trained with one seed, which gives no interval and decides nothing: take --seeds 3 or more.",
             "每个网络只用一个种子训练，得不出区间，也不能下结论：请用 --seeds 3 或更多。",
         )
-    )
-    return say(
-        f"{result.trainings} trainings on {result.data}. {sure}",
-        f"在 {result.data} 上共训练 {result.trainings} 次。{sure}",
+    return words + say(
+        f"Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), and pairs are "
+        "compared seed by seed (paired t-test, Holm's correction).",
+        f"每个网络用 {seeds} 个种子训练；区间为 95%（学生 t 区间），两两比较按相同种子配对（配对 t 检验，Holm 校正）。",
     )
 
 
 def _finding(finding: Finding) -> str:
-    kind = {"yes": "yes", "no": "no", "too close to call": "open"}[finding.verdict]
+    style = {"yes": "yes", "no": "no", "too close to call": "open"}[finding.verdict]
     return (
-        f'<div class="finding"><b class="{kind}">{verdict_name(finding.verdict)}</b>'
+        f'<div class="finding"><b class="{style}">{verdict_name(finding.verdict)}</b>'
         f"<div><h3>{escape(finding.question)}</h3><p>{escape(finding.words)}</p></div></div>"
     )
 
 
 def _nets(study: Study, records: Records) -> Table:
-    head = (say("net", "网络"), *map(measure_name, (*study.measures, "macs", "parameters")))
     rows = []
     for arm in records.arms:
         means = [mean_words(measure, records.mean(arm.label, measure)) for measure in study.measures]
-        record = records.any_of(arm.label)
-        lost = records.diverged(arm.label)
-        label = arm.label + (say(f" ({lost} diverged)", f"（{lost} 次发散）") if lost else "")
-        rows.append((label, *means, f"{record['macs']:,}", f"{record['parameters']:,}"))
+        record, diverged = records.first(arm.label), records.diverged(arm.label)
+        label = arm.label + (say(f" ({diverged} diverged)", f"（{diverged} 次发散）") if diverged else "")
+        rows.append((label, *means, f"{record.macs:,}", f"{record.parameters:,}"))
     return Table(
         say("Every net", "每个网络"),
         say(
             "Means over the seeds, with 95% intervals. Training errors are those of the finished net on its training "
-            "images, unchanged. Trainings that diverged are left out.",
+            "images, without augmentation. Trainings that diverged are left out.",
             "对种子的均值和 95% 区间。训练误差是训练完的网络在未增强的训练图上的误差。发散的训练不计入。",
         ),
-        head,
+        (say("net", "网络"), *map(measure_name, (*study.measures, "macs", "parameters"))),
         tuple(rows),
     )
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> Table:
+def _comparisons(differences: Sequence[PairedDifference]) -> Table:
     rows = []
-    for c in comparisons:
+    for d in differences:
         interval = "–"
-        if c.low is not None and c.high is not None:
-            interval = f"{difference_words(c.measure, c.low)} – {difference_words(c.measure, c.high)}"
-        rows.append(
-            (
-                f"{c.first} − {c.second}",
-                measure_name(c.measure),
-                str(c.count),
-                difference_words(c.measure, c.difference),
-                interval,
-                "–" if c.p is None else p_words(c.p),
-                "–" if c.adjusted is None else p_words(c.adjusted),
-            )
-        )
+        if d.low is not None and d.high is not None:
+            interval = f"{difference_words(d.measure, d.low)} – {difference_words(d.measure, d.high)}"
+        tests = ["–" if p is None else p_words(p) for p in (d.p, d.adjusted)]
+        change = difference_words(d.measure, d.difference)
+        rows.append((f"{d.first} − {d.second}", measure_name(d.measure), str(d.count), change, interval, *tests))
     return Table(
         say("Compared on the same seeds", "相同种子下的比较"),
         say(
@@ -143,37 +125,40 @@ def _comparisons(comparisons: Sequence[Comparison]) -> Table:
     )
 
 
-def _changed(records: Records) -> dict[str, list[str]]:
-    """What recipes have otherwise than the others', in words, with the nets that have it."""
-    found: dict[str, list[str]] = {}
-    for arm in records.arms:
-        if arm.changes:
-            words = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in arm.changes.items())
-            found.setdefault(words, []).append(arm.label)
-    return found
-
-
-def _how(result: "StudyResult", setting: Setting, data: DataSet, records: Records) -> dict[str, Any]:
+def _facts(result: StudyResult, setting: Setting, data: DataSet, records: Records) -> dict[str, Any]:
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
-    recipe = setting.recipe
-    counts = {record["train_images"] for record in records.found.values() if "train_images" in record}
-    images = [f"{count:,}" for count in sorted(counts)]  # none where all trainings diverged
-    versions = ["; ".join(f"{name} {version}" for name, version in kind.items()) for kind in result.versions]
+    # No counts are known if all trainings diverged.
+    counts = {record.train_images for record in records.by_training.values() if record.train_images is not None}
+    images = [f"{count:,}" for count in sorted(counts)]
+    minutes = result.seconds / 60
     return {
         say("data", "数据"): f"{data.name}, {data.origin}",
         say("training images", "训练图"): ", ".join([*images, times((data.channels, height, width))]),
         say("test images", "测试图"): f"{len(data.test):,}",
-        say("recipe", "训练方法"): (
-            f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g}, "
-            f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.schedule}, "
-            f"clip {recipe.clip:g}, shift {recipe.shift:g}, flip {recipe.flip:g}, {recipe.precision}, {setting.execute}"
-            + "".join(f"; {', '.join(labels)}: {words}" for words, labels in _changed(records).items())
-        ),
+        say("recipe", "训练方案"): _recipe_words(setting, records),
         say("seeds", "种子"): ", ".join(map(str, result.seeds)),
         say("time of all trainings", "全部训练用时"): say(
-            f"{result.seconds / 60:.1f} minutes, added up", f"合计 {result.seconds / 60:.1f} 分钟"
+            f"{minutes:.1f} minutes, added up", f"合计 {minutes:.1f} 分钟"
         ),
         say("machines", "机器"): "; ".join(result.machines),
-        say("versions", "版本"): " | ".join(versions),
+        say("versions", "版本"): " | ".join(
+            "; ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions
+        ),
     }
+
+
+def _recipe_words(setting: Setting, records: Records) -> str:
+    """Return the recipe, and where the recipes of some nets differ from it."""
+    recipe = setting.recipe
+    changed: dict[str, list[str]] = {}
+    for arm in records.arms:
+        if arm.changes:
+            changes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in arm.changes.items())
+            changed.setdefault(changes, []).append(arm.label)
+    return (
+        f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g}, "
+        f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.schedule}, "
+        f"clip {recipe.clip:g}, shift {recipe.shift:g}, flip {recipe.flip:g}, {recipe.precision}, {setting.execute}"
+        + "".join(f"; {', '.join(labels)}: {changes}" for changes, labels in changed.items())
+    )

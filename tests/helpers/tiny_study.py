@@ -8,9 +8,8 @@ import pytest
 
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
-from branchwork.studies.design import Answer, Arm, Picture, Setting, Study
-from branchwork.studies.study_plots import dots
-from branchwork.studies.wording import compared
+from branchwork.studies.design import Answer, Arm, Plot, Setting, Study, compared
+from branchwork.studies.study_plots import error_dots
 from branchwork.training.recipe import fast
 
 PAIR = ("dropout", "plain")
@@ -21,17 +20,19 @@ RECIPE = fast().but({"epochs": 2, "batch_size": 32, "precision": "fp32", "valida
 
 def answer(records):
     (comparison,) = records.compare([PAIR], "test_error")
-    finding = compared(records, comparison, PAIR, "test_error", "Is it worse?", 0.01, yes=("more",))
+    finding = compared(
+        records, PAIR, comparison, measure="test_error", question="Is it worse?", margin=0.01, yes="more"
+    )
     rows = [arm.label for arm in records.arms]
-    picture = Picture("errors", "", partial(dots, rows, [("test", [records.mean(row, "test_error") for row in rows])]))
-    return Answer((finding,), tuple(c for c in (comparison,) if c is not None), (picture,))
+    plot = Plot("errors", "", partial(error_dots, rows, [("test", [records.mean(r, "test_error") for r in rows])]))
+    return Answer((finding,), tuple(c for c in (comparison,) if c is not None), (plot,))
 
 
 TINY = Study(
     name="tiny",
     data="sample",
-    claim=lambda: "It is said.",
-    question=lambda: "Is it so?",
+    claim=("It is said.", "据说如此。"),
+    question=("Is it so?", "是这样吗？"),
     arms=lambda preset: ARMS,
     setting=lambda preset, images: Setting(RECIPE, seeds=3, images=96, side=7, execute="written", gradients=True),
     measures=("test_error", "train_error", "seconds"),
@@ -56,7 +57,7 @@ def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies") / "alone"
     studies.STUDIES["tiny"] = TINY
     try:
-        result = studies.study("tiny", out=folder, workers=1)
+        result = studies.study("tiny", out=folder, options=studies.StudyOptions(workers=1))
     finally:
         del studies.STUDIES["tiny"]
     assert (result.trainings, result.trained) == (6, 6)
@@ -77,4 +78,5 @@ def what_counts(folder):
 
 if __name__ == "__main__":
     studies.STUDIES["tiny"] = TINY
-    studies.study("tiny", out=sys.argv[1], workers=int(sys.argv[2]), observer=Watcher())
+    options = studies.StudyOptions(workers=int(sys.argv[2]))
+    studies.study("tiny", out=sys.argv[1], options=options, observer=Watcher())
