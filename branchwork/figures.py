@@ -16,6 +16,7 @@ from branchwork.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which the colour-blind can tell apart, as fills so light that ink is legible on them.
@@ -118,3 +119,16 @@ def plain_axes(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
     axes.set_axisbelow(True)
     if bars:
         axes.tick_params(length=0)
+
+
+def plain_log_ticks(axis: "Axis") -> None:
+    """Label a log axis with plain numbers, such as 0.6, instead of formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    class PlainNumbers(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter("{x:g}")
+    # If the axis spans less than a decade, only the minor ticks carry numbers.
+    axis.set_minor_formatter(PlainNumbers(labelOnlyBase=False))

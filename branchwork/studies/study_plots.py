@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from branchwork.figures import BAD, GOOD, INK, inline_svg, new_figure, plain_axes
+from branchwork.figures import BAD, GOOD, INK, inline_svg, new_figure, plain_axes, plain_log_ticks
 from branchwork.language import say
 from branchwork.studies.statistics import Mean
 
@@ -57,6 +57,7 @@ def norm_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
                     linestyle="--" if curve.dashed else "-", label=curve.label,
                 )  # fmt: skip
             axes.set(title=title, xlabel=say("layer", "层"), yscale="log")
+            plain_log_ticks(axes.yaxis)
             plain_axes(axes)
         every[0].set_ylabel(say("norm of the gradient", "梯度的范数"))
         every[0].legend(frameon=False)

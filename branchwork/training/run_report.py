@@ -12,7 +12,7 @@ from torch import Tensor
 
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.figures import BAD, GOOD, inline_svg, new_figure, plain_axes
+from branchwork.figures import BAD, GOOD, inline_svg, new_figure, plain_axes, plain_log_ticks
 from branchwork.files import write_whole
 from branchwork.language import listed
 from branchwork.nets.resolve import short_name
@@ -115,18 +115,10 @@ def _learning_curves(history: Sequence[dict[str, Any]], evaluation: Evaluation) 
 
 
 def _draw_losses(axes: "Axes", losses: Sequence[Sequence[float]]) -> None:
-    from matplotlib.ticker import LogFormatter
-
-    class PlainNumbers(LogFormatter):  # writes 0.6 where the usual one writes 6e-01
-        def __call__(self, x: float, pos: int | None = None) -> str:
-            return f"{x:g}" if super().__call__(x, pos) else ""
-
     epochs = [index + (point + 0.5) / len(curve) for index, curve in enumerate(losses) for point in range(len(curve))]
     axes.plot(epochs, [loss for curve in losses for loss in curve], color=GOOD, linewidth=1.4)
     axes.set(yscale="log", ylabel="training loss", xlabel="epoch", xlim=(0, len(losses)))
-    # On a log axis of less than a decade, only the minor ticks carry numbers.
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(PlainNumbers(labelOnlyBase=False))
+    plain_log_ticks(axes.yaxis)
 
 
 def _draw_errors(axes: "Axes", errors: Sequence[float], evaluation: Evaluation) -> None:
