@@ -22,11 +22,11 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, NetError, StudyError
 from branchwork.graph.costs import count_macs
 from branchwork.observer import Observer
-from branchwork.studies import running, study
+from branchwork.studies import study, trainings
 from branchwork.studies.design import Arm, Setting
 from branchwork.studies.records import Job, read_record
-from branchwork.studies.running import branch_sizes, gradient_norms, reduce_data, shrinking, train_job
 from branchwork.studies.study import StudyOptions
+from branchwork.studies.trainings import branch_sizes, gradient_norms, reduce_data, shrinking, train_job
 
 
 @pytest.fixture
@@ -300,7 +300,7 @@ def test_other_data_where_a_training_runs_are_refused(alone):
 
 
 def test_a_worker_that_dies_is_told(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(running, "train_job", _die)
+    monkeypatch.setattr(trainings, "train_job", _die)
     with pytest.raises(StudyError, match=r"the executor lost a training .*smaller --workers"):
         branchwork.study("tiny", out=tmp_path / "died", options=StudyOptions(workers=2))
 
@@ -310,7 +310,7 @@ def _die(job):
 
 
 def test_a_worker_with_other_versions_is_refused(tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr(running, "train_job", lambda job: replace(train_job(job), versions=OTHER))
+    monkeypatch.setattr(trainings, "train_job", lambda job: replace(train_job(job), versions=OTHER))
     message = r"a worker on .* has other versions \(torch 2\.9\.0\) than this process \(.*torch 2\..*Install the same"
     with ThreadPoolExecutor(1) as pool, pytest.raises(StudyError, match=message):
         branchwork.study("tiny", out=tmp_path / "study", options=StudyOptions(workers=pool))
@@ -331,7 +331,7 @@ def test_an_interrupted_training_interrupts_the_study(tiny, tmp_path, monkeypatc
     def stopped(job):
         raise Interrupted("stopped, and saved. Continue with: branchwork train --resume /tmp/gone")
 
-    monkeypatch.setattr(running, "train_job", stopped)
+    monkeypatch.setattr(trainings, "train_job", stopped)
     with pytest.raises(Interrupted, match="0 of 6 trainings are kept") as raised:
         branchwork.study("tiny", out=tmp_path / "stopped", options=StudyOptions(workers=1))
     assert "--resume" not in str(raised.value)

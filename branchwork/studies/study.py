@@ -22,9 +22,9 @@ from branchwork.studies.branches import BRANCHES
 from branchwork.studies.depth import DEPTH
 from branchwork.studies.design import Arm, ArmResult, Preset, Records, Setting, Study, StudyResult
 from branchwork.studies.records import Job, Record, read_record
-from branchwork.studies.running import process_pool, run_jobs, shrinking
 from branchwork.studies.shortcuts import SHORTCUTS
 from branchwork.studies.study_report import study_page
+from branchwork.studies.trainings import process_pool, run_jobs, shrinking
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import check_threads
 from branchwork.training.run import claim_folder, holds

@@ -9,8 +9,8 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Finding, Records, Setting, Study, StudyResult, Table, verdict_name
-from branchwork.studies.running import shrinking
 from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
+from branchwork.studies.trainings import shrinking
 
 
 def study_page(
