@@ -96,21 +96,21 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         return _read_cache(source, cache)
     tried = []
     with _lock_cache(cache, source.name, observer):
-        for place, read in _places(source, cache, folder, observer):
+        for origin, read in _origins(source, cache, folder, observer):
             try:
                 files = read()
                 _check_md5(source, files)
             except _FAULTS as reason:
-                if folder is not None and place == str(folder):
+                if folder is not None and origin == str(folder):
                     raise DataError(f"{source.name} cannot be read from {folder}: {_describe(reason)}") from reason
-                tried.append(f"  {place}: {_describe(reason)}")
+                tried.append(f"  {origin}: {_describe(reason)}")
                 continue
-            if place == str(cache):
+            if origin == str(cache):
                 return _read_cache(source, cache)  # another process has filled it meanwhile
             for name, content in files.items():
                 write_whole(cache / name, content, error=DataError)
-            write_whole(cache / "origin.txt", place + "\n", error=DataError)
-            return files, place
+            write_whole(cache / "origin.txt", origin + "\n", error=DataError)
+            return files, origin
     raise DataError(
         f"{source.name} cannot be had. Tried:\n" + "\n".join(tried) + "\n"
         "Put its four files into a folder and name it with --source FOLDER, or use --data sample."
@@ -167,7 +167,7 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
         lock.release()
 
 
-def _places(
+def _origins(
     source: Source, cache: Path, folder: Path | None, observer: Observer
 ) -> Iterator[tuple[str, Callable[[], Files]]]:
     """Yield each place that may have the files, in words, and what reads them from it."""
