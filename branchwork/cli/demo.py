@@ -11,7 +11,7 @@ from branchwork.cli.parameters import DATA, Json
 
 def demo(
     *,
-    data: Annotated[str, Parameter(help=f"{DATA}: MNIST if it can be had.")] = "auto",
+    data: Annotated[str, Parameter(help=f"{DATA}: MNIST if it can be fetched.")] = "auto",
     out: Annotated[Path, Parameter(help="The folder of the runs.")] = Path("runs/demo"),
     json_file: Json = None,
 ) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Changes = Any
 else:
-    # A flag for each field of a recipe; what is not given keeps the recipe's own value.
+    # A flag for each field of a recipe; None keeps the recipe's value.
     Changes = dataclasses.make_dataclass(
         "Changes",
         [
@@ -36,40 +36,40 @@ def train(
     net: Annotated[str | None, Parameter(help="A net of the catalogue, or one of your own: file.py:Class.")] = None,
     /,
     *,
-    data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be had.")] = None,
+    data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be fetched.")] = None,
     recipe: Annotated[
         Literal["fast", "course", "best", "photos", "digits"] | None,
         Parameter(
             help="fast (the default), course (the lecture's), best (minutes), or for nets with batch norms photos or "
-            "digits; flags below change one field."
+            "digits; the flags below change single fields."
         ),
     ] = None,
-    config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags go before it.")] = None,
+    config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None,
     seed: Annotated[int | None, Parameter(help="Fixes weights, split and order; 0 by default.")] = None,
-    seeds: Annotated[int | None, Parameter(help="Train with this many seeds, from --seed on.")] = None,
-    out: Annotated[Path | None, Parameter(help="The run folder; runs/NET-DATA-1, -2, … by default.")] = None,
+    seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None,
+    out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None,
     resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None,
     device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto (the default).")] = None,
     threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
     execute: Annotated[
         Literal["auto", "written", "collapsed"] | None,
-        Parameter(help="As written, or by merged kernels, which is the same computation; auto takes what costs less."),
+        Parameter(help="As written, or with merged kernels, the same computation; auto takes the cheaper one."),
     ] = None,
     compile: Annotated[
         bool | None,
         Parameter(help="Compile the steps with torch.compile, which takes a minute; long trainings on a GPU try it."),
     ] = None,
     log: Annotated[
-        Literal["tensorboard"] | None, Parameter(help="Write the figures for TensorBoard too, into RUN/tensorboard.")
+        Literal["tensorboard"] | None, Parameter(help="Also write the figures for TensorBoard, into RUN/tensorboard.")
     ] = None,
     shortcut: Shortcut = None,
     stem: Stem = None,
     weights: Annotated[
         Path | None,
-        Parameter(help="Begin with the weights of a run, or of a file of ours or torchvision's.", group="Net"),
+        Parameter(help="Start from the weights of a run, or of a file of ours or torchvision's.", group="Net"),
     ] = None,
     freeze: Annotated[
-        bool | None, Parameter(negative=(), help="With --weights: train the head alone.", group="Net")
+        bool | None, Parameter(negative=(), help="With --weights: train only the head.", group="Net")
     ] = None,
     source: Source = None,
     size: Size = None,
@@ -79,7 +79,7 @@ def train(
 ) -> None:
     """Train a net into a run folder, and test it once at the end.
 
-    Ctrl-C saves, and --resume continues, to the same weights, bit for bit.
+    Ctrl-C saves, and --resume continues to the same weights, bit for bit.
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
     options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
