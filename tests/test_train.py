@@ -680,7 +680,7 @@ def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems know no such names")
 def test_a_name_that_is_no_text_is_refused_before_anything_is_trained(small):
     name = os.fsdecode(b"l\xe9t")
-    with pytest.raises(RunError, match=r"l\\xe9t has a name that is no UTF-8: rename it"):
+    with pytest.raises(RunError, match=r"l\\xe9t has a name that is not valid UTF-8: rename it"):
         bw.train("residual", data=small, recipe=bw.course(), out=name)
     with pytest.raises(DataError, match=r"l\\xe9t has a name"):
         bw.train("residual", data=dataclasses.replace(small, path=os.path.abspath(name)), recipe=bw.course())
