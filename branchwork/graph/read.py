@@ -45,7 +45,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> 
             try:
                 reader = _Reader(net, tensors, shape)
                 few, many = (reader.read(count) for count in counts)
-                module = _merge(few, many, counts, tensors)
+                graph, held = _merge(few, many, counts, tensors)
                 break
             except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
                 reasons.append(reason)
@@ -55,13 +55,13 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> 
             module = _recorded(net, shape, reasons, train)
     if not recorded:
         learns = train and net.training
-        obstacle = obstacle or _make_functional(module.graph, learns)
+        obstacle = obstacle or _make_functional(graph, learns)
         if learns and reader.changed:
             obstacle = obstacle or (
                 f"the forward of {type(net).__name__} changes {enumerated(reader.changed)}, which its graph would not: "
                 "train it with --execute written"
             )
-        module.recompile()
+        module = fx.GraphModule(held, graph)
     return Graph(
         net=net,
         input_shape=shape,
@@ -168,8 +168,11 @@ class _Reader(TorchFunctionMode):
 
 def _merge(
     few: fx.GraphModule, many: fx.GraphModule, counts: tuple[int, int], tensors: Mapping[str, Tensor]
-) -> fx.GraphModule:
-    """Return the one graph that both are for `counts` images. Raises `ValueError` if they differ in anything else."""
+) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Return the one graph that both are for `counts` images, and all tensors that it holds.
+
+    Raises `ValueError` if they differ in anything but the number of images.
+    """
     graph = fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     partners = dict(zip(few.graph.nodes, many.graph.nodes, strict=False))
@@ -230,7 +233,7 @@ def _merge(
             known[one].meta["line"] = (file, int(line)) if file else None
     if not batch.users:
         graph.erase_node(batch)
-    return fx.GraphModule({**tensors, **lifted}, graph)
+    return graph, {**tensors, **lifted}
 
 
 def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
