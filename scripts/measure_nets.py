@@ -22,7 +22,9 @@ def measure(name: str) -> NetSize:
         net = branchwork.NETS[name]()
         traced = trace(net, design.input_shape)
     parameters = sum(parameter.numel() for parameter in net.parameters())
-    return NetSize(name, design.input_shape, design.num_classes, parameters, sum(node.macs for node in traced.nodes))
+    return NetSize(
+        name, design.input_shape, design.num_classes, parameters, sum(node.macs for node in traced.operations)
+    )
 
 
 if __name__ == "__main__":

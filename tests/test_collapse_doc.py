@@ -67,7 +67,7 @@ def test_the_figures_are_those_of_the_nets(name):
     net = branchwork.build_net("inception")
     collapsed = branchwork.collapse(net, (1, 28, 28), batch=512)
     fused = branchwork.fuse(net.eval(), (1, 28, 28), batch=256)
-    nodes = branchwork.trace(net, (1, 28, 28)).nodes
+    nodes = branchwork.trace(net, (1, 28, 28)).operations
     fourier = 22 * (120 * 160 + 12 * 120 + 8 * 160)
     plain = {"conv1": 24 * 24 * 25 * 10, "first": fourier, "second": 320 * 10}
 

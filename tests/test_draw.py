@@ -118,7 +118,7 @@ def box(picture: Picture, name: str) -> Box:
 def test_every_operation_is_placed_once_and_no_box_overlaps_another(name):
     picture = picture_of(name)
     placed = [node for box in picture.boxes for node in box.nodes]
-    assert sorted(placed) == sorted(node.name for node in traced(name).nodes)
+    assert sorted(placed) == sorted(node.name for node in traced(name).operations)
     for one, other in combinations(picture.boxes, 2):
         beside = one.right <= other.x or other.right <= one.x
         assert beside or abs(one.y - other.y) >= (one.height + other.height) / 2, (one.name, other.name)
@@ -132,7 +132,7 @@ def test_every_edge_is_drawn_once_from_box_to_box_and_forward(name):
     picture = picture_of(name)
     boxes = {box.id: box for box in picture.boxes}
     owner = {node: box.id for box in picture.boxes for node in (*box.nodes, box.id)}
-    read = {(owner[source], owner[node.name]) for node in traced(name).nodes for source in node.inputs}
+    read = {(owner[source], owner[node.name]) for node in traced(name).operations for source in node.inputs}
     edges = [(edge.source, edge.target) for edge in picture.edges if edge.target]
     assert sorted(edges) == sorted((source, target) for source, target in read if source != target)
     for edge in picture.edges:
@@ -181,7 +181,7 @@ def test_lanes_stand_in_the_order_of_the_join_between_fork_and_join(name):
 
 @pytest.mark.parametrize("name", ["inception", "googlenet", "densenet", "tangle"])
 def test_segments_of_a_bar_fill_it_and_add_up_to_the_channels_that_come_out(name):
-    shapes = {node.name: node.output_shape for node in traced(name).nodes}
+    shapes = {node.name: node.output_shape for node in traced(name).operations}
     bars = [box for box in picture_of(name).boxes if box.kind == "bar"]
     assert len(bars) == len([join for join in traced(name).joins if join.node.split(".")[-1].startswith("cat")])
     for bar in bars:

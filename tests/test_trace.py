@@ -76,13 +76,13 @@ every = pytest.mark.parametrize(
 def test_macs_parameters_and_shapes_agree_with_torch(net, shape):
     traced = trace(net, shape)
     assert traced.macs == torch_macs(net.eval(), shape) == count_macs(net, shape)
-    assert traced.parameters == sum(p.numel() for p in net.parameters()) == sum(n.parameters for n in traced.nodes)
-    assert traced.nodes[-1].output_shape == tuple(net(torch.zeros(1, *shape)).shape[1:])
+    assert traced.parameters == sum(p.numel() for p in net.parameters()) == sum(n.parameters for n in traced.operations)
+    assert traced.operations[-1].output_shape == tuple(net(torch.zeros(1, *shape)).shape[1:])
     assert traced.unreached == ()
-    names = [node.name for node in traced.nodes]
+    names = [node.name for node in traced.operations]
     assert len(set(names)) == len(names)
     known = {"input", *names}
-    assert all(set(node.inputs) <= known for node in traced.nodes)
+    assert all(set(node.inputs) <= known for node in traced.operations)
 
 
 def test_closed_forms_of_the_lecture():
@@ -126,18 +126,18 @@ def test_a_module_used_twice_has_two_rows_and_its_parameters_once():
         def forward(self, x):
             return self.conv(self.conv(x))
 
-    first, second = trace(Twice(), (2, 5, 5)).nodes
+    first, second = trace(Twice(), (2, 5, 5)).operations
     assert (first.name, second.name) == ("conv", "conv@2")
     assert (first.parameters, second.parameters) == (38, 0) and first.macs == second.macs == 2 * 2 * 9 * 25
 
 
 def test_functional_operations_and_views_are_rows_with_their_place():
     traced = trace(InceptionNet(), (1, 28, 28))
-    (view,) = [node for node in traced.nodes if node.op == "view"]
+    (view,) = [node for node in traced.operations if node.op == "view"]
     assert view.detail == "88×4×4 = 1408" and view.output_shape == (1408,) and view.activation_bytes == 0
     lines = (ROOT / "tests/helpers/lecture.py").read_text().splitlines()
     assert view.file == str(ROOT / "tests/helpers/lecture.py") and "x.view(n, -1)" in lines[view.line - 1]
-    conv = traced.nodes[0]
+    conv = traced.operations[0]
     assert "self.conv1(x)" in lines[conv.line - 1]
 
 
@@ -204,14 +204,14 @@ def test_the_receptive_field_is_the_support_of_the_gradient(layers):
     middle = output.shape[-1] // 2
     (gradient,) = torch.autograd.grad(output[0, 0, middle, middle], x)
     rows = gradient[0, 0].abs().sum(1).nonzero()[:, 0]
-    assert traced.nodes[-1].field == (int(rows[-1] - rows[0]) + 1,) * 2
+    assert traced.operations[-1].receptive_field == (int(rows[-1] - rows[0]) + 1,) * 2
 
 
 def test_the_field_of_a_linear_layer_is_all_that_its_inputs_see():
-    fields = {node.name: node.field for node in trace(NETS["residual"](), (1, 28, 28)).nodes}
+    fields = {node.name: node.receptive_field for node in trace(NETS["residual"](), (1, 28, 28)).operations}
     assert fields["conv1"] == (5, 5) and fields["rblock1.residual.conv2"] == (14, 14) and fields["fc"] == (28, 28)
     small = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(36, 1))
-    assert [node.field for node in trace(small, (1, 8, 8)).nodes] == [(3, 3), (3, 3), (8, 8)]
+    assert [node.receptive_field for node in trace(small, (1, 8, 8)).operations] == [(3, 3), (3, 3), (8, 8)]
 
 
 def test_peak_memory_is_that_of_the_tensors_alive_together():
@@ -235,7 +235,7 @@ def test_a_hundred_layers_are_traced_without_their_activations():
     # One activation alone would take 17 GB.
     began = time.perf_counter()
     traced = trace(net, (3, 8192, 8192))
-    assert len([node for node in traced.nodes if node.op == "conv2d"]) == 101
+    assert len([node for node in traced.operations if node.op == "conv2d"]) == 101
     assert traced.peak_activation_bytes > 3e10
     assert time.perf_counter() - began < 60  # not a measurement: only that it does no work of that size
 
@@ -248,8 +248,11 @@ def test_a_net_that_depends_on_the_pixels_is_run_once_and_says_so(command):
     net = Depends()
     plain, run = trace(ResidualNet(), (1, 28, 28)), trace(net, (1, 28, 28))
     assert run.depends_on_pixels and not plain.depends_on_pixels
-    assert run.macs == 2_013_184 and run.parameters == sum(node.parameters for node in run.nodes) == 41_514
-    convs = [[(n.name, n.op, n.output_shape, n.macs, n.field) for n in t.nodes if n.parameters] for t in (plain, run)]
+    assert run.macs == 2_013_184 and run.parameters == sum(node.parameters for node in run.operations) == 41_514
+    convs = [
+        [(n.name, n.op, n.output_shape, n.macs, n.receptive_field) for n in t.operations if n.parameters]
+        for t in (plain, run)
+    ]
     assert convs[0] == convs[1]
     assert [join.branches for join in run.joins] == [join.branches for join in plain.joins]
     code, out, err = command("inspect", f"{ROOT}/tests/helpers/lecture.py:Depends")

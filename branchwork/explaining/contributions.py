@@ -75,7 +75,7 @@ def joins_of(trained: TrainedNet) -> Joined:
 
 
 def _single(joined: Joined) -> tuple[str, ...]:
-    return tuple(node.name for node in joined.trace.nodes if node.op == "cat" and len(node.inputs) == 1)
+    return tuple(node.name for node in joined.trace.operations if node.op == "cat" and len(node.inputs) == 1)
 
 
 def _choose(
@@ -103,7 +103,7 @@ def _explain(
     observed = observe(joined, model, split)
     without = remove_each(joined, model, split, observed.means, observer)
     times = time_branches(joined, model)
-    macs = {node.name: node.macs for node in joined.trace.nodes}
+    macs = {node.name: node.macs for node in joined.trace.operations}
     branches = []
     for join, entering in joined.operands.items():
         for branch in entering:

@@ -141,7 +141,7 @@ def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], by: By) -> list[
 
 def _batches(joined: Joined, model: Model, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """Images, normalised, and labels, in batches whose activations fit into memory."""
-    bytes_an_image = sum(node.activation_bytes for node in joined.trace.nodes)
+    bytes_an_image = sum(node.activation_bytes for node in joined.trace.operations)
     size = min(evaluation_batch(model, split.images.device), max(1, _MEMORY // max(1, bytes_an_image)))
     for start in range(0, len(split), size):
         chosen = slice(start, start + size)

@@ -55,12 +55,12 @@ def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, throu
 
 def reductions(trace: Trace) -> Iterable[Reduction]:
     """Every 1×1 convolution of a net whose output goes into one larger convolution and nowhere else."""
-    by_name = {node.name: node for node in trace.nodes}
+    by_name = {node.name: node for node in trace.operations}
     readers: dict[str, list[str]] = {}
-    for node in trace.nodes:
+    for node in trace.operations:
         for name in node.inputs:
             readers.setdefault(name, []).append(node.name)
-    for node in trace.nodes:
+    for node in trace.operations:
         after = [by_name[name] for name in readers.get(node.name, [])]
         while len(after) == 1 and after[0].op in ("relu", "batch_norm"):
             after = [by_name[name] for name in readers.get(after[0].name, [])]

@@ -12,7 +12,7 @@ from typing import Literal
 from branchwork.graph.costs import VIEWS
 from branchwork.graph.joins import Join
 from branchwork.graph.program import Shape
-from branchwork.graph.trace import Node, Trace
+from branchwork.graph.trace import Operation, Trace
 
 LETTER = 0.082  # the mean width of a letter, rounded up
 LINE = 0.17  # the height of a line of text
@@ -108,16 +108,16 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
 
     If `brief`, shapes are labelled by their channels where only these are new.
     """
-    readers = Counter(name for node in trace.nodes for name in node.inputs)
-    groups: dict[str, list[Node]] = {}  # by the last of each
-    for node in trace.nodes:
-        before: list[Node] = []
+    readers = Counter(name for node in trace.operations for name in node.inputs)
+    groups: dict[str, list[Operation]] = {}  # by the last of each
+    for node in trace.operations:
+        before: list[Operation] = []
         if node.op in _BANDS and len(node.inputs) == 1 and readers[node.inputs[0]] == 1:
             before = groups.pop(node.inputs[0], [])
         groups[node.name] = [*before, node]
-    shapes = {"input": trace.input_shape} | {node.name: node.output_shape for node in trace.nodes}
+    shapes = {"input": trace.input_shape} | {node.name: node.output_shape for node in trace.operations}
     joins = {join.node: join for join in trace.joins}
-    widest = max((_channels(node.output_shape) for node in trace.nodes if node.name not in joins), default=1)
+    widest = max((_channels(node.output_shape) for node in trace.operations if node.name not in joins), default=1)
     boxes = [Box("input", "input", (), (), "", "input", "", (), _text(trace.input_shape), (), LINE)]
     for nodes in groups.values():
         first, *fused = nodes
@@ -140,7 +140,7 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
     return [replace(box, shape="") if box.id in in_bars - labelled else box for box in boxes]
 
 
-def _kind(node: Node, join: Join | None) -> tuple[Kind, tuple[int, ...]]:
+def _kind(node: Operation, join: Join | None) -> tuple[Kind, tuple[int, ...]]:
     """How the operation is drawn, and the channels of a bar's segments."""
     if join is not None and node.op == "add":
         return "sum", ()
@@ -149,7 +149,7 @@ def _kind(node: Node, join: Join | None) -> tuple[Kind, tuple[int, ...]]:
     return "box", ()
 
 
-def _label(node: Node) -> str:
+def _label(node: Operation) -> str:
     """What the operation does, its kernel, and its stride if that is not the usual one: `conv 3×3 /2`."""
     word = _WORDS.get(node.op) or node.op.removeprefix("adaptive_").removesuffix("2d").replace("_", " ")
     if "=" in node.detail or not node.detail:
@@ -159,7 +159,7 @@ def _label(node: Node) -> str:
     return f"{word} {kernel}{stride}"
 
 
-def _shape(nodes: Sequence[Node], before: Shape, kind: Kind, brief: bool) -> str:
+def _shape(nodes: Sequence[Operation], before: Shape, kind: Kind, brief: bool) -> str:
     """The label of the outgoing edge: `88×4×4 = 1408` after a view."""
     after = nodes[-1].output_shape
     product = next((node.detail for node in nodes if "=" in node.detail), "")

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from branchwork.graph.costs import VIEWS
 from branchwork.graph.program import Graph
 from branchwork.graph.read import read
-from branchwork.graph.trace import Node, Trace, trace_graph
+from branchwork.graph.trace import Operation, Trace, trace_graph
 from branchwork.inspection.segments import affine_chains
 
 
@@ -71,8 +71,8 @@ class _Seen:
         return self.graph.net
 
     @property
-    def nodes(self) -> dict[str, Node]:
-        return {node.name: node for node in self.trace.nodes}
+    def nodes(self) -> dict[str, Operation]:
+        return {node.name: node for node in self.trace.operations}
 
     @property
     def moved(self) -> set[str]:
@@ -81,7 +81,7 @@ class _Seen:
 
     def finding(self, rule: str, module: str, message: str) -> Finding:
         """A finding about a module: at its first operation, or at the forward that should have called it."""
-        for node in self.trace.nodes:
+        for node in self.trace.operations:
             if node.file is not None and _within(node.name.partition("@")[0], module.partition("@")[0]):
                 return Finding(rule, module, node.file, node.line, message)
         return Finding(rule, module, *self._forward(module), message)
@@ -154,7 +154,7 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
     layers = [path for module, path in first.items() if any(True for _ in module.parameters(recurse=False))]
     found: set[str] = set()
     for join in seen.trace.joins:
-        uses: dict[str, list[Node]] = {}
+        uses: dict[str, list[Operation]] = {}
         branches = [set(branch.nodes) for branch in join.branches]
         for name in sorted(set().union(*branches)):
             layer = one_path.get(name.partition("@")[0], "")
@@ -173,12 +173,12 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
                 )
 
 
-def _branch_of(node: Node, branches: Sequence[Collection[str]]) -> int:
+def _branch_of(node: Operation, branches: Sequence[Collection[str]]) -> int:
     """The first that has it: what several run once and read together, such as a stem, is in all of these."""
     return next(index for index, branch in enumerate(branches) if node.name in branch)
 
 
-def _read_alike(uses: Iterable[Node], nodes: Mapping[str, Node]) -> bool:
+def _read_alike(uses: Iterable[Operation], nodes: Mapping[str, Operation]) -> bool:
     """Whether two of these read one tensor, a pooling that keeps its shape put aside."""
     read = []
     for use in uses:
@@ -191,13 +191,13 @@ def _read_alike(uses: Iterable[Node], nodes: Mapping[str, Node]) -> bool:
     return len(set(read)) < len(read)
 
 
-def _keeps_shape(node: Node) -> bool:
+def _keeps_shape(node: Operation) -> bool:
     return node.op in ("avg_pool2d", "max_pool2d") and node.stride == (1, 1)
 
 
 def _batch_norm_one(seen: _Seen) -> Iterator[Finding]:
     """Batch norms of maps of one pixel. One for features after a linear layer is common, and its need well known."""
-    norms = [n for n in seen.trace.nodes if n.op == "batch_norm" and n.output_shape[1:] == (1, 1)]
+    norms = [n for n in seen.trace.operations if n.op == "batch_norm" and n.output_shape[1:] == (1, 1)]
     if norms:
         others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
         yield seen.finding(

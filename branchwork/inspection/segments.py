@@ -9,7 +9,7 @@ from torch import fx
 from branchwork.graph.affine import LAYERS, is_affine
 from branchwork.graph.costs import argument, operation
 from branchwork.graph.program import Graph, Shape, parents
-from branchwork.graph.trace import Node, Trace
+from branchwork.graph.trace import Operation, Trace
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
 
     What `fuse` collapses is more: a depthwise convolution, a sum around an activation and a narrow middle are choices.
     """
-    rows = {row.name: row for row in trace.nodes}
+    rows = {row.name: row for row in trace.operations}
     members = _members(graph)
     layers = [node for node in graph.names if node in members and operation(node) in LAYERS]
     readers = {layer: _next_layers(graph, rows, layer, members) for layer in layers}
@@ -73,7 +73,9 @@ def _is_depthwise(node: fx.Node) -> bool:
     return int(argument(node, 6, 1)) == int(source.meta["val"].shape[1]) > 1
 
 
-def _next_layers(graph: Graph, rows: Mapping[str, Node], layer: fx.Node, members: Collection[fx.Node]) -> list[fx.Node]:
+def _next_layers(
+    graph: Graph, rows: Mapping[str, Operation], layer: fx.Node, members: Collection[fx.Node]
+) -> list[fx.Node]:
     """Return the layers that read this one's output; none if anything else does, or if the rank is a choice."""
     layers: dict[fx.Node, None] = {}
     normed = False
@@ -116,7 +118,7 @@ def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Coll
 
 
 def _collapsed(
-    graph: Graph, rows: Mapping[str, Node], end: fx.Node, within: Mapping[str, Node]
+    graph: Graph, rows: Mapping[str, Operation], end: fx.Node, within: Mapping[str, Operation]
 ) -> Iterator[tuple[int, str]]:
     """Yield the MACs and the words of the cheapest map into `end`, from each tensor that enters the rows `within`."""
     last = rows[graph.names[end]]
@@ -128,7 +130,7 @@ def _collapsed(
             yield min(_maps(entry, shape, last, upstream))
 
 
-def _is_low_rank(layer: Node, reader: Node, normed: bool) -> bool:
+def _is_low_rank(layer: Operation, reader: Operation, normed: bool) -> bool:
     """A middle narrower than both ends is chosen where nothing else is: an autoencoder's, or a linear bottleneck's.
 
     The latter, with a batch norm after it, stays without an activation on purpose (Sandler et al. 2018, section 3.2).
@@ -140,16 +142,16 @@ def _is_low_rank(layer: Node, reader: Node, normed: bool) -> bool:
     return middle < min(before, after) and (at_one_place or (normed and layer.kernel == (1, 1)))
 
 
-def _width(layer: Node) -> int:
+def _width(layer: Operation) -> int:
     return layer.output_shape[0] if layer.op == "conv2d" else layer.output_shape[-1]
 
 
-def _channels(layer: Node) -> int:
+def _channels(layer: Operation) -> int:
     """What comes in: a linear layer's MACs are outputs times inputs."""
     return layer.channels if layer.op == "conv2d" else layer.macs // prod(layer.output_shape)
 
 
-def _upstream(end: Node, inside: Mapping[str, Node]) -> list[Node]:
+def _upstream(end: Operation, inside: Mapping[str, Operation]) -> list[Operation]:
     """`end` and those of these nodes that lead to it, in order."""
     wanted = {end.name}
     for node in reversed(list(inside.values())):
@@ -158,7 +160,7 @@ def _upstream(end: Node, inside: Mapping[str, Node]) -> list[Node]:
     return [node for node in inside.values() if node.name in wanted]
 
 
-def _maps(entry: str, shape: Shape, end: Node, ways: Sequence[Node]) -> Iterable[tuple[int, str]]:
+def _maps(entry: str, shape: Shape, end: Operation, ways: Sequence[Operation]) -> Iterable[tuple[int, str]]:
     """Each way to write the map from a tensor of `shape` into `end` at once: MACs and words."""
     features, outputs = prod(shape), prod(end.output_shape)
     yield features * outputs, f"one {features}→{outputs} matrix"
@@ -170,7 +172,7 @@ def _maps(entry: str, shape: Shape, end: Node, ways: Sequence[Node]) -> Iterable
         yield height * width * shape[0] * outputs, words
 
 
-def _joint_window(entry: str, ways: Sequence[Node]) -> tuple[int, int]:
+def _joint_window(entry: str, ways: Sequence[Operation]) -> tuple[int, int]:
     """What one output at the end sees of `entry`: windows grow by the steps of what lies before them."""
     seen = {entry: ((1, 1), (1, 1))}
     for node in ways:

@@ -9,7 +9,7 @@ from torch import nn
 
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
-from branchwork.graph.trace import Node, Trace, trace_graph
+from branchwork.graph.trace import Operation, Trace, trace_graph
 from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding, lint_graph
@@ -133,7 +133,7 @@ def _rows(traced: Trace) -> list[Row]:
         for branch in join.branches:
             branches |= dict.fromkeys(branch.nodes, f"{join.node}/{branch.name}")
     for join in traced.joins:
-        details[join.node] = _meeting(next(n for n in traced.nodes if n.name == join.node), join.branches)
+        details[join.node] = _meeting(next(n for n in traced.operations if n.name == join.node), join.branches)
     total = max(1, traced.macs)
     return [
         Row(
@@ -146,20 +146,20 @@ def _rows(traced: Trace) -> list[Row]:
             macs=node.macs,
             share=node.macs / total,
             activation_bytes=node.activation_bytes,
-            receptive_field=node.field,
+            receptive_field=node.receptive_field,
         )
-        for node in traced.nodes
+        for node in traced.operations
     ]
 
 
 def _costs(join: Join, traced: Trace) -> Iterable[BranchCost]:
-    macs = {node.name: node.macs for node in traced.nodes}
+    macs = {node.name: node.macs for node in traced.operations}
     for branch in join.branches:
         total = sum(macs[name] for name in branch.nodes)
         yield BranchCost(branch.name, branch.channels, total, total / max(1, traced.macs))
 
 
-def _meeting(node: Node, branches: Sequence[Branch]) -> str:
+def _meeting(node: Operation, branches: Sequence[Branch]) -> str:
     """The channels that add up for a concatenation, the branches that do for a sum."""
     if node.op == "add":
         return " + ".join(branch.name for branch in branches)
