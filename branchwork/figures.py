@@ -24,7 +24,11 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F
 # The colours of text and lines, and of values that are good or bad. In an SVG they follow the page, light or dark.
 INK, GOOD, BAD = "#1c1c1c", "#1f6fb2", "#c44536"
 _PAGE_COLOURS = {INK: "currentColor", GOOD: "rgb(var(--good, 31, 111, 178))", BAD: "rgb(var(--bad, 196, 69, 54))"}
-_STYLE = f".branchwork{{color:{INK}}}@media(prefers-color-scheme:dark){{.branchwork{{color:#e8e8e8}}}}"
+# With the colour scheme, a drawing that is opened on its own is on a dark ground in dark mode.
+_STYLE = (
+    f".branchwork{{color-scheme:light dark;color:{INK}}}"
+    "@media(prefers-color-scheme:dark){.branchwork{color:#e8e8e8}}"
+)
 _DPI = 150
 _ENDINGS = (".svg", ".png", ".jpg", ".jpeg", ".pdf", "")
 # Fonts for the scripts that matplotlib's own font lacks.

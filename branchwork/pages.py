@@ -29,10 +29,12 @@ def section(title: str, words: str, content: str = "") -> str:
 
 
 def paragraph(words: str) -> str:
+    """Return a paragraph of plain text."""
     return f"<p>{escape(words)}</p>"
 
 
 def footer(words: str) -> str:
+    """Return the last line of a page, from plain text."""
     return f"<footer>{escape(words)}</footer>"
 
 

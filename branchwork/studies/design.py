@@ -70,6 +70,8 @@ class Plot:
 
 @dataclass(frozen=True)
 class Table:
+    """A table of the report; the first cell of each row names it."""
+
     title: str
     words: str
     head: tuple[str, ...]
@@ -78,6 +80,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
+    """What a study found, and what its report shows of it."""
+
     findings: tuple[Finding, ...]
     comparisons: tuple[PairedDifference, ...]
     plots: tuple[Plot, ...]
@@ -180,6 +184,7 @@ class StudyResult:
 
 
 def verdict_name(verdict: Verdict) -> str:
+    """Return a verdict in the reader's language."""
     chinese = {"yes": "是", "no": "否", "too close to call": "尚无定论"}
     return say(verdict, chinese[verdict])
 

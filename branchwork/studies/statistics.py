@@ -119,6 +119,7 @@ def _p_value(differences: Sequence[float]) -> float | None:
 
 
 def measure_name(measure: str) -> str:
+    """Return what a measure of the records is called in tables and sentences."""
     names = {
         "train_error": say("training error", "训练误差"),
         "validation_error": say("validation error", "验证误差"),
@@ -161,10 +162,12 @@ def points_words(value: float, low: float | None, high: float | None) -> str:
 
 
 def margin_words(measure: str, margin: float) -> str:
+    """Return a margin with its unit: ±0.5 points, or ±0.3 s."""
     if measure == "seconds":
         return say(f"±{margin:.2g} s", f"±{margin:.2g} 秒")
     return say(f"±{100 * margin:g} points", f"±{100 * margin:g} 个百分点")
 
 
 def p_words(p: float) -> str:
+    """Return a p value to two digits."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
