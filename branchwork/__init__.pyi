@@ -8,7 +8,7 @@ from .deploy.bench import bench as bench
 from .deploy.export import export as export
 from .errors import BranchworkError as BranchworkError
 from .explaining.attribution import explain_pictures as explain_pictures
-from .explaining.contributions import explain as explain
+from .explaining.worth import explain as explain
 from .explaining.select import select as select
 from .fusing.fuse import collapse as collapse, fuse as fuse
 from .graph.trace import trace as trace

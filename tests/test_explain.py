@@ -25,15 +25,14 @@ import branchwork as bw
 from branchwork.blocks import Add, Concat, chain
 from branchwork.cli.explain import verdict_lines
 from branchwork.datasets.dataset import Split
-from branchwork.errors import NetError
 from branchwork.explaining import measure
-from branchwork.explaining.ablation import Joined, Removal, ablate, after_join, read_joins, remove
-from branchwork.explaining.attribution import TOLERANCE, grad_cam, integrated_gradients, join_evidence, occlude
-from branchwork.explaining.contributions import relations
+from branchwork.explaining.attribution import TOLERANCE, explain_joins, grad_cam, integrated_gradients, occlude
+from branchwork.explaining.branching import BranchedNet, read_branches
 from branchwork.explaining.explain_plots import draw_contributions
-from branchwork.explaining.figures import Contribution, Explanation
 from branchwork.explaining.measure import observe, remove_each, shortcut_of, time_branches
-from branchwork.explaining.ranks import FEWEST, judge, rank_interval, spearman
+from branchwork.explaining.ranks import FEWEST, rank_interval, spearman, verdict_of
+from branchwork.explaining.results import Contribution, Explanation
+from branchwork.explaining.worth import relations
 from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
 from branchwork.training.evaluate import evaluate
@@ -85,16 +84,16 @@ def by_hand(net: nn.Module, join: str, branch: str, by: str) -> nn.Module:
     return changed
 
 
-def means_of(joined: Joined, x: torch.Tensor):
-    """Those that `observe` finds on images that are normalised already."""
-    pixels = Split(x, torch.zeros(len(x), dtype=torch.int64))
-    return observe(joined, model_of("net", tuple(x.shape[1:])), pixels).means
-
-
-@pytest.fixture
-def as_they_are(monkeypatch):
-    """Images are taken as floats that are normalised already."""
-    monkeypatch.setattr(measure, "normalise", lambda images, mean, std: images)
+def without(branched: BranchedNet, x: torch.Tensor, join: str, branch: str, by: str) -> torch.Tensor:
+    """The logits without a branch, whose mean is that of `x`."""
+    _, entering = branched.run_to_joins(x)
+    tensors = entering[join][branch]
+    if by == "mean":
+        dims = [(0, *range(2, tensor.dim())) for tensor in tensors]
+        replaced = [t.mean(d, keepdim=True).expand_as(t) for t, d in zip(tensors, dims, strict=True)]
+    else:
+        replaced = list(map(torch.zeros_like, tensors))
+    return branched.run_from_join(join, entering[join] | {branch: replaced}, x)
 
 
 SMALL_DENSE = {"in_channels": 1, "num_classes": 10, "image_size": 28, "stem": "small"}
@@ -116,40 +115,37 @@ def small_googlenet() -> nn.Module:
 
 
 @cache
-def read(name: str) -> tuple[nn.Module, Joined, tuple[int, ...]]:
+def read(name: str) -> tuple[nn.Module, BranchedNet, tuple[int, ...]]:
     """A net of random weights, in float64, whose joins take a while to be read."""
     build, shape = NETS[name]
     net = made(build).double()
-    return net, read_joins(net, shape), shape
+    return net, read_branches(net, shape), shape
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_net_without_a_branch_is_the_net_computed_anew_without_it(name, as_they_are):
-    net, joined, shape = read(name)
+def test_a_net_without_a_branch_is_the_net_computed_anew_without_it(name):
+    net, branched, shape = read(name)
     x = images(4, shape).double()
-    means = means_of(joined, x)
     # The first and the last join are enough of a deep net.
-    for join in {next(iter(joined.operands)): 0, list(joined.operands)[-1]: 0}:
+    for join in {next(iter(branched.entries)): 0, list(branched.entries)[-1]: 0}:
         block = join.rpartition(".")[0]
-        for branch in joined.operands[join]:
+        for branch in branched.entries[join]:
             for by in ("zero", "mean"):
                 with torch.no_grad():
-                    found = remove(joined, [Removal(join, branch, by)], means)(x)
                     expected = by_hand(net, block, branch, by)(x)
                     assert not torch.allclose(net(x), expected, atol=1e-5)
-                torch.testing.assert_close(found, expected)
+                    torch.testing.assert_close(without(branched, x, join, branch, by), expected)
 
 
 def test_every_join_of_a_net_is_found():
-    counts = {name: len(read(name)[1].operands) for name in NETS}
+    counts = {name: len(read(name)[1].entries) for name in NETS}
     assert counts == {"inception": 2, "residual": 2, "resnet20": 9, "densenet": 4, "googlenet": 2}
 
 
 @pytest.mark.parametrize("by", ["zero", "mean"])
-def test_branches_of_a_learners_own_script_are_removed(by, as_they_are):
+def test_branches_of_a_learners_own_script_are_removed(by):
     net, x = made(lecture.InceptionNet), images()
-    joined = read_joins(net, SHAPE)
-    means = means_of(joined, x)
+    branched = read_branches(net, SHAPE)
 
     def replaced(output):
         return output.mean((0, 2, 3), keepdim=True).expand_as(output) if by == "mean" else 0 * output
@@ -165,46 +161,17 @@ def test_branches_of_a_learners_own_script_are_removed(by, as_they_are):
             block.branch_pool(F.avg_pool2d(y, 3, 1, 1)),
         ]
         expected = net.fc(torch.cat(parts, 1).flatten(1))
-        found = remove(joined, [Removal("incep2.cat", "branch3x3", by)], means)(x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        actual = without(branched, x, "incep2.cat", "branch3x3", by)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
     net = made(lecture.ResidualNet)
-    joined = read_joins(net, SHAPE)
-    means = means_of(joined, x)
+    branched = read_branches(net, SHAPE)
     with torch.no_grad():
         y = net.mp(F.relu(net.conv2(net.rblock1(net.mp(F.relu(net.conv1(x)))))))
         block = net.rblock2
         expected = net.fc(F.relu(replaced(y) + block.conv2(F.relu(block.conv1(y)))).flatten(1))
-        found = remove(joined, [Removal("rblock2.add", "shortcut", by)], means)(x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_several_branches_go_at_once_and_their_weights_with_them():
-    net, x = made(NETS["inception"][0]), images()
-    removals = [Removal("incep1.cat", "b5", "zero"), Removal("incep2.cat", "b1", "zero")]
-    less = ablate(net, SHAPE, removals)
-    with torch.no_grad():
-        expected = by_hand(by_hand(net, "incep1", "b5", "zero"), "incep2", "b1", "zero")(x)
-    torch.testing.assert_close(less(x), expected, rtol=1e-4, atol=1e-5)
-    gone = sum(p.numel() for block in (net.incep1.b5, net.incep2.b1) for p in block.parameters())
-    assert sum(p.numel() for p in less.parameters()) == sum(p.numel() for p in net.parameters()) - gone
-    # What is left are the parameters of the net themselves, which can go on learning.
-    assert less.get_parameter("incep1.b1.weight") is net.incep1.b1.weight
-    less(x).sum().backward()
-    assert net.incep1.b1.weight.grad is not None and net.incep1.b5.conv1.weight.grad is None
-
-
-def test_a_removal_that_cannot_be_is_refused():
-    _, joined, _ = read("residual")
-    for removals, words in (
-        ([Removal("rblock3.add", "residual", "zero")], r"no join 'rblock3.add'.*Did you mean 'rblock[12].add'"),
-        ([Removal("rblock1.add", "residue", "zero")], "no branch 'residue'. Did you mean 'residual'"),
-        ([Removal("rblock1.add", "residual", "zero"), Removal("rblock1.add", "shortcut", "zero")], "no branch left"),
-    ):
-        with pytest.raises(NetError, match=words):
-            remove(joined, removals)
-    with pytest.raises(ValueError, match="needs the means"):
-        remove(joined, [Removal("rblock1.add", "residual", "mean")])
+        actual = without(branched, x, "rblock2.add", "shortcut", by)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 class Odd(nn.Module):
@@ -226,37 +193,37 @@ class Odd(nn.Module):
         return self.head(self.relu(x).mean((2, 3)))
 
 
-def test_parts_of_a_split_constants_and_shared_layers(as_they_are):
+def test_parts_of_a_split_constants_and_shared_layers():
     net, x = made(Odd), images()
-    joined = read_joins(net, SHAPE)
-    assert [list(branches) for branches in joined.operands.values()] == [["shortcut", "own"], ["shared", "shared@2"]]
-    means = means_of(joined, x)
-    first, _ = joined.operands
-    split, _ = joined.operands[first]
-    assert [tuple(mean.shape) for mean in means[first, split]] == [(1, 2, 1, 1)] * 2
+    branched = read_branches(net, SHAPE)
+    assert [list(branches) for branches in branched.entries.values()] == [["shortcut", "own"], ["shared", "shared@2"]]
+    first, _ = branched.entries
+    split, _ = branched.entries[first]
     with torch.no_grad():
         y = net.stem(x) + 2 * net.place
         whole = torch.cat([y.mean((0, 2, 3), keepdim=True).expand_as(y), net.own(y[:, 2:])], 1).relu()
         whole = torch.cat([net.shared(whole), net.shared((-whole).relu())], 1)
         expected = net.head(whole.relu().mean((2, 3)))
-        torch.testing.assert_close(remove(joined, [Removal(first, split, "mean")], means)(x), expected)
-    assert observe(joined, model_of("odd"), Split(x, torch.zeros(5))).rms.keys() == means.keys()
+        torch.testing.assert_close(without(branched, x, first, split, "mean"), expected)
+    observed = observe(branched, model_of("odd"), split_of(5))
+    assert [tuple(mean.shape) for mean in observed.means[first, split]] == [(1, 2, 1, 1)] * 2
+    assert observed.rms.keys() == observed.means.keys()
 
 
 def test_what_is_observed_and_lost_is_what_the_whole_nets_give(monkeypatch):
     net, model, split = made(NETS["inception"][0]), model_of("inception"), split_of(60)
-    joined = read_joins(net, SHAPE)
-    observed = observe(joined, model, split)
-    without = remove_each(joined, model, split, observed.means, Observer())
+    branched = read_branches(net, SHAPE)
+    observed = observe(branched, model, split)
+    removed = remove_each(branched, model, split, observed, Observer())
     x = (split.images / 255 - 0.5) / 0.5
     with torch.no_grad():
-        assert torch.equal(observed.right, net(x).argmax(1) == split.labels)
-        for (join, branch, by), right in without.items():
-            whole = remove(joined, [Removal(join, branch, by)], observed.means)
-            assert torch.equal(right, whole(x).argmax(1) == split.labels)
+        assert torch.equal(observed.correct, net(x).argmax(1) == split.labels)
+        for (join, branch, by), correct in removed.items():
+            logits = by_hand(net, join.rpartition(".")[0], branch, by)(x)
+            assert torch.equal(correct, logits.argmax(1) == split.labels)
     # How the images are parted into batches changes nothing.
     monkeypatch.setattr(measure, "evaluation_batch", lambda *_: 7)
-    again = observe(joined, model, split)
+    again = observe(branched, model, split)
     for key, means in observed.means.items():
         torch.testing.assert_close(again.means[key], means)
         assert again.rms[key] == pytest.approx(observed.rms[key], rel=1e-6)
@@ -270,7 +237,7 @@ def test_sizes_at_the_join_are_those_of_its_modules():
         net((split.images / 255 - 0.5) / 0.5)
         residual = net.rblock1.residual(inputs[0])
     net = made(NETS["residual"][0])
-    observed = observe(read_joins(net, SHAPE), model, split)
+    observed = observe(read_branches(net, SHAPE), model, split)
     ratios = residual.flatten(1).norm(dim=1) / inputs[0].flatten(1).norm(dim=1)
     assert observed.residuals["rblock1.add"] == pytest.approx(float(ratios.mean()), rel=1e-5)
     assert observed.rms["rblock1.add", "residual"] == pytest.approx(float(residual.square().mean().sqrt()), rel=1e-5)
@@ -285,15 +252,14 @@ def test_the_shortcut_is_known_by_its_name_or_its_length():
         net = made(
             lambda n=name: chain(block=Add(**body, **{n: projection}), flat=nn.Flatten(), fc=nn.Linear(3136, 10))
         )
-        joined = read_joins(net, SHAPE)
-        pair = shortcut_of(joined, "block.add")
+        pair = shortcut_of(read_branches(net, SHAPE), "block.add")
         assert pair is not None and pair.residual == "residual" and pair.shortcut.startswith("short")
     same = chain(block=Add(a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(1, 4, 1)), flat=nn.Flatten(), fc=nn.Linear(3136, 10))
-    assert shortcut_of(read_joins(same.eval(), SHAPE), "block.add") is None
+    assert shortcut_of(read_branches(same.eval(), SHAPE), "block.add") is None
 
 
 def test_a_branch_is_timed_and_a_shortcut_takes_no_time():
-    times = time_branches(read_joins(made(NETS["residual"][0]), SHAPE), model_of("residual"))
+    times = time_branches(read_branches(made(NETS["residual"][0]), SHAPE), model_of("residual"))
     assert {key: time > 0 for key, time in times.items()} == {
         (f"rblock{n}.add", branch): branch == "residual" for n in (1, 2) for branch in ("residual", "shortcut")
     }
@@ -334,18 +300,18 @@ def test_rank_correlations_are_those_of_their_definitions(pairs):
 def test_yes_is_said_only_where_chance_says_it_rarely(count):
     """Against the exact distribution over all orders."""
     every = [spearman(range(count), order) for order in permutations(range(count))]
-    said = [rho for rho in every if judge(count, rank_interval(rho, count)) == "yes"]
+    said = [rho for rho in every if verdict_of(count, rank_interval(rho, count)) == "yes"]
     assert max(every) in said and len(said) / len(every) < 0.025 and min(said) > 0
 
 
 def test_all_four_answers_can_be_given():
-    assert judge(FEWEST - 1, rank_interval(1.0, FEWEST - 1)) == "too few branches to tell"
-    assert judge(9, rank_interval(0.9, 9)) == "yes"
-    assert judge(9, rank_interval(0.2, 9)) == "too close to call"
-    assert judge(9, rank_interval(-0.6, 9)) == "no"
-    assert judge(200, rank_interval(0.0, 200)) == "no"
-    assert judge(120, rank_interval(0.2, 120)) == "no"  # surely above 0, and as surely weak
-    assert judge(9, None) == "too close to call"
+    assert verdict_of(FEWEST - 1, rank_interval(1.0, FEWEST - 1)) == "too few branches to tell"
+    assert verdict_of(9, rank_interval(0.9, 9)) == "yes"
+    assert verdict_of(9, rank_interval(0.2, 9)) == "too close to call"
+    assert verdict_of(9, rank_interval(-0.6, 9)) == "no"
+    assert verdict_of(200, rank_interval(0.0, 200)) == "no"
+    assert verdict_of(120, rank_interval(0.2, 120)) == "no"  # surely above 0, and as surely weak
+    assert verdict_of(9, None) == "too close to call"
     # Bonett and Wright 2000: Fisher's z, with a standard error of √((1 + ρ²/2) / (n − 3)).
     half = 1.959964 * np.sqrt(1.125 / 17)
     assert rank_interval(0.5, 20) == pytest.approx((np.tanh(np.arctanh(0.5) - half), np.tanh(np.arctanh(0.5) + half)))
@@ -396,14 +362,14 @@ def unshared(net: Reused) -> nn.Sequential:
 def maps():
     """Of a net with reused modules, and of the same net without: the three maps."""
     net = made(Reused)
-    joined = read_joins(net, SHAPE)
+    branched = read_branches(net, SHAPE)
     x, black = images(1), torch.full((1, *SHAPE), -0.4)
-    gradients, error, steps = integrated_gradients(joined.program, (x,), (black,), 3)
+    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), 3)
     return (
         unshared(net),
         x,
         black,
-        (grad_cam(joined, x, 3), gradients[0], error, steps, occlude(joined.program, x, black, 3)),
+        (grad_cam(branched, x, 3), gradients[0], error, steps, occlude(branched.logits, x, black, 3)),
     )
 
 
@@ -450,14 +416,13 @@ def test_steps_are_added_until_it_adds_up_and_a_failure_is_told(monkeypatch):
 
 @pytest.mark.parametrize("name", NETS)
 def test_shares_of_branches_add_up_at_every_join(name):
-    net, joined, shape = read(name)
-    kept = {join: joined.operands[join] for join in (next(iter(joined.operands)), list(joined.operands)[-1])}
-    joined = dataclasses.replace(joined, operands=kept)
+    net, branched, shape = read(name)
+    kept = {join: branched.entries[join] for join in (next(iter(branched.entries)), list(branched.entries)[-1])}
     x, black = images(1, shape).double(), torch.full((1, *shape), -0.4).double()
-    found = join_evidence(joined, {join: after_join(joined, join) for join in kept}, x, black, 3)
+    evidence = explain_joins(dataclasses.replace(branched, entries=kept), x, black, 3)
     with torch.no_grad():
         whole = float(net(x)[0, 3] - net(black)[0, 3])
-    for join in found:
+    for join in evidence:
         assert join.complete
         assert sum(branch.share for branch in join.branches) == pytest.approx(join.difference + join.error, abs=1e-4)
         # Nothing goes past these joins, so that blinding all branches is showing the black picture.
@@ -466,9 +431,8 @@ def test_shares_of_branches_add_up_at_every_join(name):
 
 def test_a_blind_branch_gives_what_it_gives_for_black():
     net = made(NETS["inception"][0])
-    joined = read_joins(net, SHAPE)
     x, black = images(1), torch.zeros(1, *SHAPE)
-    (first, _) = join_evidence(joined, {join: after_join(joined, join) for join in joined.operands}, x, black, 3)
+    (first, _) = explain_joins(read_branches(net, SHAPE), x, black, 3)
     given = []
     net.incep1.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     with torch.no_grad():
@@ -656,7 +620,7 @@ def test_bad_input_gets_one_message(run, folder, refused, digits, tmp_path, monk
     assert "has no class 'nine'" in refused("explain", run.folder, digits[0], "--class", "nine")
     assert "--class goes with pictures" in refused("explain", run.folder, "--class", "9")
     assert "leave out the pictures" in refused("explain", run.folder, digits[0], "--data", "sample")
-    assert "--images is 0" in refused("explain", run.folder, "--images", 0)
+    assert "--images must be at least 1, got 0" in refused("explain", run.folder, "--images", 0)
     for arguments in ((), (digits[0],)):
         assert "Take .svg, .png, .jpg or .pdf" in refused("explain", run.folder, *arguments, "--draw", "e.gif")
     find = importlib.util.find_spec

@@ -13,7 +13,7 @@ from branchwork.language import milliseconds, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from branchwork.explaining.figures import Explanation, PictureExplanation, Relation
+    from branchwork.explaining.results import Explanation, PictureExplanation, Relation
 
 
 def explain(

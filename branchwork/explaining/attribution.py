@@ -5,27 +5,30 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.reading import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
-from branchwork.explaining.ablation import Joined, after_join, before_joins, copy_graph, read_joins
+from branchwork.explaining.branching import BranchedNet, read_branches
 from branchwork.explaining.explain_plots import draw_evidence
-from branchwork.explaining.figures import Evidence, JoinEvidence, PictureExplanation
+from branchwork.explaining.results import BranchEvidence, JoinEvidence, PictureExplanation
 from branchwork.figures import check_ending
 from branchwork.files import printable
 from branchwork.graph.program import shape_of
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
 
-# Integrated gradients take more steps until they add up to within this part of the difference, or of one logit.
+# Integrated gradients take more steps until they add up to within this share of the difference, or of one logit.
 TOLERANCE = 0.01
 FEWEST_STEPS, MOST_STEPS = 64, 1024
 # Steps, or occluded pictures, that run at once.
 _AT_ONCE = 32
 
-Map = tuple[tuple[float, ...], ...]
+HeatMap = tuple[tuple[float, ...], ...]
+# By branch, the tensors with which it enters a join.
+Sides = dict[str, list[Tensor]]
 
 
 def explain_pictures(
@@ -35,12 +38,11 @@ def explain_pictures(
     target: str | None = None,
     picture: Path | None = None,
 ) -> tuple[PictureExplanation, ...]:
-    """What in each of `pictures`, files or folders, speaks for a class, by the net of a run folder.
+    """Explain what in each of `pictures`, files or folders, speaks for a class, by the net of a run folder.
 
-    The class is `target`, by default the one that the net takes the picture for. What a net would say to a black
-    picture is what all is compared with. The maps are captum's, over the net's graph, in which no module is used twice.
-    With `picture`, maps and branches are drawn into that file, `.svg` or `.png`. Raises `ImageError` for a picture that
-    cannot be read, and `ExplainError` for a class that the net lacks and where captum is not installed.
+    The class is `target`, by default the one that the net predicts. Everything is compared with a black picture.
+    Heat maps and branches are drawn into `picture`, an `.svg` or `.png`, if it is given. Raises `ImageError` for a
+    picture that cannot be read, and `ExplainError` for a class that the net lacks and if captum is not installed.
     """
     if importlib.util.find_spec("captum") is None:
         raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
@@ -54,96 +56,83 @@ def explain_pictures(
     if not paths:
         raise ImageError("no pictures are named: give files, or a folder of them")
     images = [read_image(path, model) for path in paths]
-    joined = read_joins(trained.net, (model.in_channels, *model.image_size))
-    after = {join: after_join(joined, join) for join in joined.operands}
-    found = tuple(
-        _explain(joined, after, model, image, printable(path), target)
-        for image, path in zip(images, paths, strict=True)
+    branched = read_branches(trained.net, (model.in_channels, *model.image_size))
+    explanations = tuple(
+        _explain(branched, model, image, printable(path), target) for image, path in zip(images, paths, strict=True)
     )
     if picture is not None:
-        draw_evidence(found, torch.stack(images), picture)
-    return found
+        draw_evidence(explanations, torch.stack(images), picture)
+    return explanations
 
 
-def _explain(
-    joined: Joined, after: dict[str, fx.GraphModule], model: Model, image: Tensor, name: str, target: str | None
-) -> PictureExplanation:
+def _explain(branched: BranchedNet, model: Model, image: Tensor, name: str, target: str | None) -> PictureExplanation:
     x, black = normalise(torch.stack([image, torch.zeros_like(image)]), model.mean, model.std).chunk(2)
     with torch.no_grad():
-        (logits,), (unseen,) = joined.program(x), joined.program(black)
+        (logits,), (black_logits,) = branched.logits(x), branched.logits(black)
     predicted = int(logits.argmax())
     index = predicted if target is None else model.classes.index(target)
-    layer, cam = grad_cam(joined, x, index)
-    gradients, error, steps = integrated_gradients(joined.program, (x,), (black,), index)
-    window, occlusion = occlude(joined.program, x, black, index)
+    layer, cam = grad_cam(branched, x, index)
+    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), index)
+    window, occlusion = occlude(branched.logits, x, black, index)
     return PictureExplanation(
         image=name,
         predicted=model.classes[predicted],
         target=model.classes[index],
         probability=float(logits.softmax(0)[index]),
         logit=float(logits[index]),
-        black_logit=float(unseen[index]),
+        black_logit=float(black_logits[index]),
         layer=layer,
         cam=None if cam is None else _rows(cam),
         gradients=_rows(gradients[0][0].sum(0)),
         error=error,
         steps=steps,
-        complete=_is_complete(error, float(logits[index] - unseen[index])),
+        complete=_is_complete(error, float(logits[index] - black_logits[index])),
         window=window,
         occlusion=_rows(occlusion),
-        joins=join_evidence(joined, after, x, black, index),
+        joins=explain_joins(branched, x, black, index),
     )
 
 
-def grad_cam(joined: Joined, x: Tensor, index: int) -> tuple[str | None, Tensor | None]:
-    """Grad-CAM H×W of class `index` for an image 1×C×H×W, and the operation it is taken at: the last with positions.
+def grad_cam(branched: BranchedNet, x: Tensor, index: int) -> tuple[str | None, Tensor | None]:
+    """Return the last operation with height and width, and Grad-CAM H×W there, for class `index` of an image 1×C×H×W.
 
-    None and None where no operation has height and width.
+    Channels are weighted by the mean of their gradient over positions (Selvaraju et al. 2017, equations 1 and 2), and
+    the map is scaled to the image. None and None if no operation has height and width.
     """
-    from captum.attr import LayerAttribution, LayerGradCam
-
-    graph, copies = copy_graph(joined.program.graph)
-    tensors = [node for node in joined.names if node in joined.images and isinstance(node.meta["val"], Tensor)]
+    graph = branched.graph
+    tensors = [node for node in graph.names if node in graph.image_nodes and isinstance(node.meta["val"], Tensor)]
     spatial = [node for node in tensors if len(shape_of(node)) == 3 and min(shape_of(node)[1:]) > 1]
     if not spatial:
         return None, None
-    # captum hooks modules, and the operations of a graph are none.
-    module = fx.GraphModule(joined.program, graph)
-    module.add_module("seen", nn.Identity())
-    node = copies[spatial[-1]]
-    with graph.inserting_after(node):
-        seen = graph.call_module("seen", (node,))
-    node.replace_all_uses_with(seen, delete_user_cb=lambda user: user is not seen)
-    module.recompile()
-    cam = LayerGradCam(module, module.seen).attribute(_with_gradient(x), target=index, relu_attributions=True)
-    whole = LayerAttribution.interpolate(cam.detach(), tuple(x.shape[2:]), "bilinear")
-    return joined.names[spatial[-1]], whole[0, 0]
+    node = spatial[-1]
+    with torch.no_grad():
+        (maps,) = graph.run(x, wanted=[node])
+    maps.requires_grad_()
+    with torch.enable_grad():
+        (logits,) = graph.run(x, given={node: maps})
+        (gradient,) = torch.autograd.grad(logits[0, index], maps)
+    cam = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
+    return graph.names[node], F.interpolate(cam, tuple(x.shape[2:]), mode="bilinear")[0, 0]
 
 
 def integrated_gradients(
-    run: Callable[..., Tensor], given: tuple[Tensor, ...], baselines: tuple[Tensor, ...], index: int, *more: Tensor
+    run: Callable[..., Tensor], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], index: int
 ) -> tuple[list[Tensor], float, int]:
-    """Integrated gradients of logit `index`, one tensor for each of `given`, and by how much they do not add up.
+    """Return integrated gradients of logit `index`, one tensor per input; their error; and the number of steps.
 
-    `run` takes what is `given`, each with a batch of one, and `more`. They should add up to what the logit changes by
-    from the `baselines` (Sundararajan et al. 2017, proposition 1). The steps, the third, are doubled until they do, to
-    within `TOLERANCE`, or there are `MOST_STEPS`.
+    `run` takes the inputs, each with a batch of one or more. The gradients should add up to what the logit changes by
+    from the `baselines` (Sundararajan et al. 2017, proposition 1); the error is by how much they do not. Steps are
+    doubled until it is within `TOLERANCE`, or there are `MOST_STEPS`.
     """
     from captum.attr import IntegratedGradients
 
     method = IntegratedGradients(run)
     with torch.no_grad():
-        difference = float(run(*given, *more)[0, index] - run(*baselines, *more)[0, index])
+        difference = float(run(*inputs)[0, index] - run(*baselines)[0, index])
     steps = FEWEST_STEPS
     while True:
         parts = method.attribute(
-            given,
-            baselines,
-            target=index,
-            additional_forward_args=more or None,
-            n_steps=steps,
-            method="riemann_middle",
-            internal_batch_size=_AT_ONCE,
+            inputs, baselines, target=index, n_steps=steps, method="riemann_middle", internal_batch_size=_AT_ONCE
         )
         error = sum(float(part.double().sum()) for part in parts) - difference
         if _is_complete(error, difference) or steps == MOST_STEPS:
@@ -155,8 +144,8 @@ def _is_complete(error: float, difference: float) -> bool:
     return abs(error) <= TOLERANCE * max(1.0, abs(difference))
 
 
-def occlude(run: nn.Module, x: Tensor, black: Tensor, index: int) -> tuple[tuple[int, int], Tensor]:
-    """Height and width of the window that is made black, a sixth of the picture, and what the logit falls by, H×W."""
+def occlude(run: Callable[[Tensor], Tensor], x: Tensor, black: Tensor, index: int) -> tuple[tuple[int, int], Tensor]:
+    """Return height and width of a black window, a sixth of the picture, and by how much it lowers the logit, H×W."""
     from captum.attr import Occlusion
 
     channels, *size = x.shape[1:]
@@ -173,45 +162,57 @@ def occlude(run: nn.Module, x: Tensor, black: Tensor, index: int) -> tuple[tuple
     return (height, width), lost[0, 0]
 
 
-def join_evidence(
-    joined: Joined, after: dict[str, fx.GraphModule], x: Tensor, black: Tensor, index: int
-) -> tuple[JoinEvidence, ...]:
-    """What each branch of each join says for class `index` of an image 1×C×H×W, compared with a `black` one."""
-    before = before_joins(joined)
+def explain_joins(branched: BranchedNet, x: Tensor, black: Tensor, index: int) -> tuple[JoinEvidence, ...]:
+    """Explain what each branch of each join says for class `index` of an image 1×C×H×W, against a `black` one."""
     with torch.no_grad():
-        (logits, entering), (_, blind) = before(x), before(black)
-    found = []
-    for join, run in after.items():
-        own, unseen = entering[join], blind[join]
-        parts, error, steps = integrated_gradients(run, _flat(own), _flat(unseen), index, x)
-        shares = iter(float(part.double().sum()) for part in parts)
-        branches = []
-        with torch.no_grad():
-            difference = float(logits[0, index] - run(*_flat(unseen), x)[0, index])
-            for branch, tensors in own.items():
-                blinded = run(*_flat(own | {branch: unseen[branch]}), x)[0]
-                zeroed = run(*_flat(own | {branch: [torch.zeros_like(tensor) for tensor in tensors]}), x)[0]
-                branches.append(
-                    Evidence(
-                        branch=branch,
-                        share=sum(next(shares) for _ in tensors),
-                        lost_blind=float(logits[0, index] - blinded[index]),
-                        lost_by_zero=float(logits[0, index] - zeroed[index]),
-                        probability_blind=float(blinded.softmax(0)[index]),
-                    )
+        (logits, entering), (_, entering_black) = branched.run_to_joins(x), branched.run_to_joins(black)
+    evidence = []
+    for join, branches in entering.items():
+
+        def class_logits(sides: Sides, count: int = 1, join: str = join) -> Tensor:
+            return branched.run_from_join(join, sides, x.expand(count, *x.shape[1:]))
+
+        evidence.append(_explain_join(join, class_logits, logits, branches, entering_black[join], index))
+    return tuple(evidence)
+
+
+def _explain_join(
+    join: str, run: Callable[..., Tensor], logits: Tensor, sides: Sides, black: Sides, index: int
+) -> JoinEvidence:
+    """Explain one join, from what enters it for the image (`sides`) and for the `black` picture.
+
+    `run` takes such tensors, and by default 1 as the number of images, and returns logits.
+    """
+    names = [branch for branch, tensors in sides.items() for _ in tensors]
+
+    def run_tensors(*tensors: Tensor) -> Tensor:
+        grouped: Sides = {name: [] for name in names}
+        for name, tensor in zip(names, tensors, strict=True):
+            grouped[name].append(tensor)
+        return run(grouped, len(tensors[0]))
+
+    inputs, baselines = (tuple(tensor for tensors in each.values() for tensor in tensors) for each in (sides, black))
+    parts, error, steps = integrated_gradients(run_tensors, inputs, baselines, index)
+    shares = dict.fromkeys(sides, 0.0)
+    for name, part in zip(names, parts, strict=True):
+        shares[name] += float(part.double().sum())
+    branches = []
+    with torch.no_grad():
+        difference = float(logits[0, index] - run(black)[0, index])
+        for branch, tensors in sides.items():
+            as_black = run(sides | {branch: black[branch]})[0]
+            zeroed = run(sides | {branch: list(map(torch.zeros_like, tensors))})[0]
+            branches.append(
+                BranchEvidence(
+                    branch=branch,
+                    share=shares[branch],
+                    lost_blind=float(logits[0, index] - as_black[index]),
+                    lost_by_zero=float(logits[0, index] - zeroed[index]),
+                    probability_blind=float(as_black.softmax(0)[index]),
                 )
-        complete = _is_complete(error, difference)
-        found.append(JoinEvidence(join, tuple(branches), difference, error, steps, complete))
-    return tuple(found)
+            )
+    return JoinEvidence(join, tuple(branches), difference, error, steps, _is_complete(error, difference))
 
 
-def _flat(entering: dict[str, list[Tensor]]) -> tuple[Tensor, ...]:
-    return tuple(tensor for tensors in entering.values() for tensor in tensors)
-
-
-def _with_gradient(x: Tensor) -> Tensor:
-    return x.clone().requires_grad_()  # a frozen net has no other
-
-
-def _rows(numbers: Tensor) -> Map:
+def _rows(numbers: Tensor) -> HeatMap:
     return tuple(tuple(row) for row in numbers.tolist())

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from branchwork.errors import ExplainError
-from branchwork.explaining.figures import Contribution, Explanation, JoinEvidence, PictureExplanation
+from branchwork.explaining.results import Contribution, Explanation, JoinEvidence, PictureExplanation
 from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
 
 _ROW = 0.27  # inches for a branch

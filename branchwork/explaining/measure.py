@@ -1,12 +1,11 @@
-"""Branches measured: what they give to their joins, what is lost without each of them, and the time that each takes."""
+"""Measure branches: what they give to their joins, what is lost without each of them, and how long each takes."""
 
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx
@@ -14,7 +13,7 @@ from torch import Tensor, fx
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import WeightsError
-from branchwork.explaining.ablation import By, Joined, Means, after_join, before_joins, branch_alone, constant_shape
+from branchwork.explaining.branching import BranchedNet, Replacement, constant_shape
 from branchwork.graph.costs import operation
 from branchwork.observer import Observer
 from branchwork.training.infer import evaluation_batch
@@ -22,155 +21,153 @@ from branchwork.training.run import Model
 
 # Bytes of activations that a batch may take.
 _MEMORY = 2**28
-# Images in the batch that a branch is timed with, and how often.
+# Images in the batch that a branch is timed with, and how often it is timed.
 TIMED_BATCH, TIMED_RUNS = 32, 15
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What a net does on some images: which it reads rightly, bool N, and by join and branch, what enters the join.
+    """What a net does on some images.
 
-    `means` are those of each channel over images and positions, `rms` the root of the mean square of all numbers.
-    `residuals` are by join the mean over images of ‖F(x)‖/‖x‖; a join is missing whose shortcut is 0 in all of them.
+    `correct`, bool N, tells which images it classifies correctly. By join and branch, `means` are those of each
+    channel over images and positions, 1×C×1×1 or 1×F for each tensor of the branch, and `rms` is the root mean square
+    of all numbers. `residuals` are by join the mean over images of ‖F(x)‖/‖x‖; joins whose shortcut is 0 in all images
+    are left out.
     """
 
-    right: Tensor
-    means: Means
+    correct: Tensor
+    means: dict[tuple[str, str], tuple[Tensor, ...]]
     rms: dict[tuple[str, str], float]
     residuals: dict[str, float]
 
 
-def observe(joined: Joined, model: Model, split: Split) -> Observed:
-    """Run the net on `split`, whose labels are numbers of the model's classes.
+def observe(branched: BranchedNet, model: Model, split: Split) -> Observed:
+    """Run the net on `split`, whose labels are indices of the model's classes.
 
-    Raises `WeightsError` where the net answers with numbers that are not finite.
+    Raises `WeightsError` if a logit is not finite.
     """
-    run = before_joins(joined)
-    right: list[Tensor] = []
+    correct: list[Tensor] = []
     moments: dict[tuple[str, str], list[Tensor]] = {}
     ratios: dict[str, list[Tensor]] = defaultdict(list)
     with torch.inference_mode():
-        for images, labels in _batches(joined, model, split):
-            logits, entering = run(images)
+        for images, labels in _batches(branched, model, split):
+            logits, entering = branched.run_to_joins(images)
             if not bool(logits.isfinite().all()):
-                raise WeightsError(
-                    f"{model.net} answers with numbers that are infinite or none: its weights are damaged"
-                )
-            right.append(logits.argmax(1) == labels)
+                raise WeightsError(f"{model.net} gives logits that are not finite: its weights are damaged")
+            correct.append(logits.argmax(1) == labels)
             for join, branches in entering.items():
                 for branch, tensors in branches.items():
                     new, before = list(map(_moments, tensors)), moments.get((join, branch))
                     moments[join, branch] = new if before is None else list(map(torch.add, before, new))
-                pair = shortcut_of(joined, join)
+                pair = shortcut_of(branched, join)
                 if pair is not None:
                     ratios[join].append(_ratio(branches[pair.residual][0], branches[pair.shortcut][0]))
     means, rms = {}, {}
     for (join, branch), totals in moments.items():
-        nodes = joined.operands[join][branch]
         means[join, branch] = tuple(
             (total[0] / len(split)).to(node.meta["val"].dtype).view(1, *constant_shape(node))
-            for total, node in zip(totals, nodes, strict=True)
+            for total, node in zip(totals, branched.entries[join][branch], strict=True)
         )
         rms[join, branch] = float(torch.cat([total[1] for total in totals]).mean() / len(split)) ** 0.5
-    residuals = {join: float(torch.cat(found).mean()) for join, found in ratios.items() if any(map(len, found))}
-    return Observed(torch.cat(right), means, rms, residuals)
+    residuals = {join: float(torch.cat(parts).mean()) for join, parts in ratios.items() if any(map(len, parts))}
+    return Observed(torch.cat(correct), means, rms, residuals)
 
 
 def _moments(tensor: Tensor) -> Tensor:
-    """2×C: for each channel the sum over images of the mean over positions, and of the mean of the squares."""
+    """Return 2×C: for each channel the sum over images of the mean over positions, and of the mean of squares."""
     flat = tensor.double().reshape(*tensor.shape[:2], -1)
     return torch.stack([flat.mean(2).sum(0), flat.square().mean(2).sum(0)])
 
 
 @dataclass(frozen=True)
-class Pair:
-    """The two branches of a sum, of which one is the shortcut."""
+class ResidualPair:
+    """The names of the two branches of a sum that has a shortcut."""
 
     residual: str
     shortcut: str
 
 
-def shortcut_of(joined: Joined, join: str) -> Pair | None:
-    """The branches of a sum of two, of which one is called a shortcut or has fewer operations; None elsewhere."""
-    branches = [joined.branch(join, branch) for branch in joined.operands[join]]
-    if operation(joined.node(join)) != "add" or len(branches) != 2:
+def shortcut_of(branched: BranchedNet, join: str) -> ResidualPair | None:
+    """Return the branches of a sum of two if one is called a shortcut or has fewer operations; else None."""
+    branches = [branched.branch(join, branch) for branch in branched.entries[join]]
+    if operation(branched.graph.nodes[join]) != "add" or len(branches) != 2:
         return None
     shortcut, residual = sorted(branches, key=lambda branch: (branch.name != "shortcut", len(branch.nodes)))
     if shortcut.name != "shortcut" and len(shortcut.nodes) == len(residual.nodes):
         return None
-    return Pair(residual.name, shortcut.name)
+    return ResidualPair(residual.name, shortcut.name)
 
 
 def _ratio(residual: Tensor, shortcut: Tensor) -> Tensor:
-    """‖F(x)‖/‖x‖ of each image that has something on the shortcut."""
+    """Return ‖F(x)‖/‖x‖ of each image whose shortcut is not 0."""
     sizes = [tensor.double().flatten(1).norm(dim=1) for tensor in (residual, shortcut)]
     ratios: Tensor = sizes[0] / sizes[1]
     return ratios[sizes[1] > 0]
 
 
 def remove_each(
-    joined: Joined, model: Model, split: Split, means: Means, observer: Observer
-) -> dict[tuple[str, str, By], Tensor]:
-    """Which images, bool N, the net reads rightly without each branch, by join, branch and what is put in its place."""
-    before = before_joins(joined)
-    after = {join: after_join(joined, join) for join in joined.operands}
-    right: dict[tuple[str, str, By], list[Tensor]] = defaultdict(list)
+    branched: BranchedNet, model: Model, split: Split, observed: Observed, observer: Observer
+) -> dict[tuple[str, str, Replacement], Tensor]:
+    """Return which images, bool N, the net classifies correctly without each branch, by join, branch, replacement."""
+    correct: dict[tuple[str, str, Replacement], list[Tensor]] = defaultdict(list)
     done = 0
     try:
         with torch.inference_mode():
-            for images, labels in _batches(joined, model, split):
-                _, entering = before(images)
+            for images, labels in _batches(branched, model, split):
+                _, entering = branched.run_to_joins(images)
                 for join, branches in entering.items():
-                    for branch in branches:
-                        for by in get_args(By):
-                            changed = branches | {branch: _replaced(branches[branch], means[join, branch], by)}
-                            tensors = [tensor for parts in changed.values() for tensor in parts]
-                            right[join, branch, by].append(after[join](*tensors, images).argmax(1) == labels)
+                    for branch, tensors in branches.items():
+                        for replacement in get_args(Replacement):
+                            changed = _replaced(tensors, observed.means[join, branch], replacement)
+                            logits = branched.run_from_join(join, branches | {branch: changed}, images)
+                            correct[join, branch, replacement].append(logits.argmax(1) == labels)
                 done += len(labels)
                 observer.count("images without each branch", done, len(split))
     finally:
         observer.count_end()
-    return {key: torch.cat(parts) for key, parts in right.items()}
+    return {key: torch.cat(parts) for key, parts in correct.items()}
 
 
-def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], by: By) -> list[Tensor]:
-    if by == "zero":
+def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], replacement: Replacement) -> list[Tensor]:
+    if replacement == "zero":
         return list(map(torch.zeros_like, tensors))
     return [mean.expand_as(tensor) for mean, tensor in zip(means, tensors, strict=True)]
 
 
-def _batches(joined: Joined, model: Model, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images, normalised, and labels, in batches whose activations fit into memory."""
-    bytes_an_image = sum(node.activation_bytes for node in joined.trace.operations)
-    size = min(evaluation_batch(model, split.images.device), max(1, _MEMORY // max(1, bytes_an_image)))
+def _batches(branched: BranchedNet, model: Model, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield normalised images and labels, in batches whose activations fit into memory."""
+    bytes_per_image = sum(node.activation_bytes for node in branched.trace.operations)
+    size = min(evaluation_batch(model, split.images.device), max(1, _MEMORY // max(1, bytes_per_image)))
     for start in range(0, len(split), size):
-        chosen = slice(start, start + size)
-        yield normalise(split.images[chosen], model.mean, model.std), split.labels[chosen]
+        rows = slice(start, start + size)
+        yield normalise(split.images[rows], model.mean, model.std), split.labels[rows]
 
 
-def time_branches(joined: Joined, model: Model) -> dict[tuple[str, str], float]:
-    """Milliseconds that the operations of each branch take for a batch of `TIMED_BATCH` images of noise: the median.
+def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], float]:
+    """Return the median milliseconds of each branch's operations, for a batch of `TIMED_BATCH` images of noise.
 
     As written, one operation after the other. Branches take turns, so that a machine whose speed drifts treats all
     alike. A shortcut without operations takes none.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(TIMED_BATCH, model.in_channels, *model.image_size, generator=generator)
+    graph = branched.graph
     times: dict[tuple[str, str], list[float]] = {}
-    runs: dict[tuple[str, str], Callable[[], object]] = {}
+    inputs: dict[tuple[str, str], dict[fx.Node, Any]] = {}
     with torch.inference_mode():
-        values = fx.Interpreter(joined.program, garbage_collect_values=False)
-        values.run(images)
-        for join, branches in joined.operands.items():
+        for join, branches in branched.entries.items():
             for branch in branches:
+                operations = branched.operations(join, branch)
                 times[join, branch] = []
-                if joined.nodes(join, branch):
-                    module, outside = branch_alone(joined, join, branch)
-                    runs[join, branch] = partial(module, *(values.env[node] for node in outside))
+                if operations:
+                    reads = dict.fromkeys(node for each in operations for node in each.all_input_nodes)
+                    outside = [node for node in reads if node not in operations and node.op != "get_attr"]
+                    values = graph.run(images, wanted=outside)
+                    inputs[join, branch] = dict(zip(outside, values, strict=True))
         for turn in range(TIMED_RUNS + 1):
-            for key, run in runs.items():
-                begun = time.perf_counter()
-                run()
+            for key, given in inputs.items():
+                start = time.perf_counter()
+                graph.run(given=given, wanted=branched.entries[key[0]][key[1]])
                 if turn:  # the first run of each finds nothing in the caches
-                    times[key].append(1000 * (time.perf_counter() - begun))
-    return {key: statistics.median(found) if found else 0.0 for key, found in times.items()}
+                    times[key].append(1000 * (time.perf_counter() - start))
+    return {key: statistics.median(milliseconds) if milliseconds else 0.0 for key, milliseconds in times.items()}

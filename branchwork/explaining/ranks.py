@@ -1,6 +1,6 @@
-"""Rank correlations with ties, and what so few pairs allow one to say.
+"""Rank correlation with ties, and what so few pairs allow one to conclude.
 
-scipy is imported where it is needed, since it takes a second.
+scipy is imported inside the function, since that takes a second.
 """
 
 import math
@@ -13,14 +13,14 @@ from branchwork.training.metrics import Z_95
 
 Verdict = Literal["yes", "no", "too close to call", "too few branches to tell"]
 
-# Of four pairs even a perfect order comes about by chance in 1 of 12, either way round.
+# Four pairs are in perfect order, one way or the other, in 1 of 12 cases by chance alone.
 FEWEST = 5
 # A correlation below this would explain less than a quarter of the order.
 WEAK = 0.5
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's rank correlation, ties with their mean rank; None where there are not two ranks on both sides."""
+    """Return Spearman's rank correlation, ties by their mean rank; None if all of one side are equal."""
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
     from scipy.stats import rankdata
@@ -29,20 +29,20 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
 
 
 def rank_interval(correlation: float, count: int) -> tuple[float, float] | None:
-    """The 95% interval of Spearman's correlation of `count` pairs (Bonett and Wright 2000); None for fewer than 5."""
+    """Return the 95% interval of a Spearman correlation (Bonett and Wright 2000); None for fewer than 5 pairs."""
     if count < FEWEST:
         return None
-    # Fisher's z of a perfect order is infinite: it is taken as half a step from the next order.
+    # Fisher's z of a perfect order is infinite: take half a step from the next order instead.
     most = 1 - 6 / (count * (count**2 - 1))
     correlation = min(most, max(-most, correlation))
     half = Z_95 * math.sqrt((1 + correlation**2 / 2) / (count - 3))
     return math.tanh(math.atanh(correlation) - half), math.tanh(math.atanh(correlation) + half)
 
 
-def judge(count: int, interval: tuple[float, float] | None) -> Verdict:
-    """Whether one order of `count` branches goes with another, as far as the interval of their correlation tells.
+def verdict_of(count: int, interval: tuple[float, float] | None) -> Verdict:
+    """Return whether two orders of `count` branches agree, as far as the interval of their correlation tells.
 
-    None stands for a correlation that nothing is known of.
+    None as the interval means that nothing is known of the correlation.
     """
     if count < FEWEST:
         return "too few branches to tell"

@@ -71,13 +71,17 @@ class Graph:
         """Return the name of a node, `input` for the images; None for weights and numbers."""
         return "input" if node is self.input else self.names.get(node)
 
-    def rewritable(self) -> fx.GraphModule:
-        """Return a copy of `module` to be rewritten, over the same weights. Raises `NetError` where that is unsafe."""
+    def check_runnable(self) -> None:
+        """Raise `NetError` if the graph cannot stand for the net, or gives anything but one tensor."""
         if self.obstacle is not None:
             raise NetError(self.obstacle)
         if len(self.outputs) != 1:
             kind = type(self.net).__name__
             raise NetError(f"{kind} gives {len(self.outputs)} tensors, and one is needed: the logits")
+
+    def rewritable(self) -> fx.GraphModule:
+        """Return a copy of `module` to be rewritten, over the same weights. Raises `NetError` if that is unsafe."""
+        self.check_runnable()
         graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
         graph.output(graph.graph_copy(self.module.graph, copies))
         return fx.GraphModule(self.module, graph)

@@ -1,0 +1,177 @@
+"""The verb `explain` for a whole net: what each branch of each join contributes, and what it costs."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from branchwork.datasets.batches import generator_of, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.errors import ExplainError, NetError
+from branchwork.explaining.branching import BranchedNet, Replacement, read_branches
+from branchwork.explaining.explain_plots import draw_contributions
+from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
+from branchwork.explaining.ranks import rank_interval, spearman, verdict_of
+from branchwork.explaining.results import Contribution, Explanation, Measure, Relation
+from branchwork.figures import check_ending
+from branchwork.nets.resolve import short_name
+from branchwork.nets.weights import weight_rms
+from branchwork.observer import Observer
+from branchwork.training.evaluate import load_for
+from branchwork.training.infer import pick_layout
+from branchwork.training.machine import machine
+from branchwork.training.metrics import paired_interval, wilson_interval
+from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
+from branchwork.training.train import read_result
+
+
+def explain(
+    run: str | Path,
+    *,
+    data: str | None = None,
+    images: int | None = None,
+    source: Path | None = None,
+    picture: Path | None = None,
+    observer: Observer | None = None,
+) -> Explanation:
+    """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
+
+    By default on the validation images that the run held out, or on the test images if it held out none; with `data`,
+    on the test images of that; with `images`, on that many of them, drawn at random. The branches are drawn into
+    `picture`, an `.svg` or `.png`, if it is given. Raises `NetError` for a net without joins or with data-dependent
+    control flow, and `DataError` if the classes or the images are not those that the net takes.
+    """
+    observer = observer or Observer()
+    if images is not None and images < 1:
+        raise ExplainError(f"--images must be at least 1, got {images}")
+    if picture is not None:
+        check_ending(picture, ExplainError)
+    trained = load_run(run)
+    branched = branches_of(trained)
+    loaded = load_for(trained.model, data, source, observer)
+    split_name, split = _choose(trained, loaded, data is None, images)
+    explanation = _explain(branched, trained.model, split, (loaded.name, split_name), observer)
+    if picture is not None:
+        draw_contributions(explanation, picture)
+    return explanation
+
+
+def branches_of(trained: TrainedNet) -> BranchedNet:
+    """Return the joins of a run's net. Raises `NetError` if no join has a branch that could be taken out."""
+    model = trained.model
+    pick_layout(trained.net, model)  # the layout of evaluation, in which a pooling takes a quarter of the time
+    branched = read_branches(trained.net, (model.in_channels, *model.image_size))
+    if not branched.entries:
+        single = _single_joins(branched)
+        why = f"{', '.join(single)} joins one branch alone" if single else "no operation joins branches (torch.cat, +)"
+        raise NetError(
+            f"{short_name(model.net)} has no branches that could be taken out: {why}. Give the run of a net that "
+            "branches or skips, such as inception or residual"
+        )
+    return branched
+
+
+def _single_joins(branched: BranchedNet) -> tuple[str, ...]:
+    return tuple(node.name for node in branched.trace.operations if node.op == "cat" and len(node.inputs) == 1)
+
+
+def _choose(
+    trained: TrainedNet, data: DataSet, is_own_data: bool, count: int | None
+) -> tuple[Literal["validation", "test"], Split]:
+    """Return the images to measure on, with labels that are indices of the net's classes, and their split's name."""
+    name: Literal["validation", "test"] = "test"
+    split, held_out = data.test, trained.model.recipe.get("validation", 0)
+    if is_own_data and held_out and holds(trained.folder, RESULT):
+        name, split = "validation", train_and_validation(data, held_out, read_result(trained.folder).seed)[1]
+    if count is not None and count < len(split):
+        split = split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])
+    # By name, since a data set may order its classes otherwise.
+    indices = torch.tensor([trained.model.classes.index(name) for name in data.classes])
+    return name, Split(split.images, indices[split.labels])
+
+
+def _explain(
+    branched: BranchedNet,
+    model: Model,
+    split: Split,
+    names: tuple[str, Literal["validation", "test"]],
+    observer: Observer,
+) -> Explanation:
+    observed = observe(branched, model, split)
+    without = remove_each(branched, model, split, observed, observer)
+    milliseconds = time_branches(branched, model)
+    macs = {node.name: node.macs for node in branched.trace.operations}
+    contributions = []
+    for join, branches in branched.entries.items():
+        for branch in branches:
+            key = (join, branch)
+            weights = _weights(branched, *key)
+            rms, count = weight_rms(weights), sum(weight.numel() for weight in weights if weight.dim() > 1)
+            mean, zero = (_lost(observed.correct, without[*key, by]) for by in get_args(Replacement))
+            contributions.append(
+                Contribution(
+                    join=join,
+                    branch=branch,
+                    lost_by_mean=mean[0],
+                    lost_by_mean_interval=mean[1],
+                    lost_by_zero=zero[0],
+                    lost_by_zero_interval=zero[1],
+                    weight_rms=rms,
+                    weight_norm=None if rms is None else rms * math.sqrt(count),
+                    activation_rms=observed.rms[key],
+                    parameters=sum(weight.numel() for weight in weights),
+                    macs=sum(macs[node] for node in branched.branch(*key).nodes),
+                    milliseconds=milliseconds[key],
+                )
+            )
+    correct = int(observed.correct.sum())
+    return Explanation(
+        net=short_name(model.net),
+        data=names[0],
+        split=names[1],
+        images=len(split),
+        accuracy=correct / len(split),
+        interval=wilson_interval(correct, len(split)),
+        branches=tuple(contributions),
+        residuals=observed.residuals,
+        single=_single_joins(branched),
+        relations=relations(contributions),
+        timed_batch=TIMED_BATCH,
+        threads=torch.get_num_threads(),
+        machine=machine(),
+    )
+
+
+def _lost(before: Tensor, after: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return by how much the accuracy falls, and the interval of that."""
+    lost, gained, total = int((before & ~after).sum()), int((~before & after).sum()), len(before)
+    return (lost - gained) / total, paired_interval(lost, gained, total)
+
+
+def _weights(branched: BranchedNet, join: str, branch: str) -> list[Tensor]:
+    """Return the parameters that the operations of a branch use, each once."""
+    parameters = dict(branched.graph.module.named_parameters(remove_duplicate=False))
+    names = [str(node.target) for each in branched.operations(join, branch) for node in each.all_input_nodes]
+    return list(dict.fromkeys(parameters[name] for name in names if name in parameters))
+
+
+def relations(branches: Sequence[Contribution]) -> tuple[Relation, ...]:
+    """Relate each measure of all branches to their worth, and in each join of two weighted branches that of weights."""
+    joins = dict.fromkeys(branch.join for branch in branches)
+    per_join = [_relation("weight_rms", join, [b for b in branches if b.join == join]) for join in joins]
+    overall = [_relation(measure, None, branches) for measure in get_args(Measure)]
+    return (*(relation for relation in per_join if relation.count > 1), *overall)
+
+
+def _relation(measure: Measure, join: str | None, branches: Sequence[Contribution]) -> Relation:
+    measured = [branch for branch in branches if getattr(branch, measure) is not None]
+    sizes, losses = [getattr(branch, measure) for branch in measured], [branch.lost_by_mean for branch in measured]
+    correlation = spearman(sizes, losses)
+    interval = None if correlation is None else rank_interval(correlation, len(measured))
+    # If no loss can be told from none, their order is nothing but noise.
+    is_signal = any(not low <= 0 <= high for low, high in (branch.lost_by_mean_interval for branch in measured))
+    verdict = verdict_of(len(measured), interval if is_signal else None)
+    return Relation(measure, join, len(measured), correlation, interval, verdict)
