@@ -129,7 +129,13 @@ def main(
             for kept in sets():
                 out = Path(folder) / f"{seed}-{'-'.join(kept)}"
                 results.append(
-                    branchwork.train(name_of(kept), data=data, recipe=recipe, seed=seed, out=out, threads=threads)
+                    branchwork.train(
+                        name_of(kept),
+                        data=data,
+                        recipe=recipe,
+                        options=branchwork.Options(seed=seed, threads=threads),
+                        out=out,
+                    )
                 )
                 table[kept].append(results[-1].validation_accuracy or 0.0)
                 if kept == BRANCHES:

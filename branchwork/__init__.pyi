@@ -22,6 +22,7 @@ from .nets.weights import lecture_state_dict as lecture_state_dict, load_weights
 from .studies.study import StudyOptions as StudyOptions, study as study
 from .training.demo import demo as demo
 from .training.evaluate import evaluate as evaluate
+from .training.options import Options as Options
 from .training.predict import predict as predict
 from .training.recipe import (
     Recipe as Recipe,

@@ -39,6 +39,10 @@ class TrainingError(BranchworkError):
     """A training cannot continue, for example because its loss is not finite."""
 
 
+class Diverged(TrainingError):
+    """A training whose loss or weights became infinite or not a number."""
+
+
 class BatchTooLarge(TrainingError):
     """A batch does not fit into the memory of the device."""
 

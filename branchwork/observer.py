@@ -1,6 +1,8 @@
 """How long-running functions report their progress without printing."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch. Accuracy is a fraction, or None if nothing is held out for validation."""
+    """One finished epoch. `validation_accuracy` is a fraction, None if nothing is held out.
+
+    `weights` are the live tensors of the net that was validated, by their keys: copy what is to outlast the next step.
+    """
 
     epoch: int
     epochs: int
@@ -26,6 +31,7 @@ class Epoch:
     validation_accuracy: float | None
     seconds: float
     images_per_second: float
+    weights: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 class Observer:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_train import StopAt, same, weights
+from helpers.training import StopAt, same, weights
 from torch.nn import functional as F
 
 import branchwork as bw
@@ -25,9 +25,7 @@ def read(monkeypatch) -> None:
 
 
 def model(size: int, channels: int) -> Model:
-    return Model(
-        "googlenet", channels, (size, size), tuple("0123456789"), *[(0.5,) * channels] * 2, "crop", "sample", {}
-    )
+    return Model("googlenet", channels, (size, size), tuple("0123456789"), *[(0.5,) * channels] * 2, "crop", "sample")
 
 
 def test_the_heads_are_those_of_the_paper():
@@ -56,7 +54,7 @@ def test_heads_fit_small_images_too(size):
 
 
 def test_their_training_equals_plain_torch_written_out(small, read):
-    bw.train("residual", data=small, recipe=RECIPE.but({"weight_decay": 0.01}), seed=3, out="run")
+    bw.train("residual", data=small, recipe=RECIPE.but({"weight_decay": 0.01}), options=bw.Options(seed=3), out="run")
     torch.manual_seed(3)
     net = NETS["residual"]()
     heads = make_heads(net, replace(model(28, 1), net="residual"), RECIPE).double()
@@ -105,7 +103,7 @@ def test_they_are_refused_where_they_cannot_be(small, tmp_path):
     ):
         bw.train("resnet20", data=small, recipe=RECIPE)
     with pytest.raises(RecipeError, match=r"they read layers that a collapsed net has no longer: .* --auxiliary 0"):
-        bw.train("googlenet", data=small, recipe=RECIPE, execute="collapsed")
+        bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(execute="collapsed"))
     with pytest.raises(RecipeError, match="with --freeze they have nothing to teach"):
-        bw.train("googlenet", data=small, recipe=RECIPE, freeze=True, weights=tmp_path / "some.pth")
+        bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(freeze=True, weights=tmp_path / "some.pth"))
     assert bw.photos("googlenet[b5=3x3]").auxiliary == 0.3 and bw.photos("resnet18").auxiliary == 0

@@ -181,7 +181,7 @@ def test_threads_are_as_before_afterwards():
         (["--batch-sizes", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
         (["--seconds", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
         (["--threads", "0"], "batch sizes, loads and threads must be at least 1, and seconds above 0"),
-        (["--threads", "200000"], "threads is 200000, and it must be at least 1 and at most"),
+        (["--threads", "200000"], "threads must be from 1 to"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "onnxruntime cannot compute in bf16 here"),
         (["--picture", "a.txt"], "Take .svg, .png, .jpg or .pdf"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import branchwork
-from branchwork.training.execution import Execute
+from branchwork.training.options import Execute
 
 TEXTS = {path.name: path.read_text() for path in (ROOT / "docs/collapse.md", ROOT / "docs/collapse.zh.md")}
 both = pytest.mark.parametrize("name", list(TEXTS))

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_loop import SGD, SMALL, last
-from test_train import same, weights
+from helpers.training import SGD, SMALL, last, same, weights
 
 import branchwork as bw
 from branchwork.datasets.batches import hold_out
@@ -26,7 +25,6 @@ EXACT = SGD.but(
     | {"ema": 0.9, "clip": 1.0, "top": 1, "learning_rate": 0.02}
 )
 PLAIN = SGD.but({"epochs": 1, "batch_size": 90})
-NORMED = "test_train:Normed"
 STEPS = Killed = (1, 3)
 
 
@@ -92,7 +90,7 @@ def test_two_machines_with_disks_of_their_own_train_as_one_does(tmp_path):
     for name in ("first", "second"):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "mine.py").write_text("from test_loop import Small\n")
+        (folder / "mine.py").write_text("from helpers.training import Small\n")
         machines.append(
             subprocess.Popen(
                 [*TORCHRUN, *agent, *order, "--out", "run"],
@@ -134,7 +132,7 @@ def test_a_lost_process_ends_the_run_and_one_goes_on_to_the_same_weights(small):
 
 
 def test_the_command_writes_and_prints_once():
-    Path("nets.py").write_text("from test_loop import Small\n")
+    Path("nets.py").write_text("from helpers.training import Small\n")
     order = ("-m", "branchwork", "train", "nets.py:Small", "--data", "sample", "--epochs", 1, "--batch-size", 500)
     done = torchrun(*order)
     assert done.returncode == 0, done.stderr
@@ -155,7 +153,7 @@ def test_each_thing_is_one_processs_own(count):
 
 def test_what_takes_one_process_and_what_takes_gpus_is_refused(small, monkeypatch):
     with pytest.raises(RecipeError, match="batch_norm is shared, which takes GPUs, and the device is cpu"):
-        bw.train(SMALL, data=small, recipe=SGD.but({"batch_norm": "shared"}), device="cpu")
+        bw.train(SMALL, data=small, recipe=SGD.but({"batch_norm": "shared"}), options=bw.Options(device="cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     for verb in (lambda: bw.train_seeds(SMALL, data=small), lambda: bw.demo("sample")):
         with pytest.raises(RunError, match="torchrun has started 2 processes"):

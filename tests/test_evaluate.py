@@ -108,7 +108,7 @@ def test_a_run_is_loaded_as_it_was_trained(run):
     assert not trained.net.training
     assert trained.model.classes == tuple("0123456789") and trained.model.image_size == (28, 28)
     assert (trained.model.mean, trained.model.std) == ((0.1307,), (0.3081,))
-    assert trained.model.recipe["epochs"] == 4
+    assert trained.model.recipe.epochs == 4
 
 
 @pytest.mark.parametrize(

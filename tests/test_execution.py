@@ -14,13 +14,13 @@ RECIPE = bw.fast("inception").but({"epochs": 1, "batch_size": 256, "precision": 
 
 
 def model(net: str = "inception") -> Model:
-    return Model(net, 1, (28, 28), tuple("0123456789"), (0.13,), (0.31,), "digits", "sample", {})
+    return Model(net, 1, (28, 28), tuple("0123456789"), (0.13,), (0.31,), "digits", "sample")
 
 
 @pytest.mark.parametrize("net", ["inception", f"{LECTURE}:InceptionNet"])
 def test_a_training_is_the_same_as_written_and_collapsed(net, small, tmp_path):
     ways = {
-        how: bw.train(net, data=small, recipe=RECIPE, out=tmp_path / how, execute=how)
+        how: bw.train(net, data=small, recipe=RECIPE, out=tmp_path / how, options=bw.Options(execute=how))
         for how in ("written", "collapsed", "auto")
     }
     assert [ways[how].execution for how in ways] == ["written", "collapsed", "collapsed"]
@@ -84,11 +84,11 @@ def test_a_net_that_cannot_be_read_is_trained_as_written():
 
 
 def test_an_unknown_way_and_a_missing_compiler_are_told(small, monkeypatch):
-    with pytest.raises(RecipeError, match="execute is 'fast', and it must be one of auto, written, collapsed"):
-        bw.train("residual", data=small, execute="fast")
+    with pytest.raises(RecipeError, match="execute must be one of auto, written, collapsed, got 'fast'"):
+        bw.train("residual", data=small, options=bw.Options(execute="fast"))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RecipeError, match="needs a C\\+\\+ compiler"):
-        bw.train("residual", data=small, compile=True)
+        bw.train("residual", data=small, options=bw.Options(compile=True))
 
 
 class DependsInEval(nn.Module):

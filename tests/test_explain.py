@@ -55,7 +55,7 @@ def images(count: int = 5, shape=SHAPE) -> torch.Tensor:
 def model_of(net: str, shape=SHAPE, classes: int = 10) -> Model:
     names = tuple(map(str, range(classes)))
     half = (0.5,) * shape[0]
-    return Model(net, shape[0], shape[1:], names, half, half, "crop", "sample", {})
+    return Model(net, shape[0], shape[1:], names, half, half, "crop", "sample")
 
 
 def split_of(count: int, shape=SHAPE) -> Split:
@@ -465,7 +465,7 @@ def folder(sample, tmp_path):
     """Make a run folder of a net with fresh weights: of a script, or of a module."""
 
     def make(net: str, module: nn.Module | None = None) -> Path:
-        model = Model.of(net, sample, {})
+        model = Model.of(net, sample)
         torch.manual_seed(0)
         write_model(tmp_path / "fresh", (module or model.builder()()).state_dict(), model)
         return tmp_path / "fresh"

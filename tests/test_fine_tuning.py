@@ -10,7 +10,8 @@ from torch import nn
 import branchwork as bw
 from branchwork.errors import NetError, RecipeError, WeightsError
 from branchwork.nets.weights import DIALECTS
-from branchwork.training import loop
+from branchwork.observer import Observer
+from branchwork.training.state import freeze_body
 
 QUICK = bw.fast().but({"epochs": 1, "batch_size": 20, "validation": 0.0})
 
@@ -35,7 +36,9 @@ def begun(tmp_path_factory):
 
 
 def test_a_frozen_body_stays_bit_for_bit_and_a_new_head_is_trained(begun, tmp_path):
-    bw.train("resnet20", data=few(4), recipe=QUICK, weights=begun, freeze=True, out=tmp_path / "run")
+    bw.train(
+        "resnet20", data=few(4), recipe=QUICK, options=bw.Options(weights=begun, freeze=True), out=tmp_path / "run"
+    )
     before, after = load_file(begun / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
     assert after["fc.weight"].shape == (4, 64)
     assert all(torch.equal(before[key], after[key]) for key in before if not key.startswith("fc."))
@@ -54,7 +57,9 @@ class Vectors(nn.Sequential):
 def test_the_statistics_of_any_batch_norm_are_frozen_with_the_body(tmp_path):
     net = f"{__name__}:Vectors"
     bw.train(net, data=few(), recipe=QUICK, out=tmp_path / "base")
-    bw.train(net, data=few(), recipe=QUICK, weights=tmp_path / "base", freeze=True, out=tmp_path / "run")
+    bw.train(
+        net, data=few(), recipe=QUICK, options=bw.Options(weights=tmp_path / "base", freeze=True), out=tmp_path / "run"
+    )
     before, after = (load_file(tmp_path / run / "model.safetensors") for run in ("base", "run"))
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert moved == {"4.weight", "4.bias"} and before["2.running_mean"].any()
@@ -62,29 +67,41 @@ def test_the_statistics_of_any_batch_norm_are_frozen_with_the_body(tmp_path):
 
 def test_without_freeze_all_of_it_is_trained_from_there(begun, tmp_path):
     recipe = QUICK.but({"learning_rate": 1e-4})
-    bw.train("resnet20", data=few(), recipe=recipe, weights=begun / "model.safetensors", out=tmp_path / "run")
+    bw.train(
+        "resnet20",
+        data=few(),
+        recipe=recipe,
+        options=bw.Options(weights=begun / "model.safetensors"),
+        out=tmp_path / "run",
+    )
     before, after = load_file(begun / "model.safetensors"), load_file(tmp_path / "run/model.safetensors")
     moved = {key: float((before[key] - after[key]).abs().max()) for key in before if before[key].is_floating_point()}
     # Three steps of Adam at 1e-4 move no weight further than that; fresh weights would lie elsewhere.
     assert all(0 < far < 1e-3 for key, far in moved.items() if "running" not in key)
 
 
-def test_it_resumes_with_its_weights_gone(begun, tmp_path, monkeypatch):
+def test_it_resumes_with_its_weights_gone(begun, tmp_path):
     shutil.copytree(begun, tmp_path / "base")
     whole = tmp_path / "whole"
     recipe = QUICK.but({"epochs": 2})
-    bw.train("resnet20", data=few(), recipe=recipe, weights=tmp_path / "base", freeze=True, out=whole)
-    save = loop.Loop.save
+    bw.train(
+        "resnet20", data=few(), recipe=recipe, options=bw.Options(weights=tmp_path / "base", freeze=True), out=whole
+    )
 
-    def stop(self):
-        save(self)
-        if self.position.epoch == 1:
-            raise KeyboardInterrupt
+    class Stop(Observer):
+        def epoch(self, epoch):
+            if epoch.epoch == 1:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.Loop, "save", stop)
     with pytest.raises(KeyboardInterrupt):
-        bw.train("resnet20", data=few(), recipe=recipe, weights=tmp_path / "base", freeze=True, out=tmp_path / "cut")
-    monkeypatch.undo()
+        bw.train(
+            "resnet20",
+            data=few(),
+            recipe=recipe,
+            options=bw.Options(weights=tmp_path / "base", freeze=True),
+            out=tmp_path / "cut",
+            observer=Stop(),
+        )
     shutil.rmtree(tmp_path / "base")
     bw.resume(tmp_path / "cut", data=few())
     one, other = load_file(whole / "model.safetensors"), load_file(tmp_path / "cut/model.safetensors")
@@ -104,9 +121,15 @@ def test_published_weights_bring_their_normalisation(tmp_path):
     rules = next(d for d in DIALECTS if d.normalisation and not d.training_only)
     torch.save({rules.name(key): tensor for key, tensor in net.state_dict().items()}, tmp_path / "resnet18.pth")
     with pytest.raises(WeightsError, match=r"resnet18\[stem=large\]"):  # the small stem has another first convolution
-        bw.train("resnet18", data=data, recipe=QUICK, weights=tmp_path / "resnet18.pth", out=tmp_path / "run")
-    order = {"data": data, "recipe": QUICK, "weights": tmp_path / "resnet18.pth", "freeze": True}
-    bw.train("resnet18[stem=large]", **order, out=tmp_path / "run")
+        bw.train(
+            "resnet18",
+            data=data,
+            recipe=QUICK,
+            options=bw.Options(weights=tmp_path / "resnet18.pth"),
+            out=tmp_path / "run",
+        )
+    options = bw.Options(weights=tmp_path / "resnet18.pth", freeze=True)
+    bw.train("resnet18[stem=large]", data=data, recipe=QUICK, options=options, out=tmp_path / "run")
     model = json.loads((tmp_path / "run/model.json").read_text())
     assert model["mean"] == [0.485, 0.456, 0.406] and model["std"] == [0.229, 0.224, 0.225]
     # What the report shows is what the net was given.
@@ -120,7 +143,7 @@ def test_a_run_goes_on_with_its_own_normalisation(begun, tmp_path, file):
         (begun / "top").mkdir()
         shutil.copy(begun / "model.safetensors", begun / file)
     data = dataclasses.replace(few(3), mean=(0.4,), std=(0.6,))
-    bw.train(expected["net"], data=data, recipe=QUICK, weights=begun / file, out=tmp_path / "run")
+    bw.train(expected["net"], data=data, recipe=QUICK, options=bw.Options(weights=begun / file), out=tmp_path / "run")
     model = json.loads((tmp_path / "run/model.json").read_text())
     assert (model["mean"], model["std"]) == (expected["mean"], expected["std"])
     assert expected["mean"] != [0.4]
@@ -128,9 +151,9 @@ def test_a_run_goes_on_with_its_own_normalisation(begun, tmp_path, file):
 
 def test_freeze_needs_weights_and_a_head(begun, tmp_path):
     with pytest.raises(RecipeError, match="give --weights FILE"):
-        bw.train("residual", data=few(), recipe=QUICK, freeze=True, out=tmp_path / "run")
+        bw.train("residual", data=few(), recipe=QUICK, options=bw.Options(freeze=True), out=tmp_path / "run")
     with pytest.raises(WeightsError, match="do not belong to this net"):
-        bw.train("residual", data=few(), recipe=QUICK, weights=begun, out=tmp_path / "run")
+        bw.train("residual", data=few(), recipe=QUICK, options=bw.Options(weights=begun), out=tmp_path / "run")
     with pytest.raises(NetError, match="no linear layer"):
-        loop.freeze_body(torch.nn.Conv2d(1, 1, 1))
+        freeze_body(torch.nn.Conv2d(1, 1, 1))
     assert not (tmp_path / "run").exists()

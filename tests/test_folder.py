@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import unicodedata
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from branchwork.datasets import describe
 from branchwork.datasets.checking import choose_size
 from branchwork.datasets.placing import to_image
 from branchwork.datasets.reading import PictureHeader, read_picture
-from branchwork.errors import DataError, ImageError
+from branchwork.errors import DataError, ImageError, Interrupted
 from branchwork.observer import Observer
 from branchwork.training.recipe import fast
 
@@ -355,24 +356,18 @@ def test_predict_and_evaluate_place_pictures_as_the_training_did(tmp_path, comma
         bw.evaluate("run", data=str(other))
 
 
-def test_a_stopped_training_goes_on_with_the_same_images(tmp_path, small, monkeypatch):
-    from branchwork.errors import Interrupted
-    from branchwork.training.loop import Loop
-
+def test_a_stopped_training_goes_on_with_the_same_images(tmp_path, small):
     root = two_classes(tmp_path / "pets")
     data = bw.load_data(str(root), size=18, fit="stretch")
     recipe = fast("residual", 16).but({**SHORT, "epochs": 2})
     whole = train(data=data, recipe=recipe, out="whole")
-    close = Loop._close_epoch
-    with monkeypatch.context() as patch:
 
-        def stop(self, *arguments):
-            close(self, *arguments)
-            self.interrupted.set()
+    class Stop(Observer):
+        def epoch(self, epoch):
+            signal.raise_signal(signal.SIGINT)
 
-        patch.setattr(Loop, "_close_epoch", stop)
-        with pytest.raises(Interrupted):
-            train(data=data, recipe=recipe, out="stopped")
+    with pytest.raises(Interrupted):
+        train(data=data, recipe=recipe, out="stopped", observer=Stop())
     resumed = bw.resume("stopped")
     assert resumed.test_accuracy == whole.test_accuracy
     for one, other in zip(bw.load_run("whole").net.parameters(), bw.load_run("stopped").net.parameters(), strict=True):

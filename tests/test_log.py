@@ -2,8 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_loop import SGD, SMALL
-from test_train import StopAt
+from helpers.training import SGD, SMALL, StopAt
 
 import branchwork as bw
 from branchwork.errors import Interrupted, RecipeError
@@ -13,9 +12,9 @@ from branchwork.training import log
 def test_a_missing_tensorboard_says_how_to_get_it(small, monkeypatch):
     monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'branchwork\[log\]'"):
-        bw.train(SMALL, data=small, recipe=SGD, log="tensorboard", out="run")
-    with pytest.raises(RecipeError, match="log is 'wandb', and it must be tensorboard"):
-        bw.train(SMALL, data=small, recipe=SGD, log="wandb", out="run")
+        bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run")
+    with pytest.raises(RecipeError, match="log must be tensorboard or left out, got 'wandb'"):
+        bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="wandb"), out="run")
     assert not Path("run").exists()
 
 
@@ -23,7 +22,7 @@ def test_a_missing_tensorboard_says_how_to_get_it(small, monkeypatch):
 def test_tensorboard_reads_the_figures_of_a_run_that_was_stopped_and_resumed(small):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with pytest.raises(Interrupted):
-        bw.train(SMALL, data=small, recipe=SGD, log="tensorboard", out="run", observer=StopAt(2, 5))
+        bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run", observer=StopAt(2, 5))
     bw.resume("run", data=small)
     events = accumulator.EventAccumulator("run/tensorboard").Reload()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

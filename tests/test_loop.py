@@ -1,7 +1,6 @@
 """What a recipe can ask of the loop: parts of a batch, clipping, an early end, several checkpoints."""
 
 import json
-import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import count
@@ -11,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import safetensors.torch
 import torch
+from helpers.training import EXACT, SGD, SMALL, Small, StopAt, last, same, weights
 from hypothesis import given
 from hypothesis import strategies as st
-from test_train import StopAt, same, weights
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,33 +22,16 @@ from branchwork.datasets.batches import epoch_order
 from branchwork.datasets.dataset import Split
 from branchwork.errors import Interrupted, TrainingError
 from branchwork.observer import Observer
-from branchwork.training import loop, optimizers, train
-from branchwork.training.distributed import Processes
+from branchwork.training import fit, optimizers, train
 from branchwork.training.recipe import fast
 from branchwork.training.run import Model
-
-
-class Small(nn.Sequential):
-    """A convolution and a linear layer, which train in no time."""
-
-    def __init__(self):
-        super().__init__(nn.Conv2d(1, 8, 5, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10))
-
-
-SMALL = f"{__name__}:Small"
-# Batches of 64 from 1,350 images: the last has 6.
-SGD = bw.course().but({"epochs": 2, "learning_rate": 0.05, "momentum": 0.9, "validation": 0.1})
-EXACT = SGD.but({"precision": "fp64"})
-
-
-def last(folder: str) -> dict[str, torch.Tensor]:
-    """The weights of the last step, in the numbers of the training."""
-    return {k[4:]: v for k, v in weights(folder, "last/state.safetensors").items() if k.startswith("net.")}
+from branchwork.training.state import make_state, split_batch
+from branchwork.training.step import Moment, train_step
 
 
 @given(st.integers(1, 300), st.integers(1, 40))
 def test_parts_are_a_batch_in_pieces_of_pairs_and_nearly_equal(images, pieces):
-    slices = loop.parts(images, pieces)
+    slices = split_batch(images, pieces)
     assert [i for part in slices for i in range(part.start, part.stop)] == list(range(images))
     assert all(part.start % 2 == 0 and part.stop - part.start > (images > 1) for part in slices)
     lengths = [part.stop - part.start for part in slices]
@@ -57,18 +39,24 @@ def test_parts_are_a_batch_in_pieces_of_pairs_and_nearly_equal(images, pieces):
 
 
 def test_losses_are_read_about_as_often_whatever_a_step_takes():
-    pace = SimpleNamespace(read_every=1)
+    unread = 1
     for _ in range(9):
-        loop.Loop._pace(pace, 0.01)
-    assert pace.read_every == 50
+        unread = fit.next_unread(unread, 0.01)
+    assert unread == fit.MOST_UNREAD
     for expected in (25, 12, 6, 3, 1, 1):
-        loop.Loop._pace(pace, 2.0)
-        assert pace.read_every == expected
+        unread = fit.next_unread(unread, 2.0)
+        assert unread == expected
 
 
 @pytest.mark.parametrize("pieces", [1, 3, 32])
 def test_a_batch_in_parts_gives_the_weights_of_plain_torch_on_whole_batches_in_float64(small, pieces):
-    bw.train(SMALL, data=small, recipe=EXACT.but({"validation": 0.0, "accumulate": pieces}), seed=5, out="run")
+    bw.train(
+        SMALL,
+        data=small,
+        recipe=EXACT.but({"validation": 0.0, "accumulate": pieces}),
+        options=bw.Options(seed=5),
+        out="run",
+    )
     torch.manual_seed(5)
     net = Small().double()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
@@ -207,9 +195,9 @@ def test_the_best_epochs_are_kept_with_their_figures(small):
 
 @pytest.fixture
 def clock(monkeypatch) -> None:
-    """A clock that goes on by a hundredth of a second each time that the loop looks."""
+    """A clock that goes on by a hundredth of a second each time that somebody looks."""
     ticks = count()
-    for module in ("loop", "train"):
+    for module in ("fit", "train"):
         monkeypatch.setattr(
             f"branchwork.training.{module}.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 100)
         )
@@ -322,10 +310,11 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(net, changes, sampl
         made = getattr(torch.optim, name)
         monkeypatch.setattr(optimizers, name, lambda *given, made=made, fused, **settings: made(*given, **settings))
     recipe = fast(net, len(sample.train)).but({"batch_size": 16, "precision": "fp32", **changes})
-    plan = train.make_plan(net, sample, recipe, 0, "cpu", None, "auto", False, None, Processes())
-    plan, model = replace(plan, device="meta"), Model.of(plan.net, sample, plan.recipe)
-    trains = train._loop(plan, recipe, Path(), model, model.builder()(), threading.Event(), Observer(), Processes())
+    plan = train.make_plan(net, sample, recipe=recipe, options=bw.Options(device="cpu"))
+    model, options = Model.of(plan.net, sample, recipe), replace(plan.options, device="meta")
+    state = make_state(model.builder()(), model, recipe=recipe, options=options, precision=plan.precision)
     images = Split(sample.train.images[:100].to("meta"), sample.train.labels[:100].to("meta"))
-    loss = trains.step(images, torch.arange(16, device="meta"))
-    assert loss.is_meta and all(weight.is_meta for weight in trains.net.parameters())
-    assert (trains.execution.name == "collapsed") == (net in ("inception", "residual"))
+    chosen = torch.arange(16, device="meta")
+    loss = train_step(state, images, chosen, recipe=recipe, moment=Moment(0, 0, 0), learning_rate=0.01)
+    assert loss.is_meta and all(weight.is_meta for weight in state.net.parameters())
+    assert (state.execution.name == "collapsed") == (net in ("inception", "residual"))

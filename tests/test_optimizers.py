@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_loop import EXACT, SMALL, last
-from test_train import StopAt, same
+from helpers.training import EXACT, SMALL, StopAt, last, same
 from torch import nn
 from torch.nn import functional as F
 
@@ -62,7 +61,7 @@ def test_what_is_zero_or_of_low_rank_or_of_any_size_gives_no_nan():
 
 def test_muon_equals_plain_torch_written_out(small):
     recipe = EXACT.but(MUON | {"validation": 0.0, "weight_decay": 0.1})
-    bw.train(SMALL, data=small, recipe=recipe, seed=5, out="run")
+    bw.train(SMALL, data=small, recipe=recipe, options=bw.Options(seed=5), out="run")
     torch.manual_seed(5)
     net = bw.build_net(SMALL).double()
     matrices, vectors = ([p for p in net.parameters() if (p.dim() >= 2) is wanted] for wanted in (True, False))

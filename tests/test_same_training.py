@@ -148,7 +148,13 @@ def test_batch_norm_from_scratch_keeps_its_statistics(small, tmp_path):
     )
     recipe = bw.course().but({"epochs": 3, "learning_rate": 0.05, "precision": "fp32", "validation": 0.1})
     results = [
-        bw.train(f"{tmp_path / 'book.py'}:Net", data=small, recipe=recipe, out=tmp_path / execute, execute=execute)
+        bw.train(
+            f"{tmp_path / 'book.py'}:Net",
+            data=small,
+            recipe=recipe,
+            out=tmp_path / execute,
+            options=bw.Options(execute=execute),
+        )
         for execute in ("auto", "written")
     ]
     assert results[0].execution == "written"

@@ -53,7 +53,13 @@ def test_a_training_is_that_of_train(alone, tmp_path):
     job = Job(**record["job"] | {"gradients": False})
     data = reduce_data(load_data("sample"), job)
     assert len(data.train) == 96 == record["train_images"] and data.image_size == (7, 7)
-    result = branchwork.train(job.net, data=data, recipe=RECIPE, seed=1, threads=1, out=tmp_path / "run", device="cpu")
+    result = branchwork.train(
+        job.net,
+        data=data,
+        recipe=RECIPE,
+        options=branchwork.Options(seed=1, threads=1, device="cpu"),
+        out=tmp_path / "run",
+    )
     assert 1 - result.test_accuracy == record["test_error"]
     run = branchwork.load_run(tmp_path / "run")
     with torch.no_grad():

@@ -6,14 +6,14 @@ import sys
 from pathlib import Path
 
 import torch
-from test_distributed import EXACT, NORMED, PLAIN, STEPS, Killed
-from test_loop import SMALL
+from helpers.training import NORMED, SMALL
+from test_distributed import EXACT, PLAIN, STEPS, Killed
 
 import branchwork as bw
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BranchworkError, RunError
-from branchwork.training import loop, train
+from branchwork.training import fit, train
 from branchwork.training.distributed import joined
 
 
@@ -30,32 +30,32 @@ def main(what: str) -> None:
     with joined() as processes:
         said = {}
         if what == "kill":
-            loop.SAVE_SECONDS = 0.0
-            step = loop.Loop.step
+            train.SAVE_SECONDS = 0.0
+            step = fit.train_step
 
-            def dying(self, *rest):
-                if not processes.first and (self.position.epoch, self.position.step) == Killed:
+            def dying(*given, moment, **options):
+                if not processes.first and moment[1:] == Killed:
                     signal.raise_signal(signal.SIGKILL)
-                return step(self, *rest)
+                return step(*given, moment=moment, **options)
 
-            loop.Loop.step = dying
+            fit.train_step = dying
         said["result"] = bw.train(SMALL, data=data, recipe=EXACT, out="together").test_accuracy
         said["normed"] = bw.train(NORMED, data=data, recipe=PLAIN, out="normed").validation_accuracy
 
         # Ctrl-C in the second process alone.
-        own = loop.Loop.step
+        own = fit.train_step
 
-        def pressed(self, *rest):
-            if not processes.first and (self.position.epoch, self.position.step) == STEPS:
+        def pressed(*given, moment, **options):
+            if not processes.first and moment[1:] == STEPS:
                 signal.raise_signal(signal.SIGINT)
-            return own(self, *rest)
+            return own(*given, moment=moment, **options)
 
-        loop.Loop.step = pressed
+        fit.train_step = pressed
         try:
             bw.train(SMALL, data=data, recipe=EXACT, out="stopped")
         except BranchworkError as reason:
             said["stopped"] = [type(reason).__name__, str(reason)]
-        loop.Loop.step = own
+        fit.train_step = own
         bw.resume("stopped", data=data)
         for where in range(2):
             try:

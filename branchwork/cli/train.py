@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, make_table, show, show_results
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
+from branchwork.training.options import Options
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def train(
     ] = None,
     compile: Annotated[
         bool | None,
-        Parameter(help="Compile the steps with torch.compile, which takes a minute; long trainings on a GPU try it."),
+        Parameter(help="Compile the steps with torch.compile, which takes a minute; never by default."),
     ] = None,
     log: Annotated[
         Literal["tensorboard"] | None, Parameter(help="Also write the figures for TensorBoard, into RUN/tensorboard.")
@@ -82,12 +83,18 @@ def train(
     Ctrl-C saves, and --resume continues to the same weights, bit for bit.
     """
     flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
-    options: dict[str, Any] = {"seed": seed, "out": out, "device": device, "threads": threads}
-    options |= {"weights": weights, "freeze": freeze, "execute": execute, "compile": compile, "log": log}
+    options: dict[str, Any] = {"seed": seed, "device": device, "threads": threads}
+    options |= {
+        "weights": None if weights is None else str(weights),
+        "freeze": freeze,
+        "execute": execute,
+        "compile": compile,
+        "log": log,
+    }
     given = {key: value for key, value in options.items() if value is not None}
     if resume is not None:
-        others = {**given, **flags, "NET": net, "data": data, "recipe": recipe, "config": config, "seeds": seeds}
-        others |= {"shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
+        others = {**given, "out": out, **flags, "NET": net, "data": data, "recipe": recipe, "config": config}
+        others |= {"seeds": seeds, "shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
         _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
         return
     if net is None:
@@ -112,11 +119,15 @@ def train(
 
         data_set, chosen = processes.together(prepare)
         if seeds is None:
-            result = branchwork.train(net, data=data_set, recipe=chosen, observer=screen, **given)
+            result = branchwork.train(
+                net, data=data_set, recipe=chosen, options=Options(**given), out=out, observer=screen
+            )
             if processes.first:
                 deliver(result, json_file, lambda: show_results((result,)))
             return
-        several = branchwork.train_seeds(net, seeds=seeds, data=data_set, recipe=chosen, observer=screen, **given)
+        several = branchwork.train_seeds(
+            net, seeds=seeds, data=data_set, recipe=chosen, options=Options(**given), out=out, observer=screen
+        )
         deliver(several, json_file, lambda: _show_seeds(several))
 
 

@@ -22,7 +22,8 @@ from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
-from branchwork.training.machine import check_threads, commit, machine, using_threads, versions
+from branchwork.training.machine import commit, machine, using_threads, versions
+from branchwork.training.options import check_threads
 
 Key = TypeVar("Key")
 

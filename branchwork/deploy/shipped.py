@@ -100,9 +100,9 @@ def _stand_in(net: str | Path | nn.Module, input_shape: Shape | None, data: Data
     """Return a model for a net without a run."""
     name = type(net).__name__ if isinstance(net, nn.Module) else str(net)
     if data is not None:
-        return Model.of(name, data, {})
+        return Model.of(name, data)
     sample = load_data("sample")
-    model = Model.of(name, sample, {})
+    model = Model.of(name, sample)
     defaults = defaults_of(name)
     shape = input_shape or (defaults.input_shape if defaults else None)
     if shape is None or shape == (sample.channels, *sample.image_size):

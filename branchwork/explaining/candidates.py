@@ -1,10 +1,9 @@
 """What could be taken out of a net: groups of branches, what they cost, and the net without one of them, fine-tuned."""
 
 import math
-import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from itertools import islice
 
 from torch import nn
 from torch.nn import functional as F
@@ -14,14 +13,12 @@ from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.dataset import Split
 from branchwork.nets.prune import Branch, find_joins
 from branchwork.nets.weights import weight_rms
-from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
-from branchwork.training.execution import Execution
-from branchwork.training.infer import TRAINING_DTYPES, pick_layout, predict_logits, weight_dtype
-from branchwork.training.loop import Loop
-from branchwork.training.optimizers import make_optimizer
+from branchwork.training.infer import TRAINING_DTYPES, predict_logits, weight_dtype
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
+from branchwork.training.state import make_state
+from branchwork.training.step import Moment, train_step
 
 # The share of a whole training's steps by which each candidate is fine-tuned, and then the chosen one, and the share of
 # its learning rate at the start: chosen on MNIST, see benchmarks/select.py. Half the rate undoes more than it mends.
@@ -102,25 +99,20 @@ class Tuner:
         """Train `net` by this share of the recipe's steps; its learning rate falls to 0 in a half cosine."""
         whole = count_batches(len(self.train), self.recipe.images_a_step) * self.recipe.epochs
         steps = max(4, round(share * whole))
-        device = self.train.labels.device
-        execution = Execution("written", net, net, pick_layout(net, self.model))
-        optimizer = make_optimizer([*net.parameters()], self.recipe)
-        loop = Loop(
-            self.plan, self.recipe, Path(), self.model, net, optimizer, execution, threading.Event(), Observer()
-        )
+        options = replace(self.plan.options, execute="written", freeze=False)
+        recipe = self.recipe.but({"auxiliary": 0.0, "ema": 0.0})
+        state = make_state(net, self.model, recipe=recipe, options=options, precision=self.plan.precision)
         net.train()
-        while loop.position.step < steps:
+        step = epoch = 0
+        while step < steps:
             # Other images than last time, and all candidates of one step get the same.
-            order = epoch_order(len(self.train), self.plan.seed, self.recipe.epochs + loop.position.epoch).to(device)
-            for chosen in batches(order, self.recipe.images_a_step):
-                if loop.position.step == steps:
-                    break
-                rate = RATE * self.recipe.learning_rate * (1 + math.cos(math.pi * loop.position.step / steps)) / 2
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loop.step(self.train, chosen)
-                loop.position.step += 1
-            loop.position.epoch += 1
+            order = epoch_order(len(self.train), options.seed, recipe.epochs + epoch).to(self.train.labels.device)
+            for chosen in islice(batches(order, recipe.images_a_step), steps - step):
+                rate = RATE * recipe.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
+                moment = Moment(options.seed, epoch, step)
+                train_step(state, self.train, chosen, recipe=recipe, moment=moment, learning_rate=rate)
+                step += 1
+            epoch += 1
         self.steps += steps
         net.eval()
 

@@ -38,11 +38,12 @@ from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_op
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
-from branchwork.training.distributed import Processes, need_alone
+from branchwork.training.distributed import need_alone
 from branchwork.training.evaluate import check_match, evaluate_net, load_for
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import using_threads
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.options import Options
+from branchwork.training.recipe import fast
 from branchwork.training.run import (
     MODEL,
     RESULT,
@@ -102,12 +103,13 @@ def select(
     observer = observer or Observer()
     run = load_run(net) if holds(Path(net), MODEL) else None
     if run is not None:
+        assert run.model.recipe is not None, "what was trained here has its recipe"
         if seed is not None:
             raise RecipeError(f"{net} was trained with a seed, which says what was held out: leave out --seed")
         if not holds(Path(net), RESULT):
             raise RunError(f"the training in {net} is not finished: continue it with branchwork train --resume {net}")
         data_set, seed = _for_run(run, data, source, observer), read_result(Path(net)).seed
-        whole, recipe = kept_net(Path(net), run.model.net), Recipe(**run.model.recipe)
+        whole, recipe = kept_net(Path(net), run.model.net), run.model.recipe
     else:
         data_set = data if isinstance(data, DataSet) else load_data(data or "auto", source=source, observer=observer)
         whole, recipe, seed = absolute_name(str(net)), fast(str(net), len(data_set.train)), seed or 0
@@ -117,7 +119,7 @@ def select(
         raise RecipeError(
             f"{net} was trained on all images, and none are left to judge branches by: train it with --validation 0.1"
         )
-    plan = make_plan(whole, data_set, recipe, seed, device, threads, "auto", False, None, Processes())
+    plan = make_plan(whole, data_set, recipe=recipe, options=Options(seed=seed, device=device, threads=threads))
     search = _Search(plan, data_set, goal, each, None if run is None else _fingerprint(run.net))
     search.need_choice()
     folder = search.claim(out)
@@ -126,7 +128,7 @@ def select(
         with hold_lock(folder / ".selecting", f"selects into {folder}"):
             if run is None:
                 run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))
-            with using_threads(plan.threads):
+            with using_threads(plan.options.threads):
                 sizes = search.go(run.net, folder, observer)
             _train_or_go_on(search, folder, sizes[-1].net, weights_of(folder, sizes), observer)
             return search.finish(run, sizes, folder, time.perf_counter() - began)
@@ -156,12 +158,9 @@ def _train_or_go_on(search: "_Search", folder: Path, net: str, weights: Path | N
         train(
             net,
             data=search.data,
-            recipe=Recipe(**plan.recipe),
-            seed=plan.seed,
+            recipe=plan.recipe,
+            options=replace(plan.options, weights=None if weights is None else str(weights)),
             out=folder,
-            device=plan.device,
-            threads=plan.threads,
-            weights=weights,
             observer=observer,
         )
     return folder
@@ -222,7 +221,8 @@ class _Search:
     def question(self) -> dict[str, Any]:
         """What the steps in a folder belong to, as JSON has it."""
         plan = self.plan
-        asked = (plan.net, self.weights, plan.checksum, plan.recipe, plan.seed, asdict(self.goal), self.each)
+        recipe, goal = asdict(plan.recipe), asdict(self.goal)
+        asked = (plan.net, self.weights, plan.checksum, recipe, plan.options.seed, goal, self.each)
         named = dict(zip(("net", "weights", "checksum", "recipe", "seed", "goal", "each"), asked, strict=True))
         plain: dict[str, Any] = json.loads(json.dumps(named))
         return plain
@@ -256,8 +256,10 @@ class _Search:
 
         Raises `NetError` where the goal cannot be reached.
         """
-        recipe, device = Recipe(**self.plan.recipe), pick_device(self.plan.device)
-        train_split, validation = train_and_validation(self.data, recipe.validation, self.plan.seed, recipe.fraction)
+        recipe, device = self.plan.recipe, pick_device(self.plan.options.device)
+        train_split, validation = train_and_validation(
+            self.data, recipe.validation, self.plan.options.seed, recipe.fraction
+        )
         train_split = Split(train_split.images.to(device), train_split.labels.to(device))
         tuner = Tuner(self.plan, recipe, self.model, train_split, validation)
         groups, sizes = find_groups(whole, self.each), self.taken_up(folder)
@@ -422,7 +424,7 @@ class _Search:
             whole=self.plan.net,
             net=after.net,
             data=self.data.name,
-            seed=self.plan.seed,
+            seed=self.plan.options.seed,
             goal=self.goal.words(),
             sizes=tuple(sizes),
             worth=_worth(find_groups(run.net, self.each), run.net, sizes),

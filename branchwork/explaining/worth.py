@@ -83,7 +83,7 @@ def _choose(
 ) -> tuple[Literal["validation", "test"], Split]:
     """Return the images to measure on, with labels that are indices of the net's classes, and their split's name."""
     name: Literal["validation", "test"] = "test"
-    split, held_out = data.test, trained.model.recipe.get("validation", 0)
+    split, held_out = data.test, trained.model.recipe.validation if trained.model.recipe else 0.0
     if is_own_data and held_out and holds(trained.folder, RESULT):
         name, split = "validation", train_and_validation(data, held_out, read_result(trained.folder).seed)[1]
     if count is not None and count < len(split):

@@ -18,7 +18,7 @@ from branchwork.studies.statistics import (
     p_words,
     paired,
 )
-from branchwork.training.execution import Execute
+from branchwork.training.options import Execute
 from branchwork.training.recipe import Recipe
 
 Preset = Literal["quick", "full"]

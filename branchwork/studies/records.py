@@ -10,7 +10,7 @@ from typing import Any, Literal
 from branchwork.errors import StudyError
 from branchwork.files import read_json, reading
 from branchwork.nets.resolve import short_name
-from branchwork.training.execution import Execute
+from branchwork.training.options import Execute
 
 # The gradient is measured on this many images, the same ones throughout a training.
 GRADIENT_IMAGES = 128

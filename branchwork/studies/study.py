@@ -26,7 +26,7 @@ from branchwork.studies.shortcuts import SHORTCUTS
 from branchwork.studies.study_report import study_page
 from branchwork.studies.trainings import process_pool, run_jobs, shrinking
 from branchwork.training.infer import pick_device
-from branchwork.training.machine import check_threads
+from branchwork.training.options import check_threads
 from branchwork.training.run import claim_folder, holds
 
 STUDIES = {study.name: study for study in (BRANCHES, BOTTLENECK, DEPTH, SHORTCUTS)}

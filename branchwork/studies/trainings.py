@@ -29,9 +29,9 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Epoch, Observer
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms, Job, Record
-from branchwork.training.checkpoint import load_state
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine, using_threads, versions
+from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model, load_run
 from branchwork.training.train import Result, train
@@ -125,11 +125,8 @@ def train_job(job: Job) -> Record:
                 job.net,
                 data=data,
                 recipe=recipe,
-                seed=job.seed,
+                options=Options(seed=job.seed, device=job.device, threads=job.threads, execute=job.execute),
                 out=watch.folder,
-                device=job.device,
-                threads=job.threads,
-                execute=job.execute,
                 observer=watch,
             )
             outcome = {"outcome": "trained", "message": None, **_measures(watch.folder, data, result, recipe, job)}
@@ -236,7 +233,7 @@ class _GradientWatch(Observer):
 
     def __init__(self, folder: Path, job: Job, data: DataSet, recipe: Recipe) -> None:
         self.folder, self.job = folder, job
-        self.model = Model.of(job.net, data, dict(job.recipe))
+        self.model = Model.of(job.net, data)
         with torch.random.fork_rng(devices=[]):
             build = self.model.builder()
             torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
@@ -249,8 +246,7 @@ class _GradientWatch(Observer):
 
     def epoch(self, epoch: Epoch) -> None:
         if self.job.gradients and epoch.epoch in self.epochs:
-            tensors = load_state(self.folder).tensors
-            self.net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+            self.net.load_state_dict(epoch.weights)
             self.measure(epoch.epoch)
 
     def measure(self, epoch: int) -> None:

@@ -14,6 +14,7 @@ from branchwork.nets.googlenet import EPS, TAPS
 from branchwork.nets.input_size import layer_shape
 from branchwork.nets.layers import conv_norm_relu
 from branchwork.nets.resolve import split_options
+from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 
@@ -37,16 +38,16 @@ class WithHeads(nn.Module):
         return torch.stack([x, *read])
 
 
-def check_heads(net: str, recipe: Recipe, freeze: bool, execute: str) -> None:
+def check_heads(net: str, recipe: Recipe, options: Options) -> None:
     """Raises `RecipeError` where auxiliary heads are wanted and cannot be had."""
     if not recipe.auxiliary:
         return
     name, _ = split_options(net)
     if name not in READ:
         problem = f"{net} has no auxiliary heads, only {', '.join(READ)} has"
-    elif freeze:
+    elif options.freeze:
         problem = "with --freeze they have nothing to teach"
-    elif execute == "collapsed":
+    elif options.execute == "collapsed":
         problem = "they read layers that a collapsed net has no longer"
     else:
         return

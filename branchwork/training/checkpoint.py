@@ -2,19 +2,22 @@
 
 import json
 import os
+import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
-from branchwork.errors import RecipeError, RunError
-from branchwork.files import read_fields
+from branchwork.errors import RunError
+from branchwork.files import parse_json, reading
+from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import STATE, write_tensors
+from branchwork.training.run import STATE, detached, write_tensors
+from branchwork.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -22,25 +25,17 @@ class Plan:
     """What a training is: enough to begin it again in another process.
 
     `checksum` is that of the training data. `size` and `fit` are what people's own pictures were brought to, and how.
-    `weights` is the file whose weights the net began with, `normalisation` the mean and standard deviation that they
-    expect where those are not the data's; with `freeze`, only the head is trained.
+    `normalisation` is the mean and standard deviation that the weights it starts from expect, if not the data's.
     """
 
     net: str
     data: str
     checksum: int
-    recipe: dict[str, Any]
-    seed: int
-    device: str
-    threads: int
+    recipe: Recipe
+    options: Options
     precision: str
-    execute: str
-    compile: bool | None
-    log: str | None
     size: tuple[int, int] | None = None
     fit: str | None = None
-    weights: str | None = None
-    freeze: bool = False
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
@@ -59,39 +54,29 @@ class Position:
     seconds: float = 0.0
     step_seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        counts = (self.epoch, self.step, self.best_epoch, self.seconds, self.step_seconds)
-        if min(counts) < 0 or self.epoch != len(self.history) or self.best_epoch > self.epoch:
-            raise ValueError("its counts do not go together")
 
-
-def save_state(
-    folder: Path,
-    plan: Plan,
-    position: Position,
-    net: nn.Module,
-    heads: nn.Module,
-    optimizer: Optimizer,
-    best: dict[str, Tensor],
-    average: nn.Module | None,
-) -> None:
-    tensors = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
-    tensors |= {f"heads.{key}": tensor for key, tensor in heads.state_dict().items()}
+def save_state(folder: Path, plan: Plan, position: Position, *, state: TrainState, best: Mapping[str, Tensor]) -> None:
+    """Write all that an exact resume needs; `best` are the best weights so far."""
+    tensors = {f"net.{key}": tensor for key, tensor in state.net.state_dict().items()}
+    tensors |= {f"heads.{key}": tensor for key, tensor in state.heads.state_dict().items()}
     tensors |= {f"best.{key}": tensor for key, tensor in best.items()}
-    if average is not None:
-        tensors |= {f"average.{key}": tensor for key, tensor in average.state_dict().items()}
-    for index, parameter in enumerate((*net.parameters(), *heads.parameters())):
-        for key, value in optimizer.state[parameter].items():
+    if state.average is not None:
+        tensors |= {f"average.{key}": tensor for key, tensor in state.average.state_dict().items()}
+    for index, parameter in enumerate((*state.net.parameters(), *state.heads.parameters())):
+        for key, value in state.optimizer.state[parameter].items():
             tensors[f"optimizer.{index}.{key}"] = value
     tensors["random.cpu"] = torch.get_rng_state()
-    if plan.device.startswith("cuda"):
-        tensors["random.cuda"] = torch.cuda.get_rng_state(plan.device)
+    if plan.options.device.startswith("cuda"):
+        tensors["random.cuda"] = torch.cuda.get_rng_state(plan.options.device)
+    tensors = detached(tensors)
     about = {"plan": json.dumps(asdict(plan)), "position": json.dumps(asdict(position))}
-    write_tensors(folder / STATE, tensors, about)
+    write_tensors(folder / STATE, tensors, about | {"checksum": _checksum(tensors, about)})
 
 
 @dataclass(frozen=True)
 class SavedState:
+    """What `save_state` wrote."""
+
     plan: Plan
     position: Position
     tensors: dict[str, Tensor]
@@ -99,53 +84,55 @@ class SavedState:
     def _part(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
-    def restore(
-        self, net: nn.Module, heads: nn.Module, optimizer: Optimizer, average: nn.Module | None
-    ) -> dict[str, Tensor]:
-        """Put weights, those of auxiliary `heads` too, their average, optimiser and random state back.
+    def restore(self, state: TrainState) -> dict[str, Tensor]:
+        """Put all tensors back into `state`, and torch's random state too; return the best weights so far.
 
-        Gives the best weights so far. Raises `RunError` where `net` is no longer the one that was saved.
+        Raises `RunError` if the net is no longer the one that was saved.
         """
         best = self._part("best.")
         try:
-            net.load_state_dict(best)
-            net.load_state_dict(self._part("net."))
-            heads.load_state_dict(self._part("heads."))
-            if average is not None:
-                average.load_state_dict(self._part("average."))
+            state.net.load_state_dict(best)
+            state.net.load_state_dict(self._part("net."))
+            state.heads.load_state_dict(self._part("heads."))
+            if state.average is not None:
+                state.average.load_state_dict(self._part("average."))
         except RuntimeError as reason:
             raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
-        for index, parameter in enumerate((*net.parameters(), *heads.parameters())):
+        for index, parameter in enumerate((*state.net.parameters(), *state.heads.parameters())):
             for key, value in self._part(f"optimizer.{index}.").items():
-                if value.shape not in (parameter.shape, ()) or not value.is_floating_point():
-                    raise RunError(f"the saved state is damaged: {key} of parameter {index} is {tuple(value.shape)}")
                 # The fused optimisers read raw memory, so moments must lie as their parameter lies.
                 like = parameter if value.shape == parameter.shape else value.to(parameter.device)
-                optimizer.state[parameter][key] = torch.empty_like(like).copy_(value)
+                state.optimizer.state[parameter][key] = torch.empty_like(like).copy_(value)
         torch.set_rng_state(self.tensors["random.cpu"])
         if "random.cuda" in self.tensors:
-            torch.cuda.set_rng_state(self.tensors["random.cuda"], self.plan.device)
+            torch.cuda.set_rng_state(self.tensors["random.cuda"], self.plan.options.device)
         return best
 
 
 def load_state(folder: Path) -> SavedState:
-    """Raises `RunError` where the folder has no state to continue from, or a damaged one."""
+    """Raises `RunError` if the folder has no state to continue from, or one that differs from what was saved."""
     path = folder / STATE
     if not os.path.isfile(path):
         raise RunError(
             f"{folder} cannot be continued: {STATE} is missing. Give a folder that branchwork train has made."
         )
-    try:
+    with reading(path, remedy=_AGAIN):
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
-        plan = read_fields(Plan, json.loads(about["plan"]))
-        Recipe(**plan.recipe)
-        position = read_fields(Position, json.loads(about["position"]))
-        if tensors["random.cpu"].dtype != torch.uint8 or len(tensors["random.cpu"]) != len(torch.get_rng_state()):
-            raise ValueError("its random state is not one")
-        return SavedState(plan, position, tensors)
-    except (safetensors.SafetensorError, OSError, LookupError, TypeError, ValueError, RecipeError) as reason:
-        raise RunError(
-            f"{path} is damaged ({reason}): the training must be started again, with another --out"
-        ) from reason
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
+        if about.pop("checksum") != _checksum(tensors, about):
+            raise ValueError("its checksum is that of other contents")
+    plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)
+    return SavedState(plan, parse_json(about["position"], Position, path, remedy=_AGAIN), tensors)
+
+
+_AGAIN = "the training must be started again, with another --out"
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Of all names, shapes, bytes and texts: with a renamed moment, say, training would go on from another state."""
+    check = zlib.crc32(json.dumps(dict(sorted(about.items()))).encode())
+    for name, tensor in sorted(tensors.items()):
+        check = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), check)
+        check = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, check)
+    return f"{check:08x}"

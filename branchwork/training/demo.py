@@ -4,7 +4,7 @@ from pathlib import Path
 
 from branchwork.datasets.load import load_data
 from branchwork.observer import Observer
-from branchwork.training.distributed import Processes, need_alone
+from branchwork.training.distributed import need_alone
 from branchwork.training.train import Result, complete, make_plan
 
 
@@ -18,7 +18,5 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observe
     data_set = load_data(data, observer=observer)
     folder = Path(out) / data_set.name
     nets = ("inception", "residual")
-    plans = {
-        folder / net: make_plan(net, data_set, None, 0, "auto", None, "auto", False, None, Processes()) for net in nets
-    }
+    plans = {folder / net: make_plan(net, data_set) for net in nets}
     return complete(plans, data_set, "stopped, and saved. Run the same command again to continue.", observer)

@@ -53,6 +53,14 @@ class Processes:
         dist.all_reduce(total)
         return [float(number) for number in total]
 
+    def of_first(self, number: float) -> float:
+        """`number` in the first process and 0 in the others, so that a sum is the first one's."""
+        return number if self.first else 0.0
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether each of the flags is set in some process."""
+        return tuple(count > 0 for count in self.sum([float(flag) for flag in flags]))
+
     def every(self, value: T) -> list[T]:
         """What each process gives, in the order of their ranks."""
         values = [value] * self.count

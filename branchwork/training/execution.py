@@ -14,8 +14,6 @@ from branchwork.training.auxiliary import WithHeads
 from branchwork.training.infer import evaluation_batch, pick_layout
 from branchwork.training.run import Model
 
-Execute = Literal["auto", "written", "collapsed"]
-
 
 @dataclass(frozen=True)
 class Execution:

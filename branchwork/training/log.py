@@ -10,11 +10,9 @@ from branchwork.observer import Epoch, Observer, Step
 LOG = "tensorboard"
 
 
-def need_log(name: str | None) -> None:
-    """Raises `RecipeError` where there is no log of this name, or it is not installed."""
-    if name not in (None, "tensorboard"):
-        raise RecipeError(f"log is {name!r}, and it must be tensorboard, or left out")
-    if name is not None and importlib.util.find_spec("tensorboard") is None:
+def need_tensorboard() -> None:
+    """Raise `RecipeError` if tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
         raise RecipeError("--log tensorboard needs the extra `log`: pip install 'branchwork[log]', or leave it out")
 
 

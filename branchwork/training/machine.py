@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 import branchwork
-from branchwork.errors import BranchworkError
 
 
 def versions() -> dict[str, str]:
@@ -57,18 +56,11 @@ def compiler_problem(device: torch.device) -> str | None:
     return "torch.compile needs a C++ compiler, and there is none: install g++ or clang++"
 
 
-def check_threads(count: int | None, error: type[BranchworkError]) -> None:
-    """Raises `error` for a number of threads that makes no sense here: OpenMP dies of far too many without a word."""
-    most = 4 * (os.cpu_count() or 1)
-    if count is not None and not 1 <= count <= most:
-        raise error(f"threads is {count}, and it must be at least 1 and at most {most} here")
-
-
 @contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    """This many threads for torch, and afterwards as many as before."""
+def using_threads(count: int | None) -> Iterator[None]:
+    """This many threads for torch, and afterwards as many as before; None changes nothing."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +17,12 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
 from branchwork.errors import NetError, RunError, first_line
-from branchwork.files import check_writable, read_fields, write_json, write_whole
+from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
 from branchwork.nets.resolve import find_builder
 from branchwork.nets.weights import load_weights
+from branchwork.training.recipe import Recipe
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
@@ -33,7 +33,10 @@ SEEDS, STEPS, SCRIPT = "seeds.json", "steps.json", "net.py"
 
 @dataclass(frozen=True)
 class Model:
-    """What must be known to use the weights of a run: the net, its input, its classes. It is `model.json`."""
+    """What must be known to use the weights of a run: the net, its input, its classes. It is `model.json`.
+
+    `recipe` is that of its training; None for a net that was not trained here.
+    """
 
     net: str
     in_channels: int
@@ -43,7 +46,7 @@ class Model:
     std: tuple[float, ...]
     pictures: str
     data: str
-    recipe: dict[str, Any]
+    recipe: Recipe | None = None
 
     def __post_init__(self) -> None:
         whole = self.in_channels >= 1 and min(self.image_size) >= 1
@@ -53,7 +56,7 @@ class Model:
             raise ValueError("its classes are not several different names, or its kind of pictures is unknown")
 
     @classmethod
-    def of(cls, net: str, data: DataSet, recipe: dict[str, Any]) -> "Model":
+    def of(cls, net: str, data: DataSet, recipe: Recipe | None = None) -> "Model":
         return cls(
             net,
             data.channels,
@@ -95,10 +98,7 @@ def load_run(folder: str | Path) -> TrainedNet:
         raise RunError(
             f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
         )
-    try:
-        model = read_fields(Model, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, OSError, RecursionError) as reason:
-        raise RunError(f"{path} is damaged ({reason}): copy the run again, or train again") from reason
+    model = read_json(path, Model, remedy="copy the run again, or train again")
     with torch.random.fork_rng(devices=[]):
         net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
@@ -127,13 +127,19 @@ def write_top(folder: Path, history: Sequence[Mapping[str, Any]], count: int, we
     )
     for file in (folder / "top").glob("epoch-*.safetensors"):
         if file.name not in names.values():
-            file.unlink()
+            try:
+                file.unlink()
+            except OSError as reason:
+                raise RunError(f"cannot remove {file}: {reason.strerror}. Remove it yourself.") from reason
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-    # Clones, because safetensors refuses tensors that share memory, as tied weights do.
-    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(plain, metadata=about))
+    write_whole(path, safetensors.torch.save(detached(tensors), metadata=about))
+
+
+def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, because safetensors refuses tensors that share memory, as tied weights do."""
+    return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
 def keep_script(folder: Path, net: str) -> None:
@@ -149,7 +155,9 @@ def kept_net(folder: Path, net: str) -> str:
     if not where.endswith(".py") or not holds(folder, SCRIPT):
         return net
     kept = folder / SCRIPT
-    same = os.path.isfile(where) and Path(where).read_bytes() == kept.read_bytes()
+    with reading(kept):
+        content = kept.read_bytes()
+    same = os.path.isfile(where) and Path(where).read_bytes() == content
     return net if same else f"{kept}:{attribute}"
 
 

@@ -1,19 +1,18 @@
 """One training repeated with several seeds, and what they say together."""
 
-import json
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import RecipeError, RunError
-from branchwork.files import read_fields, write_json
+from branchwork.files import read_json, write_json
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import Plan
-from branchwork.training.distributed import Processes, need_alone
-from branchwork.training.execution import Execute
+from branchwork.training.distributed import need_alone
+from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import RESULT, SEEDS, claim_folder
 from branchwork.training.train import Result, complete, load_again, make_plan
@@ -39,44 +38,30 @@ def train_seeds(
     seeds: int = 5,
     data: str | DataSet = "auto",
     recipe: Recipe | None = None,
-    seed: int = 0,
+    options: Options | None = None,
     out: str | Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    execute: Execute = "auto",
-    compile: bool | None = None,
-    log: str | None = None,
-    weights: str | Path | None = None,
-    freeze: bool = False,
-    source: Path | None = None,
     observer: Observer | None = None,
 ) -> SeedsResult:
-    """Train with `seeds` seeds from `seed` on, each into its own folder within `out`; the rest is as for `train`."""
+    """Train with `seeds` seeds, from that of `options` on, each in a folder of its own in `out`.
+
+    Everything else is as for `train`.
+    """
+    options = options or Options()
     observer = observer or Observer()
     need_alone("several seeds")
     if not 2 <= seeds <= 1000:
         raise RecipeError(f"seeds is {seeds}, and it must be from 2, for a deviation, to 1000: for one, leave it out")
-    data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
+    data_set = load_data(data, observer=observer) if isinstance(data, str) else data
     plans = [
-        make_plan(
-            net,
-            data_set,
-            recipe,
-            number,
-            device,
-            threads,
-            execute,
-            compile,
-            log,
-            Processes(),
-            weights=weights,
-            freeze=freeze,
-        )
-        for number in range(seed, seed + seeds)
+        make_plan(net, data_set, recipe=recipe, options=replace(options, seed=seed))
+        for seed in range(options.seed, options.seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
     write_json(folder / SEEDS, [asdict(plan) for plan in plans])
     return _train(plans, folder, data_set, observer)
+
+
+_AGAIN = "train again into another folder"
 
 
 def resume_seeds(
@@ -86,23 +71,20 @@ def resume_seeds(
     observer = observer or Observer()
     need_alone("several seeds")
     path = Path(folder) / SEEDS
-    try:
-        plans = [read_fields(Plan, fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
-        if len({plan.seed for plan in plans}) != len(plans) or len(plans) < 2:
-            raise ValueError("it needs two different seeds at least")
-    except (OSError, ValueError, TypeError, RecursionError) as reason:
-        raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
+    plans = read_json(path, list[Plan], remedy=_AGAIN)
+    if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
+        raise RunError(f"{path} is damaged (it needs at least two different seeds): {_AGAIN}")
     return _train(plans, Path(folder), data or load_again(plans[0], source, observer), observer)
 
 
 def _train(plans: list[Plan], folder: Path, data: DataSet, observer: Observer) -> SeedsResult:
     again = f"stopped, and saved. Continue with: branchwork train --resume {folder}"
-    results = complete({folder / f"seed-{plan.seed}": plan for plan in plans}, data, again, observer)
+    results = complete({folder / f"seed-{plan.options.seed}": plan for plan in plans}, data, again, observer)
     accuracies = [result.test_accuracy for result in results]
     summary = SeedsResult(
         net=plans[0].net,
         data=data.name,
-        seeds=tuple(plan.seed for plan in plans),
+        seeds=tuple(plan.options.seed for plan in plans),
         mean=statistics.mean(accuracies),
         deviation=statistics.stdev(accuracies),
         mean_train_seconds=statistics.mean(result.train_seconds for result in results),

@@ -8,34 +8,40 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from branchwork.datasets.batches import batches, epoch_order, train_and_validation
+from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.load import load_data
-from branchwork.errors import DataError, Interrupted, RecipeError, RunError, TrainingError, first_line, own_line
-from branchwork.files import hold_lock, read_fields, remove_parts, write_json, write_whole
+from branchwork.errors import (
+    DataError,
+    Diverged,
+    Interrupted,
+    RecipeError,
+    RunError,
+    TrainingError,
+    first_line,
+    own_line,
+)
+from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
-from branchwork.observer import Observer
-from branchwork.training.auxiliary import check_heads, make_heads
-from branchwork.training.checkpoint import Plan, SavedState, load_state
-from branchwork.training.compiling import Compilable, Trial
-from branchwork.training.distributed import Processes, distribute, is_lost, joined
+from branchwork.observer import Epoch, Observer, Step
+from branchwork.training.auxiliary import check_heads
+from branchwork.training.checkpoint import Plan, Position, SavedState, load_state, save_state
+from branchwork.training.distributed import Processes, is_lost, joined
 from branchwork.training.evaluate import evaluate_net
-from branchwork.training.execution import Execute, pick_execution
-from branchwork.training.fitting import fitting_batch, need_memory
-from branchwork.training.infer import TRAINING_DTYPES, pick_device, pick_precision, weight_dtype
-from branchwork.training.log import LOG, TensorBoard, need_log
-from branchwork.training.loop import Loop, Place, augmented, freeze_body, parts
+from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
+from branchwork.training.fitting import fitting_batch, images_per_second
+from branchwork.training.infer import pick_device, pick_precision
+from branchwork.training.log import LOG, TensorBoard, need_tensorboard
 from branchwork.training.machine import (
-    check_threads,
     commit,
     compiler_problem,
     keeping_freed_memory,
@@ -45,10 +51,11 @@ from branchwork.training.machine import (
     using_threads,
     versions,
 )
-from branchwork.training.optimizers import make_optimizer
+from branchwork.training.options import Options, check_threads
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.run import (
     FILES,
+    METRICS,
     RECIPE,
     REPORT,
     RESULT,
@@ -59,8 +66,15 @@ from branchwork.training.run import (
     holds,
     keep_script,
     kept_net,
+    write_model,
+    write_top,
 )
 from branchwork.training.run_report import write_report
+from branchwork.training.state import TrainState, freeze_body, make_state
+from branchwork.training.step import Moment, augment_batch
+
+# A state is saved at the end of every epoch, and within an epoch when the last is older than this.
+SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -105,35 +119,25 @@ def train(
     *,
     data: str | DataSet = "auto",
     recipe: Recipe | None = None,
-    seed: int = 0,
+    options: Options | None = None,
     out: str | Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    execute: Execute = "auto",
-    compile: bool | None = None,
-    log: str | None = None,
-    weights: str | Path | None = None,
-    freeze: bool = False,
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
-    It begins with the `weights` of a file or a run, if they are given, and a fresh head where the number of classes is
-    another; images are then normalised as those weights expect it. With `freeze`, only the head is trained.
-    With `log` of "tensorboard", its figures are also written into the folder's `tensorboard/`, step by step.
-    `recipe` is by default `fast(net, images)`; `out` by default the first free `runs/NET-DATA-1`, `-2`, …. The same
-    seed gives the same weights, bit for bit, on one machine with the same number of threads on the CPU. Steps are
-    compiled by torch.compile with `compile`; with None, a long training on a GPU tries some and keeps what is faster.
-    Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` where the loss is no longer finite.
+    `recipe` says what to train and defaults to `fast(net, images)`; `options` say how to run it. `out` defaults to the
+    first free one of `runs/NET-DATA-1`, `-2`, …; `source` is a folder that holds the files of `data`. A net that starts
+    from `weights` gets images normalised as those weights expect. With `log="tensorboard"`, figures are also written to
+    the run's `tensorboard/`, step by step. Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError`
+    if the loss is no longer finite.
     """
     with joined() as processes:
         observer = observer if observer and processes.first else Observer()
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
-            options = (seed, device, threads, execute, compile, log, processes)
-            plan = make_plan(net, data_set, recipe, *options, weights=weights, freeze=freeze)
+            plan = make_plan(net, data_set, recipe=recipe, options=options, processes=processes)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
@@ -141,11 +145,13 @@ def train(
         folder = processes.share(claimed)
         assert folder is not None
         # Of what was measured, the smallest is taken for all.
-        batch_size = min(processes.every(plan.recipe["batch_size"]))
+        batch_size = min(processes.every(plan.recipe.images_a_step))
         plan = processes.share(plan)
-        plan = replace(plan, recipe=plan.recipe | {"batch_size": batch_size})
+        plan = replace(plan, recipe=replace(plan.recipe, batch_size=batch_size))
         with _interruptible() as interrupted:
-            return _run(plan, data_set, folder, None, interrupted, observer, processes)
+            return _run(
+                plan, data_set, folder, saved=None, interrupted=interrupted, observer=observer, processes=processes
+            )
 
 
 def resume(
@@ -173,7 +179,9 @@ def resume(
         plan = state.plan
         data_set = processes.together(lambda: data or load_again(plan, source, observer))
         with _interruptible() as interrupted:
-            return _run(state.plan, data_set, folder, state, interrupted, observer, processes)
+            return _run(
+                plan, data_set, folder, saved=state, interrupted=interrupted, observer=observer, processes=processes
+            )
 
 
 def load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
@@ -201,7 +209,16 @@ def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Ob
                 claim_folder(folder, "")
             try:
                 begun = plan if state is None else state.plan
-                results.append(_run(begun, data, folder, state, interrupted, observer, Processes()))
+                result = _run(
+                    begun,
+                    data,
+                    folder,
+                    saved=state,
+                    interrupted=interrupted,
+                    observer=observer,
+                    processes=Processes(),
+                )
+                results.append(result)
             except Interrupted:
                 raise Interrupted(again) from None
     return tuple(results)
@@ -209,45 +226,31 @@ def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Ob
 
 def read_result(folder: Path) -> Result:
     """The result of a finished run. Raises `RunError` where it is damaged."""
-    path = folder / RESULT
-    try:
-        return read_fields(Result, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as reason:
-        raise RunError(f"{path} is damaged ({reason}): train again into another folder") from reason
+    return read_json(folder / RESULT, Result, remedy="train again into another folder")
 
 
 def make_plan(
     net: str,
     data: DataSet,
-    recipe: Recipe | None,
-    seed: int,
-    device: str,
-    threads: int | None,
-    execute: str,
-    compile: bool | None,
-    log: str | None,
-    processes: Processes,
     *,
-    weights: str | Path | None = None,
-    freeze: bool = False,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    processes: Processes | None = None,
 ) -> Plan:
-    """The plan of a training, checked: what cannot be trained is refused here, before anything is written.
+    """Check a training before anything is written, and return its plan, with a number for every `auto`.
 
-    Raises `RecipeError`, `DataError`, `NetError` or `WeightsError`.
+    Raises `RecipeError`, `DataError`, `NetError` or `WeightsError` for what cannot be trained.
     """
-    check_threads(threads, RecipeError)
-    need_log(log)
+    recipe, options = recipe or fast(net, len(data.train)), options or Options()
+    check_threads(options.threads, RecipeError)
+    if options.log:
+        need_tensorboard()
     check_unicode(data.argument, DataError)
-    if not 0 <= seed < 2**63:
-        raise RecipeError(f"seed is {seed}, and it must be at least 0 and less than 2^63")
-    if execute not in get_args(Execute):
-        raise RecipeError(f"execute is {execute!r}, and it must be one of {', '.join(get_args(Execute))}")
-    recipe = recipe or fast(net, len(data.train))
-    check_heads(net, recipe, freeze, execute)
-    where = pick_device(device)
-    if recipe.batch_norm == "shared" and where.type != "cuda":
-        raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {where}: leave it out")
-    train, _ = train_and_validation(data, recipe.validation, seed, recipe.fraction)
+    check_heads(net, recipe, options)
+    device = pick_device(options.device)
+    if recipe.batch_norm == "shared" and device.type != "cuda":
+        raise RecipeError(f"batch_norm is shared, which takes GPUs, and the device is {device}: leave it out")
+    train, _ = train_and_validation(data, recipe.validation, options.seed, recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size is {recipe.batch_size}, and there are only {len(train)} training images: lower it"
@@ -256,31 +259,29 @@ def make_plan(
         net=absolute_name(net),
         data=data.argument,
         checksum=data.train.checksum(),
-        recipe=asdict(recipe),
-        seed=seed,
-        device=str(where),  # without the number of a GPU, where several processes have one each
-        threads=threads or torch.get_num_threads(),
-        precision=pick_precision(recipe.precision, where),
-        execute=execute,
-        compile=compile,
-        log=log,
+        recipe=recipe,
+        options=replace(
+            options,
+            device=str(device),  # without the number of a GPU: of several processes, each has another
+            threads=options.threads or torch.get_num_threads(),
+            weights=options.weights and str(Path(options.weights).resolve()),
+        ),
+        precision=pick_precision(recipe.precision, device),
         size=data.image_size if data.path else None,
         fit=data.pictures if data.path else None,
-        weights=None if weights is None else str(Path(weights).resolve()),
-        freeze=freeze,
     )
-    may_compile(plan)
+    problem = compiler_problem(device)
+    if options.compile and problem is not None:
+        raise RecipeError(f"{problem}, or leave out --compile")
     model = Model.of(plan.net, data, plan.recipe)
     with torch.random.fork_rng(devices=[]):
         built = model.builder()()
         check_net(built, model)
-    if weights is not None:
-        plan = replace(plan, normalisation=load_weights(built, weights, new_head=True).normalisation)
-    if freeze:
-        if weights is None:
-            raise RecipeError("--freeze trains the head alone, and the body has no weights yet: give --weights FILE")
+    if options.weights is not None:
+        plan = replace(plan, normalisation=load_weights(built, options.weights, new_head=True).normalisation)
+    if options.freeze:
         freeze_body(built)
-    return plan if recipe.batch_size != "auto" else _measured(plan, recipe, model, built, train, processes)
+    return plan if recipe.batch_size != "auto" else _measured(plan, model, built, train, processes or Processes())
 
 
 def _as_weights_expect(plan: Plan, data: DataSet) -> DataSet:
@@ -291,146 +292,192 @@ def _as_weights_expect(plan: Plan, data: DataSet) -> DataSet:
     return replace(data, mean=mean, std=std)
 
 
-def _measured(plan: Plan, recipe: Recipe, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
-    """The plan with a number for the batch that was left to be measured, by steps of `net`, which are its last."""
-    device = processes.device(plan.device)
-    pieces = recipe.accumulate * processes.count
+def _measured(plan: Plan, model: Model, net: nn.Module, train: Split, processes: Processes) -> Plan:
+    """Replace a batch size of `auto`: it is measured by steps of `net`, which are its last."""
+    recipe, options = plan.recipe, plan.options
+    device, pieces = processes.device(options.device), recipe.accumulate * processes.count
     most = max(2, len(train) // pieces)
-    with _settings(plan.threads, device):
-        trial = recipe.but({"batch_size": most, "accumulate": 1})
-        loop = _loop(plan, trial, Path(), model, net, threading.Event(), Observer(), Processes())
-        few = train.pick(torch.arange(min(len(train), 64)))
-        fitting = fitting_batch(loop, Split(few.images.to(device), few.labels.to(device)), most)
-    return replace(plan, recipe=asdict(recipe.but({"batch_size": min(len(train), fitting * pieces)})))
+    trial = recipe.but({"batch_size": most, "accumulate": 1})
+    few = train.pick(torch.arange(min(len(train), 64)))
+    with _settings(options.threads, device):
+        state = make_state(net, model, recipe=trial, options=options, precision=plan.precision)
+        images = Split(few.images.to(device), few.labels.to(device))
+        fitting = fitting_batch(partial(images_per_second, state, images, trial), most, device)
+    return replace(plan, recipe=recipe.but({"batch_size": min(len(train), fitting * pieces)}))
 
 
 def _run(
     plan: Plan,
     data: DataSet,
     folder: Path,
-    state: SavedState | None,
+    *,
+    saved: SavedState | None,
     interrupted: threading.Event,
     observer: Observer,
     processes: Processes,
 ) -> Result:
+    """Train in `folder` to the end, from `saved` on if it is given, with no other process writing there."""
+
     def prepare() -> None:
         if data.train.checksum() != plan.checksum:
             raise RunError(
                 f"process {processes.rank} has other training images as {data.name} than the first: give all the same"
-                if state is None
+                if saved is None
                 else f"{folder} was begun on other training images than {data.name} has now: train into another folder"
             )
         if processes.first:
             lock.enter_context(hold_lock(folder / ".lock", f"trains in {folder}"))
+            for name in (*FILES, "top/*"):
+                remove_parts(folder / name)
 
-    recipe, data = Recipe(**plan.recipe), _as_weights_expect(plan, data)
+    data = _as_weights_expect(plan, data)
+    device = processes.device(str(pick_device(plan.options.device)))
+    if plan.options.log and processes.first:
+        observer = TensorBoard(observer, folder / LOG)
     with ExitStack() as lock:
         processes.together(prepare)
-        return _run_alone(plan, recipe, data, folder, state, interrupted, observer, processes)
+        reset_peak_memory(device)
+        observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.options.seed}")
+        try:
+            with _settings(plan.options.threads, device):
+                run = _prepare(plan, data, folder, saved=saved, observer=observer, processes=processes)
+                _train(run, interrupted, observer)
+                return processes.share(_finish(run, data) if processes.first else None)  # type: ignore[return-value]
+        finally:
+            observer.end()
 
 
-def _run_alone(
-    plan: Plan,
-    recipe: Recipe,
-    data: DataSet,
-    folder: Path,
-    state: SavedState | None,
-    interrupted: threading.Event,
-    observer: Observer,
-    processes: Processes,
-) -> Result:
+@dataclass
+class _Run:
+    """One training and its folder. `best` are the weights that are kept, `macs` those of one image."""
+
+    plan: Plan
+    folder: Path
+    state: TrainState
+    position: Position
+    train: Split
+    validation: Split
+    best: dict[str, Tensor]
+    macs: int
+
+    def save(self) -> None:
+        """Write the state. If the disk is full, the last one is still there, and the error says how to go on."""
+        if not self.state.processes.first:
+            return
+        try:
+            save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
+        except RunError as reason:
+            if not holds(self.folder, STATE):
+                raise
+            raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
+
+
+def _prepare(
+    plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
+) -> _Run:
+    """Build the net, and stand where `saved` was saved; without it, at the start, and save that."""
     if processes.first:
-        for name in (*FILES, "top/*"):
-            remove_parts(folder / name)
-    device = processes.device(str(pick_device(plan.device)))
-    train_split, validation = train_and_validation(data, recipe.validation, plan.seed, recipe.fraction)
+        keep_script(folder, plan.net)
+    processes.together(lambda: None)  # the others find the script that is kept
     model = Model.of(plan.net, data, plan.recipe)
-    reset_peak_memory(device)
-    if plan.log and processes.first:
-        observer = TensorBoard(observer, folder / LOG)
-    observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.seed}")
-    try:
-        with _settings(plan.threads, device):
-            if processes.first:
-                keep_script(folder, plan.net)
-            processes.together(lambda: None)  # the others find the script that is kept
-            build = replace(model, net=kept_net(folder, plan.net)).builder()
-            torch.manual_seed(plan.seed)  # after a script was imported, which may set a seed of its own
-            net = build()
-            if plan.weights is not None and state is None:
-                observer.note(str(load_weights(net, plan.weights, new_head=True)))
-            macs = count_macs(net, (model.in_channels, *model.image_size))
-            began = time.perf_counter()
-            loop = _loop(plan, recipe, folder, model, net, interrupted, observer, processes)
-            processes.together(lambda: need_memory(loop))
-            preparing = time.perf_counter() - began
-            loop.begin(state)
-            loop.position.seconds = processes.share(loop.position.seconds + preparing)
-            if processes.first:
-                write_whole(folder / RECIPE, recipe.to_toml())
-            try:
-                loop.run(_moved(train_split, device), validation)
-            except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
-                if processes.count > 1 and is_lost(reason):
-                    raise TrainingError(
-                        f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
-                        f"Continue, with as many as you like: branchwork train --resume {folder}"
-                    ) from reason
-                if ":" not in plan.net:
-                    raise  # our own net: our own mistake, to be seen whole
-                where = f"epoch {loop.position.epoch + 1}, step {loop.position.step + 1}"
-                raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
-            return processes.share(_finish(loop, data, train_split, macs) if processes.first else None)  # type: ignore[return-value]
-    finally:
-        observer.end()
-
-
-def _loop(
-    plan: Plan,
-    recipe: Recipe,
-    folder: Path,
-    model: Model,
-    net: nn.Module,
-    interrupted: threading.Event,
-    observer: Observer,
-    processes: Processes,
-) -> Loop:
-    """What trains `net`, which is moved to its device and precision, before its first step."""
-    heads = make_heads(net, model, recipe)
-    for module in (net, heads):
-        module.to(processes.device(plan.device), weight_dtype(TRAINING_DTYPES[plan.precision]))
-    execute = plan.execute
-    if plan.freeze:
-        freeze_body(net)
-        execute = "written"  # what is merged would hold batch norms of the batch
-    if recipe.batch_norm == "shared" and processes.count > 1:
-        net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
-        execute = "written"  # each merged kernel would hold the statistics of one process
-    sizes = {part.stop - part.start for part in parts(recipe.images_a_step, recipe.accumulate * processes.count)}
-    execution = pick_execution(net, model, execute, max(sizes), heads)
-    step, trial = execution.step, None
-    if may_compile(plan):
-        step = Compilable(step, sizes)
-    shape = (model.in_channels, *model.image_size)
-    execution = replace(execution, step=distribute(step, shape, processes))
-    if isinstance(step, Compilable):
-        step.compiled = plan.compile is True
-        trial = None if plan.compile else Trial(step, processes)
-    optimizer = make_optimizer([*net.parameters(), *heads.parameters()], recipe)
-    return Loop(
-        plan,
-        recipe,
-        folder,
-        model,
-        net,
-        optimizer,
-        execution,
-        interrupted,
-        observer,
-        heads=heads,
-        processes=processes,
-        trial=trial,
+    build = replace(model, net=kept_net(folder, plan.net)).builder()
+    torch.manual_seed(plan.options.seed)  # after a script was imported, which may set a seed of its own
+    net = build()
+    if plan.options.weights is not None and saved is None:
+        observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
+    macs = count_macs(net, (model.in_channels, *model.image_size))
+    began = time.perf_counter()
+    state = make_state(
+        net, model, recipe=plan.recipe, options=plan.options, precision=plan.precision, processes=processes
     )
+    position = Position() if saved is None else saved.position
+    position.seconds = processes.share(position.seconds + time.perf_counter() - began)
+    splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, plan.recipe.fraction)
+    run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs)
+    if saved is None:
+        run.save()
+    else:
+        run.best = saved.restore(state)
+    if processes.first:
+        write_whole(folder / RECIPE, plan.recipe.to_toml())
+    else:  # all would draw the same numbers, for other images
+        moment = (position.epoch, position.step, processes.rank)
+        torch.manual_seed(generator_of(plan.options.seed, "process", *moment).initial_seed())
+    return run
+
+
+def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
+    """Train to the end, and then load the weights that are kept. Raises `Interrupted` once `interrupted` is set."""
+    plan, state, position, processes = run.plan, run.state, run.position, run.state.processes
+    train = _moved(run.train, next(state.net.parameters()).device)
+    saved_at = time.perf_counter()
+    try:
+        events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
+        for event in events:
+            if isinstance(event, Epoch):
+                _keep_epoch(run, event.weights)
+                observer.epoch(event)
+                at_end = is_over(plan.recipe, position)
+            else:
+                observer.step(event)
+                at_end = ends_epoch(plan.recipe, position, event)
+            overdue = processes.first and time.perf_counter() - saved_at > SAVE_SECONDS
+            stop, save = processes.any(interrupted.is_set(), overdue)
+            if at_end:  # of the training, or of an epoch, which is saved next
+                continue
+            if isinstance(event, Step) and (stop or save):
+                check_finite(state.net, position)
+                run.save()
+            if stop:
+                raise processes.tell(
+                    Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {run.folder}")
+                )
+            if isinstance(event, Epoch) or save:
+                saved_at = time.perf_counter()
+    except Diverged as reason:
+        rate, best = plan.recipe.learning_rate, position.best_epoch
+        kept = f"with the weights of epoch {best}" if best else "before any epoch"
+        raise processes.tell(
+            TrainingError(
+                f"{reason}. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
+                f"The last good state, {kept}, is kept in {run.folder}."
+            )
+        ) from reason
+    except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
+        if processes.count > 1 and is_lost(reason):
+            raise TrainingError(
+                f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
+                f"Continue, with as many as you like: branchwork train --resume {run.folder}"
+            ) from reason
+        if ":" not in plan.net:
+            raise  # our own net: our own mistake, to be seen whole
+        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+        raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
+    if position.epoch < plan.recipe.epochs:
+        why = (
+            f"the {plan.recipe.minutes:g} minutes are over"
+            if plan.recipe.out_of_time(position.seconds)
+            else f"{plan.recipe.patience} epochs brought nothing better on validation"
+        )
+        observer.note(f"ended after epoch {position.epoch} of {plan.recipe.epochs}: {why}")
+    state.net.load_state_dict(run.best)
+
+
+def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
+    """Write what an epoch gave, and keep its `weights` if they are the best."""
+    position, top = run.position, run.plan.recipe.top
+    if position.best_epoch == position.epoch:
+        run.best = _copy(weights)
+    if run.state.processes.first:
+        write_model(run.folder, run.best, run.state.model)
+        if top:
+            write_top(run.folder, position.history, top, weights)
+        write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+    run.save()
+
+
+def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in weights.items()}
 
 
 def _moved(split: Split, device: torch.device) -> Split:
@@ -445,30 +492,17 @@ def _moved(split: Split, device: torch.device) -> Split:
         ) from reason
 
 
-def may_compile(plan: Plan) -> bool:
-    """Whether the steps are compiled at some time, all of them or some to see whether it pays.
-
-    By itself on GPUs alone: on a CPU a seed gives the same weights, bit for bit, whatever the clock says. Raises
-    `RecipeError` where they are to be compiled and cannot be.
-    """
-    device = torch.device(plan.device)
-    problem = compiler_problem(device)
-    if plan.compile and problem is not None:
-        raise RecipeError(f"{problem}, or leave out --compile")
-    return plan.compile or (plan.compile is None and device.type == "cuda" and problem is None)
-
-
-def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
+def _finish(run: _Run, data: DataSet) -> Result:
     """Test the kept weights, and write the report and the result."""
-    plan, model, position = loop.plan, loop.model, loop.position
-    memory = peak_memory(torch.device(plan.device))
-    evaluation = evaluate_net(loop.net.to(torch.float32), model, data)
+    plan, state, position, model, train = run.plan, run.state, run.position, run.state.model, run.train
+    memory = peak_memory(torch.device(plan.options.device))
+    evaluation = evaluate_net(state.net.to(torch.float32), model, data)
     result = Result(
         net=plan.net,
         data=data.name,
-        seed=plan.seed,
-        parameters=count_parameters(loop.net),
-        macs=macs,
+        seed=plan.options.seed,
+        parameters=count_parameters(state.net),
+        macs=run.macs,
         epochs=position.epoch,
         best_epoch=position.best_epoch,
         train_images=len(train),
@@ -478,34 +512,42 @@ def _finish(loop: Loop, data: DataSet, train: Split, macs: int) -> Result:
         test_accuracy=evaluation.accuracy,
         test_interval=evaluation.interval,
         peak_memory_bytes=memory,
-        device=plan.device,
-        threads=plan.threads,
+        device=plan.options.device,
+        threads=torch.get_num_threads(),
         precision=plan.precision,
-        execution=loop.execution.name,
+        execution=state.execution.name,
         data_origin=data.origin,
         versions=versions(),
         machine=machine(),
         commit=commit(),
-        folder=str(loop.folder),
-        report=str(loop.folder / REPORT),
+        folder=str(run.folder),
+        report=str(run.folder / REPORT),
     )
-    first = next(batches(epoch_order(len(train), plan.seed, 0), loop.recipe.images_a_step))
-    images = augmented(train.images[first], loop.recipe, Place(plan.seed, 0, 0, slice(None), len(first)))
+    first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_a_step))
+    images, _ = augment_batch(
+        train.images[first],
+        train.labels[first],
+        plan.recipe,
+        moment=Moment(plan.options.seed, 0, 0),
+        part=slice(None),
+        batch_size=len(first),
+        num_classes=len(model.classes),
+    )
     write_report(
-        loop.folder,
+        run.folder,
         asdict(result),
-        recipe=loop.recipe,
+        recipe=plan.recipe,
         history=position.history,
         evaluation=evaluation,
         data=data,
         batch=Split(images[:32], train.labels[first[:32]]),
     )
-    write_json(loop.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result
 
 
 @contextmanager
-def _settings(threads: int, device: torch.device) -> Iterator[None]:
+def _settings(threads: int | None, device: torch.device) -> Iterator[None]:
     """This many threads, and freed memory kept; afterwards these and the random state as they were."""
     with (
         using_threads(threads),

@@ -13,7 +13,7 @@ SHORT = {"epochs": 1, "batch_size": 8, "validation": 0.0}
 
 def train(**options):
     """As few seconds as a training can take beside others."""
-    return bw.train("residual", threads=1, execute="written", **options)
+    return bw.train("residual", options=bw.Options(threads=1, execute="written"), **options)
 
 
 def noise(height: int = 20, width: int = 20, channels: int = 3) -> Image.Image:

@@ -1,0 +1,62 @@
+"""How to run a training: one frozen dataclass, beside the `Recipe`, which says what to train. It needs no torch."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from branchwork.errors import BranchworkError, RecipeError
+
+Execute = Literal["auto", "written", "collapsed"]
+Log = Literal["tensorboard"]
+
+
+def _about(text: str) -> Any:
+    return {"about": text}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run a training. Raises `RecipeError` for an impossible value.
+
+    The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` is
+    a file or a run folder whose weights the net starts from; where its number of classes differs, the head is new. With
+    `freeze`, only the head is trained. The defaults of `device` and `threads` depend on the machine: a checkpoint holds
+    the values that they had when the training began.
+    """
+
+    seed: int = field(default=0, metadata=_about("Fixes weights, split and order; 0 by default."))
+    device: str = field(default="auto", metadata=_about("cpu, cuda, mps or auto (the default)."))
+    threads: int | None = field(
+        default=None, metadata=_about("Threads on the CPU; by default as many as there are cores.")
+    )
+    execute: Execute = field(
+        default="auto",
+        metadata=_about("As written, or with merged kernels, the same computation; auto takes the cheaper one."),
+    )
+    compile: bool = field(
+        default=False, metadata=_about("Compile the steps with torch.compile, which takes a minute. Never by default.")
+    )
+    log: Log | None = field(
+        default=None, metadata=_about("Also write the figures for TensorBoard, into RUN/tensorboard.")
+    )
+    weights: str | None = field(
+        default=None, metadata=_about("Start from the weights of a run, or of a file of ours or torchvision's.")
+    )
+    freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise RecipeError(f"seed must be at least 0 and less than 2^63, got {self.seed}")
+        if self.execute not in get_args(Execute):
+            raise RecipeError(f"execute must be one of {', '.join(get_args(Execute))}, got {self.execute!r}")
+        if self.log not in (None, *get_args(Log)):
+            raise RecipeError(f"log must be tensorboard or left out, got {self.log!r}")
+        if self.freeze and self.weights is None:
+            raise RecipeError("--freeze trains only the head, but the body has no weights yet: give --weights FILE")
+
+
+def check_threads(count: int | None, error: type[BranchworkError]) -> None:
+    """Raise `error` if this machine cannot use `count` threads: with far too many, OpenMP dies without a word."""
+    most = 4 * (os.cpu_count() or 1)
+    if count is not None and not 1 <= count <= most:
+        raise error(f"threads must be from 1 to {most} on this machine, got {count}")

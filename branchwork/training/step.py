@@ -1,0 +1,151 @@
+"""One optimiser step: what happens to a batch, from its uint8 images to new weights."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from branchwork.datasets.augment import Augmentation, augment, mix, mixup_weights
+from branchwork.datasets.batches import normalise
+from branchwork.datasets.dataset import Split
+from branchwork.errors import BatchTooLarge, RecipeError, first_line
+from branchwork.training.compiling import is_of_compiler
+from branchwork.training.infer import autocast, weight_dtype
+from branchwork.training.machine import is_out_of_memory
+from branchwork.training.recipe import AUGMENTATIONS, Recipe
+from branchwork.training.state import TrainState, split_batch
+
+
+class Moment(NamedTuple):
+    """When a step is taken; `step` counts within the epoch. The step's random numbers are a function of it."""
+
+    seed: int
+    epoch: int
+    step: int
+
+
+def train_step(
+    state: TrainState,
+    data: Split,
+    chosen: Tensor,
+    *,
+    recipe: Recipe,
+    moment: Moment,
+    learning_rate: float | Tensor,
+    decay: float = 0.0,
+) -> Tensor:
+    """Take one optimiser step on the images `chosen` of `data`; return this process's share of their mean loss.
+
+    Every image weighs the same, whatever part of the batch and process it is in. The loss, a scalar that stays on the
+    device, leaves out auxiliary heads; the gradient has them. `decay` is that of `state.average`. Reads nothing back
+    from the device. Raises `BatchTooLarge` if the memory does not hold what the step needs, and `RecipeError` if
+    torch.compile fails.
+    """
+    device, dtype = data.labels.device, weight_dtype(state.precision)
+    processes, loss_sum = state.processes, torch.zeros((), dtype=dtype, device=device)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.zero_grad(set_to_none=True)
+
+    # As many parts for each process, since batch norms that share their statistics wait for one another.
+    count = processes.count * min(recipe.accumulate, max(1, len(chosen) // 2 // processes.count))
+    parts = processes.own(split_batch(len(chosen), count))
+    # If a last batch has too few images for all processes, this one joins in with two that weigh nothing.
+    weight, parts = (1 / len(chosen), parts) if parts else (0.0, [slice(0, 2)])
+    with _advice(state, recipe, len(chosen)):
+        for part in parts:
+            rows = chosen[part]
+            images, targets = augment_batch(
+                data.images[rows],
+                data.labels[rows],
+                recipe,
+                moment=moment,
+                part=part,
+                batch_size=len(chosen),
+                num_classes=len(state.model.classes),
+            )
+            targets = targets.to(dtype) if targets.is_floating_point() else targets
+            inputs = normalise(images, state.model.mean, state.model.std).to(
+                dtype, memory_format=state.execution.layout
+            )
+            with _exchange_gradients(state.execution.step, part is parts[-1]):
+                with autocast(device, state.precision):
+                    logits = state.execution.step(inputs)
+                loss, *head_losses = (
+                    weight * F.cross_entropy(
+                        each.to(dtype), targets, reduction="sum", label_smoothing=recipe.label_smoothing
+                    )
+                    for each in (logits if state.heads else [logits])
+                )  # fmt: skip
+                total = loss + recipe.auxiliary * sum(head_losses)
+                (processes.count * total).backward()  # type: ignore[no-untyped-call]  # DDP averages over the processes
+            loss_sum += loss.detach()
+
+        if recipe.clip:
+            nn.utils.clip_grad_norm_([*state.net.parameters(), *state.heads.parameters()], recipe.clip)
+        state.optimizer.step()
+    if state.average is not None:
+        update_average(state.average, state.net, decay)
+    return loss_sum
+
+
+def augment_batch(
+    images: Tensor, labels: Tensor, recipe: Recipe, *, moment: Moment, part: slice, batch_size: int, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return uint8 images and targets as a net is trained on them: the `part` of a batch of `batch_size` images.
+
+    Targets are the labels, or with mixup N×K, the share of each class.
+    """
+    strength = Augmentation(**{name: getattr(recipe, name) for name in AUGMENTATIONS if name != "mixup"})
+    images = augment(images, strength, moment, rows=part, whole=batch_size)
+    if not recipe.mixup:
+        return images, labels
+    shares = mixup_weights(batch_size, recipe.mixup, moment)[part]
+    return mix(images, shares).round_().to(torch.uint8), mix(F.one_hot(labels, num_classes), shares)
+
+
+def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+    """Move the weights of `average`, and the statistics of its batch norms, towards those of `net` by 1 − `decay`.
+
+    Integers, such as a batch norm's count of batches, are copied.
+    """
+    with torch.no_grad():
+        pairs = list(zip(average.state_dict().values(), net.state_dict().values(), strict=True))
+        averages, currents = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
+        get_ema_multi_avg_fn(decay)(averages, currents, 0)  # type: ignore[no-untyped-call]
+        for count, current in pairs:
+            if not count.is_floating_point():
+                count.copy_(current)
+
+
+@contextmanager
+def _advice(state: TrainState, recipe: Recipe, batch_size: int) -> Iterator[None]:
+    """Raise what says how to go on, if it is known why a step of `batch_size` images fails."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as reason:
+        name, text = state.model.net, first_line(reason)
+        if is_of_compiler(reason):
+            raise RecipeError(f"torch.compile cannot compile steps of {name} ({text}): leave out --compile") from reason
+        if not is_out_of_memory(reason):
+            raise
+        pieces = recipe.accumulate * state.processes.count
+        part = math.ceil(batch_size / pieces)
+        smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
+        device = next(state.net.parameters()).device.type
+        raise BatchTooLarge(
+            f"{part} images at once do not fit into the memory of {device} with what a step of {name} needs ({text}). "
+            f"Train with --batch-size {smaller}, or with --accumulate {2 * recipe.accumulate}, which takes the same "
+            "batch in smaller parts"
+        ) from reason
+
+
+def _exchange_gradients(step: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Let processes exchange gradients once a step, after its last part."""
+    return step.no_sync() if isinstance(step, DistributedDataParallel) and not is_last else nullcontext()
