@@ -32,7 +32,7 @@ from branchwork.nets.prune import prune
 from branchwork.training.infer import predict_logits
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.run import load_run
-from branchwork.training.train import Result
+from branchwork.training.training_run import Result
 
 BRANCHES = ("b1", "b5", "b3", "pool")
 Kept = tuple[str, ...]

@@ -20,7 +20,6 @@ from .nets.resolve import build_net as build_net
 from .nets.sizes import list_nets as list_nets
 from .nets.weights import lecture_state_dict as lecture_state_dict, load_weights as load_weights
 from .studies.study import StudyOptions as StudyOptions, study as study
-from .training.demo import demo as demo
 from .training.evaluate import evaluate as evaluate
 from .training.options import Options as Options
 from .training.predict import predict as predict
@@ -33,7 +32,7 @@ from .training.recipe import (
     photos as photos,
 )
 from .training.run import load_run as load_run
-from .training.seeds import resume_seeds as resume_seeds, train_seeds as train_seeds
+from .training.several import demo as demo, resume_seeds as resume_seeds, train_seeds as train_seeds
 from .training.train import resume as resume, train as train
 
 __version__: str

@@ -99,11 +99,11 @@ def test_they_resume_bit_for_bit(small, read):
 
 def test_they_are_refused_where_they_cannot_be(small, tmp_path):
     with pytest.raises(
-        RecipeError, match=r"auxiliary is 0\.3, and resnet20 has no auxiliary heads, only googlenet has"
+        RecipeError, match=r"auxiliary is 0\.3, but resnet20 has no auxiliary heads, only googlenet has"
     ):
         bw.train("resnet20", data=small, recipe=RECIPE)
-    with pytest.raises(RecipeError, match=r"they read layers that a collapsed net has no longer: .* --auxiliary 0"):
+    with pytest.raises(RecipeError, match=r"read layers that a collapsed net no longer has: .* --auxiliary 0"):
         bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(execute="collapsed"))
-    with pytest.raises(RecipeError, match="with --freeze they have nothing to teach"):
+    with pytest.raises(RecipeError, match="with --freeze its heads have nothing to teach"):
         bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(freeze=True, weights=tmp_path / "some.pth"))
     assert bw.photos("googlenet[b5=3x3]").auxiliary == 0.3 and bw.photos("resnet18").auxiliary == 0

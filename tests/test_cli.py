@@ -150,7 +150,7 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["train", "resdual", "--data", "sample"], "there is no net called 'resdual'. Did you mean 'residual'?"),
         (["train"], "name the net to train"),
         (["train", "residual", "--data", "mnits"], "there is no data set called 'mnits'. Did you mean 'mnist'?"),
-        (["train", "residual", "--batch-size", "0", "--data", "sample"], "batch_size is 0, and it must be at least 1"),
+        (["train", "residual", "--batch-size", "0", "--data", "sample"], "batch_size must be at least 1, got 0"),
         (["train", "residual", "--epochs", "two"], "epochs"),
         (["train", "residual", "--epoch", "2"], "--epochs"),
         (["train", "residual", "--recipe", "fats"], "fast"),
@@ -178,7 +178,7 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, words, refused):
 
 def test_an_unknown_recipe_key_in_a_file_is_refused(refused):
     Path("r.toml").write_text("epoch = 3\n")
-    assert "r.toml: no recipe has a key 'epoch'. Did you mean 'epochs'?" in refused(
+    assert "r.toml: a recipe has no key 'epoch'. Did you mean 'epochs'?" in refused(
         "train", "residual", "--data", "sample", "--config", "r.toml"
     )
 

@@ -17,7 +17,7 @@ from helpers.training import SGD, SMALL, last, same, weights
 import branchwork as bw
 from branchwork.datasets.batches import hold_out
 from branchwork.errors import RecipeError, RunError
-from branchwork.training.distributed import Processes, is_lost
+from branchwork.training.processes import Processes, is_lost
 
 # 1,350 images in batches of 337: the last has two, so that a process has none.
 EXACT = SGD.but(
@@ -139,7 +139,9 @@ def test_the_command_writes_and_prints_once():
     assert done.stdout.count("report: ") == 1 and done.stderr.count("epoch 1/1") == 1
     assert [path.name for path in Path("runs").iterdir()] == ["nets-Small-sample-1"]
     done = torchrun(*order, "--momentum", 2)
-    assert done.returncode != 0 and done.stderr.count("branchwork: momentum is 2.0") == 1
+    assert (
+        done.returncode != 0 and done.stderr.count("branchwork: momentum must be at least 0 and below 1, got 2.0") == 1
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -152,7 +154,7 @@ def test_each_thing_is_one_processs_own(count):
 
 
 def test_what_takes_one_process_and_what_takes_gpus_is_refused(small, monkeypatch):
-    with pytest.raises(RecipeError, match="batch_norm is shared, which takes GPUs, and the device is cpu"):
+    with pytest.raises(RecipeError, match="batch_norm shared needs GPUs, but the device is cpu"):
         bw.train(SMALL, data=small, recipe=SGD.but({"batch_norm": "shared"}), options=bw.Options(device="cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     for verb in (lambda: bw.train_seeds(SMALL, data=small), lambda: bw.demo("sample")):

@@ -22,7 +22,8 @@ from branchwork.datasets.batches import epoch_order
 from branchwork.datasets.dataset import Split
 from branchwork.errors import Interrupted, TrainingError
 from branchwork.observer import Observer
-from branchwork.training import fit, optimizers, train
+from branchwork.training import fit, optimizers
+from branchwork.training import plan as plans
 from branchwork.training.recipe import fast
 from branchwork.training.run import Model
 from branchwork.training.state import make_state, split_batch
@@ -197,7 +198,7 @@ def test_the_best_epochs_are_kept_with_their_figures(small):
 def clock(monkeypatch) -> None:
     """A clock that goes on by a hundredth of a second each time that somebody looks."""
     ticks = count()
-    for module in ("fit", "train"):
+    for module in ("fit", "training_run"):
         monkeypatch.setattr(
             f"branchwork.training.{module}.time", SimpleNamespace(perf_counter=lambda: next(ticks) / 100)
         )
@@ -310,7 +311,7 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(net, changes, sampl
         made = getattr(torch.optim, name)
         monkeypatch.setattr(optimizers, name, lambda *given, made=made, fused, **settings: made(*given, **settings))
     recipe = fast(net, len(sample.train)).but({"batch_size": 16, "precision": "fp32", **changes})
-    plan = train.make_plan(net, sample, recipe=recipe, options=bw.Options(device="cpu"))
+    plan = plans.make_plan(net, sample, recipe=recipe, options=bw.Options(device="cpu"))
     model, options = Model.of(plan.net, sample, recipe), replace(plan.options, device="meta")
     state = make_state(model.builder()(), model, recipe=recipe, options=options, precision=plan.precision)
     images = Split(sample.train.images[:100].to("meta"), sample.train.labels[:100].to("meta"))

@@ -26,7 +26,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
 from branchwork.nets.catalogue import NETS
 from branchwork.observer import Observer
-from branchwork.training import fit, train
+from branchwork.training import fit, training_run
 from branchwork.training.step import update_average
 
 QUICK = bw.fast("residual").but({"epochs": 2, "batch_size": 100})
@@ -193,7 +193,7 @@ def test_a_state_that_lost_its_average_is_refused(small):
 
 def test_the_report_shows_the_first_batch_as_it_was_augmented(small, monkeypatch):
     shown = []
-    monkeypatch.setattr("branchwork.training.train.write_report", lambda *_, batch, **__: shown.append(batch))
+    monkeypatch.setattr("branchwork.training.training_run.write_report", lambda *_, batch, **__: shown.append(batch))
     recipe = QUICK.but({"epochs": 1, **MOVED})
     bw.train("residual", data=small, recipe=recipe, options=bw.Options(seed=3))
     train, _ = hold_out(small.train, 0.1, 3)
@@ -224,8 +224,8 @@ def test_without_validation_all_is_trained_on_and_the_last_epoch_kept(small):
 
 def test_the_test_images_are_read_once_and_never_in_training(small, monkeypatch):
     seen = []
-    evaluate = train.evaluate_net
-    monkeypatch.setattr("branchwork.training.train.evaluate_net", lambda *a: (seen.append(1), evaluate(*a))[1])
+    evaluate = training_run.evaluate_net
+    monkeypatch.setattr("branchwork.training.training_run.evaluate_net", lambda *a: (seen.append(1), evaluate(*a))[1])
     shuffled = DataSet(**{**vars(small), "test": Split(small.test.images.flip(0), small.test.labels.flip(0))})
     bw.train("residual", data=small, recipe=QUICK, out="a")
     bw.train("residual", data=shuffled, recipe=QUICK, out="b")
@@ -254,8 +254,8 @@ KILLED = """
 import os, signal, sys
 from branchwork import observer
 from branchwork.cli import main, progress
-from branchwork.training import train
-train.SAVE_SECONDS = 0.0
+from branchwork.training import training_run
+training_run.SAVE_SECONDS = 0.0
 def step(self, step):
     if (step.epoch, step.step) == (2, 7):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -491,7 +491,7 @@ def test_a_net_that_cannot_be_trained_is_one_message(small, name):
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
     with pytest.raises(NetError, match="gives 11 numbers for an image, and 10 are needed"):
         bw.train(f"{ROOT}/tests/helpers/lecture.py:TooManyClasses", data=small, out="run")
-    with pytest.raises(RecipeError, match="batch_size is 1400, and there are only 1350 training images"):
+    with pytest.raises(RecipeError, match="batch_size must be at most 1350, the number of training images, got 1400"):
         bw.train("residual", data=small, recipe=QUICK.but({"batch_size": 1400}), out="run")
     tiny = DataSet(**{**vars(small), "train": Split(small.train.images[..., :12, :12], small.train.labels)})
     with pytest.raises(NetError, match="at least 16×16"):
@@ -584,7 +584,7 @@ def test_seeds_are_trained_each_and_summed_up(small):
     assert several.deviation == pytest.approx(float(accuracies.std()))
     bw.train("residual", data=small, recipe=one, options=bw.Options(seed=5), out="alone")
     assert same("alone", "seeds/seed-5")
-    with pytest.raises(RecipeError, match="seeds is 1"):
+    with pytest.raises(RecipeError, match=r"seeds must be from 2, .* got 1"):
         bw.train_seeds("residual", seeds=1, data=small)
 
 
@@ -628,7 +628,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
             def epoch(self, epoch):
                 patch.setattr(os, "fsync", full)
 
-        patch.setattr(train, "SAVE_SECONDS", 0.0)
+        patch.setattr(training_run, "SAVE_SECONDS", 0.0)
         with pytest.raises(RunError, match=r"No space left on device.*continue with branchwork train --resume run"):
             bw.train("residual", data=small, recipe=QUICK, out="run", observer=FillUp())
     assert list(Path("run").rglob("*.part")) == []
@@ -646,7 +646,7 @@ def test_parts_that_a_killed_process_left_are_removed(small):
 
 
 def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
-    monkeypatch.setattr("branchwork.training.train.fast", lambda net, images: QUICK.but({"epochs": 1}))
+    monkeypatch.setattr("branchwork.training.plan.fast", lambda net, images: QUICK.but({"epochs": 1}))
     with pytest.raises(Interrupted, match="Run the same command again"):
         bw.demo("sample", out="demo", observer=StopInSecond(1, 3))
     first = bw.demo("sample", out="demo")

@@ -13,8 +13,8 @@ import branchwork as bw
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BranchworkError, RunError
-from branchwork.training import fit, train
-from branchwork.training.distributed import joined
+from branchwork.training import fit, plan, training_run
+from branchwork.training.processes import joined
 
 
 def fail() -> None:
@@ -30,7 +30,7 @@ def main(what: str) -> None:
     with joined() as processes:
         said = {}
         if what == "kill":
-            train.SAVE_SECONDS = 0.0
+            training_run.SAVE_SECONDS = 0.0
             step = fit.train_step
 
             def dying(*given, moment, **options):
@@ -65,7 +65,7 @@ def main(what: str) -> None:
         # Each has other images, and what the second measures is another batch.
         own_data = data if processes.first else DataSet(**{**vars(data), "train": data.train.pick(torch.arange(1499))})
         for name, given, measured in (("differ", own_data, 64), ("auto", data, 64 >> processes.rank)):
-            train.fitting_batch = lambda *_, measured=measured: measured
+            plan.fitting_batch = lambda *_, measured=measured: measured
             recipe = EXACT.but({"batch_size": "auto"}) if name == "auto" else EXACT
             try:
                 bw.train(SMALL, data=given, recipe=recipe.but({"epochs": 1}), out=name)

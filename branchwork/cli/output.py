@@ -13,7 +13,7 @@ from branchwork.files import write_whole
 if TYPE_CHECKING:
     from rich.table import Column, Table
 
-    from branchwork.training.train import Result
+    from branchwork.training.training_run import Result
 
 
 def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
-    from branchwork.training.seeds import SeedsResult
+    from branchwork.training.several import SeedsResult
 
     Changes = Any
 else:
@@ -104,7 +104,7 @@ def train(
     from branchwork.cli.progress import Screen
     from branchwork.nets.resolve import with_options
     from branchwork.observer import Observer
-    from branchwork.training.distributed import joined
+    from branchwork.training.processes import joined
 
     net = with_options(net, {"shortcut": shortcut, "stem": stem})
     with joined() as processes:
@@ -138,7 +138,7 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
     import branchwork
     from branchwork.cli.progress import Screen
-    from branchwork.training.distributed import joined
+    from branchwork.training.processes import joined
     from branchwork.training.run import SEEDS, holds
 
     if holds(folder, SEEDS):

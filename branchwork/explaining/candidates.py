@@ -13,8 +13,8 @@ from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.dataset import Split
 from branchwork.nets.prune import Branch, find_joins
 from branchwork.nets.weights import weight_rms
-from branchwork.training.checkpoint import Plan
 from branchwork.training.infer import TRAINING_DTYPES, predict_logits, weight_dtype
+from branchwork.training.plan import Plan
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 from branchwork.training.state import make_state

@@ -37,12 +37,12 @@ from branchwork.nets.prune import Branch, find_branches, find_joins, prune
 from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_options, with_options
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
-from branchwork.training.checkpoint import Plan
-from branchwork.training.distributed import need_alone
 from branchwork.training.evaluate import check_match, evaluate_net, load_for
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import using_threads
 from branchwork.training.options import Options
+from branchwork.training.plan import Plan, make_plan
+from branchwork.training.processes import check_single_process
 from branchwork.training.recipe import fast
 from branchwork.training.run import (
     MODEL,
@@ -57,7 +57,8 @@ from branchwork.training.run import (
     load_run,
     write_tensors,
 )
-from branchwork.training.train import make_plan, read_result, resume, train
+from branchwork.training.train import resume, train
+from branchwork.training.training_run import read_result
 
 # In the folder, beside the sizes so far: the net as it was trained first, and all at the end.
 WHOLE, SELECTION = "whole", "selection.json"
@@ -97,7 +98,7 @@ def select(
     the goal cannot be reached, `RecipeError` for an impossible goal, `DataError` where the data are not those that the
     run's net takes, and `RunError` where `out` holds something else.
     """
-    need_alone("a selection")
+    check_single_process("a selection")
     began = time.perf_counter()
     goal = Goal(keep, macs, drop) if (keep, macs, drop) != (None, None, None) else Goal(keep=2)
     observer = observer or Observer()

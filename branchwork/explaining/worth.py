@@ -25,7 +25,7 @@ from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
 from branchwork.training.metrics import paired_interval, wilson_interval
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
-from branchwork.training.train import read_result
+from branchwork.training.training_run import read_result
 
 
 def explain(

@@ -34,7 +34,8 @@ from branchwork.training.machine import machine, using_threads, versions
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model, load_run
-from branchwork.training.train import Result, train
+from branchwork.training.train import train
+from branchwork.training.training_run import Result
 
 # torch's number of threads and its random numbers belong to the process: one training at a time in each.
 _ONE_TRAINING = threading.Lock()

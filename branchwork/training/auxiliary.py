@@ -1,6 +1,6 @@
 """Auxiliary heads: classifiers that read the middle of a net, so that gradients reach its first layers in training.
 
-They are training's and no part of the net (Szegedy et al. 2014, section 5): it is tested, kept and shipped without.
+They are not part of the net (Szegedy et al. 2014, section 5), which is tested, kept and shipped without them.
 """
 
 import math
@@ -39,23 +39,23 @@ class WithHeads(nn.Module):
 
 
 def check_heads(net: str, recipe: Recipe, options: Options) -> None:
-    """Raises `RecipeError` where auxiliary heads are wanted and cannot be had."""
+    """Raise `RecipeError` if the recipe has auxiliary heads and `net`, run with these options, cannot have them."""
     if not recipe.auxiliary:
         return
     name, _ = split_options(net)
     if name not in READ:
         problem = f"{net} has no auxiliary heads, only {', '.join(READ)} has"
     elif options.freeze:
-        problem = "with --freeze they have nothing to teach"
+        problem = "with --freeze its heads have nothing to teach"
     elif options.execute == "collapsed":
-        problem = "they read layers that a collapsed net has no longer"
+        problem = "its heads read layers that a collapsed net no longer has"
     else:
         return
-    raise RecipeError(f"auxiliary is {recipe.auxiliary:g}, and {problem}: train with --auxiliary 0")
+    raise RecipeError(f"auxiliary is {recipe.auxiliary:g}, but {problem}: train with --auxiliary 0")
 
 
 def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:
-    """The heads of `net`, by the layer that each reads; none where the recipe gives them no weight."""
+    """Return the heads of `net` by the layer that each reads; none if the recipe gives them no weight."""
     name, _ = split_options(model.net)
     taps = READ[name] if recipe.auxiliary else ()
     shapes = {tap: layer_shape(net, tap, model.in_channels, model.image_size) for tap in taps}
@@ -63,9 +63,9 @@ def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:
 
 
 def _head(shape: tuple[int, ...], num_classes: int) -> nn.Sequential:
-    """5×5 average pool of stride 3, 1×1 to 128, 1,024 units, 70% dropout, linear; `shape` C×H×W is what it reads.
+    """5×5 average pool of stride 3, 1×1 to 128, 1,024 units, 70% dropout, linear, for inputs C×H×W of `shape`.
 
-    Where that is smaller than 5×5, so is the pool.
+    The pool is smaller if the input is smaller than 5×5.
     """
     channels, *sides = shape
     window = [min(5, side) for side in sides]

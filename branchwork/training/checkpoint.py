@@ -14,29 +14,9 @@ from torch import Tensor
 
 from branchwork.errors import RunError
 from branchwork.files import parse_json, reading
-from branchwork.training.options import Options
-from branchwork.training.recipe import Recipe
+from branchwork.training.plan import Plan
 from branchwork.training.run import STATE, detached, write_tensors
 from branchwork.training.state import TrainState
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a training is: enough to begin it again in another process.
-
-    `checksum` is that of the training data. `size` and `fit` are what people's own pictures were brought to, and how.
-    `normalisation` is the mean and standard deviation that the weights it starts from expect, if not the data's.
-    """
-
-    net: str
-    data: str
-    checksum: int
-    recipe: Recipe
-    options: Options
-    precision: str
-    size: tuple[int, int] | None = None
-    fit: str | None = None
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass

@@ -14,15 +14,15 @@ from branchwork.training.run import Model
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TRAINING_DTYPES = {**DTYPES, "fp64": torch.float64}
 
-# What is evaluated at once, 256 images of 28×28 or 4 of 224×224: overheads vanish, and activations stay in the caches
-# and in tens of megabytes. Of larger ones, the system clears new memory for each operation.
+# Pixels evaluated at once, 256 images of 28×28 or 4 of 224×224: overheads vanish, and activations stay within the
+# caches and tens of megabytes. With more, the system clears new memory for each operation.
 EVALUATION_PIXELS = 256 * 28 * 28
-# A GPU has nothing to gain from caches, and much from images.
+# A GPU gains nothing from caches, and much from larger batches.
 EVALUATION_PIXELS_GPU = 16 * EVALUATION_PIXELS
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is CUDA or MPS where there is one, else the CPU. Raises `RecipeError` for a device that is not there."""
+    """Return the device; `auto` is CUDA or MPS if there is one, else the CPU. Raises `RecipeError` if it is missing."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -37,9 +37,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """`auto` is bf16 where the processor multiplies it by itself (LOG.md has what that gains), else fp32.
+    """Return the precision; `auto` is bf16 on hardware with bf16 instructions, else fp32.
 
-    Raises `RecipeError` for bf16 on a device that would imitate it, slowly, and fp64 on one that has none.
+    Raises `RecipeError` for bf16 on a device that would emulate it, slowly, and for fp64 on one without it. Gains are
+    in docs/experiments/training.md.
     """
     native = _has_bf16(device)
     if name == "bf16" and not native:
@@ -63,14 +64,14 @@ def autocast(device: torch.device, precision: torch.dtype) -> AbstractContextMan
 
 
 def weight_dtype(precision: torch.dtype) -> torch.dtype:
-    """What weights, normalised images and losses are kept in: with bf16, only convolutions and products are less."""
+    """Return the dtype of weights, normalised images and losses: with bf16, only convolutions and products use it."""
     return torch.float64 if precision == torch.float64 else torch.float32
 
 
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
-    """channels_last, which is faster, but for a net that calls `.view` on what is then not contiguous.
+    """Move `net` to `channels_last` (faster), unless it calls `.view` on a tensor that this makes non-contiguous.
 
-    Tried in eval mode, and in training mode for a net that is in it.
+    Returns the layout. It is tried in eval mode, and in training mode too if `net` is in it.
     """
     # A fused net may have buffers alone.
     weight = next(tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
@@ -92,16 +93,16 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
 
 
 def evaluation_batch(model: Model, device: torch.device) -> int:
-    """How many of the model's images are evaluated at once."""
+    """Return how many of the model's images are evaluated at once."""
     height, width = model.image_size
     pixels = EVALUATION_PIXELS if device.type == "cpu" else EVALUATION_PIXELS_GPU
     return max(1, pixels // (height * width))
 
 
 def predict_logits(net: nn.Module, images: Images, model: Model, precision: torch.dtype = torch.float32) -> Tensor:
-    """Logits float32 N×K on the CPU of uint8 images N×C×H×W. Puts `net` in eval mode and back.
+    """Return logits float32 N×K on the CPU for uint8 images N×C×H×W. Puts `net` in eval mode and back.
 
-    Its weights stay in the layout of `pick_layout`.
+    Its weights stay in the layout of `pick_layout`. Raises `WeightsError` if a logit is not finite.
     """
     device, dtype, layout = next(net.parameters()).device, weight_dtype(precision), pick_layout(net, model)
     size = evaluation_batch(model, device)

@@ -1,4 +1,4 @@
-"""A training's figures for another program to draw while it runs."""
+"""A training's figures, written for TensorBoard while it runs."""
 
 import importlib.util
 from pathlib import Path
@@ -17,9 +17,9 @@ def need_tensorboard() -> None:
 
 
 class TensorBoard(Observer):
-    """Writes what `observer` is told into `folder`, by steps of the optimiser: loss, speed, validation.
+    """Writes the figures that `observer` receives to `folder`, by optimiser step: loss, speed, validation.
 
-    A training that is resumed goes on in the same folder; steps that were taken a second time replace the first.
+    A resumed training continues in the same folder; steps taken a second time replace the first.
     """
 
     def __init__(self, observer: Observer, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine that a figure was measured on, and this process's threads and memory."""
 
 import ctypes
 import os
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, threads and system in one line, and the GPU where there is one."""
+    """Return processor, threads and system in one line, and the GPU if there is one."""
     words = [_processor(), f"{torch.get_num_threads()} threads", platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
@@ -34,7 +34,7 @@ def machine() -> str:
 
 
 def commit() -> str | None:
-    """The commit that this package is run from; None outside a checkout."""
+    """Return the commit that this package runs from; None outside a checkout."""
     folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None
@@ -48,7 +48,7 @@ def commit() -> str | None:
 
 
 def compiler_problem(device: torch.device) -> str | None:
-    """Why torch.compile cannot work on `device`; None where it can."""
+    """Return why torch.compile cannot work on `device`; None if it can."""
     if device.type == "cuda":
         return None if find_spec("triton") else "torch.compile needs triton on a GPU: pip install triton"
     if any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
@@ -58,7 +58,7 @@ def compiler_problem(device: torch.device) -> str | None:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """This many threads for torch, and afterwards as many as before; None changes nothing."""
+    """Let torch use so many threads, and afterwards as many as before; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -69,10 +69,10 @@ def using_threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def keeping_freed_memory() -> Iterator[None]:
-    """Freed memory stays with this process, and is given back to the system at the end; with glibc alone.
+    """Keep freed memory in this process until the end, if the C library is glibc.
 
-    Otherwise the large tensors of each step go back, and the system clears every page anew for the next one: of images
-    of 224 pixels some hundredths of the time (LOG.md).
+    Otherwise the large tensors of each step go back to the system, which clears every page again for the next step:
+    some hundredths of the time with images of 224 pixels (docs/experiments/hardware.md).
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):  # musl has none
@@ -88,20 +88,20 @@ def keeping_freed_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
-# glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: from how many bytes on a block is one of the system's own, and how many
-# free ones go back. The usual ones are the most that glibc comes to by itself in time.
+# glibc's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: blocks of at least so many bytes are mapped by themselves, and so many
+# free bytes are given back. The usual values are the largest that glibc adapts itself to.
 _ALWAYS = {-3: 2**30, -1: 2**31 - 1}
 _USUAL = {-3: 2**25, -1: 2**26}
 
 
 def is_out_of_memory(reason: BaseException) -> bool:
-    """Whether torch could not have the memory that it asked for. On a CPU it raises no error of its own for that."""
+    """Whether torch failed to allocate memory. On a CPU it raises no error of its own for that."""
     words = ("can't allocate memory", "bad_alloc", "not enough memory")
     return isinstance(reason, torch.OutOfMemoryError | MemoryError) or any(word in str(reason) for word in words)
 
 
 def resident_memory() -> int | None:
-    """Bytes that this process takes now; None on other systems than Linux."""
+    """Return the bytes that this process takes now; None except on Linux."""
     return _kilobytes(Path("/proc/self/status"), "VmRSS:")
 
 
@@ -115,15 +115,15 @@ def _kilobytes(path: Path, name: str) -> int | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Count anew on a GPU. What a process takes on a CPU is counted from its start by the system."""
+    """Start counting again on a GPU. For a CPU, the system counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most GPU memory that tensors took, or on a CPU the greatest resident size of this process so far.
+    """Return bytes: the most GPU memory that tensors took, or on a CPU this process's largest resident size so far.
 
-    None on Windows, which Python cannot ask.
+    None on Windows, where Python cannot ask for it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -131,7 +131,7 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: on Linux, what it says begins with the size of the process that started this one.
+        # Not getrusage: on Linux it starts from the size of the parent process.
         return _kilobytes(status, "VmHWM:")
     import resource
 
@@ -145,3 +145,14 @@ def _processor() -> str:
         return platform.processor() or "processor unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+@contextmanager
+def process_settings(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Use so many threads and keep freed memory; afterwards restore these and torch's random state."""
+    with (
+        using_threads(threads),
+        keeping_freed_memory(),
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+    ):
+        yield

@@ -1,4 +1,4 @@
-"""Figures of merit as pure functions on counts."""
+"""Accuracy intervals and per-class figures, as pure functions of counts."""
 
 import math
 from dataclasses import dataclass

@@ -10,11 +10,11 @@ from torch.optim import SGD, Adam, Optimizer
 
 from branchwork.training.recipe import Recipe
 
-# Newton-Schulz: the polynomial of Jordan et al. 2024, and how often it is applied. It brings every singular value from
-# 0.0015 to 1 to one from 0.68 to 1.21, which trains as well as exactly 1 does.
+# Newton-Schulz: the polynomial of Jordan et al. 2024, and how often it is applied. It maps singular values between
+# 0.0015 and 1 to values between 0.68 and 1.21, which train as well as exactly 1.
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 APPLIED = 5
-# Gram matrices are filled up with zeros to a multiple of this, so that those of small nets go through in one batch.
+# Gram matrices are padded with zeros to a multiple of this, so that those of a small net go through in one batch.
 BLOCK = 32
 
 
@@ -30,12 +30,12 @@ def make_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Optimi
 
 
 class Muon(Optimizer):
-    """Steps along all directions of a weight alike (Jordan et al. 2024), and Adam for biases and norms.
+    """Muon (Jordan et al. 2024): steps equally far along all directions of a weight; Adam for biases and norms.
 
     The gradient of a weight O×I×H×W, seen as a matrix O×(I·H·W), has a few large singular values, and a step along it
-    changes little else. Here Nesterov's momentum of it is replaced by `orthogonalised`, of which all are alike. That is
-    scaled to the size of Adam's steps (Liu et al. 2025, section 2.2), so that both can have one learning rate. Weight
-    decay is decoupled.
+    changes little else. Here its Nesterov momentum is orthogonalised, which makes all singular values equal, and scaled
+    to the size of Adam's steps (Liu et al. 2025, section 2.2), so that both can share one learning rate. Weight decay
+    is decoupled.
     """
 
     def __init__(self, matrices: Sequence[nn.Parameter], vectors: Sequence[nn.Parameter], recipe: Recipe) -> None:
@@ -46,11 +46,11 @@ class Muon(Optimizer):
         betas = (recipe.momentum, recipe.beta2)
         self._adam = Adam(vectors, lr=recipe.learning_rate, betas=betas, fused=True) if vectors else None
         if self._adam is not None:
-            self._adam.state = self.state  # one state, which is saved and restored as that of any other optimiser
+            self._adam.state = self.state  # one state, saved and restored like that of any other optimiser
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step. Parameters without a gradient stay as they are."""
+        """Take one step. Parameters without a gradient stay as they are."""
         (group,) = self.param_groups
         if self._adam is not None:
             self._adam.param_groups[0]["lr"] = group["lr"]
@@ -70,10 +70,10 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Each matrix U·S·V with its singular values S brought to about 1: its polar factor, by Newton-Schulz.
+    """Return each matrix U·S·V with its singular values S brought to about 1, by Newton-Schulz.
 
-    The polynomial of a matrix X is another one of its Gram matrix, times X. Gram matrices are small, and those of many
-    weights are multiplied at once.
+    An odd polynomial of a matrix X is a polynomial of its Gram matrix, times X. Gram matrices are small, and those of
+    many weights are multiplied at once.
     """
     wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T for matrix in matrices]
     alike: dict[int, list[int]] = {}
@@ -92,7 +92,7 @@ def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _polar_factors(grams: Tensor) -> Tensor:
-    """B×N×N, what each matrix whose Gram matrix is in `grams` is to be multiplied by from the left."""
+    """Return B×N×N: the factors by which to multiply, from the left, the matrices that have these Gram matrices."""
     squared = grams.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp_min(torch.finfo(grams.dtype).tiny)
     first, third, fifth = POLYNOMIAL
     gram, factors = grams / squared, None

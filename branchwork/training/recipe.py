@@ -1,4 +1,4 @@
-"""How to train: one frozen dataclass, and the recipes that have a name. Nothing here needs torch."""
+"""What to train: one frozen dataclass, and the recipes that have a name. It needs no torch."""
 
 import dataclasses
 import json
@@ -23,11 +23,11 @@ def _about(text: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How to train a net. Raises `RecipeError` where a value is impossible, naming it.
+    """What to train a net with. Raises `RecipeError` for an impossible value, naming it.
 
-    `weight_decay` acts on weights of two or more dimensions alone: on a bias, or on the scale of a batch norm, it would
-    only change what the layer gives (He et al. 2019, section 3.1). With `accumulate`, each image of a batch weighs the
-    same whatever part it is in, so that the gradient is that of the whole batch; a batch norm sees the parts.
+    `weight_decay` acts only on weights of two or more dimensions: on a bias, or on the scale of a batch norm, it would
+    merely change the layer's output (He et al. 2019, section 3.1). With `accumulate`, each image of a batch weighs the
+    same whatever part it is in, so the gradient is that of the whole batch; batch norms see only the parts.
     """
 
     epochs: int = _about("passes over the training images")
@@ -82,53 +82,53 @@ class Recipe:
         if self.batch_size != "auto":
             self._need(self.batch_size >= 1, "batch_size", "at least 1")
             most = max(1, self.batch_size // 2)
-            self._need(self.accumulate <= most, "accumulate", f"from 1 to {most}, so that a part has two images")
+            self._need(self.accumulate <= most, "accumulate", f"from 1 to {most} (a part needs two images)")
         self._need(self.learning_rate > 0, "learning_rate", "above 0")
-        self._need(0 <= self.momentum < 1, "momentum", "from 0 up to but not 1")
-        self._need(0 <= self.beta2 < 1, "beta2", "from 0 up to but not 1")
-        self._need(self.optimizer != "sgd" or self.beta2 == 0, "beta2", "0, since sgd has no second beta")
+        self._need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
+        self._need(0 <= self.beta2 < 1, "beta2", "at least 0 and below 1")
+        self._need(self.optimizer != "sgd" or self.beta2 == 0, "beta2", "0 with sgd, which has no second beta")
         self._need(self.weight_decay >= 0, "weight_decay", "at least 0")
         self._need(self.clip >= 0, "clip", "at least 0")
-        self._need(0 <= self.warmup < 1, "warmup", "from 0 up to but not 1")
+        self._need(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._need(self.schedule != "constant" or self.warmup == 0, "warmup", "0 with a constant schedule")
-        self._need(0 <= self.label_smoothing < 1, "label_smoothing", "from 0 up to but not 1")
+        self._need(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         self._need(self.auxiliary >= 0, "auxiliary", "at least 0")
         self._need(self.shift >= 0, "shift", "at least 0")
         self._need(0 <= self.rotation <= 180, "rotation", "from 0 to 180 degrees")
-        self._need(0 <= self.scaling < 1, "scaling", "from 0 up to but not 1")
+        self._need(0 <= self.scaling < 1, "scaling", "at least 0 and below 1")
         self._need(self.elastic >= 0, "elastic", "at least 0")
-        self._need(0 <= self.erasing <= 1, "erasing", "from 0 to 1: it is a share of the images")
-        self._need(0 <= self.flip <= 1, "flip", "from 0 to 1: it is a share of the images")
-        self._need(0 <= self.crop < 1, "crop", "from 0 up to but not 1: it is a share of the area")
-        self._need(0 <= self.colour < 1, "colour", "from 0 up to but not 1")
+        self._need(0 <= self.erasing <= 1, "erasing", "from 0 to 1, as a fraction of the images")
+        self._need(0 <= self.flip <= 1, "flip", "from 0 to 1, as a fraction of the images")
+        self._need(0 <= self.crop < 1, "crop", "at least 0 and below 1, as a fraction of the area")
+        self._need(0 <= self.colour < 1, "colour", "at least 0 and below 1")
         self._need(0 <= self.mixup <= 100, "mixup", "from 0 to 100")
-        self._need(0 <= self.refine < 1, "refine", "from 0 up to but not 1: it is a share of the run")
+        self._need(0 <= self.refine < 1, "refine", "at least 0 and below 1, as a fraction of the run")
         changes = any(getattr(self, name) for name in AUGMENTATIONS)
-        self._need(changes or self.refine == 0, "refine", "0 where no image is changed")
-        self._need(0 <= self.ema < 1, "ema", "from 0 up to but not 1")
-        self._need(0 <= self.validation < 1, "validation", "from 0 up to but not 1: it is a share of the images")
-        self._need(0 < self.fraction <= 1, "fraction", "above 0 and at most 1: it is a share of the images")
+        self._need(changes or self.refine == 0, "refine", "0 if no image is changed")
+        self._need(0 <= self.ema < 1, "ema", "at least 0 and below 1")
+        self._need(0 <= self.validation < 1, "validation", "at least 0 and below 1, as a fraction of the images")
+        self._need(0 < self.fraction <= 1, "fraction", "above 0 and at most 1, as a fraction of the images")
         self._need(self.minutes >= 0, "minutes", "at least 0")
         for name in ("patience", "top"):
             self._need(getattr(self, name) >= 0, name, "at least 0")
-            self._need(self.validation > 0 or getattr(self, name) == 0, name, "0 where validation is, which it goes by")
+            self._need(self.validation > 0 or getattr(self, name) == 0, name, "0 if validation is 0, its measure")
 
     def _need(self, holds: bool, name: str, needed: str) -> None:
         if not holds:
-            raise RecipeError(f"{name} is {getattr(self, name)}, and it must be {needed}")
+            raise RecipeError(f"{name} must be {needed}, got {getattr(self, name)}")
 
     @property
     def images_a_step(self) -> int:
-        """`batch_size`, which is a number in every recipe that is trained with: see `make_plan`."""
+        """`batch_size` as a number: `make_plan` replaces `auto`."""
         assert self.batch_size != "auto"
         return self.batch_size
 
     def learning_rate_at(self, progress: float) -> float:
-        """The learning rate when the share `progress` of all steps, 0 to 1, is done.
+        """Return the learning rate once the fraction `progress` of all steps, 0 to 1, is done.
 
-        All rise from 1/25 of the peak. `onecycle` does so in a half cosine and falls to nearly 0 in another (Smith and
-        Topin 2018, as torch's OneCycleLR has it), `linear` goes up and down by straight lines, of which short trainings
-        make more (Bergsma et al. 2025, "Straight to zero").
+        Without a constant schedule it rises from 1/25 of the peak. `onecycle` rises by a half cosine and falls to
+        nearly 0 by another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight
+        lines, which suits short trainings better (Bergsma et al. 2025, "Straight to zero").
         """
         if self.schedule == "constant":
             return self.learning_rate
@@ -138,19 +138,18 @@ class Recipe:
         return change(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
 
     def progress(self, share: float, seconds: float) -> float:
-        """How far a training is, 0 to 1, that has done the `share` of its steps and has trained for `seconds`.
+        """Return how far a training is, 0 to 1, after the `share` of its steps and `seconds` of training.
 
-        With `minutes`, it is the larger of the share of the steps and the share of the time, so that the learning rate
-        has come down when the time is over. Such a training depends on how fast the machine was, and cannot be
-        repeated bit for bit.
+        With `minutes`, it is the larger of the shares of steps and of time, so that the learning rate has come down
+        when the time is over. Such a training depends on the speed of the machine and cannot be repeated bit for bit.
         """
         return min(1.0, max(share, seconds / (60 * self.minutes))) if self.minutes else share
 
     def at(self, progress: float) -> Self:
-        """The recipe that holds when the share `progress` of all steps is done.
+        """Return the recipe that holds once the fraction `progress` of all steps is done.
 
-        Images that are bent and moved are not those that the net is for. Where it sees those alone in the last part of
-        a run, it learns from both (He et al. 2019, "Data Augmentation Revisited", arXiv 1909.09148).
+        Distorted images differ from those that the net is for. If the last part of a run shows it only real ones, it
+        learns from both (He et al. 2019, "Data Augmentation Revisited", arXiv 1909.09148).
         """
         return self._without_changes if self.refine and progress >= 1 - self.refine else self
 
@@ -159,29 +158,29 @@ class Recipe:
         return self.but(dict.fromkeys((*AUGMENTATIONS, "refine"), 0.0))
 
     def out_of_time(self, seconds: float) -> bool:
-        """Whether `minutes` are over after `seconds` of training, validations included and the test not."""
+        """Whether `minutes` are over after `seconds` of training, including validation but not the test."""
         return self.minutes > 0 and seconds >= 60 * self.minutes
 
     def out_of_patience(self, accuracies: Sequence[float]) -> bool:
-        """Whether the last `patience` epochs have brought nothing better, given each epoch's validation accuracy."""
+        """Whether none of the last `patience` epochs was better, given each epoch's validation accuracy."""
         if not self.patience or not accuracies:
             return False
         return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience
 
     def ema_at(self, step: int) -> float:
-        """The decay of the averaged weights after `step` steps of the run: lower at first, to forget the start."""
+        """Return the decay of the averaged weights after `step` steps: lower at first, to forget the start."""
         return min(self.ema, (1 + step) / (10 + step))
 
     def but(self, changes: Mapping[str, Any]) -> Self:
-        """This recipe with `changes`. Raises `RecipeError` for a key that no recipe has.
+        """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
-        Between sgd and another `optimizer`, `beta2` becomes its usual one unless it is given too; between a constant
-        `schedule` and another, so does `warmup`.
+        A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a constant
+        and another `schedule` sets `warmup`, unless they are given too.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
-                raise RecipeError(f"no recipe has a key {key!r}.{nearest(key, known)}")
+                raise RecipeError(f"a recipe has no key {key!r}.{nearest(key, known)}")
         follow: dict[str, Any] = {}
         optimizer = changes.get("optimizer", self.optimizer)
         if (optimizer == "sgd") != (self.optimizer == "sgd"):
@@ -211,9 +210,9 @@ _HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, 
 
 
 def fast(net: str = "inception", images: int = 60_000) -> Recipe:
-    """The default: high accuracy in seconds, tuned on validation images. See LOG.md for what was tried.
+    """The default: high accuracy in seconds, tuned on validation images. See docs/experiments/training.md.
 
-    Fewer than 60,000 training `images` are passed over more often, by the root of the ratio.
+    With fewer than 60,000 training `images` it makes more epochs, by the root of the ratio.
     """
     return Recipe(
         epochs=max(2, round(2 * math.sqrt(60_000 / images))),
@@ -253,11 +252,11 @@ def course(net: str = "inception", images: int = 60_000) -> Recipe:
 
 
 def best(net: str = "residual", images: int = 60_000) -> Recipe:
-    """The highest accuracy in ten minutes on two cores, tuned on validation images. See LOG.md for what was tried.
+    """The highest accuracy in ten minutes on two cores, tuned on validation images. See docs/experiments/training.md.
 
-    It trains on all images, the last part of the run on them as they are, and keeps the averaged weights at the end.
-    The most comes of it with `residual[width=32,norm=batch]`. Fewer than 60,000 training `images` are passed over more
-    often, by the root of the ratio.
+    It trains on all images, at the end without augmentation, and keeps the averaged weights. It works best with
+    `residual[width=32,norm=batch]`. With fewer than 60,000 training `images` it makes more epochs, by the root of the
+    ratio.
     """
     return fast(net, images).but(
         {
@@ -279,9 +278,9 @@ def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
     """For nets with batch norms on photographs: what He et al. 2016 (section 4.2) and He et al. 2019 train with.
 
     Flips, crops and colour, smoothed labels, SGD with momentum and weight decay, warm-up and a half cosine. A net
-    without norms needs a learning rate ten times lower. Fewer than 60,000 training `images` are passed over more often,
-    by the root of the ratio. GoogLeNet has its auxiliary heads, as in its paper. Not tuned: the values are those of the
-    papers, but for milder crops and colours.
+    without norms needs a learning rate ten times lower. With fewer than 60,000 training `images` it makes more epochs,
+    by the root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. Not tuned: the values are those of
+    the papers, except for milder crops and colours.
     """
     auxiliary = 0.3 if net.split("[")[0] == "googlenet" else 0.0
     return Recipe(
@@ -302,7 +301,7 @@ def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
 
 
 def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
-    """`photos`, for digits, letters and signs: images are bent and moved as by `best`, and nothing is mirrored."""
+    """`photos` for digits, letters and signs: images are distorted and moved as in `best`, and never mirrored."""
     unlike = {"flip": 0.0, "crop": 0.0, "colour": 0.0, "label_smoothing": 0.0}
     return photos(net, images).but(unlike | _HANDWRITING)
 
@@ -311,13 +310,13 @@ RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digi
 
 
 def read_recipe(path: Path, base: Recipe, flags: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
-    """`base` with the keys that the TOML file at `path` has, and with `flags`, which go before them."""
+    """Return `base` with the keys of the TOML file at `path`, and with `flags`, which override them."""
     try:
         return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")) | dict(flags))
     except OSError as reason:
         raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
     except (ValueError, RecursionError) as reason:
-        raise RecipeError(f"{path} is no TOML: {reason}") from reason
+        raise RecipeError(f"{path} is not valid TOML: {reason}") from reason
     except RecipeError as reason:
         raise RecipeError(f"{path}{' and the flags' if flags else ''}: {reason}") from reason
 
@@ -331,12 +330,12 @@ def _check_type(name: str, value: object, hint: Any) -> None:
         return
     if choices:
         if value not in choices:
-            raise RecipeError(f"{name} is {value!r}, and it must be one of {', '.join(choices)}")
+            raise RecipeError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         return
     kinds = (int, float) if hint is float else hint
     finite = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1e18  # a NaN is not
     if not finite:
-        raise RecipeError(f"{name} is {value!r}, and it must be {'a whole number' if hint is int else 'a number'}")
+        raise RecipeError(f"{name} must be {'an integer' if hint is int else 'a number'}, got {value!r}")
 
 
 def _line(start: float, end: float, share: float) -> float:

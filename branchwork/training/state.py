@@ -10,12 +10,11 @@ from torch.optim import Optimizer
 
 from branchwork.errors import NetError
 from branchwork.training.auxiliary import make_heads
-from branchwork.training.compiling import Compilable
-from branchwork.training.distributed import Processes, distribute
-from branchwork.training.execution import Execution, pick_execution
+from branchwork.training.execution import Compilable, Execution, pick_execution
 from branchwork.training.infer import TRAINING_DTYPES, weight_dtype
 from branchwork.training.optimizers import make_optimizer
 from branchwork.training.options import Options
+from branchwork.training.processes import Processes, distribute
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 

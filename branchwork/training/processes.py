@@ -1,10 +1,12 @@
-"""Several processes that train one net together, on one machine or several, as torchrun starts them.
+"""Processes that train one net together, as torchrun starts them, and signals that stop a training.
 
-The first of them, of rank 0, is the only one that writes and prints.
+Only the first process, of rank 0, writes and prints.
 """
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +24,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that train together; alone by default.
+    """This process among those that train together: by default the only one.
 
-    What is here for several is exact: sums are of float64, and each process gets the same.
+    Sums are taken in float64, and every process gets the same.
     """
 
     rank: int = 0
@@ -36,17 +38,17 @@ class Processes:
         return self.rank == 0
 
     def device(self, name: str) -> torch.device:
-        """The device that this process trains on: each of a machine's has a GPU of its own."""
+        """Return the device that this process trains on: each process on a machine has a GPU of its own."""
         device = torch.device(name)
         return torch.device("cuda", self.local_rank) if device.type == "cuda" and self.count > 1 else device
 
     def own(self, things: Sequence[T]) -> Sequence[T]:
-        """This process's share of `things`, in a row; nothing where they are too few."""
+        """Return this process's share of `things`, in a row; it is empty if they are too few."""
         low, high = (len(things) * rank // self.count for rank in (self.rank, self.rank + 1))
         return things[low:high]
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """The sums of the numbers that each process gives."""
+        """Return the sum of each number over all processes."""
         if self.count == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
@@ -62,30 +64,30 @@ class Processes:
         return tuple(count > 0 for count in self.sum([float(flag) for flag in flags]))
 
     def every(self, value: T) -> list[T]:
-        """What each process gives, in the order of their ranks."""
+        """Return the value of each process, in the order of ranks."""
         values = [value] * self.count
         if self.count > 1:
             dist.all_gather_object(values, value)
         return values
 
     def share(self, value: T) -> T:
-        """What the first process gives."""
+        """Return the first process's value."""
         values = [value]
         if self.count > 1:
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def share_buffers(self, net: nn.Module) -> None:
-        """Give all processes the first one's statistics of batch norms, which are those that are kept."""
+        """Give all processes the batch norm statistics of the first one, which are the ones kept."""
         if self.count > 1:
             for buffer in net.buffers():
                 dist.broadcast(buffer, 0)
 
     def together(self, work: Callable[[], T]) -> T:
-        """What `work` gives in this process, where it succeeds in all of them.
+        """Return what `work` returns in this process, once it has succeeded in all of them.
 
-        Where it fails in one, the first raises the `BranchworkError` of the first that did and the others
-        `ToldElsewhere`, so that none is left waiting and the user reads one message.
+        If it fails in one, the first process raises its `BranchworkError` and the others raise `ToldElsewhere`, so that
+        none is left waiting and the user reads one message.
         """
         result, error = None, None
         try:
@@ -99,16 +101,15 @@ class Processes:
         raise self.tell(errors[failed])  # type: ignore[arg-type]
 
     def tell(self, error: BranchworkError) -> BranchworkError:
-        """`error`, which all processes have met, as the first raises it; the others are silent."""
+        """Return what this process should raise for an `error` that all processes meet: only the first prints it."""
         return error if self.first else ToldElsewhere(str(error))
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """The processes that torchrun has started with this one, connected; one alone where it was not torchrun.
+    """Connect the processes that torchrun started with this one; without torchrun there is only this one.
 
-    GPUs speak through NCCL, everything else through Gloo. Within another `joined` it is the same. Raises `RunError`
-    where the others cannot be reached.
+    GPUs use NCCL, everything else uses Gloo. May be nested. Raises `RunError` if the others cannot be reached.
     """
     rank, count, local_rank = (int(os.environ.get(key, default)) for key, default in _VARIABLES)
     processes = Processes(rank, count, local_rank)
@@ -135,21 +136,21 @@ def joined() -> Iterator[Processes]:
 _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
-def need_alone(what: str) -> None:
-    """Raises `RunError` where torchrun has started several processes for `what`, which takes one."""
+def check_single_process(what: str) -> None:
+    """Raise `RunError` if torchrun has started several processes for `what`, which takes one."""
     with_others = int(os.environ.get("WORLD_SIZE", "1"))
     if with_others > 1:
         raise RunError(f"torchrun has started {with_others} processes, and {what} takes one: leave torchrun out")
 
 
 def is_lost(reason: BaseException) -> bool:
-    """Whether a process stopped answering. Gloo has no error of its own for that, NCCL a `DistBackendError`."""
+    """Whether a process stopped answering. NCCL raises `DistBackendError` then; Gloo has no error of its own."""
     words = ("by peer", "gloo", "Gloo", "Broken pipe")
     return isinstance(reason, dist.DistError) or any(word in str(reason) for word in words)
 
 
 def distribute(step: nn.Module, shape: tuple[int, ...], processes: Processes) -> nn.Module:
-    """`step`, a net in training mode that takes N×C×H×W with C×H×W of `shape`, with gradients averaged over all."""
+    """Return `step`, a net in training mode for images C×H×W of `shape`, with gradients averaged over all processes."""
     if processes.count == 1:
         return step
     weight = next(step.parameters())
@@ -160,10 +161,33 @@ def distribute(step: nn.Module, shape: tuple[int, ...], processes: Processes) ->
 
 
 def _has_unused(step: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether a weight gets no gradient, for which all processes would otherwise wait."""
+    """Whether some weight gets no gradient: all processes would wait for it."""
     weights = {name: weight.detach().requires_grad_(weight.requires_grad) for name, weight in step.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in step.named_buffers()}  # a batch norm counts what it sees
     like = next(iter(weights.values()))
     images = torch.zeros(2, *shape, device=like.device, dtype=like.dtype)
     functional_call(step, (weights, buffers), (images,)).sum().backward()
     return any(weight.requires_grad and weight.grad is None for weight in weights.values())
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Return an event that the first Ctrl-C sets, so that no step is cut in two; a second one interrupts at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event  # only the main thread receives signals
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def first(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, first)
+    # torchrun and cluster schedulers send SIGTERM, also after a Ctrl-C: it must not cut a step in two either.
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        signal.signal(signal.SIGTERM, terminate)

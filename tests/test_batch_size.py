@@ -9,7 +9,7 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.errors import BatchTooLarge
-from branchwork.training import fitting, train
+from branchwork.training import batch_size, plan
 
 CPU = torch.device("cpu")
 AUTO = bw.fast("residual").but({"epochs": 1, "batch_size": "auto"})
@@ -53,42 +53,42 @@ def batch_of(recipe: bw.Recipe, data) -> int:
 def test_the_largest_batch_that_fits_is_taken_where_larger_ones_are_faster():
     tried = []
     rate = costs(1e9)
-    assert fitting.fitting_batch(lambda size: (tried.append(size), rate(size))[1], 1350, CPU) == 64
+    assert batch_size.fitting_batch(lambda size: (tried.append(size), rate(size))[1], 1350, CPU) == 64
     assert tried == [2, 4, 8, 16, 32, 64, 128]
 
 
 def test_no_larger_batch_is_taken_than_pays():
     # From 2 images on, one costs 1.5, 1.25, 1.125, 1.0625 and 1.03125.
-    assert fitting.fitting_batch(costs(1.0), 1350, CPU) == 16
+    assert batch_size.fitting_batch(costs(1.0), 1350, CPU) == 16
 
 
 def test_no_batch_is_larger_than_the_most_that_is_wanted():
-    assert fitting.fitting_batch(costs(1e9), 32, CPU) == 32
+    assert batch_size.fitting_batch(costs(1e9), 32, CPU) == 32
 
 
 def test_where_not_even_two_images_fit_it_says_so():
     with pytest.raises(BatchTooLarge):
-        fitting.fitting_batch(costs(1.0, fits=1), 1350, CPU)
+        batch_size.fitting_batch(costs(1.0, fits=1), 1350, CPU)
 
 
 def test_on_a_cpu_the_next_batch_must_fit_into_the_free_memory(monkeypatch):
     before = 10**9
-    monkeypatch.setattr(fitting, "resident_memory", lambda: before)
-    monkeypatch.setattr(fitting, "available_memory", lambda: 10**9)
+    monkeypatch.setattr(batch_size, "resident_memory", lambda: before)
+    monkeypatch.setattr(batch_size, "available_memory", lambda: 10**9)
     growth = iter((100, 200, 290, 310, 400))
-    monkeypatch.setattr(fitting, "peak_memory", lambda device: before + next(growth) * 10**6)
+    monkeypatch.setattr(batch_size, "peak_memory", lambda device: before + next(growth) * 10**6)
     # 2, 4 and 8 images grow it by up to 290 MB: the double of that is within 600 MB, that of 310 MB is not.
-    assert fitting.fitting_batch(costs(1e9), 1350, CPU) == 16
+    assert batch_size.fitting_batch(costs(1e9), 1350, CPU) == 16
 
 
 def test_where_the_system_does_not_tell_its_memory_few_images_are_tried(monkeypatch):
-    monkeypatch.setattr(fitting, "available_memory", lambda: None)
-    monkeypatch.setattr(fitting, "UNTOLD", 16)
-    assert fitting.fitting_batch(costs(1e9), 1350, CPU) == 16
+    monkeypatch.setattr(batch_size, "available_memory", lambda: None)
+    monkeypatch.setattr(batch_size, "UNTOLD", 16)
+    assert batch_size.fitting_batch(costs(1e9), 1350, CPU) == 16
 
 
 def test_the_parts_are_what_is_measured(small, monkeypatch):
-    monkeypatch.setattr(train, "images_per_second", lambda state, images, recipe, size: costs(1e9)(size))
+    monkeypatch.setattr(plan, "images_per_second", lambda state, images, recipe, size: costs(1e9)(size))
     assert batch_of(AUTO.but({"accumulate": 3}), small) == 192
 
 

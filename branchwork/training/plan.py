@@ -1,0 +1,123 @@
+"""The plan of a training: all that it depends on, checked before anything is written."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from branchwork.datasets.batches import train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.folder import check_unicode
+from branchwork.errors import (
+    DataError,
+    RecipeError,
+)
+from branchwork.nets.resolve import absolute_name
+from branchwork.nets.weights import load_weights
+from branchwork.training.auxiliary import check_heads
+from branchwork.training.batch_size import fitting_batch, images_per_second
+from branchwork.training.infer import pick_device, pick_precision
+from branchwork.training.log import need_tensorboard
+from branchwork.training.machine import (
+    compiler_problem,
+    process_settings,
+)
+from branchwork.training.options import Options, check_threads
+from branchwork.training.processes import Processes
+from branchwork.training.recipe import Recipe, fast
+from branchwork.training.run import (
+    Model,
+    check_net,
+)
+from branchwork.training.state import freeze_body, make_state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a training depends on: enough to begin it again in another process.
+
+    `checksum` is that of the training data. `size` and `fit` say to what size a user's own pictures were brought, and
+    how. `normalisation` is the mean and standard deviation expected by the weights it starts from, if not the data's.
+    """
+
+    net: str
+    data: str
+    checksum: int
+    recipe: Recipe
+    options: Options
+    precision: str
+    size: tuple[int, int] | None = None
+    fit: str | None = None
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+
+def make_plan(
+    net: str,
+    data: DataSet,
+    *,
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    processes: Processes | None = None,
+) -> Plan:
+    """Check a training before anything is written, and return its plan, with a number for every `auto`.
+
+    Raises `RecipeError`, `DataError`, `NetError` or `WeightsError` for what cannot be trained.
+    """
+    recipe, options = recipe or fast(net, len(data.train)), options or Options()
+    check_threads(options.threads, RecipeError)
+    if options.log:
+        need_tensorboard()
+    check_unicode(data.argument, DataError)
+    check_heads(net, recipe, options)
+    device = pick_device(options.device)
+    if recipe.batch_norm == "shared" and device.type != "cuda":
+        raise RecipeError(f"batch_norm shared needs GPUs, but the device is {device}: leave it out")
+    train, _ = train_and_validation(data, recipe.validation, options.seed, recipe.fraction)
+    if recipe.batch_size != "auto" and recipe.batch_size > len(train):
+        raise RecipeError(
+            f"batch_size must be at most {len(train)}, the number of training images, got {recipe.batch_size}"
+        )
+    plan = Plan(
+        net=absolute_name(net),
+        data=data.argument,
+        checksum=data.train.checksum(),
+        recipe=recipe,
+        options=replace(
+            options,
+            device=str(device),  # without the number of a GPU: of several processes, each has another
+            threads=options.threads or torch.get_num_threads(),
+            weights=options.weights and str(Path(options.weights).resolve()),
+        ),
+        precision=pick_precision(recipe.precision, device),
+        size=data.image_size if data.path else None,
+        fit=data.pictures if data.path else None,
+    )
+    problem = compiler_problem(device)
+    if options.compile and problem is not None:
+        raise RecipeError(f"{problem}, or leave out --compile")
+    model = Model.of(plan.net, data, plan.recipe)
+    # Built here only to be checked, before a folder is made: the training builds it again, from its seed.
+    with torch.random.fork_rng(devices=[]):
+        built = model.builder()()
+        check_net(built, model)
+    if options.weights is not None:
+        plan = replace(plan, normalisation=load_weights(built, options.weights, new_head=True).normalisation)
+    if options.freeze:
+        freeze_body(built)
+    return plan if recipe.batch_size != "auto" else _measure_batch_size(plan, model, built, train, processes)
+
+
+def _measure_batch_size(plan: Plan, model: Model, net: nn.Module, train: Split, processes: Processes | None) -> Plan:
+    """Return `plan` with the batch size that steps of `net` show to be best; the steps leave `net` useless."""
+    recipe, options, processes = plan.recipe, plan.options, processes or Processes()
+    device, pieces = processes.device(options.device), recipe.accumulate * processes.count
+    most = max(2, len(train) // pieces)
+    trial = recipe.but({"batch_size": most, "accumulate": 1})
+    few = train.pick(torch.arange(min(len(train), 64)))
+    with process_settings(options.threads, device):
+        state = make_state(net, model, recipe=trial, options=options, precision=plan.precision)
+        images = Split(few.images.to(device), few.labels.to(device))
+        fitting = fitting_batch(partial(images_per_second, state, images, trial), most, device)
+    return replace(plan, recipe=recipe.but({"batch_size": min(len(train), fitting * pieces)}))

@@ -1,0 +1,351 @@
+"""One training in its run folder: prepare, train, test, report."""
+
+import json
+import math
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
+from branchwork.datasets.dataset import DataSet, Split
+from branchwork.errors import (
+    DataError,
+    Diverged,
+    Interrupted,
+    RunError,
+    TrainingError,
+    first_line,
+    own_line,
+)
+from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
+from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.nets.resolve import short_name
+from branchwork.nets.weights import load_weights
+from branchwork.observer import Epoch, Observer, Step
+from branchwork.training.checkpoint import Position, SavedState, save_state
+from branchwork.training.evaluate import evaluate_net
+from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
+from branchwork.training.infer import pick_device
+from branchwork.training.log import LOG, TensorBoard
+from branchwork.training.machine import (
+    commit,
+    machine,
+    peak_memory,
+    process_settings,
+    reset_peak_memory,
+    versions,
+)
+from branchwork.training.plan import Plan
+from branchwork.training.processes import Processes, is_lost
+from branchwork.training.run import (
+    FILES,
+    METRICS,
+    RECIPE,
+    REPORT,
+    RESULT,
+    STATE,
+    Model,
+    holds,
+    keep_script,
+    kept_net,
+    write_model,
+    write_top,
+)
+from branchwork.training.run_report import write_report
+from branchwork.training.state import TrainState, make_state
+from branchwork.training.step import Moment, augment_batch
+
+# A state is saved at the end of every epoch, and within an epoch when the last is older than this.
+SAVE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a training, stored as `result.json`.
+
+    Accuracies are fractions; `test_interval` is the 95% Wilson interval of the test accuracy. `train_seconds` runs from
+    the first batch to the last validation and includes collapsing the net, but not loading data, testing or reporting;
+    `images_per_second` covers the optimiser steps alone. `epochs` is how many were trained, `best_epoch` the one whose
+    weights were kept. `execution` is `written` or `collapsed`.
+    """
+
+    net: str
+    data: str
+    seed: int
+    parameters: int
+    macs: int
+    epochs: int
+    best_epoch: int
+    train_images: int
+    train_seconds: float
+    images_per_second: float
+    validation_accuracy: float | None
+    test_accuracy: float
+    test_interval: tuple[float, float]
+    peak_memory_bytes: int | None
+    device: str
+    threads: int
+    precision: str
+    execution: str
+    data_origin: str
+    versions: dict[str, str]
+    machine: str
+    commit: str | None
+    folder: str
+    report: str
+
+
+def run_training(
+    plan: Plan,
+    data: DataSet,
+    folder: Path,
+    *,
+    saved: SavedState | None,
+    interrupted: threading.Event,
+    observer: Observer,
+    processes: Processes,
+) -> Result:
+    """Train in `folder` to the end, from the state `saved` if there is one, and return the result.
+
+    Raises `RunError` if the training images are not those of the plan, or if another training uses the folder.
+    """
+
+    def prepare() -> None:
+        if data.train.checksum() != plan.checksum:
+            raise RunError(
+                f"process {processes.rank} has other training images as {data.name} than the first: give all the same"
+                if saved is None
+                else f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+            )
+        if processes.first:
+            lock.enter_context(hold_lock(folder / ".lock", f"trains in {folder}"))
+            for name in (*FILES, "top/*"):
+                remove_parts(folder / name)
+
+    if plan.normalisation is not None:  # as the weights that it starts from expect it
+        mean, std = plan.normalisation
+        data = replace(data, mean=mean, std=std)
+    device = processes.device(str(pick_device(plan.options.device)))
+    if plan.options.log and processes.first:
+        observer = TensorBoard(observer, folder / LOG)
+    with ExitStack() as lock:
+        processes.together(prepare)
+        reset_peak_memory(device)
+        observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.options.seed}")
+        try:
+            with process_settings(plan.options.threads, device):
+                run = _prepare(plan, data, folder, saved=saved, observer=observer, processes=processes)
+                _train(run, interrupted, observer)
+                return processes.share(_finish(run, data) if processes.first else None)  # type: ignore[return-value]
+        finally:
+            observer.end()
+
+
+@dataclass
+class _Run:
+    """One training and its folder. `best` are the weights that are kept, `macs` those of one image."""
+
+    plan: Plan
+    folder: Path
+    state: TrainState
+    position: Position
+    train: Split
+    validation: Split
+    best: dict[str, Tensor]
+    macs: int
+
+    def save(self) -> None:
+        """Write the state. If the disk is full, the last one is still there, and the error says how to go on."""
+        if not self.state.processes.first:
+            return
+        try:
+            save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
+        except RunError as reason:
+            if not holds(self.folder, STATE):
+                raise
+            raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
+
+
+def _prepare(
+    plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
+) -> _Run:
+    """Build the net, and stand where `saved` was saved; without it, at the start, and save that."""
+    if processes.first:
+        keep_script(folder, plan.net)
+    processes.together(lambda: None)  # the others find the script that is kept
+    model = Model.of(plan.net, data, plan.recipe)
+    build = replace(model, net=kept_net(folder, plan.net)).builder()
+    torch.manual_seed(plan.options.seed)  # after a script was imported, which may set a seed of its own
+    net = build()
+    if plan.options.weights is not None and saved is None:
+        observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
+    macs = count_macs(net, (model.in_channels, *model.image_size))
+    began = time.perf_counter()
+    state = make_state(
+        net, model, recipe=plan.recipe, options=plan.options, precision=plan.precision, processes=processes
+    )
+    position = Position() if saved is None else saved.position
+    position.seconds = processes.share(position.seconds + time.perf_counter() - began)
+    splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, plan.recipe.fraction)
+    run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs)
+    if saved is None:
+        run.save()
+    else:
+        run.best = saved.restore(state)
+    if processes.first:
+        write_whole(folder / RECIPE, plan.recipe.to_toml())
+    else:  # all would draw the same numbers, for other images
+        moment = (position.epoch, position.step, processes.rank)
+        torch.manual_seed(generator_of(plan.options.seed, "process", *moment).initial_seed())
+    return run
+
+
+def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
+    """Train to the end, and then load the weights that are kept. Raises `Interrupted` once `interrupted` is set."""
+    plan, state, position, processes = run.plan, run.state, run.position, run.state.processes
+    train = _moved(run.train, next(state.net.parameters()).device)
+    saved_at = time.perf_counter()
+    try:
+        events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
+        for event in events:
+            if isinstance(event, Epoch):
+                _keep_epoch(run, event.weights)
+                observer.epoch(event)
+                at_end = is_over(plan.recipe, position)
+            else:
+                observer.step(event)
+                at_end = ends_epoch(plan.recipe, position, event)
+            overdue = processes.first and time.perf_counter() - saved_at > SAVE_SECONDS
+            stop, save = processes.any(interrupted.is_set(), overdue)
+            if at_end:  # of the training, or of an epoch, which is saved next
+                continue
+            if isinstance(event, Step) and (stop or save):
+                check_finite(state.net, position)
+                run.save()
+            if stop:
+                raise processes.tell(
+                    Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {run.folder}")
+                )
+            if isinstance(event, Epoch) or save:
+                saved_at = time.perf_counter()
+    except Diverged as reason:
+        rate, best = plan.recipe.learning_rate, position.best_epoch
+        kept = f"with the weights of epoch {best}" if best else "before any epoch"
+        raise processes.tell(
+            TrainingError(
+                f"{reason}. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
+                f"The last good state, {kept}, is kept in {run.folder}."
+            )
+        ) from reason
+    except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
+        if processes.count > 1 and is_lost(reason):
+            raise TrainingError(
+                f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
+                f"Continue, with as many as you like: branchwork train --resume {run.folder}"
+            ) from reason
+        if ":" not in plan.net:
+            raise  # our own net: our own mistake, to be seen whole
+        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
+        raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
+    if position.epoch < plan.recipe.epochs:
+        why = (
+            f"the {plan.recipe.minutes:g} minutes are over"
+            if plan.recipe.out_of_time(position.seconds)
+            else f"{plan.recipe.patience} epochs brought nothing better on validation"
+        )
+        observer.note(f"ended after epoch {position.epoch} of {plan.recipe.epochs}: {why}")
+    state.net.load_state_dict(run.best)
+
+
+def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
+    """Write what an epoch gave, and keep its `weights` if they are the best."""
+    position, top = run.position, run.plan.recipe.top
+    if position.best_epoch == position.epoch:
+        run.best = _copy(weights)
+    if run.state.processes.first:
+        write_model(run.folder, run.best, run.state.model)
+        if top:
+            write_top(run.folder, position.history, top, weights)
+        write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+    run.save()
+
+
+def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in weights.items()}
+
+
+def _moved(split: Split, device: torch.device) -> Split:
+    """Return `split` on `device`; mapped images stay in their file. Raises `DataError` if it does not fit."""
+    try:
+        return Split(split.images.to(device), split.labels.to(device))
+    except torch.OutOfMemoryError as reason:
+        size = math.prod(split.images.shape) / 1e9
+        raise DataError(
+            f"the training images take {size:.1f} GB, and {device} does not hold them: make a pack with "
+            "branchwork data pack FOLDER, of which batch after batch is brought there"
+        ) from reason
+
+
+def _finish(run: _Run, data: DataSet) -> Result:
+    """Test the kept weights, and write the report and the result."""
+    plan, state, position, model, train = run.plan, run.state, run.position, run.state.model, run.train
+    memory = peak_memory(torch.device(plan.options.device))
+    evaluation = evaluate_net(state.net.to(torch.float32), model, data)
+    result = Result(
+        net=plan.net,
+        data=data.name,
+        seed=plan.options.seed,
+        parameters=count_parameters(state.net),
+        macs=run.macs,
+        epochs=position.epoch,
+        best_epoch=position.best_epoch,
+        train_images=len(train),
+        train_seconds=position.seconds,
+        images_per_second=sum(epoch["images"] for epoch in position.history) / position.step_seconds,
+        validation_accuracy=position.history[position.best_epoch - 1]["validation_accuracy"],
+        test_accuracy=evaluation.accuracy,
+        test_interval=evaluation.interval,
+        peak_memory_bytes=memory,
+        device=plan.options.device,
+        threads=torch.get_num_threads(),
+        precision=plan.precision,
+        execution=state.execution.name,
+        data_origin=data.origin,
+        versions=versions(),
+        machine=machine(),
+        commit=commit(),
+        folder=str(run.folder),
+        report=str(run.folder / REPORT),
+    )
+    first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_a_step))
+    images, _ = augment_batch(
+        train.images[first],
+        train.labels[first],
+        plan.recipe,
+        moment=Moment(plan.options.seed, 0, 0),
+        part=slice(None),
+        batch_size=len(first),
+        num_classes=len(model.classes),
+    )
+    write_report(
+        run.folder,
+        asdict(result),
+        recipe=plan.recipe,
+        history=position.history,
+        evaluation=evaluation,
+        data=data,
+        batch=Split(images[:32], train.labels[first[:32]]),
+    )
+    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    return result
+
+
+def read_result(folder: Path) -> Result:
+    """Return the result of a finished run. Raises `RunError` if it is damaged."""
+    return read_json(folder / RESULT, Result, remedy="train again into another folder")
