@@ -4,36 +4,44 @@ python -m benchmarks.step --json FILE
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 from cyclopts import App
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim import Adam
+from torch import Tensor
 
 from benchmarks.process import JsonFile, timed
-from branchwork.datasets.batches import normalise
+from branchwork.datasets.dataset import Split
 from branchwork.datasets.load import load_data
 from branchwork.files import write_json
-from branchwork.fusing.fuse import collapse
-from branchwork.nets.catalogue import NETS
+from branchwork.training.options import Options
+from branchwork.training.recipe import fast
+from branchwork.training.run import Model
+from branchwork.training.state import make_state
+from branchwork.training.step import Moment, train_step
 
 BATCH_SIZE, WARM_UP, PAIRS = 512, 5, 40
 
 app = App(result_action="return_value")
 
 
-def make_step(net: nn.Module, optimizer: Adam, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(net(images), labels).backward()
-        optimizer.step()
-
-    return step
+def make_step(execute: Literal["written", "collapsed"], device: torch.device) -> Callable[[], Tensor]:
+    """Return a step of inception as `train` takes it, on the same weights and images each time."""
+    data = load_data("sample")
+    recipe = fast("inception").but({"batch_size": BATCH_SIZE})
+    model = Model.of("inception", data)
+    torch.manual_seed(0)
+    options = Options(execute=execute, device=str(device))
+    state = make_state(model.builder()(), model, recipe=recipe, options=options, precision="fp32")
+    images = Split(data.train.images[:BATCH_SIZE].to(device), data.train.labels[:BATCH_SIZE].to(device))
+    chosen = torch.arange(BATCH_SIZE, device=device)
+    # With a learning rate of 0, every step does the same work on the same weights.
+    return partial(train_step, state, images, chosen, recipe=recipe, moment=Moment(0, 0, 0), learning_rate=0.0)
 
 
 def in_turn(
-    steps: dict[str, Callable[[], None]], device: torch.device, warm_up: int, count: int
+    steps: dict[str, Callable[[], object]], device: torch.device, warm_up: int, count: int
 ) -> dict[str, list[float]]:
     """Return the seconds of each step, run `count` times alternately."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -47,22 +55,9 @@ def in_turn(
 
 @app.default
 def main(*, json_file: JsonFile, device: str = "cpu") -> None:
-    data_set, where = load_data("sample"), torch.device(device)
-    torch.manual_seed(0)
-    # channels_last, as in `train`.
-    net = NETS["inception"]().to(where, memory_format=torch.channels_last)
-    collapsed = collapse(net, (1, 28, 28), batch=BATCH_SIZE)
-    assert collapsed is not None, "inception has affine segments"
-    nets = {"step written": net, "step collapsed": collapsed}
-    images = normalise(data_set.train.images[:BATCH_SIZE], data_set.mean, data_set.std)
-    images, labels = (
-        images.to(where, memory_format=torch.channels_last),
-        data_set.train.labels[:BATCH_SIZE].to(where),
-    )
-    torch.testing.assert_close(*(n(images) for n in nets.values()), rtol=1e-3, atol=1e-4)
-    # With a learning rate of 0, every step does the same work on the same weights.
-    optimizer = Adam(net.parameters(), lr=0.0, fused=True)
-    steps = {name: make_step(n, optimizer, images, labels) for name, n in nets.items()}
+    where = torch.device(device)
+    steps = {f"step {execute}": make_step(execute, where) for execute in ("written", "collapsed")}
+    torch.testing.assert_close(*(step() for step in steps.values()), rtol=1e-3, atol=1e-4)
     write_json(json_file, in_turn(steps, where, WARM_UP, PAIRS))
 
 

@@ -196,5 +196,5 @@ def test_flags_go_before_a_file_where_only_both_make_a_recipe(tmp_path):
     ):
         path.write_text(text)
         assert read_recipe(path, course(), flags) == course().but({**tomllib.loads(text), **flags})
-    with pytest.raises(RecipeError, match=r"r\.toml and the flags: epochs is 0"):
+    with pytest.raises(RecipeError, match=r"r\.toml and the flags: epochs must be at least 1, got 0"):
         read_recipe(path, course(), {"epochs": 0})
