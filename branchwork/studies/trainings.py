@@ -117,7 +117,7 @@ def train_job(job: Job) -> Record:
     with _ONE_TRAINING, using_threads(job.threads), tempfile.TemporaryDirectory(prefix="branchwork-") as folder:
         data = reduce_data(_load(job.data, job.size, job.fit, job.checksum), job)
         recipe = Recipe(**job.recipe)
-        watch = _GradientWatch(Path(folder) / "run", job, data, recipe)
+        run, watch = Path(folder) / "run", _GradientWatch(job, data, recipe)
         parameters, macs = count_parameters(watch.net), count_macs(watch.net, (data.channels, *data.image_size))
         outcome: dict[str, Any]
         try:
@@ -127,10 +127,10 @@ def train_job(job: Job) -> Record:
                 data=data,
                 recipe=recipe,
                 options=Options(seed=job.seed, device=job.device, threads=job.threads, execute=job.execute),
-                out=watch.folder,
+                out=run,
                 observer=watch,
             )
-            outcome = {"outcome": "trained", "message": None, **_measures(watch.folder, data, result, recipe, job)}
+            outcome = {"outcome": "trained", "message": None, **_measures(run, data, result, recipe, job)}
         except BatchTooLarge:
             raise
         except (TrainingError, WeightsError) as reason:
@@ -230,13 +230,12 @@ def _shrunk(split: Split, factor: int) -> Split:
 
 
 class _GradientWatch(Observer):
-    """Measures a training's gradients by layer, on the same images, from the weights in its run folder."""
+    """Measures a training's gradients by layer after some of its epochs, always on the same images."""
 
-    def __init__(self, folder: Path, job: Job, data: DataSet, recipe: Recipe) -> None:
-        self.folder, self.job = folder, job
-        self.model = Model.of(job.net, data)
+    def __init__(self, job: Job, data: DataSet, recipe: Recipe) -> None:
+        self.job = job
         with torch.random.fork_rng(devices=[]):
-            build = self.model.builder()
+            build = Model.of(job.net, data).builder()
             torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
             self.net = build()
         split, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
