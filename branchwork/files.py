@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import msgspec
 from filelock import FileLock, Timeout
@@ -209,48 +207,6 @@ def _check_fields(fields: Any, value: object, position: str) -> None:
             raise ValueError(f"Object contains unknown field `{min(surplus)}` - at `{position}`")
         for name, item in fields.items():
             _check_fields(item, getattr(value, name), f"{position}.{name}")
-
-
-def read_fields(kind: type[T], fields: object) -> T:
-    """A dataclass from JSON. Raises `TypeError` where a field is missing, surplus or of another type."""
-    if not isinstance(fields, dict):
-        raise TypeError(f"it holds a {type(fields).__name__}, and named fields are needed")
-    values = {}
-    for name, hint in get_type_hints(kind).items():
-        values[name] = _with_tuples(fields.get(name), hint)
-        if name in fields and not _fits(values[name], hint):
-            raise TypeError(f"{name} is {fields[name]!r:.60}")
-    return kind(**values | {name: fields[name] for name in fields.keys() - values.keys()})
-
-
-def _with_tuples(value: object, hint: Any) -> object:
-    """`value` with tuples where `hint` has them, which JSON has as lists."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        ways = ((_with_tuples(value, kind), kind) for kind in inner)
-        return next((way for way, kind in ways if _fits(way, kind)), value)
-    if origin is not tuple or not isinstance(value, list):
-        return value
-    kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-    return tuple(map(_with_tuples, value, kinds)) if len(kinds) == len(value) else tuple(value)
-
-
-def _fits(value: object, hint: Any) -> bool:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(value) == len(kinds) and all(map(_fits, value, kinds))
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
-    if origin in (Union, UnionType):
-        return any(_fits(value, kind) for kind in inner)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return hint is Any or isinstance(value, origin or hint)
 
 
 def available_memory() -> int | None:

@@ -2,28 +2,80 @@
 
 import json
 import shutil
+import signal
+import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.folders import two_classes
+import torch
+from helpers.folders import SHORT, two_classes
 from helpers.tiny_study import TINY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import branchwork as bw
-from branchwork.errors import BranchworkError
+from branchwork.errors import BranchworkError, Interrupted
+from branchwork.observer import Observer
 from branchwork.studies import study as studies
+from branchwork.training.recipe import fast
+
+SCRIPT = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.norm(torch.cat([self.one(x), self.two(x)], 1)).relu()
+        return self.fc(x.mean((2, 3)))
+"""
+
+
+class Stop(Observer):
+    """Ctrl-C at the end of one epoch, counted over all trainings."""
+
+    def __init__(self, after: int):
+        self.left = after
+
+    def epoch(self, epoch):
+        self.left -= 1
+        if not self.left:
+            signal.raise_signal(signal.SIGINT)
 
 
 @pytest.fixture(scope="module")
-def packs(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("packs")
+def originals(tmp_path_factory) -> Path:
+    """A folder with a pack, a finished run, and a run, several seeds and a selection that were stopped."""
+    root = tmp_path_factory.mktemp("originals")
+    (root / "script.py").write_text(SCRIPT)
     two_classes(root / "pets", height=8, width=8)
     (root / "packs").mkdir()
     bw.pack(root / "pets", out=root / "packs/pets.pack")
-    return root / "packs"
+    recipe = fast("residual", 16).but({**SHORT, "epochs": 2, "validation": 0.25, "top": 1})
+    options = {
+        "data": str(root / "packs/pets.pack"),
+        "recipe": recipe,
+        "options": bw.Options(threads=1, execute="written"),
+    }
+    net = f"{root}/script.py:Net"
+    bw.train(net, out=root / "run", **options)
+    bw.train("resnet8[width=4]", out=root / "whole", **options)
+    with pytest.raises(Interrupted):
+        bw.train(net, out=root / "stopped", observer=Stop(1), **options)
+    with pytest.raises(Interrupted):
+        bw.train_seeds(net, seeds=2, out=root / "seeds", observer=Stop(3), **options)
+    with pytest.raises(Interrupted):
+        bw.select(root / "whole", keep=1, out=root / "selection", threads=1, observer=Stop(1))
+    return root
 
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -39,6 +91,8 @@ def damage_file(draw: Draw, path: Path) -> None:
         number = draw(st.integers(0, len(lines) - 1))
         lines[number] = damage_json(draw, lines[number])
         path.write_text("\n".join(lines))
+    elif damage == "fields" and path.suffix == ".safetensors":
+        path.write_bytes(damage_tensors(draw, content))
     elif damage == "cut":
         path.write_bytes(content[: draw(st.integers(0, len(content) - 1))])
     elif damage == "empty":
@@ -80,6 +134,23 @@ def damage_json(draw: Draw, text: str) -> str:
     return json.dumps(whole).replace('"MARK"', DEEP if damage == "deep" else "NaN")
 
 
+def damage_tensors(draw: Draw, content: bytes) -> bytes:
+    """Damage the header of a file of tensors: the JSON texts in its metadata, or a tensor's name, type or shape."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    texts = header.get("__metadata__", {})
+    if texts and draw(st.booleans()):
+        name = draw(st.sampled_from(sorted(texts)))
+        texts[name] = damage_json(draw, texts[name]) if texts[name][:1] in "[{" else "0"
+    elif draw(st.booleans()):
+        name = draw(st.sampled_from(sorted(header.keys() - {"__metadata__"})))
+        header[f"{name}_"] = header.pop(name)
+    else:
+        header = json.loads(damage_json(draw, json.dumps(header)).replace(DEEP, "[]"))
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
 def damaged(examples: int) -> Callable[..., Any]:
     """Run a test with this many folders of which one file is damaged, made by the fixture `damage`."""
     health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -108,13 +179,50 @@ def damage(tmp_path):
 
 
 @damaged(60)
-def test_a_damaged_pack(packs, damage, data):
+def test_a_damaged_pack(originals, damage, data):
     def use(folder: Path) -> None:
         bw.load_data(str(folder / "pets.pack"))
         bw.data(str(folder / "pets.pack"))
 
     # Its checksums find whatever was changed.
-    assert damage(data, packs, use) is None
+    assert damage(data, originals / "packs", use) is None
+
+
+@damaged(40)
+def test_a_damaged_run(originals, damage, data):
+    def use(folder: Path) -> None:
+        bw.load_run(folder)
+        bw.evaluate(folder)
+
+    damage(data, originals / "run", use)
+
+
+@pytest.fixture(scope="module")
+def continued(originals, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights in which the stopped training ends."""
+    folder = tmp_path_factory.mktemp("continued") / "stopped"
+    shutil.copytree(originals / "stopped", folder)
+    bw.resume(folder)
+    return load_file(folder / "model.safetensors")
+
+
+@damaged(15)
+def test_a_stopped_training_ends_as_it_would_have_or_is_refused(originals, continued, damage, data):
+    folder = damage(data, originals / "stopped", bw.resume)
+    if folder is not None:
+        weights = load_file(folder / "model.safetensors")
+        assert all(torch.equal(weights[key], tensor) for key, tensor in continued.items()), "a damaged state went on"
+
+
+@damaged(15)
+def test_damaged_seeds(originals, damage, data):
+    damage(data, originals / "seeds", bw.resume_seeds, "seeds.json")
+
+
+@damaged(10)
+def test_a_damaged_selection(originals, damage, data):
+    select = partial(bw.select, originals / "whole", keep=1, threads=1)
+    damage(data, originals / "selection", lambda folder: select(out=folder), "s*.*")
 
 
 @damaged(15)

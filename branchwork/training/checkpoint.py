@@ -98,7 +98,7 @@ def load_state(folder: Path) -> SavedState:
         )
     with reading(path, remedy=_AGAIN):
         with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata()
+            about = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
         if about.pop("checksum") != _checksum(tensors, about):
             raise ValueError("its checksum is that of other contents")
