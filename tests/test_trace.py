@@ -264,7 +264,7 @@ def test_reduction_is_the_lectures_sum():
     saved = reduction((192, 28, 28), kernel=5, out=32, through=16)
     assert (saved.direct, saved.first, saved.second, saved.total) == (120_422_400, 2_408_448, 10_035_200, 12_443_648)
     assert round(saved.times, 2) == 9.68
-    with pytest.raises(NetError, match="kernel is 0"):
+    with pytest.raises(NetError, match="kernel must be at least 1, got 0"):
         reduction((192, 28, 28), kernel=0, out=32, through=16)
 
 

@@ -1,4 +1,4 @@
-"""Errors that teach: where a forward pass fails, the shapes up to there, what is wrong, and what to write instead."""
+"""Errors that teach: where a forward fails, the shapes up to there, what is wrong, and what to write instead."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from branchwork.graph.record import Recorder, Step, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy
 from branchwork.language import say, times
 
-# Lines of the flow that are shown: those before the failure matter.
+# How many lines before the failure are shown.
 _SHOWN = 10
 
 
@@ -29,7 +29,7 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
         with borrowed(net, train=train), torch.no_grad(), recorder:
             call(net, images)
         return None
-    except NetError as reason:  # a join has said already what does not fit
+    except NetError as reason:  # a join has already said what does not fit
         problem = str(reason)
     except Exception as reason:  # a learner's own forward may raise anything
         recorder.words = str(reason)
@@ -40,7 +40,7 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
 
 
 def _flow(steps: Sequence[Step], input_shape: tuple[int, ...]) -> str:
-    """The shapes on the way to the failure, a line for each operation."""
+    """Return the shapes on the way to the failure, one line per operation."""
     rows = [(say("input", "输入"), "", times(input_shape))]
     for step in steps:
         shape = "✗" if step.output is None else times(step.output.shape[1:])
@@ -52,7 +52,7 @@ def _flow(steps: Sequence[Step], input_shape: tuple[int, ...]) -> str:
 
 
 def _diagnose(net: nn.Module, seen: Recorder, input_shape: tuple[int, ...], reason: Exception) -> str:
-    """What is wrong and what to write, in one or two lines."""
+    """Return what is wrong and what to write, in one or two lines."""
     if seen.passed is not None:
         return _module_passed(*seen.passed)
     step = seen.failed
@@ -161,7 +161,7 @@ def _add(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...
     if len(tensors) < 2 or any(tensor.dim() != 4 for tensor in tensors):
         return None
     a, b = tensors
-    # The shortcut is the part that was made first.
+    # The shortcut is the part that was computed first.
     first, last = sorted(tensors, key=lambda tensor: _index(seen, tensor))
     parts = f"{_source(seen, a)} {times(tuple(a.shape[1:]))} + {_source(seen, b)} {times(tuple(b.shape[1:]))}"
     if a.shape[1] != b.shape[1]:
@@ -185,7 +185,7 @@ def _view(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ..
     shape = tuple(x.shape[1:])
     if not x.is_contiguous():
         return say(
-            "view needs a tensor that lies in one piece, and this one does not: write x.reshape(…) instead",
+            "view needs a contiguous tensor, and this one is not: write x.reshape(…) instead",
             "view 要求张量在内存中连续，而这里不是：改用 x.reshape(…)",
         )
     return say(
@@ -197,7 +197,7 @@ def _view(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ..
 
 
 def _python(net: nn.Module, reason: Exception) -> str:
-    """For what Python or torch says itself, with a hint where a learner often needs one."""
+    """Return what Python or torch says itself, with a hint if a learner often needs one."""
     words = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
     missing = re.search(r"object has no attribute '(\w+)'", words)
     if isinstance(reason, AttributeError) and missing:
@@ -228,7 +228,7 @@ def _index(seen: Recorder, tensor: Tensor) -> int:
 
 
 def _advice(net: nn.Module, seen: Recorder, tensor: Tensor) -> list[str]:
-    """Which layer on the way to `tensor` changed its size: back to where it forked from the others."""
+    """Return which layer changed the size of `tensor` since it forked from the others, and what keeps it."""
     lines: list[str] = []
     maker = seen.maker(tensor)
     while maker is not None and maker.op not in ("cat", "add") and not lines:
@@ -239,13 +239,13 @@ def _advice(net: nn.Module, seen: Recorder, tensor: Tensor) -> list[str]:
 
 
 def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
-    """The smallest square image that works and is larger than this one, on the `meta` device; None up to 512."""
+    """Return the side of the smallest square image, larger than this one, that works; None if none up to 512 does."""
     meta = eval_copy(net).to("meta")
     for side in range(min(input_shape[1:]) + 1, 513):
         try:
             with torch.no_grad():
                 meta(torch.empty(2, input_shape[0], side, side, device="meta"))
             return side
-        except Exception:  # still too small, or a flattened size that is typed in
+        except Exception:  # still too small, or a flattened size is typed in
             continue
     return None

@@ -1,4 +1,4 @@
-"""What a 1×1 convolution before a larger one saves, or costs (Szegedy et al. 2014, section 4)."""
+"""What a 1×1 convolution in front of a larger one saves or costs (Szegedy et al. 2014, section 4)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from branchwork.graph.trace import Trace
 
 @dataclass(frozen=True)
 class Reduction:
-    """MACs of a k×k convolution from `channels` to `out` channels, at one output size, by two ways.
+    """The MACs of two ways from `channels` to `out` channels at one output size.
 
-    `direct` is the convolution alone; `first` and `second` are a 1×1 to `through` channels and the same k×k after it.
+    `direct` is a k×k convolution alone; `first` and `second` are a 1×1 to `through` channels and the k×k after it.
     """
 
     name: str
@@ -29,16 +29,19 @@ class Reduction:
 
     @property
     def times(self) -> float:
-        """How many times fewer MACs the way through the 1×1 takes; below 1 where it costs work."""
+        """How many times fewer MACs it takes with the 1×1; below 1 if the 1×1 costs work."""
         return self.direct / self.total
 
 
 def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, through: int) -> Reduction:
-    """For one convolution that keeps height and width, on an input C×H×W. Raises `NetError` for impossible numbers."""
+    """Return what a 1×1 saves for one convolution that keeps height and width, on an input C×H×W.
+
+    Raises `NetError` if a number is below 1.
+    """
     numbers = {"channels": input_shape[0], "height": input_shape[1], "width": input_shape[2]}
     for name, number in (numbers | {"kernel": kernel, "out": out, "through": through}).items():
         if number < 1:
-            raise NetError(f"{name} is {number}, and it must be at least 1")
+            raise NetError(f"{name} must be at least 1, got {number}")
     channels, height, width = input_shape
     pixels = height * width
     return Reduction(
@@ -54,7 +57,7 @@ def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, throu
 
 
 def reductions(trace: Trace) -> Iterable[Reduction]:
-    """Every 1×1 convolution of a net whose output goes into one larger convolution and nowhere else."""
+    """Yield every 1×1 convolution of a net whose output goes into one larger convolution and nowhere else."""
     by_name = {node.name: node for node in trace.operations}
     readers: dict[str, list[str]] = {}
     for node in trace.operations:

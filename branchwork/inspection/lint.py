@@ -1,6 +1,6 @@
-"""What is probably a mistake in a net that runs: each finding says where, and what to change.
+"""Probable mistakes in a net that runs: each finding says where, and what to change.
 
-A rule that cannot be sure stays silent: a net that is right has no findings.
+A rule that cannot be sure stays silent: a correct net has no findings.
 """
 
 import copy
@@ -21,7 +21,7 @@ from branchwork.inspection.segments import affine_chains
 
 @dataclass(frozen=True)
 class Finding:
-    """One probable mistake. `module` is a path, "" for the net itself; `file` and `line` are in the user's own code."""
+    """One probable mistake: the path of its module, "" for the net itself, and the place in the user's own code."""
 
     rule: str
     module: str
@@ -31,7 +31,7 @@ class Finding:
 
 
 def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
-    """Return what is probably a mistake in `net` on images of `input_shape` (C, H, W); nothing for a net that is right.
+    """Return the probable mistakes in `net` on images of `input_shape` (C, H, W); none for a correct net.
 
     `net` is left as it was. Raises `NetError` if its forward cannot be read.
     """
@@ -40,9 +40,9 @@ def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
 
 
 def lint_graph(graph: Graph, trace: Trace) -> tuple[Finding, ...]:
-    """Return what is probably a mistake in a net that has been read.
+    """Return the probable mistakes in a net that has been read.
 
-    Copies of it run twice, forward and backward, on two images of noise, to see gradients and outputs in either mode.
+    Copies of it run forward and backward on two images of noise, in eval and in training mode.
     """
     runs = [_run(graph.net, graph.input_shape, train=train) for train in (False, True)]
     seen = _Seen(graph, trace, *runs)
@@ -51,7 +51,7 @@ def lint_graph(graph: Graph, trace: Trace) -> tuple[Finding, ...]:
 
 @dataclass(frozen=True)
 class _Run:
-    """One forward and backward: what came out, and the names of the parameters that a gradient reached."""
+    """One forward and backward: the output, and the names of the parameters that a gradient reached."""
 
     output: Any
     moved: frozenset[str]
@@ -59,7 +59,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A net and all that the rules look at. A run is None where the net fails in that mode, or gives no tensor."""
+    """What the rules look at. A run is None if the net fails in that mode or returns no tensor."""
 
     graph: Graph
     trace: Trace
@@ -76,18 +76,18 @@ class _Seen:
 
     @property
     def moved(self) -> set[str]:
-        """The parameters that a gradient reaches in one mode at least: auxiliary heads are there in training only."""
+        """The parameters that a gradient reaches in at least one mode: auxiliary heads run in training only."""
         return set().union(*(run.moved for run in (self.eval, self.train) if run is not None))
 
     def finding(self, rule: str, module: str, message: str) -> Finding:
-        """A finding about a module: at its first operation, or at the forward that should have called it."""
+        """Return a finding about a module, at its first operation or at the forward that should have called it."""
         for node in self.trace.operations:
             if node.file is not None and _within(node.name.partition("@")[0], module.partition("@")[0]):
                 return Finding(rule, module, node.file, node.line, message)
         return Finding(rule, module, *self._forward(module), message)
 
     def _forward(self, module: str) -> tuple[str | None, int | None]:
-        """The forward of the nearest module around `module` whose class is the user's own."""
+        """Return file and line of the forward of the nearest enclosing module whose class is the user's own."""
         while True:
             module = module.rpartition(".")[0]
             code = getattr(type(self.net.get_submodule(module)).forward, "__code__", None)
@@ -98,7 +98,7 @@ class _Seen:
 
 
 def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Run | None:
-    """A copy's outputs and gradients. Every parameter of the copy asks for one: freezing is no mistake."""
+    """Run a copy forward and backward. All of its parameters want a gradient: freezing is not a mistake."""
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
     kind = next(iter(parameters.values()), torch.zeros(()))
@@ -108,14 +108,14 @@ def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Run | N
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
             ends = [tensor.sum() for tensor in tensors if tensor.requires_grad]
             gradients = torch.autograd.grad(ends, list(parameters.values()), allow_unused=True) if ends else ()
-        except Exception:  # the net's own code may raise anything; it ran in the trace, and what is seen there counts
+        except Exception:  # the net's own code may raise anything; that it could be read is enough
             return None
     reached = zip(parameters, gradients, strict=True) if ends else ()
     return _Run(output, frozenset(name for name, g in reached if g is not None)) if tensors else None
 
 
 def _unused_modules(seen: _Seen) -> Iterator[Finding]:
-    """Modules that are defined and never called."""
+    """Find modules that are defined and never called."""
     parameters = dict(seen.net.named_parameters())
     for module in _largest(set(seen.trace.unreached) - seen.moved, parameters):
         if module not in parameters:
@@ -128,7 +128,7 @@ def _unused_modules(seen: _Seen) -> Iterator[Finding]:
 
 
 def _no_gradient(seen: _Seen) -> Iterator[Finding]:
-    """Parameters that take part and cannot learn. Whether there is a way is asked, not how large a gradient is."""
+    """Find parameters that take part and cannot learn: no gradient reaches them, however large."""
     if seen.eval is None and seen.train is None:
         return
     parameters = dict(seen.net.named_parameters())
@@ -143,12 +143,12 @@ def _no_gradient(seen: _Seen) -> Iterator[Finding]:
 
 
 def _shared_modules(seen: _Seen) -> Iterator[Finding]:
-    """One layer with parameters that reads the same tensor in several branches of a join.
+    """Find layers with parameters that read the same tensor in several branches of a join.
 
     Sharing between different tensors is a design: Siamese nets, recurrent steps, one head for all scales.
     """
     nodes = seen.nodes
-    # One module may have several paths: the first stands for all.
+    # A module may have several paths: the first stands for all.
     first = {module: path for path, module in seen.net.named_modules()}
     one_path = {path: first[module] for path, module in seen.net.named_modules(remove_duplicate=False)}
     layers = [path for module, path in first.items() if any(True for _ in module.parameters(recurse=False))]
@@ -174,12 +174,12 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
 
 
 def _branch_of(node: Operation, branches: Sequence[Collection[str]]) -> int:
-    """The first that has it: what several run once and read together, such as a stem, is in all of these."""
+    """Return the index of the first branch that has it: a stem that several read is in all of them."""
     return next(index for index, branch in enumerate(branches) if node.name in branch)
 
 
 def _read_alike(uses: Iterable[Operation], nodes: Mapping[str, Operation]) -> bool:
-    """Whether two of these read one tensor, a pooling that keeps its shape put aside."""
+    """Return whether two of these read one tensor, directly or through a pooling that keeps its shape."""
     read = []
     for use in uses:
         source = use.inputs[0]
@@ -196,7 +196,7 @@ def _keeps_shape(node: Operation) -> bool:
 
 
 def _batch_norm_one(seen: _Seen) -> Iterator[Finding]:
-    """Batch norms of maps of one pixel. One for features after a linear layer is common, and its need well known."""
+    """Find batch norms of maps of one pixel. After a linear layer they are common, and their need is well known."""
     norms = [n for n in seen.trace.operations if n.op == "batch_norm" and n.output_shape[1:] == (1, 1)]
     if norms:
         others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
@@ -209,7 +209,7 @@ def _batch_norm_one(seen: _Seen) -> Iterator[Finding]:
 
 
 def _softmax_end(seen: _Seen) -> Iterator[Finding]:
-    """A softmax at the end, in training too: that eval mode alone gives probabilities is right."""
+    """Find a softmax at the end, in training too: probabilities in eval mode alone are right."""
     nodes = seen.nodes
     last = nodes.get(seen.trace.outputs[0]) if len(seen.trace.outputs) == 1 else None
     while last is not None and last.op in VIEWS:
@@ -232,7 +232,7 @@ def _sums_to_one(output: Tensor) -> bool:
 
 
 def _output_type(seen: _Seen) -> Iterator[Finding]:
-    """Outputs of another type or structure in training."""
+    """Find outputs of another type or structure in training."""
     if seen.eval is None or seen.train is None:
         return
     in_eval, in_train = _kind(seen.eval.output), _kind(seen.train.output)
@@ -247,7 +247,7 @@ def _output_type(seen: _Seen) -> Iterator[Finding]:
 
 
 def _kind(output: Any) -> str:
-    """A value's type and structure in words."""
+    """Return the type and structure of a value in words."""
     if isinstance(output, Tensor):
         return f"a tensor of {str(output.dtype).removeprefix('torch.')}"
     name = type(output).__name__
@@ -259,7 +259,7 @@ def _kind(output: Any) -> str:
 
 
 def _affine(seen: _Seen) -> Iterator[Finding]:
-    """Layers with no activation between them."""
+    """Find layers with no activation between them."""
     for segment in affine_chains(seen.graph, seen.trace):
         blocks = _largest(segment.nodes, seen.nodes)
         names = [f"`{b}`" for b in blocks if any(_within(layer, b) for layer in segment.layers)]
@@ -278,7 +278,7 @@ def _affine(seen: _Seen) -> Iterator[Finding]:
 
 
 def _largest(names: Collection[str], everything: Iterable[str]) -> list[str]:
-    """`names`, with every block all of whose names are among them in their place."""
+    """Return `names`, with each block in the place of its names if all of them are there."""
     everything = list(everything)
     others = set(everything) - set(names)
     found: dict[str, None] = {}

@@ -131,15 +131,15 @@ def _collapsed(
 
 
 def _is_low_rank(layer: Operation, reader: Operation, normed: bool) -> bool:
-    """A middle narrower than both ends is chosen where nothing else is: an autoencoder's, or a linear bottleneck's.
+    """Return whether a middle narrower than both ends is a choice: an autoencoder's, or a linear bottleneck's.
 
-    The latter, with a batch norm after it, stays without an activation on purpose (Sandler et al. 2018, section 3.2).
+    The latter, with a batch norm, has no activation on purpose (Sandler et al. 2018, section 3.2).
     """
     if layer.op != reader.op:
         return False
     before, middle, after = _channels(layer), _width(layer), _width(reader)
-    at_one_place = {layer.kernel, reader.kernel} <= {None, (1, 1)}
-    return middle < min(before, after) and (at_one_place or (normed and layer.kernel == (1, 1)))
+    pointwise = {layer.kernel, reader.kernel} <= {None, (1, 1)}
+    return middle < min(before, after) and (pointwise or (normed and layer.kernel == (1, 1)))
 
 
 def _width(layer: Operation) -> int:
@@ -147,41 +147,41 @@ def _width(layer: Operation) -> int:
 
 
 def _channels(layer: Operation) -> int:
-    """What comes in: a linear layer's MACs are outputs times inputs."""
+    """Return the number of inputs: a linear layer's MACs are outputs times inputs."""
     return layer.channels if layer.op == "conv2d" else layer.macs // prod(layer.output_shape)
 
 
-def _upstream(end: Operation, inside: Mapping[str, Operation]) -> list[Operation]:
-    """`end` and those of these nodes that lead to it, in order."""
+def _upstream(end: Operation, within: Mapping[str, Operation]) -> list[Operation]:
+    """Return the rows within that lead to `end`, and `end`, in order."""
     wanted = {end.name}
-    for node in reversed(list(inside.values())):
-        if node.name in wanted:
-            wanted.update(node.inputs)
-    return [node for node in inside.values() if node.name in wanted]
+    for row in reversed(list(within.values())):
+        if row.name in wanted:
+            wanted.update(row.inputs)
+    return [row for row in within.values() if row.name in wanted]
 
 
-def _maps(entry: str, shape: Shape, end: Operation, ways: Sequence[Operation]) -> Iterable[tuple[int, str]]:
-    """Each way to write the map from a tensor of `shape` into `end` at once: MACs and words."""
+def _maps(entry: str, shape: Shape, end: Operation, rows: Sequence[Operation]) -> Iterable[tuple[int, str]]:
+    """Yield the MACs and the words of each way to write the map from a tensor of `shape` through `rows` as one."""
     features, outputs = prod(shape), prod(end.output_shape)
     yield features * outputs, f"one {features}→{outputs} matrix"
-    if all(node.op == "linear" or node.window == (1, 1) for node in ways) and end.op == "linear":
+    if all(row.op == "linear" or row.window == (1, 1) for row in rows) and end.op == "linear":
         yield shape[-1] * outputs, f"one {shape[-1]}→{_width(end)} matrix"
-    if end.op == "conv2d" and len(shape) == 3 and all(node.window is not None for node in ways):
-        height, width = _joint_window(entry, ways)
+    if end.op == "conv2d" and len(shape) == 3 and all(row.window is not None for row in rows):
+        height, width = _joint_window(entry, rows)
         words = f"one {height}×{width} convolution {shape[0]}→{_width(end)} (with care at the border)"
         yield height * width * shape[0] * outputs, words
 
 
-def _joint_window(entry: str, ways: Sequence[Operation]) -> tuple[int, int]:
-    """What one output at the end sees of `entry`: windows grow by the steps of what lies before them."""
-    seen = {entry: ((1, 1), (1, 1))}
-    for node in ways:
-        before = [seen[name] for name in node.inputs if name in seen]
+def _joint_window(entry: str, rows: Sequence[Operation]) -> tuple[int, int]:
+    """Return the window of `entry` that one output at the end reads: windows grow by the strides before them."""
+    windows = {entry: ((1, 1), (1, 1))}
+    for row in rows:
+        before = [windows[name] for name in row.inputs if name in windows]
         if before:
-            assert node.window is not None and node.stride is not None, "asked before"
+            assert row.window is not None and row.stride is not None, "checked by _maps"
             size = max(size[0] for size, _ in before), max(size[1] for size, _ in before)
-            jump = before[0][1]  # all alike, or what meets here would differ in size
-            grown = tuple(s + (w - 1) * j for s, w, j in zip(size, node.window, jump, strict=True))
-            steps = tuple(j * s for j, s in zip(jump, node.stride, strict=True))
-            seen[node.name] = ((grown[0], grown[1]), (steps[0], steps[1]))
-    return seen[ways[-1].name][0]
+            jump = before[0][1]  # the same for all, or what meets here would differ in size
+            grown = tuple(s + (w - 1) * j for s, w, j in zip(size, row.window, jump, strict=True))
+            steps = tuple(j * s for j, s in zip(jump, row.stride, strict=True))
+            windows[row.name] = ((grown[0], grown[1]), (steps[0], steps[1]))
+    return windows[rows[-1].name][0]

@@ -1,4 +1,4 @@
-"""The verb `inspect`: what a net does to an image, what each operation costs, and what a 1×1 convolution saves."""
+"""The verb `inspect`: what a net does to an image, what each operation costs, and what its 1×1 convolutions save."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One operation, or several that were folded. `share` is that of the net's MACs, a fraction.
+    """One operation, or several that were folded.
 
-    `branch` is the innermost join's branch that it belongs to, as `incep1.cat/b5`, None outside of joins. `detail` says
-    what the operation's name leaves open. `output_shape` and `receptive_field` are those of the last operation.
+    `branch` is the branch of the innermost join that it belongs to, such as `incep1.cat/b5`; None outside of joins.
+    `detail` has kernel, stride and padding. `output_shape` and `receptive_field` are those of the last operation.
+    `share` is its fraction of the net's MACs.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BranchCost:
-    """A branch of a join: the channels that it gives, and its MACs, also as a share of the net's."""
+    """A branch of a join: the channels that it gives, its MACs, and their fraction of the net's."""
 
     name: str
     channels: int
@@ -51,10 +52,11 @@ class BranchCost:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found. The parameters of `rows` and of `unreached`, which no operation uses, are all `parameters`.
+    """What a net does to one image and what it costs.
 
-    `blocks` has the class of each child of the net. `smallest_input` is the side of the smallest square image, up to
-    `input_shape`, that the net takes as it is built. `classes`, `mean` and `std` are a run's.
+    The parameters of `rows` and of `unreached`, which no operation uses, add up to `parameters`. `blocks` has the class
+    of each child of the net. `smallest_input` is the side of the smallest square image, up to `input_shape`, that it
+    takes as built. `classes`, `mean` and `std` are a run's.
     """
 
     net: str
@@ -87,9 +89,9 @@ def inspect(
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
     `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default what the net was designed
-    for, what a run was trained on, or else 1×28×28. `by` folds the rows: by the child of the net that they are in, by
+    for, what a run was trained on, or else 1×28×28. `by` folds the rows by the child of the net that they are in, by
     branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`,
-    `findings` are what is probably a mistake; without, they are None. Raises `NetError`.
+    `findings` are probable mistakes; otherwise None. Raises `NetError`.
     """
     subject = resolve(net, input_shape)
     inspection = _inspect(subject.net, subject.name, subject.input_shape, by, picture, lint)
@@ -103,7 +105,7 @@ def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: P
     graph = read(net, shape)
     traced = trace_graph(graph)
     if picture is not None:
-        draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs an image")
+        draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs per image")
     rows = _rows(traced)
     if by is not None:
         rows = _fold(rows, _KEYS[by])
@@ -129,7 +131,7 @@ def _rows(traced: Trace) -> list[Row]:
     branches: dict[str, str] = {}
     details: dict[str, str] = {}
     for join in sorted(traced.joins, key=lambda join: -sum(len(branch.nodes) for branch in join.branches)):
-        # From the largest join to the smallest, so that the innermost has the last word.
+        # From the largest join to the smallest, so that the innermost is what remains.
         for branch in join.branches:
             branches |= dict.fromkeys(branch.nodes, f"{join.node}/{branch.name}")
     for join in traced.joins:
@@ -160,7 +162,7 @@ def _costs(join: Join, traced: Trace) -> Iterable[BranchCost]:
 
 
 def _meeting(node: Operation, branches: Sequence[Branch]) -> str:
-    """The channels that add up for a concatenation, the branches that do for a sum."""
+    """Return what a join adds up: the channels for a concatenation, the branches for a sum."""
     if node.op == "add":
         return " + ".join(branch.name for branch in branches)
     return " + ".join(str(branch.channels) for branch in branches) + f" = {node.output_shape[0]}"
