@@ -304,6 +304,8 @@ def test_a_joint_kernel_sees_what_the_layers_see():
     [
         nn.BatchNorm2d(16), nn.Dropout(0.5), nn.Identity(), nn.AvgPool2d(2),
         Add(a=nn.AvgPool2d(3, 1, 1), b=nn.Identity()), Concat(a=nn.Identity(), b=nn.AvgPool2d(3, 1, 1)),
+        Forward(lambda self, x: -x * 3),
+        Forward(lambda self, x: x * self.bn.weight[:, None, None], bn=nn.BatchNorm2d(16)),
     ],
 )  # fmt: skip
 def test_what_lies_between_is_affine(between):
@@ -314,6 +316,21 @@ def test_what_lies_between_is_affine(between):
 @pytest.mark.parametrize("between", [nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(4, 16), nn.Softmax(1), nn.Sigmoid()])
 def test_an_activation_between_ends_a_segment(between):
     assert lint(built(chain(nn.Conv2d(16, 16, 3), between, nn.Conv2d(16, 16, 3))), (3, 16, 16)) == ()
+
+
+def test_a_product_of_images_ends_a_segment():
+    gate = Forward(lambda self, x: x * x)
+    assert lint(built(chain(nn.Conv2d(16, 16, 3), gate, nn.Conv2d(16, 16, 3))), (3, 16, 16)) == ()
+
+
+def test_a_layer_that_several_layers_alone_read_is_one_finding_with_them():
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc(torch.cat([F.relu(self.one(x)), F.relu(self.three(x))], 1).mean((2, 3)))
+
+    layers = {"stem": nn.Conv2d(3, 8, 3), "one": nn.Conv2d(8, 8, 1), "three": nn.Conv2d(8, 8, 3, padding=1)}
+    finding = only("affine", Forward(forward, **layers, fc=nn.Linear(16, 10)))
+    assert finding.message.startswith("`stem`, `one` and `three` are one affine map")
 
 
 def test_three_layers_are_one_finding_and_parallel_layers_none():

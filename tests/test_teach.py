@@ -127,7 +127,7 @@ def test_a_wrong_input_on_the_command_line_says_what_the_net_needs(refused):
     text = refused("inspect", f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--input", "1x32x32")
     assert "`fc` expects 512 features, but 32×5×5 = 800 arrive: nn.Linear(800, 10)" in text
     for wrong in ("", "1x0x28", "1x-3x28", "axbxc"):
-        assert "channels, height and width are needed" in refused("inspect", "residual", "--input", wrong)
+        assert "--input must be channels, height and width" in refused("inspect", "residual", "--input", wrong)
 
 
 @pytest.mark.parametrize("net", [NETS["inception"](), NETS["residual"](), InceptionNet()])

@@ -27,7 +27,7 @@ class Graph:
     without numbers for `images` images, and `shape`, that of the output for a single image, its batch of one included.
     `names` has each node that gives a tensor, in the order in which they run, by the name that people see.
 
-    `any_number` is False if the graph serves one image alone, and `depends_on_pixels` is True if the operations depend
+    `any_number` is False if the graph is for one image alone, and `depends_on_pixels` is True if the operations depend
     on the pixels: these are those for a black image, and cannot be run. `obstacle` says why the graph must not take the
     place of the net: one of these two, or operations that change a tensor that others see.
     """
@@ -75,6 +75,7 @@ class Graph:
         """Raise `NetError` if the graph cannot stand for the net, or gives anything but one tensor."""
         if self.obstacle is not None:
             raise NetError(self.obstacle)
+        assert self.any_number, "read without `single`"
         if len(self.outputs) != 1:
             kind = type(self.net).__name__
             raise NetError(f"{kind} gives {len(self.outputs)} tensors, and one is needed: the logits")

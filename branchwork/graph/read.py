@@ -31,28 +31,33 @@ from branchwork.language import enumerated
 FEW, MANY = 2, 1009
 
 
-def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> Graph:
+def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, single: bool = False) -> Graph:
     """Return the graph of `net` for images C×H×W, in eval mode, or with `train` in the mode that each module is in.
 
     `net` is left as it was. It runs twice on tensors without numbers, with few images and with many, and once more if
-    it serves one image alone. A net whose operations depend on the pixels is really run, on one black image. Raises
-    `NetError` if its forward fails.
+    it serves one image alone. With `single`, which is enough for rows and takes half the time, it runs once, with one.
+    A net whose operations depend on the pixels is really run, on one black image. Raises `NetError` if its forward
+    fails.
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shape, reasons = tuple(input_shape), list[Exception]()
     with torch.random.fork_rng(devices=[]), _quiet(), mode(net, train=train):
-        for counts in (FEW, MANY), (1, 1):
+        attempts = [(1,)] if single else [(FEW, MANY), (1,)]
+        for counts in attempts:
             try:
                 reader = _Reader(net, tensors, shape)
-                few, many = (reader.read(count) for count in counts)
-                graph, held = _merge(few, many, counts, tensors)
+                programs = [reader.read(count) for count in counts]
+                graph, held = _merge(programs[0], programs[-1], (counts[0], counts[-1]), tensors)
                 break
             except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
                 reasons.append(reason)
-        obstacle = _not_for_any_number(net, shape, reasons, train) if reasons else None
-        recorded = len(reasons) == 2
+        recorded = len(reasons) == len(attempts)
+        problem = failure(net, shape, train=train) if reasons else None
+        if recorded and problem is not None:
+            raise problem from reasons[0]
+        obstacle = str(problem or _not_for_any_number(net, reasons[0])) if reasons else None
         if recorded:
-            module = _recorded(net, shape, reasons, train)
+            module = _recorded(net, shape, train, str(obstacle))
     if not recorded:
         learns = train and net.training
         obstacle = obstacle or _make_functional(graph, learns)
@@ -67,34 +72,28 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> 
         input_shape=shape,
         module=module,
         names=name_nodes(net, module.graph),
-        images=1 if reasons else MANY,
-        any_number=not reasons,
+        images=1 if single or reasons else MANY,
+        any_number=not single and not reasons,
         depends_on_pixels=recorded,
         obstacle=obstacle,
     )
 
 
-def _not_for_any_number(net: nn.Module, shape: Shape, reasons: Sequence[Exception], train: bool) -> str:
-    """Return why `net` serves no number of images. Raises `NetError` if its forward fails on any."""
-    problem = failure(net, shape, train=train)
-    if problem is not None:
-        if len(reasons) == 2:
-            raise problem from reasons[0]
-        return str(problem)
-    words = str(reasons[0]).strip().split("\n")[0]
+def _not_for_any_number(net: nn.Module, reason: Exception) -> str:
+    words = str(reason).strip().split("\n")[0]
     return (
         f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
         f"({words}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
     )
 
 
-def _recorded(net: nn.Module, shape: Shape, reasons: Sequence[Exception], train: bool) -> fx.GraphModule:
-    """Return what `net` does on one black image."""
+def _recorded(net: nn.Module, shape: Shape, train: bool, obstacle: str) -> fx.GraphModule:
+    """Return what `net` does on one black image. Raises `NetError` with the `obstacle` if it fails."""
     try:
         with borrowed(net, train=train):
             module = record_graph(net, blank(net, 1, shape))
     except Exception as reason:  # it needs two images, such as a batch norm of one pixel in training
-        raise NetError(_not_for_any_number(net, shape, reasons, train)) from reason
+        raise NetError(obstacle) from reason
     for node in module.graph.nodes:
         value = node.meta.get("val")
         node.meta["shape"] = tuple(value.shape) if value is not None else None

@@ -80,7 +80,7 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
     `net` is left as it was. If its operations depend on the pixels, they are those for a black image, and
     `depends_on_pixels` says so. Raises `NetError` if its forward fails.
     """
-    return trace_graph(read(net, input_shape))
+    return trace_graph(read(net, input_shape, single=True))
 
 
 def trace_graph(graph: Graph) -> Trace:

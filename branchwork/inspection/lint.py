@@ -35,7 +35,7 @@ def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
 
     `net` is left as it was. Raises `NetError` if its forward cannot be read.
     """
-    graph = read(net, input_shape)
+    graph = read(net, input_shape, single=True)
     return lint_graph(graph, trace_graph(graph))
 
 

@@ -102,7 +102,7 @@ def inspect(
 
 
 def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: Path | None, lint: bool) -> Inspection:
-    graph = read(net, shape)
+    graph = read(net, shape, single=True)
     traced = trace_graph(graph)
     if picture is not None:
         draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs per image")
