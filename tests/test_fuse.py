@@ -11,31 +11,32 @@ from torch.utils.flop_counter import FlopCounterMode
 from branchwork.blocks import Concat
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
-from branchwork.fusing.forms import Matrix, Rows, Tiles
+from branchwork.fusing.forms import Form, Matrix
 from branchwork.fusing.fourier import BatchedFourier, Fourier, fewest_products, make_scheme
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.fusing.kernel import Axis, Kernel, compose, compose_sum, sliding
+from branchwork.fusing.tiles import Tiles
 from branchwork.nets.resolve import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 # The planner may leave a segment as it is written; these make it take each form, and cut segments where it would not.
-WAYS = st.sampled_from([(Rows,), (Fourier, Rows), (BatchedFourier, Rows), (Matrix,), (Tiles,), (Rows, Tiles)])
+FORMS = st.sampled_from([(Fourier, Matrix), (BatchedFourier, Matrix), (Matrix,), (Tiles,), (Tiles, Matrix)])
 
 
 def force(monkeypatch: pytest.MonkeyPatch, forms: tuple[type, ...], chance: int, seed: int) -> None:
     """Every tensor of a segment is computed with a chance of 1 in `chance`, whatever it costs; 0 is never."""
     generator = torch.Generator().manual_seed(seed)
 
-    def kept(self: collapsing._Planner, _: frozenset) -> frozenset:  # type: ignore[type-arg]
+    def kept(self: collapsing.Planner, _: frozenset) -> frozenset:  # type: ignore[type-arg]
         inner = {n for n in self.segment[:-1] if chance and torch.randint(chance, (1,), generator=generator) == 0}
         found = frozenset({*inner, self.segment[-1]})
-        return found if self._cost(found) < float("inf") else frozenset(self.segment)
+        return found if self.cost(found) < float("inf") else frozenset(self.segment)
 
     monkeypatch.setattr(collapsing, "FORMS", forms)
     monkeypatch.setattr(collapsing, "GAIN", -float("inf"))
-    monkeypatch.setattr(collapsing._Planner, "_descend", kept)
+    monkeypatch.setattr(collapsing.Planner, "descend", kept)
 
 
 def hostile(net: nn.Module, seed: int) -> nn.Module:
@@ -63,7 +64,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     case=affine_nets(),
-    forms=WAYS,
+    forms=FORMS,
     chance=st.sampled_from([0, 0, 2, 4]),
     seed=st.integers(0, 9),
     engine=st.sampled_from([None, "onnxruntime", "openvino"]),
@@ -84,7 +85,7 @@ def test_any_affine_net_is_fused_exactly(case, forms, chance, seed, engine, batc
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-@given(case=affine_nets(), forms=WAYS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
+@given(case=affine_nets(), forms=FORMS, chance=st.sampled_from([0, 0, 2, 4]), seed=st.integers(0, 9))
 def test_any_affine_net_has_the_same_gradients_collapsed(case, forms, chance, seed):
     net, shape = case
     hostile(net, seed)
@@ -169,7 +170,7 @@ def test_a_pooling_behind_products_is_part_of_them(engine, batch, form):
     assert difference(fused(x), net(x)) < 1e-12
 
 
-@pytest.mark.parametrize("form", [Rows, Fourier, BatchedFourier, Matrix])
+@pytest.mark.parametrize("form", [Fourier, BatchedFourier, Matrix])
 @pytest.mark.parametrize(("engine", "batch"), [("onnxruntime", 1), ("onnxruntime", 8), ("openvino", 1), (None, 1)])
 @pytest.mark.parametrize("window", [(2, 2), (4, 1), (1, 4)])
 @pytest.mark.parametrize("relu", [True, False])
@@ -178,7 +179,7 @@ def test_each_form_gives_the_largest_of_each_window(form, engine, batch, window,
     net = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 3, 3, padding=1))
     net = net.extend([nn.MaxPool2d(window), *([nn.ReLU()] if relu else [])]).double().eval()
     fused, x = fuse(net, (2, 8, 8), batch=batch, engine=engine), images((2, 8, 8), 3, 0)
-    assert [type(part) for part in fused.modules() if isinstance(part, Rows)] == [form]
+    assert [type(part) for part in fused.modules() if isinstance(part, Form)] == [form]
     assert "max_pool2d" not in operations(fused) and difference(fused(x), net(x)) < 1e-12
 
 
@@ -186,7 +187,7 @@ def test_large_batches_in_bf16_take_one_matrix():
     net = build_net("inception").eval()
     for precision, form in (("bf16", Matrix), ("fp32", BatchedFourier)):
         fused = fuse(net, (1, 28, 28), batch=256, precision=precision, engine="openvino")
-        first, last = (part for part in fused.modules() if isinstance(part, Rows))
+        first, last = (part for part in fused.modules() if isinstance(part, Form))
         assert type(first) is form and type(last) is Matrix
 
 
@@ -509,7 +510,7 @@ def test_a_collapsed_net_follows_its_net_and_takes_no_image_at_all():
         assert collapsed(x[:0]).shape == (0, 10)
 
 
-@pytest.mark.parametrize("form", [Rows, Fourier, BatchedFourier, Matrix, Tiles])
+@pytest.mark.parametrize("form", [Fourier, BatchedFourier, Matrix, Tiles])
 def test_what_reads_nothing_but_padding_gives_its_bias(form, monkeypatch):
     # Eight columns of zeros before the image, of which the first seven alone are kept.
     padding = nn.ZeroPad2d((8, 0, 0, 0)), nn.ZeroPad2d((0, -7, 0, 0))

@@ -1,32 +1,45 @@
-"""Constants are computed once: in float64, whatever the type of the net."""
+"""Weights of a net in eval mode: constants are computed once, in float64, and batch norm is folded where it can be.
 
+Into dense convolutions and linear layers, batch norm goes with the rest of its affine segment (collapse.py). Here it
+goes into grouped convolutions, and into the branches of a concatenation, where it can be folded then.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from branchwork.fusing.passes import is_operation, is_single_use
+from branchwork.graph.costs import argument
+from branchwork.graph.program import image_nodes, shape_of
+
+aten = torch.ops.aten
+
+# What a batch norm behind it can be folded into.
+_FOLDABLE = ("conv2d", "linear", "batch_norm", "cat")
+
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Everything in the graph of `module` that depends on its weights alone becomes a weight."""
+    """Replace all that depends on weights alone by a weight, of the widest type among the weights of the net."""
     graph, known = module.graph, dict[fx.Node, Any]()
-    kinds: set[torch.dtype] = set()
+    dtypes: set[torch.dtype] = set()
     with torch.no_grad():
         for node in list(graph.nodes):
             if node.op == "get_attr":
-                known[node] = _attribute(module, str(node.target))
+                known[node] = _weight(module, str(node.target))
                 if known[node].dim():  # a single number takes the type of what it meets
-                    kinds.add(known[node].dtype)
+                    dtypes.add(known[node].dtype)
             elif node.all_input_nodes and all(parent in known for parent in node.all_input_nodes):
                 known[node] = _run(module, node, known)
-    kind = next(
-        (kind for kind in (torch.float64, torch.float32, torch.bfloat16, torch.float16) if kind in kinds), torch.float32
-    )
+    widest = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    dtype = next((dtype for dtype in widest if dtype in dtypes), torch.float32)
     for node in [node for node in known if node.op != "get_attr"]:
         value = known[node]
         if isinstance(value, Tensor) and any(user not in known for user in node.users):
             name = f"{node.name}_constant"
-            value = value.to(kind) if value.is_floating_point() else value
+            value = value.to(dtype) if value.is_floating_point() else value
             # A kernel of one pixel may have the strides of another order, which exporters take for that of the images.
             module.register_buffer(name, value.clone(memory_format=torch.contiguous_format))
             with graph.inserting_before(node):
@@ -39,18 +52,93 @@ def fold_constants(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _attribute(module: fx.GraphModule, name: str) -> Tensor:
+def _weight(module: fx.GraphModule, name: str) -> Tensor:
     path, _, attribute = name.rpartition(".")
-    found = getattr(module.get_submodule(path), attribute)
-    assert isinstance(found, Tensor), f"{name} is a weight"
-    return found
+    weight = getattr(module.get_submodule(path), attribute)
+    assert isinstance(weight, Tensor), f"{name} is a weight"
+    return weight
 
 
 def _run(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    args, keywords = pytree.tree_map_only(fx.Node, lambda parent: _exact(known[parent]), (node.args, node.kwargs))
+    args, kwargs = pytree.tree_map_only(fx.Node, lambda parent: _exact(known[parent]), (node.args, node.kwargs))
     target: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-    return target(*args, **keywords)
+    return target(*args, **kwargs)
 
 
 def _exact(value: Any) -> Any:
     return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def norm_before_concat(graph: fx.Graph) -> None:
+    """Move batch norm in eval mode into the branches of a concatenation that it alone reads, where it can be folded."""
+    images = image_nodes(graph)
+    norms = [node for node in graph.nodes if node in images and _is_norm(node)]
+    while norms:
+        norm = norms.pop()
+        concat: Any = norm.args[0]
+        if not is_single_use(concat, "cat") or concat.args[1:] not in ((1,), (-3,)):
+            continue
+        if all(any(is_single_use(part, op) for op in _FOLDABLE) for part in concat.args[0]):
+            norms += _push(graph, norm, concat, concat.args[0])
+
+
+def norm_into_groups(graph: fx.Graph) -> None:
+    """Fold batch norm in eval mode into the weights of the grouped convolution before it."""
+    images = image_nodes(graph)
+    for norm in list(graph.nodes):
+        if norm not in images or not _is_norm(norm):
+            continue
+        conv: Any = norm.args[0]
+        if not is_single_use(conv, "conv2d") or argument(conv, 6, 1) == 1:
+            continue
+        _, scale, shift, mean, variance, _, _, eps, *_ = norm.args
+        kernel, bias = conv.args[1], argument(conv, 2, None)
+        with graph.inserting_before(conv):
+            factor = _on_weights(graph, aten.rsqrt.default, _on_weights(graph, aten.add.Tensor, variance, eps))
+            if scale is not None:
+                factor = _on_weights(graph, aten.mul.Tensor, factor, scale)
+            centred = (
+                _on_weights(graph, aten.neg.default, mean)
+                if bias is None
+                else _on_weights(graph, aten.sub.Tensor, bias, mean)
+            )
+            folded = _on_weights(graph, aten.mul.Tensor, centred, factor)
+            if shift is not None:
+                folded = _on_weights(graph, aten.add.Tensor, folded, shift)
+            column = _on_weights(graph, aten.reshape.default, factor, [-1, 1, 1, 1])
+            conv.args = (conv.args[0], _on_weights(graph, aten.mul.Tensor, kernel, column), folded, *conv.args[3:])
+        norm.replace_all_uses_with(conv)
+        graph.erase_node(norm)
+
+
+def _is_norm(node: fx.Node) -> bool:
+    return is_operation(node, "batch_norm") and not node.args[5]
+
+
+def _on_weights(graph: fx.Graph, op: Any, *arguments: Any) -> fx.Node:
+    """Add an operation on weights, with the shape that it gives."""
+    node = graph.call_function(op, arguments)
+    node.meta["val"] = op(*(a.meta["val"] if isinstance(a, fx.Node) else a for a in arguments))
+    return node
+
+
+def _push(graph: fx.Graph, norm: fx.Node, concat: fx.Node, parts: Sequence[fx.Node]) -> list[fx.Node]:
+    """Replace `norm` behind a concatenation by one norm in each branch, and return them."""
+    normed: list[fx.Node] = []
+    start = 0
+    with graph.inserting_before(norm):
+        for part in parts:
+            channels = shape_of(part)[0]
+            weights = [
+                None if weight is None else _on_weights(graph, aten.narrow.default, weight, 0, start, channels)
+                for weight in norm.args[1:5]
+            ]
+            normed.append(graph.call_function(aten.batch_norm.default, (part, *weights, *norm.args[5:])))
+            normed[-1].meta["val"] = part.meta["val"]
+            start += channels
+        joined = graph.call_function(aten.cat.default, (normed, 1))
+    joined.meta = dict(concat.meta)
+    norm.replace_all_uses_with(joined)
+    graph.erase_node(norm)
+    graph.erase_node(concat)
+    return normed

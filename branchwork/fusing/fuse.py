@@ -1,21 +1,19 @@
-"""`fuse`: a net as it was trained, rewritten into an equal one that costs less. `collapse`: the same, in training."""
+"""`fuse` rewrites a trained net into an equal one that costs less; `collapse` does so for training."""
 
 from collections.abc import Sequence
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError, nearest
-from branchwork.fusing.blocks import fill_blocks
 from branchwork.fusing.collapse import collapse_segments
-from branchwork.fusing.constants import fold_constants
-from branchwork.fusing.merging import Merge
-from branchwork.fusing.norms import norm_before_concat, norm_into_groups
+from branchwork.fusing.constants import fold_constants, norm_before_concat, norm_into_groups
+from branchwork.fusing.passes import fill_blocks, merge_siblings, pool_before_relu, relu_before_pool
+from branchwork.fusing.pieces import Merge
 from branchwork.fusing.pooling import pool_products
-from branchwork.fusing.reorder import pool_before_relu, relu_before_pool
-from branchwork.fusing.same import need_same_training
-from branchwork.fusing.siblings import merge_siblings
 from branchwork.fusing.target import ENGINES, Target
-from branchwork.graph.read import read
+from branchwork.graph.read import FEW, read
+from branchwork.graph.untouched import holding, untouched
 
 
 def fuse(
@@ -26,13 +24,13 @@ def fuse(
     precision: str = "fp32",
     engine: str | None = None,
 ) -> fx.GraphModule:
-    """An equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
+    """Return an equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
 
     Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
-    segment becomes the cheapest equal form, as an estimate has it for batches of `batch` images that are computed in
-    `precision`, fp32 or bf16, by torch or an `engine`, onnxruntime or openvino. Its weights have the type of those of
-    `net` in any case. Raises `NetError` for a net in training mode, where batch norm and dropout do what cannot be
-    folded, and for one whose operations depend on the pixels.
+    segment becomes the cheapest equal form, by an estimate for batches of `batch` images computed in `precision` (fp32
+    or bf16) by torch, or by an `engine` (onnxruntime or openvino). The weights keep the type of those of `net`. Raises
+    `NetError` for a net in training mode, whose batch norm and dropout cannot be folded, and for a net with
+    data-dependent control flow.
     """
     if batch < 1 or precision not in ("fp32", "bf16"):
         raise NetError(f"batch is {batch} and precision {precision!r}: it must be 1 or more, and fp32 or bf16")
@@ -53,22 +51,22 @@ def fuse(
     if engine == "onnxruntime":
         fill_blocks(module.graph)
     fold_constants(module)
-    return fx.GraphModule(module, module.graph)  # which holds what its graph uses, and no weights from before
+    return fx.GraphModule(module, module.graph)  # which holds only what its graph uses, and no weights from before
 
 
 def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.GraphModule | None:
-    """An equal net in the same mode over the parameters of `net` themselves, for batches of `batch` images.
+    """Return an equal net in the same mode, over the parameters of `net` themselves, for batches of `batch` images.
 
-    Its kernels are merged from those parameters each time it runs, so that gradients reach them unchanged. None where
-    the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read, or where in
-    training `net` does more than it says: has gradients of its own, keeps what it computes, or draws random numbers in
-    Python.
+    Its kernels are merged from those parameters each time it runs, so that gradients reach them unchanged. Returns None
+    where the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read, or where
+    `net` does more in training than its graph says: has its own gradients, keeps what it computes, or draws random
+    numbers in Python.
     """
     if batch < 1:
         raise NetError(f"batch is {batch}, and it must be at least 1: how many images a step has")
     written = read(net, input_shape, train=True).rewritable()
     pooled = pool_before_relu(written.graph)
-    # Kernels are merged once forward, and in training twice back.
+    # Kernels are merged once forward, and in training twice backward.
     module = collapse_segments(written, Target(batch), merges=3 if net.training else 1)
     merged = merge_siblings(module, Target(batch))
     multiplied = pool_products(module)
@@ -76,5 +74,49 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     if not (pooled or collapsed or merged or multiplied):
         return None
     if net.training:
-        need_same_training(net, module, input_shape)
+        _require_same_training(net, module, input_shape)
     return module
+
+
+# Shares of the norm of a tensor's gradient, and of that of all gradients. Another order of the same sums differs by a
+# millionth in float32, and by more where it moves a number across a ReLU's zero; a gradient that is stopped, turned or
+# scaled differs wholly.
+OF_ITS_OWN, OF_ALL = 0.05, 1e-5
+
+
+def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequence[int]) -> None:
+    """Raises `NetError` where a step of `other`, over the parameters of `net`, gives other gradients or buffers.
+
+    A graph knows operations alone: neither `no_grad` around them, nor functions and hooks with their own gradients, nor
+    a buffer that is replaced.
+    """
+    weights = [weight for weight in net.parameters() if weight.requires_grad]
+    buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+    if not weights or weights[0].is_meta:  # there is nothing to learn, or there are no numbers
+        return
+    written, read = (_step(run, weights, buffers, input_shape) for run in (net, other))
+    everything = torch.stack([gradient.norm() for gradient in written[: len(weights)]]).norm()
+    for index, (one, two) in enumerate(zip(written, read, strict=True)):
+        least = OF_ALL * everything if index < len(weights) else 1e-6
+        if one.shape != two.shape or not bool((one - two).norm() <= OF_ITS_OWN * one.norm() + least):
+            raise NetError(
+                f"{type(net).__name__} trains otherwise than its operations say, as with no_grad, a function or a hook "
+                "that has a gradient of its own, or a buffer that becomes another tensor: train it with --execute "
+                "written"
+            )
+
+
+def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """Return the gradients of the weights and the new buffers of one step, which leaves both as they are."""
+    device = weights[0].device
+    # Each run begins with the same random numbers, for the same images and the same dropout.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), untouched(run):
+        images = torch.randn(FEW, *shape).to(weights[0])
+        clones = {id(buffer): buffer.detach().clone() for buffer in run.buffers()}
+        with torch.enable_grad(), holding(run, clones) as left:
+            logits = run(images)
+            total = (logits * torch.randn(logits.shape).to(logits)).sum()
+            learns = [*weights] if total.requires_grad else []
+            given = [*torch.autograd.grad(total, learns, allow_unused=True)] if learns else [None] * len(weights)
+    gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, given, strict=True)]
+    return [*gradients, *(left.get(id(buffer), buffer).detach() for buffer in buffers)]

@@ -1,13 +1,12 @@
-"""The algebra of affine maps between images: what one output reads of an earlier tensor, border included.
+"""The algebra of affine maps between images: what an output reads of an earlier tensor, exact at the border.
 
-An affine layer reads its input through a window. Of two in a row, the second reads the first, and so, through it, what
-the first reads: the kernel of both is *composed* of theirs. Where the second reads beyond the image between them it
-reads zeros, whatever the first would have given there; so near the border some of the products are left out. That is
-all there is to it.
+An affine layer reads its input through a window. Two layers in a row are one map, whose kernel is *composed* of theirs:
+the second reads the first, and through it what the first reads. Where the second reads beyond the image between them,
+it reads zeros, whatever the first would have given there; so near the border some products are left out.
 
-A window is a product of rows and columns, and so is a border: both are joined along one axis at a time. What a window
-multiplies one row of an image by is a slice of the kernel, and outputs that read alike share it: an `Axis` says which
-output reads which position through which slice.
+A window is a product of rows and columns, and so is a border, so kernels are composed along one axis at a time. A slice
+of a kernel is what a window multiplies one row (or column) of an image by. Outputs that read alike share slices: an
+`Axis` says which output reads which position through which slice.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Of one output, the number of the slice for each tap of its window; None where it reads nothing: beyond the image, or
-# in the holes of a dilated window.
+# The number of the slice for each tap of one output's window; None where it reads nothing: beyond the image, or in the
+# holes of a dilated window.
 Window = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Along height or width: output i reads position i·stride + offset + t through slice `windows[i][t]`."""
+    """Height or width: output i reads position i·stride + offset + t through slice `windows[i][t]`."""
 
     windows: tuple[Window, ...]
     offset: int = 0
@@ -45,7 +44,7 @@ class Axis:
         return output * self.stride + self.offset
 
     def reads(self, output: int) -> Iterator[tuple[int, int]]:
-        """Each position that an output reads, and the slice that it reads it through."""
+        """Yield each position that an output reads, with the number of the slice."""
         for position, number in enumerate(self.windows[output], self.start(output)):
             if number is not None:
                 yield position, number
@@ -53,7 +52,7 @@ class Axis:
 
 @lru_cache(maxsize=1024)
 def sliding(taps: int, outputs: int, size: int, offset: int = 0, stride: int = 1, dilation: int = 1) -> Axis:
-    """A window of so many taps, one slice each, that slides over `size` positions; `offset` is minus its padding."""
+    """Return the axis of a window with one slice for each tap, slid over `size` positions; `offset` is -padding."""
     windows = []
     for output in range(outputs):
         window: list[int | None] = [None] * ((taps - 1) * dilation + 1)
@@ -68,8 +67,8 @@ def sliding(taps: int, outputs: int, size: int, offset: int = 0, stride: int = 1
 class Kernel:
     """What outputs read of one tensor.
 
-    `weight` is Y×X×C×O: slices of rows, slices of columns, channels of the tensor, output channels. `macs` are the
-    multiply-accumulates that it took to find it.
+    `weight` is Y×X×C×O: slices along rows, slices along columns, channels of the tensor, output channels. `macs` counts
+    the multiply-accumulates that made it.
     """
 
     weight: Tensor
@@ -82,14 +81,14 @@ class Kernel:
         return self.rows, self.columns
 
     def scaled(self, factor: Tensor | float) -> "Kernel":
-        """For a tensor that is multiplied by one number, or by one for each channel, before it is read."""
+        """Return the kernel for a tensor that is first multiplied by `factor`, a number or one for each channel."""
         factor = factor[:, None] if isinstance(factor, Tensor) else factor
         return replace(self, weight=self.weight * factor)
 
 
 @dataclass(frozen=True)
 class Diagonal:
-    """Each output reads itself, times the `scale` of its channel: where a kernel begins."""
+    """The map that multiplies each channel by its `scale`, from which composing begins."""
 
     scale: Tensor
     size: tuple[int, int]
@@ -102,12 +101,12 @@ class Diagonal:
         return replace(self, scale=self.scale * factor)
 
     def of(self, kernel: Kernel) -> Kernel:
-        """The outputs of `kernel`, scaled."""
+        """Return `kernel` with its outputs scaled."""
         return replace(kernel, weight=kernel.weight * self.scale)
 
 
 def of_convolution(weight: Tensor, rows: Axis, columns: Axis, groups: int) -> Kernel:
-    """The kernel of a convolution O×C/groups×h×w whose windows slide along these axes."""
+    """Return the kernel of a convolution O×C/groups×h×w whose windows slide along these axes."""
     if groups > 1:
         parts = enumerate(weight.chunk(groups))
         share = weight.shape[1]
@@ -116,32 +115,32 @@ def of_convolution(weight: Tensor, rows: Axis, columns: Axis, groups: int) -> Ke
 
 
 def of_flattened(kernel: Kernel, shape: tuple[int, int, int]) -> Kernel:
-    """What reads a flattened image, as what reads the image C×H×W: a matrix is a window that covers all of it."""
+    """Return a kernel for flattened images as one for images C×H×W: its window covers the whole image."""
     rows, columns = (sliding(size, 1, size) for size in shape[1:])
     return Kernel(kernel.weight.reshape(*shape, -1).permute(1, 2, 0, 3), rows, columns, kernel.macs)
 
 
 class Constant:
-    """A matrix of float64, kept for each type and device that it is asked for."""
+    """A float64 matrix, with cached copies of other types and on other devices."""
 
     def __init__(self, numbers: Tensor) -> None:
-        with torch.inference_mode(False):  # a validation must not leave what a training cannot use
+        with torch.inference_mode(False):  # training cannot use tensors that a validation made in inference mode
             self.numbers = numbers.clone()
-        self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._copies: dict[tuple[torch.dtype, torch.device], Tensor] = {}
 
     def like(self, other: Tensor) -> Tensor:
-        kept = self._kept.get((other.dtype, other.device))
-        if kept is not None:
-            return kept
-        with torch.inference_mode(False):
-            made = self.numbers.to(other.dtype).to(other.device)
-        if type(made) is Tensor:  # and not what stands for one while a graph is read
-            self._kept[other.dtype, other.device] = made
-        return made
+        """Return the matrix in the type of `other`, on its device."""
+        copy = self._copies.get((other.dtype, other.device))
+        if copy is None:
+            with torch.inference_mode(False):
+                copy = self.numbers.to(other.dtype).to(other.device)
+            if type(copy) is Tensor:  # not a stand-in, while a graph is read
+                self._copies[other.dtype, other.device] = copy
+        return copy
 
 
-class Join:
-    """Windows that are joined along one axis: each slice of the joint one is a sum of products with `factors`."""
+class ComposedAxis:
+    """The axis of a composed kernel, and a matrix that gives each of its slices as a sum of products of slices."""
 
     def __init__(self, axis: Axis, factors: Tensor) -> None:
         self.axis = axis
@@ -150,35 +149,35 @@ class Join:
         self.is_plain = self.slices == self.products and torch.equal(factors, torch.eye(self.products).double())
 
 
-# For one output, the products that it reads each position through: their numbers, with a factor each.
+# The products through which one output reads each position: their numbers, with a factor each.
 _Sums = dict[int, list[tuple[int, float]]]
 
 
-def _joined(outputs: Sequence[_Sums], products: int, start: int, stride: int) -> Join:
-    """What outputs read, as slices of sums of products: output i reads position i·stride + `start` + t."""
+def _composed(outputs: Sequence[_Sums], products: int, start: int, stride: int) -> ComposedAxis:
+    """Number the sums of products that occur as slices. Output i reads position i·stride + `start` + t."""
     numbers: dict[tuple[tuple[int, float], ...], int] = {}
     taps: dict[tuple[int, int], int] = {}
     # From the middle outwards, so that the slices away from the border come first and in order.
     for output in sorted(range(len(outputs)), key=lambda i: abs(2 * i + 1 - len(outputs))):
-        for position, found in sorted(outputs[output].items()):
-            number = numbers.setdefault(tuple(sorted(found)), len(numbers))
+        for position, terms in sorted(outputs[output].items()):
+            number = numbers.setdefault(tuple(sorted(terms)), len(numbers))
             taps[output, position - output * stride - start] = number
-    seen = {tap for _, tap in taps} or {0}
-    first, last = min(seen), max(seen)
+    used = {tap for _, tap in taps} or {0}
+    first, last = min(used), max(used)
     windows = tuple(tuple(taps.get((i, tap)) for tap in range(first, last + 1)) for i in range(len(outputs)))
     factors = torch.zeros(len(numbers), products, dtype=torch.float64)
-    for read, number in numbers.items():
-        for product, factor in read:
+    for sums, number in numbers.items():
+        for product, factor in sums:
             factors[number, product] += factor
-    return Join(Axis(windows, start + first, stride), factors)
+    return ComposedAxis(Axis(windows, start + first, stride), factors)
 
 
 @lru_cache(maxsize=4096)  # the same at every step of a training
-def join(reader: Axis, source: Axis, counts: tuple[int, int], factors: tuple[float, ...] = ()) -> Join:
-    """What reads through `source` what `reader` reads of it; they have `counts` slices.
+def compose_axes(reader: Axis, source: Axis, counts: tuple[int, int], factors: tuple[float, ...] = ()) -> ComposedAxis:
+    """Return the axis along which `reader` reads through `source`; they have `counts` slices.
 
     Product s·R + r is that of slice s of the source with slice r of the reader, which has R. With `factors`, one for
-    each position of what `source` gives, its window is a sum that is multiplied by them: all its slices are one.
+    each output of `source`, each of these is a plain sum over its window, multiplied by its factor.
     """
     outputs = []
     for output in range(reader.outputs):
@@ -189,17 +188,17 @@ def join(reader: Axis, source: Axis, counts: tuple[int, int], factors: tuple[flo
                 sums.setdefault(position, []).append(product)
         outputs.append(sums)
     start = reader.offset * source.stride + source.offset
-    return _joined(outputs, counts[0] * counts[1], start, reader.stride * source.stride)
+    return _composed(outputs, counts[0] * counts[1], start, reader.stride * source.stride)
 
 
 @lru_cache(maxsize=4096)
-def join_all(axes: tuple[Axis, ...], counts: tuple[int, ...]) -> tuple[Join, ...]:
-    """For each of several kernels that have `counts` slices and are added up, where its slices go.
+def add_axes(axes: tuple[Axis, ...], counts: tuple[int, ...]) -> tuple[ComposedAxis, ...]:
+    """Return, for each of several kernels with `counts` slices that are added up, where its slices go.
 
-    Raises `StepsDiffer` where their windows move by different steps.
+    Raises `StridesDiffer` where their strides differ.
     """
     if axes[0].outputs > 1 and len({axis.stride for axis in axes}) > 1:
-        raise StepsDiffer
+        raise StridesDiffer
     outputs = []
     for output in range(axes[0].outputs):
         sums: _Sums = {}
@@ -207,8 +206,8 @@ def join_all(axes: tuple[Axis, ...], counts: tuple[int, ...]) -> tuple[Join, ...
             for position, number in axis.reads(output):
                 sums.setdefault(position, []).append((begin + number, 1.0))
         outputs.append(sums)
-    joint = _joined(outputs, sum(counts), min(axis.offset for axis in axes), axes[0].stride)
-    return tuple(Join(joint.axis, part) for part in torch.split(joint.matrix.numbers, list(counts), 1))
+    summed = _composed(outputs, sum(counts), min(axis.offset for axis in axes), axes[0].stride)
+    return tuple(ComposedAxis(summed.axis, part) for part in torch.split(summed.matrix.numbers, list(counts), 1))
 
 
 # What rows and columns of an image are multiplied by.
@@ -216,14 +215,14 @@ Factors = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def compose(reader: Kernel, source: Kernel) -> Kernel:
-    """What `reader` reads through `source`."""
+    """Return the kernel of what `reader` reads through `source`."""
     rows, columns = (
-        join(outer, inner, (outer_count, inner_count))
+        compose_axes(outer, inner, (outer_count, inner_count))
         for outer, inner, outer_count, inner_count in zip(
             reader.axes, source.axes, reader.weight.shape, source.weight.shape, strict=False
         )
     )
-    if reader.weight.is_meta:  # where only costs are asked for
+    if reader.weight.is_meta:  # only the cost is wanted
         weight = source.weight.new_empty(rows.slices, columns.slices, source.weight.shape[2], reader.weight.shape[3])
     else:
         weight = _Compose.apply(reader.weight, source.weight, rows, columns)  # type: ignore[no-untyped-call]
@@ -233,25 +232,25 @@ def compose(reader: Kernel, source: Kernel) -> Kernel:
 
 
 def compose_sum(reader: Kernel, source: tuple[Axis, Axis], factors: Factors) -> Kernel:
-    """What `reader` reads, channel by channel, through sums over windows that are multiplied by `factors`."""
+    """Return the kernel of what `reader` reads through sums over windows, each channel by itself, times `factors`."""
     rows, columns = (
-        join(outer, inner, (count, 1), by)
-        for outer, inner, count, by in zip(reader.axes, source, reader.weight.shape, factors, strict=False)
+        compose_axes(outer, inner, (count, 1), along)
+        for outer, inner, count, along in zip(reader.axes, source, reader.weight.shape, factors, strict=False)
     )
     weight: Tensor = _Place.apply([(rows, columns)], reader.weight)  # type: ignore[no-untyped-call]
     return Kernel(weight, rows.axis, columns.axis, reader.macs + _placing(rows, columns, weight))
 
 
-class StepsDiffer(Exception):
-    """Two kernels for one tensor whose windows move by different steps: no one kernel is their sum."""
+class StridesDiffer(Exception):
+    """Kernels for one tensor have windows of different strides, so that no kernel is their sum."""
 
 
 def total(kernels: Sequence[Kernel]) -> Kernel:
-    """One kernel for the sum. Raises `StepsDiffer` where windows move by different steps."""
+    """Return the sum of kernels for one tensor. Raises `StridesDiffer` where their strides differ."""
     if len(kernels) == 1:
         return kernels[0]
     rows, columns = (
-        join_all(tuple(kernel.axes[dim] for kernel in kernels), tuple(kernel.weight.shape[dim] for kernel in kernels))
+        add_axes(tuple(kernel.axes[dim] for kernel in kernels), tuple(kernel.weight.shape[dim] for kernel in kernels))
         for dim in (0, 1)
     )
     places = list(zip(rows, columns, strict=True))
@@ -261,14 +260,14 @@ def total(kernels: Sequence[Kernel]) -> Kernel:
 
 
 class _Compose(torch.autograd.Function):
-    """`compose`, with a backward pass of few operations: these are small, and to start them is what takes the time.
+    """`compose` with few operations backward: they are small, and starting them is what takes the time.
 
-    All slices of one kernel are multiplied by all of the other at once, since torch does many small products ten times
-    as slowly as a large one.
+    All slices of one kernel are multiplied by all of the other at once, since many small products take torch ten times
+    as long as a large one.
     """
 
     @staticmethod
-    def forward(ctx: Any, reader: Tensor, source: Tensor, rows: Join, columns: Join) -> Tensor:
+    def forward(ctx: Any, reader: Tensor, source: Tensor, rows: ComposedAxis, columns: ComposedAxis) -> Tensor:
         ctx.rows, ctx.columns, ctx.shapes = rows, columns, (reader.shape, source.shape)
         left, right = source.flatten(0, 2), reader.permute(2, 0, 1, 3).flatten(1)
         ctx.save_for_backward(left, right)
@@ -287,10 +286,10 @@ class _Compose(torch.autograd.Function):
 
 
 class _Place(torch.autograd.Function):
-    """The sum of kernels, each put where it belongs."""
+    """The sum of kernels, with the slices of each put in place."""
 
     @staticmethod
-    def forward(ctx: Any, places: Sequence[tuple[Join, Join]], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, places: Sequence[tuple[ComposedAxis, ComposedAxis]], *weights: Tensor) -> Tensor:
         ctx.places = places
         first, *others = (_place(weight, *place) for weight, place in zip(weights, places, strict=True))
         return sum(others, first)
@@ -300,8 +299,8 @@ class _Place(torch.autograd.Function):
         return None, *(_take(gradient, *place) for place in ctx.places)
 
 
-def _place(products: Tensor, rows: Join, columns: Join) -> Tensor:
-    """Products (rows, columns, C, O), put where they belong: Y×X×C×O."""
+def _place(products: Tensor, rows: ComposedAxis, columns: ComposedAxis) -> Tensor:
+    """Sum products (rows × columns × C × O) to slices Y×X×C×O."""
     ends = products.shape[2:]
     if not rows.is_plain:
         products = rows.matrix.like(products) @ products.flatten(1)
@@ -310,8 +309,8 @@ def _place(products: Tensor, rows: Join, columns: Join) -> Tensor:
     return products.reshape(rows.slices, columns.slices, *ends)
 
 
-def _take(placed: Tensor, rows: Join, columns: Join) -> Tensor:
-    """The gradient of `_place`."""
+def _take(placed: Tensor, rows: ComposedAxis, columns: ComposedAxis) -> Tensor:
+    """Return the gradient of `_place`."""
     ends = placed.shape[2:]
     if not columns.is_plain:
         placed = columns.matrix.like(placed).mT @ placed.flatten(2)
@@ -320,8 +319,8 @@ def _take(placed: Tensor, rows: Join, columns: Join) -> Tensor:
     return placed.reshape(rows.products, columns.products, *ends)
 
 
-def _placing(rows: Join, columns: Join, placed: Tensor) -> int:
-    """The multiply-accumulates of `_place`."""
+def _placing(rows: ComposedAxis, columns: ComposedAxis, placed: Tensor) -> int:
+    """Count the multiply-accumulates of `_place`."""
     ends = placed.shape[2:].numel()
     along_rows = 0 if rows.is_plain else rows.slices * rows.products * columns.products
     along_columns = 0 if columns.is_plain else rows.slices * columns.slices * columns.products

@@ -1,8 +1,8 @@
-"""The first convolution of a net for grey images, with the max pooling and ReLU behind it, as products of patches.
+"""The first convolution of a net for grey images, with its max pooling and ReLU, as products of patches.
 
-Such a convolution gives far more numbers than it reads, and its loops and those of the pooling run over a handful of
-channels. Here the images lie along the last dimension, so that every loop is long: a matrix times a patch gives all
-outputs that one pooling chooses from, in slabs whose largest numbers are kept.
+Such a convolution gives far more numbers than it reads, and torch loops over its handful of channels. Here the images
+lie along the last dimension, so that every loop is long: a matrix times a patch gives all outputs of one pooling
+window, in slabs of which the elementwise maximum is kept.
 """
 
 from typing import Any
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from branchwork.fusing.rules import pooling_window
 from branchwork.graph.costs import argument, operation, pair
 from branchwork.graph.program import shape_of
 
 
 def pool_products(module: fx.GraphModule) -> bool:
-    """Rewrite such layers in the graph of `module`, which is to run on a CPU. Says whether anything changed.
+    """Rewrite such layers of a net on a CPU, in the graph of `module`. Returns whether anything changed.
 
     One channel and ten outputs take three quarters of the time so. torch's own layers are as fast where the outputs
-    fill its vectors of eight numbers, and faster where three channels are read (LOG.md).
+    fill vectors of eight numbers, and faster where three channels are read (docs/experiments/collapse.md).
     """
     graph, pools = module.graph, [node for node in module.graph.nodes if _is_pooled_convolution(node)]
     for number, pool in enumerate(pools):
@@ -38,26 +39,15 @@ def pool_products(module: fx.GraphModule) -> bool:
 
 
 def _is_pooled_convolution(node: fx.Node) -> bool:
-    if pooled_window(node) is None:
+    if pooling_window(node) is None:
         return False
     before: Any = node.args[0]
     return before.op == "call_function" and operation(before) == "conv2d" and _is_narrow(before)
 
 
-def pooled_window(node: fx.Node) -> tuple[int, int] | None:
-    """The window of a max pooling whose windows lie side by side, and None for all other nodes."""
-    if node.op != "call_function" or operation(node) != "max_pool2d":
-        return None
-    window = pair(node.args[1])
-    strides, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))
-    dilation, rounds_up = pair(argument(node, 4, 1)), argument(node, 5, False)
-    plain = (1, 1) != window == strides and padding == (0, 0) and dilation == (1, 1) and not rounds_up
-    return window if plain else None
-
-
 def _is_narrow(convolution: fx.Node) -> bool:
     source: Any = convolution.args[0]
-    strides, padding, dilation = (argument(convolution, place, default) for place, default in ((3, 1), (4, 0), (5, 1)))
+    strides, padding, dilation = (argument(convolution, index, default) for index, default in ((3, 1), (4, 0), (5, 1)))
     dense = pair(strides) == pair(dilation) == (1, 1) and not isinstance(padding, str)
     narrow = shape_of(source)[0] == 1 and shape_of(convolution)[0] % 8 != 0
     on_images = source.op == "placeholder" and source.meta["val"].device.type == "cpu"
@@ -65,9 +55,9 @@ def _is_narrow(convolution: fx.Node) -> bool:
 
 
 class PooledConvolution(nn.Module):
-    """max-pool(conv(x)) for a pooling whose windows lie side by side: p×q numbers give one. With `relu`, ReLU of it.
+    """max-pool(conv(x)), or ReLU of it with `relu`, for pooling windows that lie side by side.
 
-    One matrix product for each pooled pixel: of its patch (k+p−1)×(l+q−1) with the kernel k×l in p·q places.
+    It takes one matrix product for each pooled pixel: its patch (k+p−1)×(l+q−1) times the kernel k×l in p·q places.
     """
 
     def __init__(self, padding: tuple[int, int], pool: tuple[int, int], *, relu: bool = False) -> None:
@@ -75,8 +65,8 @@ class PooledConvolution(nn.Module):
         self.padding, self.pool, self.relu = padding, pool, relu
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """N×C×H×W to N×O×P×Q with `weight` O×C×k×l. In memory the images still lie last: the next layer copies them."""
-        if x.requires_grad:  # gradients of images, which only explanations want, are not worth a second way
+        """Map N×C×H×W to N×O×P×Q with `weight` O×C×k×l. The images still lie last in memory."""
+        if x.requires_grad:  # only explanations want gradients of images, which torch's layers give
             pooled = F.max_pool2d(F.conv2d(x, weight, bias, padding=self.padding), self.pool)
             return pooled.relu() if self.relu else pooled
         (p, q), outputs = self.pool, len(weight)
@@ -89,7 +79,7 @@ class PooledConvolution(nn.Module):
         return y.view(*pixels, outputs, len(x)).permute(3, 2, 0, 1)
 
     def _patches(self, x: Tensor, window: torch.Size) -> Tensor:
-        """P×Q×C×k×l×N."""
+        """Return the patch of each pooled pixel: P×Q×C×k×l×N."""
         (height, width), (p, q) = self.padding, self.pool
         if height or width:  # else padding would be a copy
             x = F.pad(x, (width, width, height, height))
@@ -100,18 +90,17 @@ class PooledConvolution(nn.Module):
 
 
 class _LargestProducts(torch.autograd.Function):
-    """Of `count` matrices below each other, times patches M×K×N, the largest of what they give: M×O×N.
+    """The elementwise maximum of `count` stacked matrices times patches M×K×N, with `bias` and ReLU: M×O×N.
 
-    Then come `bias` and, with `relu`, ReLU. A gradient goes to the first matrix that gives the largest, as in torch's
-    pooling.
+    A gradient goes to the first matrix that gives the maximum, as in torch's pooling.
     """
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, patches: Tensor, bias: Tensor | None, count: int, relu: bool) -> Tensor:
         products = torch.bmm(matrix.expand(len(patches), *matrix.shape), patches)
         *earlier, largest = products.chunk(count, 1)
-        # What is left in place of a product is whether a later one exceeds it, which is all that is asked on the way
-        # back: numbers go through memory as seldom as can be.
+        # Each product is overwritten by whether a later one exceeds it, which is all that backward needs: the time goes
+        # into memory traffic.
         for slab in reversed(earlier):
             larger = torch.maximum(slab, largest)
             slab.lt_(largest)
@@ -126,12 +115,12 @@ class _LargestProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        patches, exceeded, given = ctx.saved_tensors
-        # First the gradient of all matrices together, then of all but the first, and so on.
+        patches, exceeded, output = ctx.saved_tensors
+        # The gradient that reaches any matrix, then any but the first, and so on.
         reaching = torch.empty_like(exceeded)
         first, *others = reaching.chunk(ctx.count, 1)
         if ctx.relu:
-            torch.ops.aten.threshold_backward.grad_input(gradient, given, 0, grad_input=first)
+            torch.ops.aten.threshold_backward.grad_input(gradient, output, 0, grad_input=first)
         else:
             first.copy_(gradient)
         to_bias = None if ctx.bias_dtype is None else first.sum((0, 2), dtype=ctx.bias_dtype)
@@ -139,5 +128,5 @@ class _LargestProducts(torch.autograd.Function):
             torch.mul(first, slab, out=later)
             first = later
         sums = torch.bmm(reaching, patches.mT).sum(0).view(ctx.count, -1, patches.shape[1])
-        own = -sums.diff(dim=0, append=torch.zeros_like(sums[:1]))
-        return own.flatten(0, 1), None, to_bias, None, None
+        by_matrix = -sums.diff(dim=0, append=torch.zeros_like(sums[:1]))
+        return by_matrix.flatten(0, 1), None, to_bias, None, None

@@ -1,4 +1,4 @@
-"""Which affine operations have a kernel, and how the kernel of a reader is pulled through each to what it reads."""
+"""Which affine operations have a kernel, and how a kernel for the output of one becomes a kernel for its input."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -11,12 +11,12 @@ from branchwork.graph.affine import is_affine
 from branchwork.graph.costs import argument, operation, pair
 from branchwork.graph.program import parents, shape_of, size_of
 
-# Gives the tensor that a node with a weight stands for.
+# Returns the tensor of a node that stands for a weight.
 Weights = Callable[[fx.Node], Tensor]
 
 _RESHAPING = ("view", "flatten", "squeeze")
 _PASSING = ("dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "clone")
-# Affine operations that take no time, or none in eval mode.
+# Affine operations that take no time in eval mode.
 FREE = _RESHAPING + _PASSING
 
 
@@ -35,14 +35,14 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
     if op == "cat":
         return argument(node, 1, 0) in (1, 1 - node.meta["val"].dim()) and len(given) == len(node.all_input_nodes)
     if op in ("add", "sub"):
-        same = [parent for parent in node.args[:2] if parent in images and shape_of(parent) == shape_of(node)]  # type: ignore[arg-type]
-        return len(same) == 2 or (given == [first] and _is_by_channel(node))
+        alike = [parent for parent in node.args[:2] if parent in images and shape_of(parent) == shape_of(node)]  # type: ignore[arg-type]
+        return len(alike) == 2 or (given == [first] and _is_by_channel(node))
     if op in ("mul", "div"):
         number = isinstance(node.args[1], int | float)
         return given == [first] and (number or _is_by_channel(node)) and not node.kwargs
     if op in _RESHAPING:
-        kept = shape_of(node) == shape_of(given[0])
-        return kept or (len(shape_of(node)) == 1 and len(shape_of(given[0])) == 3)
+        unchanged = shape_of(node) == shape_of(given[0])
+        return unchanged or (len(shape_of(node)) == 1 and len(shape_of(given[0])) == 3)
     if op == "pad":
         sides: Any = node.args[1]
         constant = argument(node, 2, "constant") == "constant" and argument(node, 3, None) in (None, 0)
@@ -51,18 +51,18 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
 
 
 def _is_by_channel(node: fx.Node) -> bool:
-    """Whether the other argument is a weight with one number for each channel of the images, or for all."""
+    """Whether the second argument is a weight with one number, or one for each channel of the images."""
     other: Any = node.args[1]
     weight = other.meta.get("val") if isinstance(other, fx.Node) else None
     if not isinstance(weight, Tensor):
         return False
     size, dims = tuple(weight.shape), node.meta["val"].dim()
-    wanted = (1, shape_of(node)[0], *[1] * (dims - 2))
-    return len(size) <= dims and all(n in (1, own) for n, own in zip(size[::-1], wanted[::-1], strict=False))
+    by_channel = (1, shape_of(node)[0], *[1] * (dims - 2))
+    return len(size) <= dims and all(n in (1, full) for n, full in zip(size[::-1], by_channel[::-1], strict=False))
 
 
 def _is_per_image(node: fx.Node, images: set[fx.Node]) -> bool:
-    """Whether the output is one image or vector for each image that comes in."""
+    """Whether each image that comes in gives one image or vector."""
     values = [other.meta["val"] for other in (node, *parents(node, images))]
     if not all(isinstance(value, Tensor) for value in values):
         return False
@@ -80,23 +80,23 @@ def _is_mean_of_all(node: fx.Node) -> bool:
 
 
 def pads(node: fx.Node) -> bool:
-    """Whether an affine `node` reads zeros beyond the image."""
+    """Whether `node`, which is affine, reads zeros beyond the image."""
     op = operation(node)
     padding: Any = argument(node, {"conv2d": 4, "avg_pool2d": 3}.get(op, len(node.args)), 0)
     return op == "pad" or padding not in (0, "valid", [0, 0], (0, 0))
 
 
 def shifts(node: fx.Node) -> bool:
-    """Whether an affine `node` adds a weight to images, or takes it off."""
+    """Whether `node`, which is affine, adds a weight to images or subtracts it."""
     return operation(node) in ("add", "sub") and _node(node, 1).meta["val"].shape != node.meta["val"].shape
 
 
-# What reads a tensor.
+# What a tensor is read through.
 Reader = Diagonal | Kernel
 
 
 def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
-    """What a convolution reads of its input, or a linear layer, which is one on an image of one pixel."""
+    """Return the kernel of a convolution or of a linear layer, which is a convolution of an image of one pixel."""
     weight = weights(_node(layer, 1))
     stride, offset, dilation, groups = (1, 1), (0, 0), (1, 1), 1
     if weight.dim() == 2:
@@ -111,7 +111,7 @@ def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
 
 
 def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.Node, Reader]]:
-    """For each input of `node`, which is affine and no layer, what reads it where `reader` reads its output."""
+    """Yield what each input of `node`, affine and not in `LAYERS`, is read through where `reader` reads `node`."""
     op = operation(node)
     source: Any = node.args[0]
     if op == "batch_norm":
@@ -148,19 +148,19 @@ def kernel_from(reader: Reader) -> Kernel:
 
 
 def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -> tuple[int, int]:
-    if padding == "same":  # where it cannot be halved, torch puts the greater half behind
+    if padding == "same":  # torch puts the greater half of odd padding behind
         height, width = (-(d * (k - 1) // 2) for d, k in zip(dilation, window, strict=True))
         return height, width
     height, width = (0, 0) if padding == "valid" else pair(padding)
     return -height, -width
 
 
-# Of a sum over a window: where it lies, and what each of its outputs is multiplied by.
+# Sums over windows: where the windows lie, and what each output is multiplied by.
 _Sum = tuple[tuple[Axis, Axis], Factors]
 
 
 def _padding(node: fx.Node) -> _Sum:
-    """Sums over one pixel each."""
+    """Sums over one pixel each, for padding or cropping."""
     sides: Any = node.args[1]
     left, top = int(sides[0]), int(sides[2]) if len(sides) == 4 else 0
     (height, width), (rows, columns) = size_of(node), size_of(node.all_input_nodes[0])
@@ -168,7 +168,7 @@ def _padding(node: fx.Node) -> _Sum:
 
 
 def _average(node: fx.Node) -> _Sum:
-    """Each output divides by how much of its window counts, which may be less at the border."""
+    """Sums divided by the pixels of the window that count, which may be fewer at the border."""
     source: Any = node.args[0]
     if operation(node) != "avg_pool2d":
         height, width = size_of(source)
@@ -191,7 +191,7 @@ def _average(node: fx.Node) -> _Sum:
 
 
 def batch_norm(node: fx.Node, weights: Weights) -> tuple[Tensor, Tensor]:
-    """What each channel is multiplied by, and what is added then (Ioffe and Szegedy 2015, section 3.1)."""
+    """Return the factor of each channel and what is added then (Ioffe and Szegedy 2015, section 3.1)."""
     scale: Tensor = (weights(_node(node, 4)) + argument(node, 7, 1e-5)).rsqrt()
     if node.args[1] is not None:
         scale = scale * weights(_node(node, 1))
@@ -199,7 +199,18 @@ def batch_norm(node: fx.Node, weights: Weights) -> tuple[Tensor, Tensor]:
     return scale, shift if node.args[2] is None else shift + weights(_node(node, 2))
 
 
-def _node(node: fx.Node, place: int) -> fx.Node:
-    found = node.args[place]
-    assert isinstance(found, fx.Node), f"argument {place} of {node} is a tensor"
-    return found
+def _node(node: fx.Node, index: int) -> fx.Node:
+    tensor = node.args[index]
+    assert isinstance(tensor, fx.Node), f"argument {index} of {node} is a tensor"
+    return tensor
+
+
+def pooling_window(node: fx.Node) -> tuple[int, int] | None:
+    """Return the window of a max pooling whose windows lie side by side; None for all other nodes."""
+    if node.op != "call_function" or operation(node) != "max_pool2d":
+        return None
+    window = pair(node.args[1])
+    strides, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))
+    dilation, rounds_up = pair(argument(node, 4, 1)), argument(node, 5, False)
+    plain = (1, 1) != window == strides and padding == (0, 0) and dilation == (1, 1) and not rounds_up
+    return window if plain else None

@@ -1,4 +1,4 @@
-"""A part of a net that is affine as one kernel and one bias, from the parameters of its layers."""
+"""A piece of an affine segment as one kernel and one bias, from the parameters of its layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from branchwork.fusing.forms import Form, Place
+from branchwork.fusing.forms import Form, MapShape
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
 from branchwork.fusing.rules import Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
 from branchwork.graph.affine import LAYERS
@@ -17,9 +17,10 @@ from branchwork.graph.program import shape_of, size_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a segment that is computed at once: `nodes` in order, the last of which is its output.
+    """A part of a segment that is computed at once: its nodes in order, of which the last gives the output.
 
-    `sizes` are what its nodes read that is no tensor: the number of images.
+    `entries` are the images that it reads, `weights` the other tensors, and `sizes` what is no tensor: the number of
+    images.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -32,18 +33,19 @@ class Piece:
         return self.nodes[-1]
 
     def kernels(self, weights: Weights) -> dict[fx.Node, Kernel]:
-        """What the end reads of each entry. Raises `StepsDiffer` where no kernel can say it."""
-        return _Composer(self, weights).of(self.end)
+        """Return the kernel through which the end reads each entry. Raises `StridesDiffer` where no kernel can."""
+        return _Composer(self, weights).kernels_of(self.end)
 
     def bias(self, weights: Weights) -> Tensor | None:
-        """O×P×Q: what the end is where every entry is zero. None where that is zero as well."""
+        """Return the end for entries of zeros, O×P×Q; None where that is zero as well."""
         like = weights(self.weights[0])
+        # None stands for a tensor of zeros.
         values: dict[fx.Node, Any] = dict.fromkeys((*self.entries, *self.nodes))
         values.update((weight, weights(weight)) for weight in self.weights)
         values.update(dict.fromkeys(self.sizes, 1))
         for node in self.nodes:
             op, black = operation(node), all(values[parent] is None for parent in self._images_of(node))
-            if op == "batch_norm":  # not by torch, whose backward pass misreads gradients of one image (LOG.md)
+            if op == "batch_norm":  # not by torch, whose backward pass misreads gradients of one image
                 scale, shift = batch_norm(node, weights)
                 before = values[node.all_input_nodes[0]]
                 values[node] = _everywhere(shift, node) if black else _along(scale, node) * before + _along(shift, node)
@@ -51,11 +53,11 @@ class Piece:
                 values[node] = _run(node, values, like)
             elif op in LAYERS:
                 values[node] = _everywhere(values.get(argument(node, 2, None)), node)
-        found = values[self.end]
-        return None if found is None else found.view(-1, *size_of(self.end))
+        value = values[self.end]
+        return None if value is None else value.view(-1, *size_of(self.end))
 
-    def has_even_bias(self) -> bool:
-        """Whether `bias` is the same at all pixels: nothing but zeros is padded with zeros. False where in doubt."""
+    def has_uniform_bias(self) -> bool:
+        """Whether `bias` is the same at all pixels, since only zeros are padded with zeros. False where in doubt."""
         black = set(self.entries)
         for node in self.nodes:
             if pads(node) and not black.issuperset(self._images_of(node)) and size_of(self.end) != (1, 1):
@@ -66,14 +68,34 @@ class Piece:
                 black.add(node)
         return True
 
+    def bias_size(self) -> tuple[int, int] | None:
+        """Return the height and width of `bias`: 1×1 where it is uniform whatever the weights, which random ones tell.
+
+        None where the piece has no bias.
+        """
+        generator = torch.Generator().manual_seed(0)
+
+        def weights(node: fx.Node) -> Tensor:
+            return torch.rand(node.meta["val"].shape, dtype=torch.float64, generator=generator)
+
+        with torch.no_grad():
+            bias = self.bias(weights)
+        if bias is None:
+            return None
+        uniform = torch.allclose(bias, bias[:, :1, :1].expand_as(bias), rtol=1e-9, atol=0)
+        return (1, 1) if uniform else size_of(self.end)
+
     def bias_macs(self) -> int:
-        """The multiply-accumulates of `bias`, at most."""
+        """Return the multiply-accumulates of `bias`, at most."""
         return sum(macs_of(node) // int(node.meta["val"].shape[0]) for node in self.nodes)
 
-    def place(self, entry: fx.Node, kernel: Kernel) -> Place:
+    def shape(self, entry: fx.Node, kernel: Kernel) -> MapShape:
         channels, outputs = kernel.weight.shape[2:]
-        to_vector = len(shape_of(self.end)) == 1
-        return Place(channels, size_of(entry), outputs, kernel.rows, kernel.columns, to_vector)
+        dims = len(shape_of(entry)), len(shape_of(self.end))
+        return MapShape(
+            channels, size_of(entry), outputs, kernel.rows, kernel.columns,
+            on_images=dims == (3, 3), to_vector=dims[1] == 1,
+        )  # fmt: skip
 
     def _images_of(self, node: fx.Node) -> list[fx.Node]:
         return [parent for parent in node.all_input_nodes if parent in self.nodes or parent in self.entries]
@@ -81,12 +103,12 @@ class Piece:
 
 def _run(node: fx.Node, values: Mapping[fx.Node, Any], like: Tensor) -> Tensor:
     def value(parent: fx.Node) -> Any:
-        found = values.get(parent)
-        return like.new_zeros(1, *shape_of(parent)) if found is None else found
+        tensor = values.get(parent)
+        return like.new_zeros(1, *shape_of(parent)) if tensor is None else tensor
 
-    args, keywords = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
-    done: Tensor = node.target(*args, **keywords)  # type: ignore[operator]
-    return done
+    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    output: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return output
 
 
 def _along(channels: Tensor, node: fx.Node) -> Tensor:
@@ -98,14 +120,14 @@ def _everywhere(channels: Tensor | None, node: fx.Node) -> Tensor | None:
 
 
 class _Composer:
-    """Composes the kernels of a piece, in the order that needs few products."""
+    """Composes the kernels of a piece, in an order that takes few products."""
 
     def __init__(self, piece: Piece, weights: Weights) -> None:
         self.piece, self.weights = piece, weights
         self.known: dict[fx.Node, dict[fx.Node, Kernel]] = {}
 
-    def of(self, node: fx.Node) -> dict[fx.Node, Kernel]:
-        """What `node` reads of each entry."""
+    def kernels_of(self, node: fx.Node) -> dict[fx.Node, Kernel]:
+        """Return the kernel through which `node` reads each entry."""
         if node not in self.known:
             if operation(node) in LAYERS:
                 readers: list[tuple[fx.Node, Reader]] = [(node.all_input_nodes[0], kernel_of(node, self.weights))]
@@ -113,11 +135,11 @@ class _Composer:
                 like = self.weights(self.piece.weights[0])
                 one = torch.ones(shape_of(node)[0], dtype=like.dtype, device=like.device)
                 readers = list(pull(node, Diagonal(one, size_of(node)), self.weights))
-            self.known[node] = self._through(readers)
+            self.known[node] = self._to_entries(readers)
         return self.known[node]
 
-    def _through(self, readers: list[tuple[fx.Node, Reader]]) -> dict[fx.Node, Kernel]:
-        """What `readers` read of each entry."""
+    def _to_entries(self, readers: list[tuple[fx.Node, Reader]]) -> dict[fx.Node, Kernel]:
+        """Follow readers of nodes within the piece back to its entries, and add up the kernels for each entry."""
         parts: dict[fx.Node, list[Kernel]] = {}
         while readers:
             node, reader = readers.pop()
@@ -127,37 +149,34 @@ class _Composer:
                 before = node.all_input_nodes[0]
                 readers.append((before, compose(reader, kernel_of(node, self.weights))))
             elif operation(node) in LAYERS or self._is_shared(node):
-                for entry, kernel in self.of(node).items():
-                    parts.setdefault(entry, []).append(_read(reader, kernel))
+                for entry, kernel in self.kernels_of(node).items():
+                    scaled = reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel)
+                    parts.setdefault(entry, []).append(scaled)
             else:
                 readers += pull(node, reader, self.weights)
         return {entry: total(kernels) for entry, kernels in parts.items()}
 
     def _is_smaller(self, reader: Kernel, layer: fx.Node) -> bool:
-        """Whether to go through `layer` alone first takes fewer products than to go through all that lies before it."""
+        """Whether composing `reader` with `layer` first takes fewer products than with all that lies before it."""
         weight = layer.all_input_nodes[1].meta["val"]
         channels = reader.weight.shape[2]
         return not self._is_shared(layer) and reader.weight.numel() // channels <= weight.numel() // weight.shape[1]
 
     def _is_shared(self, node: fx.Node) -> bool:
-        """Whether several nodes of the piece read `node`: then it is composed once, and not for each of them."""
+        """Whether several nodes of the piece read `node`, so that it is composed once for all of them."""
         return sum(user in self.piece.nodes for user in node.users) > 1
 
 
-def _read(reader: Reader, kernel: Kernel) -> Kernel:
-    return reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel)
-
-
 class Merge(nn.Module):
-    """From the parameters of a piece to its bias and what its forms multiply by.
+    """Computes, from the parameters of a piece, its bias and what its forms multiply by.
 
-    The bias is O×P×Q, or O×1×1 where it is the same at all positions; None where the piece has none.
+    The bias is O×P×Q, or O×1×1 where it is uniform; None where the piece has none.
     """
 
     def __init__(self, piece: Piece, forms: Mapping[fx.Node, Form]) -> None:
         super().__init__()
         self._piece, self._forms = piece, dict(forms)
-        self.bias_size = _bias_size(piece)
+        self.bias_size = piece.bias_size()
 
     def forward(self, *weights: Tensor) -> tuple[Tensor | None, ...]:
         given = dict(zip(self._piece.weights, weights, strict=True))
@@ -167,18 +186,3 @@ class Merge(nn.Module):
             if bias is not None and self.bias_size == (1, 1):
                 bias = bias[:, :1, :1]
             return (bias, *(form.prepare(kernels[entry]) for entry, form in self._forms.items()))
-
-
-def _bias_size(piece: Piece) -> tuple[int, int] | None:
-    """Height and width of the bias, 1×1 where it is the same everywhere whatever the weights: random ones tell."""
-    generator = torch.Generator().manual_seed(0)
-
-    def weights(node: fx.Node) -> Tensor:
-        return torch.rand(node.meta["val"].shape, dtype=torch.float64, generator=generator)
-
-    with torch.no_grad():
-        bias = piece.bias(weights)
-    if bias is None:
-        return None
-    alike = torch.allclose(bias, bias[:, :1, :1].expand_as(bias), rtol=1e-9, atol=0)
-    return (1, 1) if alike else size_of(piece.end)
