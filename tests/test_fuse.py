@@ -469,14 +469,14 @@ def test_the_planner_merges_a_part_of_a_segment_where_the_whole_costs_more():
 
 def test_a_fourier_transform_takes_the_products_that_are_known_by_hand():
     # 14 points leave what is read beyond 12 rows zero: 2 real frequencies and 6 complex ones of 3 products each.
-    assert fewest_products(sliding(9, 8, 12, -2), 12) == (14, 2 + 6 * 3)
+    assert fewest_products(sliding(9, 8, 12, offset=-2), 12) == (14, 2 + 6 * 3)
     # No padding: the 12 rows are enough, since no output reads past the last.
     assert fewest_products(sliding(5, 8, 12), 12) == (12, 2 + 5 * 3)
     # Both border rows are read otherwise by one output each: a product more for each of them.
-    cut = list(sliding(9, 8, 12, -2).windows)
+    cut = list(sliding(9, 8, 12, offset=-2).windows)
     cut[0], cut[7] = (None, None, 9, *cut[0][3:]), (*cut[7][:6], 10, None, None)
     assert fewest_products(Axis(tuple(cut), -2), 12) == (14, 2 + 6 * 3 + 2)
-    assert fewest_products(sliding(3, 5, 11, 0, 2), 11) is fewest_products(sliding(1, 8, 8), 8) is None
+    assert fewest_products(sliding(3, 5, 11, stride=2), 11) is fewest_products(sliding(1, 8, 8), 8) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -530,7 +530,7 @@ def test_fused_in_inference_mode_a_net_can_still_be_trained():
 
 
 def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_use():
-    axis = sliding(3, 23, 23, -1)  # no net's, since what is joined once is kept for all nets of a process
+    axis = sliding(3, 23, 23, offset=-1)  # no net's, since what is joined once is kept for all nets of a process
     weight = torch.ones(3, 3, 2, 2, requires_grad=True)
     average = (axis, axis), ((1 / 3,) * 23, (1 / 3,) * 23)
     with torch.inference_mode():
@@ -543,7 +543,7 @@ def test_a_validation_without_gradients_leaves_nothing_that_a_training_cannot_us
 def test_costs_are_those_of_the_kernels_that_are_made(outer, inner, padding):
     """The planner composes kernels without numbers, by their sizes alone."""
     between = 9 + 2 * padding - inner + 1
-    axes = [sliding(k, size + 2 * padding - k + 1, size, -padding) for k, size in ((outer, between), (inner, 9))]
+    axes = [sliding(k, size + 2 * padding - k + 1, size, offset=-padding) for k, size in ((outer, between), (inner, 9))]
     weights = torch.rand(outer, outer, 4, 5), torch.rand(inner, inner, 3, 4)
     made, planned = (
         compose(*(Kernel(weight.to(device), axis, axis) for weight, axis in zip(weights, axes, strict=True)))

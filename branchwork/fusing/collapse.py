@@ -43,12 +43,12 @@ def collapse_segments(module: fx.GraphModule, target: Target, *, merges: int) ->
     collapsed = fx.GraphModule(module, graph)
     members = {node for node in module.graph.nodes if has_kernel(node, images)}
     for number, segment in enumerate(find_segments(module.graph, members)):
-        planner = Planner(segment, images, target, merges)
+        planner = Planner(segment, images, target, merges=merges)
         for end in planner.best():
             name = f"collapsed{number}_{segment.index(end)}"
             # Not in training, where a gradient goes to the first of equal pixels, as in torch's own pooling.
             tail = [] if merges else _pooling_and_relu(end)
-            _replace(collapsed, copies, planner.piece(end), name, target, tail)
+            _replace(collapsed, copies, planner.piece(end), name=name, target=target, tail=tail)
     graph.eliminate_dead_code()
     collapsed.recompile()
     return collapsed
@@ -57,7 +57,7 @@ def collapse_segments(module: fx.GraphModule, target: Target, *, merges: int) ->
 class Planner:
     """Finds which tensors of a segment to compute, so that the whole segment costs least."""
 
-    def __init__(self, segment: list[fx.Node], images: set[fx.Node], target: Target, merges: int) -> None:
+    def __init__(self, segment: list[fx.Node], images: set[fx.Node], target: Target, *, merges: int) -> None:
         self.segment = segment
         self.images = images
         self.target = target
@@ -164,6 +164,7 @@ def _replace(
     module: fx.GraphModule,
     copies: dict[fx.Node, fx.Node],
     piece: Piece,
+    *,
     name: str,
     target: Target,
     tail: list[fx.Node],
@@ -190,7 +191,7 @@ def _replace(
             prepared = graph.call_function(operator.getitem, (parts, index + 1))
             added = None if index else bias
             if isinstance(form, Tiles) and form.padding is not None and merge.bias_size in (None, (1, 1)):
-                output = _convolve(graph, form, copies[entry], prepared, added)
+                output = _convolve(graph, form, copies[entry], kernels=prepared, bias=added)
             else:
                 module.add_submodule(f"{name}.from_{index}", form)
                 output = graph.call_module(f"{name}.from_{index}", (copies[entry], prepared, added))
@@ -204,7 +205,7 @@ def _replace(
     copies[end] = result
 
 
-def _convolve(graph: fx.Graph, form: Tiles, source: fx.Node, kernels: fx.Node, bias: fx.Node | None) -> fx.Node:
+def _convolve(graph: fx.Graph, form: Tiles, source: fx.Node, *, kernels: fx.Node, bias: fx.Node | None) -> fx.Node:
     """Write a form that is one convolution as torch's operation, for later passes to read."""
     shape = form.shape
     assert form.padding is not None, "its padding is a convolution's"

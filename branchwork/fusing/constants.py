@@ -4,7 +4,6 @@ Into dense convolutions and linear layers, batch norm goes with the rest of its 
 goes into grouped convolutions, and into the branches of a concatenation, where it can be folded then.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -79,7 +78,7 @@ def norm_before_concat(graph: fx.Graph) -> None:
         if not is_single_use(concat, "cat") or concat.args[1:] not in ((1,), (-3,)):
             continue
         if all(any(is_single_use(part, op) for op in _FOLDABLE) for part in concat.args[0]):
-            norms += _push(graph, norm, concat, concat.args[0])
+            norms += _push(graph, norm)
 
 
 def norm_into_groups(graph: fx.Graph) -> None:
@@ -122,12 +121,13 @@ def _on_weights(graph: fx.Graph, op: Any, *arguments: Any) -> fx.Node:
     return node
 
 
-def _push(graph: fx.Graph, norm: fx.Node, concat: fx.Node, parts: Sequence[fx.Node]) -> list[fx.Node]:
+def _push(graph: fx.Graph, norm: fx.Node) -> list[fx.Node]:
     """Replace `norm` behind a concatenation by one norm in each branch, and return them."""
+    concat: Any = norm.args[0]
     normed: list[fx.Node] = []
     start = 0
     with graph.inserting_before(norm):
-        for part in parts:
+        for part in concat.args[0]:
             channels = shape_of(part)[0]
             weights = [
                 None if weight is None else _on_weights(graph, aten.narrow.default, weight, 0, start, channels)

@@ -51,7 +51,7 @@ class Axis:
 
 
 @lru_cache(maxsize=1024)
-def sliding(taps: int, outputs: int, size: int, offset: int = 0, stride: int = 1, dilation: int = 1) -> Axis:
+def sliding(taps: int, outputs: int, size: int, *, offset: int = 0, stride: int = 1, dilation: int = 1) -> Axis:
     """Return the axis of a window with one slice for each tap, slid over `size` positions; `offset` is -padding."""
     windows = []
     for output in range(outputs):
@@ -105,7 +105,7 @@ class Diagonal:
         return replace(kernel, weight=kernel.weight * self.scale)
 
 
-def of_convolution(weight: Tensor, rows: Axis, columns: Axis, groups: int) -> Kernel:
+def of_convolution(weight: Tensor, rows: Axis, columns: Axis, *, groups: int) -> Kernel:
     """Return the kernel of a convolution O×C/groups×h×w whose windows slide along these axes."""
     if groups > 1:
         parts = enumerate(weight.chunk(groups))
@@ -153,7 +153,7 @@ class ComposedAxis:
 _Sums = dict[int, list[tuple[int, float]]]
 
 
-def _composed(outputs: Sequence[_Sums], products: int, start: int, stride: int) -> ComposedAxis:
+def _composed(outputs: Sequence[_Sums], products: int, *, start: int, stride: int) -> ComposedAxis:
     """Number the sums of products that occur as slices. Output i reads position i·stride + `start` + t."""
     numbers: dict[tuple[tuple[int, float], ...], int] = {}
     taps: dict[tuple[int, int], int] = {}
@@ -173,7 +173,9 @@ def _composed(outputs: Sequence[_Sums], products: int, start: int, stride: int) 
 
 
 @lru_cache(maxsize=4096)  # the same at every step of a training
-def compose_axes(reader: Axis, source: Axis, counts: tuple[int, int], factors: tuple[float, ...] = ()) -> ComposedAxis:
+def compose_axes(
+    reader: Axis, source: Axis, counts: tuple[int, int], *, factors: tuple[float, ...] = ()
+) -> ComposedAxis:
     """Return the axis along which `reader` reads through `source`; they have `counts` slices.
 
     Product s·R + r is that of slice s of the source with slice r of the reader, which has R. With `factors`, one for
@@ -188,7 +190,7 @@ def compose_axes(reader: Axis, source: Axis, counts: tuple[int, int], factors: t
                 sums.setdefault(position, []).append(product)
         outputs.append(sums)
     start = reader.offset * source.stride + source.offset
-    return _composed(outputs, counts[0] * counts[1], start, reader.stride * source.stride)
+    return _composed(outputs, counts[0] * counts[1], start=start, stride=reader.stride * source.stride)
 
 
 @lru_cache(maxsize=4096)
@@ -206,7 +208,8 @@ def add_axes(axes: tuple[Axis, ...], counts: tuple[int, ...]) -> tuple[ComposedA
             for position, number in axis.reads(output):
                 sums.setdefault(position, []).append((begin + number, 1.0))
         outputs.append(sums)
-    summed = _composed(outputs, sum(counts), min(axis.offset for axis in axes), axes[0].stride)
+    start = min(axis.offset for axis in axes)
+    summed = _composed(outputs, sum(counts), start=start, stride=axes[0].stride)
     return tuple(ComposedAxis(summed.axis, part) for part in torch.split(summed.matrix.numbers, list(counts), 1))
 
 
@@ -234,7 +237,7 @@ def compose(reader: Kernel, source: Kernel) -> Kernel:
 def compose_sum(reader: Kernel, source: tuple[Axis, Axis], factors: Factors) -> Kernel:
     """Return the kernel of what `reader` reads through sums over windows, each channel by itself, times `factors`."""
     rows, columns = (
-        compose_axes(outer, inner, (count, 1), along)
+        compose_axes(outer, inner, (count, 1), factors=along)
         for outer, inner, count, along in zip(reader.axes, source, reader.weight.shape, factors, strict=False)
     )
     weight: Tensor = _Place.apply([(rows, columns)], reader.weight)  # type: ignore[no-untyped-call]

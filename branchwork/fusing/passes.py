@@ -148,13 +148,14 @@ def fill_blocks(graph: fx.Graph) -> None:
             continue
         before: Any = pool.args[0]
         chain = [before.args[0], before, pool] if is_single_use(before, "relu") else [before, pool]
-        channels = shape_of(pool)[0]
-        if is_single_use(chain[0], "conv2d") and argument(chain[0], 6, 1) == 1 and channels % BLOCK:
-            _fill(graph, chain, channels, -channels % BLOCK)
+        if is_single_use(chain[0], "conv2d") and argument(chain[0], 6, 1) == 1 and shape_of(pool)[0] % BLOCK:
+            _fill(graph, chain)
 
 
-def _fill(graph: fx.Graph, chain: list[fx.Node], channels: int, missing: int) -> None:
+def _fill(graph: fx.Graph, chain: list[fx.Node]) -> None:
     convolution, pool = chain[0], chain[-1]
+    channels = shape_of(pool)[0]
+    missing = -channels % BLOCK
     for index in (1, 2):
         weight: Any = argument(convolution, index, None)
         if weight is not None:

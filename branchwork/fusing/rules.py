@@ -105,9 +105,13 @@ def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
         stride, dilation, groups = pair(argument(layer, 3, 1)), pair(argument(layer, 5, 1)), argument(layer, 6, 1)
         offset = _first_tap(argument(layer, 4, 0), dilation, weight.shape[2:])
     source = size_of(layer.all_input_nodes[0])
-    geometry = zip(weight.shape[2:], size_of(layer), source, offset, stride, dilation, strict=True)
-    rows, columns = (sliding(*along) for along in geometry)
-    return of_convolution(weight, rows, columns, groups)
+    rows, columns = (
+        sliding(
+            weight.shape[2 + i], size_of(layer)[i], source[i], offset=offset[i], stride=stride[i], dilation=dilation[i]
+        )
+        for i in (0, 1)
+    )
+    return of_convolution(weight, rows, columns, groups=groups)
 
 
 def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.Node, Reader]]:
@@ -164,7 +168,10 @@ def _padding(node: fx.Node) -> _Sum:
     sides: Any = node.args[1]
     left, top = int(sides[0]), int(sides[2]) if len(sides) == 4 else 0
     (height, width), (rows, columns) = size_of(node), size_of(node.all_input_nodes[0])
-    return (sliding(1, height, rows, -top), sliding(1, width, columns, -left)), ((1.0,) * height, (1.0,) * width)
+    return (sliding(1, height, rows, offset=-top), sliding(1, width, columns, offset=-left)), (
+        (1.0,) * height,
+        (1.0,) * width,
+    )
 
 
 def _average(node: fx.Node) -> _Sum:
@@ -180,7 +187,7 @@ def _average(node: fx.Node) -> _Sum:
     for k, step, pad, border, inputs, outputs in zip(
         window, stride, padding, edge, size_of(source), size_of(node), strict=True
     ):
-        axes.append(sliding(k, outputs, inputs, -pad, step))
+        axes.append(sliding(k, outputs, inputs, offset=-pad, stride=step))
         starts = [i * step - pad for i in range(outputs)]
         counts = [min(start + k, inputs + border) - max(start, -border) for start in starts]
         factors.append(tuple(1 / count for count in counts))
