@@ -112,7 +112,7 @@ def _merge(graph: fx.Graph, family: list[fx.Node]) -> None:
         weight = _concat(graph, [node.args[1] for node in family])
         biased = argument(first, 2, None) is not None
         bias = _concat(graph, [node.args[2] for node in family]) if biased else None
-        merged = graph.call_function(aten.conv2d.default, (first.args[0], weight, bias, *first.args[3:]))
+        merged = graph.call_function(first.target, (first.args[0], weight, bias, *first.args[3:]))  # type: ignore[arg-type]
         readers = [list(node.users) for node in family]
         if all(len(users) == 1 and operation(users[0]) == "relu" for users in readers):
             merged = graph.call_function(aten.relu.default, (merged,))
