@@ -133,10 +133,10 @@ def _push(graph: fx.Graph, norm: fx.Node) -> list[fx.Node]:
                 None if weight is None else _on_weights(graph, aten.narrow.default, weight, 0, start, channels)
                 for weight in norm.args[1:5]
             ]
-            normed.append(graph.call_function(aten.batch_norm.default, (part, *weights, *norm.args[5:])))
+            normed.append(graph.call_function(norm.target, (part, *weights, *norm.args[5:])))  # type: ignore[arg-type]
             normed[-1].meta["val"] = part.meta["val"]
             start += channels
-        joined = graph.call_function(aten.cat.default, (normed, 1))
+        joined = graph.call_function(concat.target, (normed, 1))
     joined.meta = dict(concat.meta)
     norm.replace_all_uses_with(joined)
     graph.erase_node(norm)
