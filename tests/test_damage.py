@@ -206,7 +206,7 @@ def continued(originals, tmp_path_factory) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-@damaged(15)
+@damaged(10)
 def test_a_stopped_training_ends_as_it_would_have_or_is_refused(originals, continued, damage, data):
     folder = damage(data, originals / "stopped", bw.resume)
     if folder is not None:
@@ -219,13 +219,13 @@ def test_damaged_seeds(originals, damage, data):
     damage(data, originals / "seeds", bw.resume_seeds, "seeds.json")
 
 
-@damaged(10)
+@damaged(5)
 def test_a_damaged_selection(originals, damage, data):
     select = partial(bw.select, originals / "whole", keep=1, threads=1)
     damage(data, originals / "selection", lambda folder: select(out=folder), "s*.*")
 
 
-@damaged(15)
+@damaged(8)
 def test_a_damaged_study(alone, damage, data, monkeypatch):
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     damage(data, alone, lambda folder: studies.study("tiny", out=folder, options=studies.StudyOptions(workers=1)))

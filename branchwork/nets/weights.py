@@ -161,7 +161,7 @@ def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisati
     try:
         model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         return tuple(map(float, model["mean"])), tuple(map(float, model["std"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 
