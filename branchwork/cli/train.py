@@ -16,21 +16,22 @@ if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
     from branchwork.training.several import SeedsResult
 
-    Changes = Any
+    RecipeFlags = Any
+    OptionFlags = Any
 else:
-    # A flag for each field of a recipe; None keeps the recipe's value.
-    Changes = dataclasses.make_dataclass(
-        "Changes",
-        [
-            (
-                field.name,
-                Annotated[get_type_hints(Recipe)[field.name] | None, Parameter(help=field.metadata["about"])],
-                None,
-            )
-            for field in dataclasses.fields(Recipe)
-        ],
-        namespace={"__module__": __name__},  # where cyclopts looks the hints up
-    )
+
+    def _flags(name: str, source: type) -> type:
+        """Return a dataclass with a flag for each field of `source`; a flag that is not given is None."""
+        hints = get_type_hints(source)
+        fields = []
+        for field in dataclasses.fields(source):
+            negative = () if field.name == "freeze" else None  # there is no --no-freeze
+            parameter = Parameter(help=field.metadata["about"], negative=negative)
+            fields.append((field.name, Annotated[hints[field.name] | None, parameter], None))
+        # The module is where cyclopts looks the hints up.
+        return dataclasses.make_dataclass(name, fields, namespace={"__module__": __name__})
+
+    RecipeFlags, OptionFlags = _flags("RecipeFlags", Recipe), _flags("OptionFlags", Options)
 
 
 def train(
@@ -46,55 +47,26 @@ def train(
         ),
     ] = None,
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None,
-    seed: Annotated[int | None, Parameter(help="Fixes weights, split and order; 0 by default.")] = None,
     seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None,
     out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None,
     resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None,
-    device: Annotated[str | None, Parameter(help="cpu, cuda, mps or auto (the default).")] = None,
-    threads: Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")] = None,
-    execute: Annotated[
-        Literal["auto", "written", "collapsed"] | None,
-        Parameter(help="As written, or with merged kernels, the same computation; auto takes the cheaper one."),
-    ] = None,
-    compile: Annotated[
-        bool | None,
-        Parameter(help="Compile the steps with torch.compile, which takes a minute; never by default."),
-    ] = None,
-    log: Annotated[
-        Literal["tensorboard"] | None, Parameter(help="Also write the figures for TensorBoard, into RUN/tensorboard.")
-    ] = None,
     shortcut: Shortcut = None,
     stem: Stem = None,
-    weights: Annotated[
-        Path | None,
-        Parameter(help="Start from the weights of a run, or of a file of ours or torchvision's.", group="Net"),
-    ] = None,
-    freeze: Annotated[
-        bool | None, Parameter(negative=(), help="With --weights: train only the head.", group="Net")
-    ] = None,
     source: Source = None,
     size: Size = None,
     fit: Fit = None,
     json_file: Json = None,
-    changes: Annotated[Changes, Parameter(name="*", group="Recipe")] = None,
+    options: Annotated[OptionFlags, Parameter(name="*", group="How to run")] = None,
+    changes: Annotated[RecipeFlags, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
     """Train a net into a run folder, and test it once at the end.
 
     Ctrl-C saves, and --resume continues to the same weights, bit for bit.
     """
-    flags = {} if changes is None else {k: v for k, v in dataclasses.asdict(changes).items() if v is not None}
-    options: dict[str, Any] = {"seed": seed, "device": device, "threads": threads}
-    options |= {
-        "weights": None if weights is None else str(weights),
-        "freeze": freeze,
-        "execute": execute,
-        "compile": compile,
-        "log": log,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
+    recipe_flags, option_flags = _given(changes), _given(options)
     if resume is not None:
-        others = {**given, "out": out, **flags, "NET": net, "data": data, "recipe": recipe, "config": config}
-        others |= {"seeds": seeds, "shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
+        others = {**option_flags, "out": out, **recipe_flags, "NET": net, "data": data, "recipe": recipe}
+        others |= {"config": config, "seeds": seeds, "shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
         _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
         return
     if net is None:
@@ -115,20 +87,24 @@ def train(
                 data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen
             )
             chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
-            return data_set, chosen.but(flags) if config is None else read_recipe(config, chosen, flags)
+            changed = chosen.but(recipe_flags) if config is None else read_recipe(config, chosen, recipe_flags)
+            return data_set, changed
 
         data_set, chosen = processes.together(prepare)
-        if seeds is None:
-            result = branchwork.train(
-                net, data=data_set, recipe=chosen, options=Options(**given), out=out, observer=screen
-            )
-            if processes.first:
-                deliver(result, json_file, lambda: show_results((result,)))
+        settings: dict[str, Any] = {
+            "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": out, "observer": screen,
+        }  # fmt: skip
+        if seeds is not None:
+            several = branchwork.train_seeds(net, seeds=seeds, **settings)
+            deliver(several, json_file, lambda: _show_seeds(several))
             return
-        several = branchwork.train_seeds(
-            net, seeds=seeds, data=data_set, recipe=chosen, options=Options(**given), out=out, observer=screen
-        )
-        deliver(several, json_file, lambda: _show_seeds(several))
+        result = branchwork.train(net, **settings)
+        if processes.first:
+            deliver(result, json_file, lambda: show_results((result,)))
+
+
+def _given(flags: Any) -> dict[str, Any]:
+    return {} if flags is None else {key: value for key, value in vars(flags).items() if value is not None}
 
 
 def _resume(folder: Path, others: list[str], source: Path | None, json_file: Path | None) -> None:
