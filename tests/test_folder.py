@@ -283,7 +283,7 @@ def test_a_class_of_which_nothing_can_be_read(tmp_path):
 def test_the_command_refuses_in_one_message(tmp_path, refused):
     root = two_classes(tmp_path / "pets")
     assert "there is no folder gone/pets" in refused("train", "residual", "--data", "gone/pets")
-    assert "one side is needed" in refused("train", "residual", "--data", root, "--size", "1x2x3")
+    assert "must be one side, or height and width" in refused("train", "residual", "--data", root, "--size", "1x2x3")
     assert "from 1 to 4096" in refused("train", "residual", "--data", root, "--size", "0")
     assert "leave out --size and --fit" in refused("train", "residual", "--data", "sample", "--fit", "pad")
     assert "--fit" in refused("train", "residual", "--data", root, "--fit", "squeeze")
