@@ -13,20 +13,12 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers.training import SGD, SMALL, last, same, weights
+from together import EXACT
 
 import branchwork as bw
 from branchwork.datasets.batches import hold_out
 from branchwork.errors import RecipeError, RunError
 from branchwork.training.processes import Processes, is_lost
-
-# 1,350 images in batches of 337: the last has two, so that a process has none.
-EXACT = SGD.but(
-    {"batch_size": 337, "precision": "fp64", "accumulate": 2, "mixup": 0.2, "shift": 2.0, "elastic": 1.0, "flip": 0.5}
-    | {"ema": 0.9, "clip": 1.0, "top": 1, "learning_rate": 0.02}
-)
-PLAIN = SGD.but({"epochs": 1, "batch_size": 90})
-STEPS = Killed = (1, 3)
-
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 ENVIRONMENT = {

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from helpers.training import NORMED, SMALL
-from test_distributed import EXACT, PLAIN, STEPS, Killed
+from helpers.training import NORMED, SGD, SMALL
 
 import branchwork as bw
 from branchwork.datasets.dataset import DataSet, Split
@@ -15,6 +14,15 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import BranchworkError, RunError
 from branchwork.training import fit, plan, training_run
 from branchwork.training.processes import joined
+
+# 1,350 images in batches of 337: the last has two, so that a process has none.
+EXACT = SGD.but(
+    {"batch_size": 337, "precision": "fp64", "accumulate": 2, "mixup": 0.2, "shift": 2.0, "elastic": 1.0, "flip": 0.5}
+    | {"ema": 0.9, "clip": 1.0, "top": 1, "learning_rate": 0.02}
+)
+PLAIN = SGD.but({"epochs": 1, "batch_size": 90})
+# The epoch and step at which a process is interrupted or killed.
+FAILURE = (1, 3)
 
 
 def fail() -> None:
@@ -34,7 +42,7 @@ def main(what: str) -> None:
             step = fit.train_step
 
             def dying(*given, moment, **options):
-                if not processes.first and moment[1:] == Killed:
+                if not processes.first and moment[1:] == FAILURE:
                     signal.raise_signal(signal.SIGKILL)
                 return step(*given, moment=moment, **options)
 
@@ -46,7 +54,7 @@ def main(what: str) -> None:
         own = fit.train_step
 
         def pressed(*given, moment, **options):
-            if not processes.first and moment[1:] == STEPS:
+            if not processes.first and moment[1:] == FAILURE:
                 signal.raise_signal(signal.SIGINT)
             return own(*given, moment=moment, **options)
 
