@@ -140,7 +140,7 @@ def test_evaluate_shows_classes_confusion_and_the_picture(run, command, tmp_path
 def test_data_says_what_is_there_and_draws_it(command):
     code, out, _ = command("data", "sample", "--json", "d.json")
     assert code == 0 and Path("sample-examples.png").stat().st_size > 10_000
-    assert re.search(r"^ all +6,000 +1,000", out, re.MULTILINE) and "came from: the package itself" in out
+    assert re.search(r"^ all +6,000 +1,000", out, re.MULTILINE) and "source:    the package itself" in out
     assert json.loads(Path("d.json").read_text())["counts"]["test"]["9"] == 100
 
 

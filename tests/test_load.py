@@ -49,16 +49,16 @@ def test_normalisation_is_the_lectures_and_mnists_own(sample):
 
 def test_auto_falls_back_on_the_sample_and_says_so(monkeypatch):
     def nothing(*arguments):
-        raise DataError("mnist cannot be had. Tried:\n  here")
+        raise DataError("mnist is not available. Tried:\n  here")
 
     monkeypatch.setattr(load, "fetch", nothing)
     notes = Notes()
     assert load_data("auto", observer=notes).name == "sample"
     (note,) = notes.notes
-    assert "embedded digits" in note and "Tried:" in note
-    with pytest.raises(DataError, match="cannot be had"):
+    assert "built-in digits" in note and "Tried:" in note
+    with pytest.raises(DataError, match="is not available"):
         load_data("mnist")
-    with pytest.raises(DataError, match="cannot be had"):
+    with pytest.raises(DataError, match="is not available"):
         load_data("auto", source=ROOT)  # a folder that the user names is not passed over
 
 

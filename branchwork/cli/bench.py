@@ -85,7 +85,7 @@ def _show(result: "Bench", picture: Path) -> None:
     ceilings = ", ".join(f"{kind} {speed / 1e9:,.1f} GMAC/s" for kind, speed in result.ceilings.items())
     show(
         table,
-        f"the machine's ceiling, a large matrix product: {ceilings}; MACs are those of the net as written, even if it "
+        f"peak of this machine (a large product): {ceilings}; MACs are those of the net as written, even if it "
         "is fused",
         *(f"{engine.name} is not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
         f"for latency, {result.latency.batch} at a time: {_variant(result.latency)}, "

@@ -80,8 +80,8 @@ def _show(summary: "DataSummary") -> None:
         *([] if summary.report is None else _report_lines(summary.report)),
         f"{summary.name}: images {times(summary.image_shape)}, "
         f"mean {listed(summary.mean)}, standard deviation {listed(summary.std)}",
-        f"came from: {summary.origin}",
-        *([f"kept in:   {summary.folder}"] if summary.folder else []),
+        f"source:    {summary.origin}",
+        *([f"folder:    {summary.folder}"] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
         f"examples:  {summary.sheet}",
     )

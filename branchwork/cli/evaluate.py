@@ -51,7 +51,7 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
         classes,
         _confusion(evaluation),
         f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
-        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misread",
+        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misclassified",
         *([f"the most confident mistakes: {picture}"] if wrong else []),
     )
 

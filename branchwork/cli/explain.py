@@ -54,8 +54,8 @@ def explain(
 
 def _show(found: "Explanation") -> None:
     title = (
-        f"{found.net} reads {found.accuracy:.2%} ({interval(found.interval)}) of {found.images:,} {found.split} images "
-        f"of {found.data}"
+        f"{found.net} is right on {found.accuracy:.2%} ({interval(found.interval)}) of {found.images:,} {found.split} "
+        f"images of {found.data}"
     )
     single = [f"{', '.join(found.single)}: a single branch, which cannot be removed"] if found.single else []
     show(
@@ -101,7 +101,7 @@ def _points(value: float, bounds: tuple[float, float]) -> str:
 
 
 def _relation_table(found: "Explanation") -> "Table":
-    title = "Do the branches that are worth more (lost by mean) have more of it?"
+    title = "Rank correlation of the accuracy lost (by mean) with size and cost"
     table = make_table("", "branches", "Spearman [95%]", "answer", title=title)
     for relation in found.relations:
         measure = _MEASURES[relation.measure] + (f" ({relation.join})" if relation.join else "")
@@ -159,7 +159,7 @@ def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
         prediction = "" if picture.target == picture.predicted else f", predicted as {picture.predicted}"
         title = f"{picture.image}: class {picture.target}, {picture.probability:.1%}{prediction}"
         gained = picture.logit - picture.black_logit
-        table = make_table("branch", "share", "lost blind", "lost by zero", "left of the class")
+        table = make_table("branch", "share", "loss if blind", "loss by zero", "probability if blind")
         for join in picture.joins:
             table.add_row(join.join, f"{join.difference:.2f}", style="bold")
             for branch in join.branches:
@@ -183,10 +183,11 @@ def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
         )
     if any(picture.joins for picture in explanations):
         show(
-            "share: of the class's logit, against a black picture; shares add up to the join's number",
+            "share: part of the class's logit, compared with a black picture; shares add up to the join's number",
             "  (integrated gradients at the join, starting from the branches' outputs for the black picture)",
-            "lost blind: how much the logit falls if only this branch reads the black picture; left of the class:",
-            "  the probability that remains then; by zero: how much the logit falls if the branch's output is 0",
+            "loss if blind: how much the logit falls if only this branch reads the black picture;",
+            "  probability if blind: the probability of the class then;",
+            "loss by zero: how much the logit falls if the branch's output is 0",
         )
 
 

@@ -14,7 +14,7 @@ from branchwork.datasets.dataset import SPLITS, FolderProblem, FolderReport, Pic
 from branchwork.datasets.folder import FolderLayout, PictureFile, find_files
 from branchwork.datasets.placing import FITS, METHODS
 from branchwork.datasets.reading import Array, FileRecord, ImageFormat, PictureHeader, read_files, read_headers
-from branchwork.errors import DataError, nearest
+from branchwork.errors import DataError
 from branchwork.files import printable
 from branchwork.language import times
 from branchwork.observer import Observer
@@ -53,13 +53,13 @@ def survey(
     `fit` is one of `placing.METHODS`. Raises `DataError`.
     """
     if fit is not None and fit not in METHODS:
-        raise DataError(f"there is no --fit {fit!r}.{nearest(fit, FITS)}")
+        raise DataError(f"--fit must be one of {', '.join(FITS)}, got {fit!r}")
     if size is not None:
         size = (size, size) if isinstance(size, int) else size
         if not all(1 <= side <= _MOST_SIDE for side in size):
             raise DataError(f"each side of size must be from 1 to {_MOST_SIDE}, got {times(size)}")
     layout = find_files(folder)
-    headers = read_headers([file.path for file in layout.files], f"looking into {printable(folder.name)}", observer)
+    headers = read_headers([file.path for file in layout.files], f"scanning {printable(folder.name)}", observer)
     if not headers:
         raise DataError(f"none of the {len(layout.files):,} files in {printable(folder)} is a picture that can be read")
     grey = all(header.grey for header in headers)
@@ -116,7 +116,10 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
     }
     for split, rows in parts.items():
         if not rows:
-            raise DataError(f"{printable(layout.folder)}: none of the pictures for {split} can be used: see its files")
+            folder = printable(layout.folder)
+            raise DataError(
+                f"{folder}: none of the pictures for {split} can be used: branchwork data {folder} says why"
+            )
     has_test = "test" in parts
     if not has_test:
         parts["train"], parts["test"] = _hold_out(parts["train"], files, records)

@@ -101,7 +101,7 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
             if path != first:
                 raise DataError(f"{printable(folder)} has both {first.name} and {path.name}: move all into one of them")
         problems += at_top
-        message = "it lies beside train: move it into train, if it is a class"
+        message = "it is next to train: if it is a class, move it into train"
         problems += [
             FolderProblem("beside the splits", _shown(path, folder), message)
             for name, path in folders.items()
@@ -129,7 +129,9 @@ def _read_split(part: Path, split: SplitName, folder: Path, problems: list[Folde
             empty = False
             yield PictureFile(picture, _shown(picture, folder), split, label)
         if empty:
-            problems.append(FolderProblem("empty folder", _shown(path, folder), "it has no pictures: it is no class"))
+            problems.append(
+                FolderProblem("empty folder", _shown(path, folder), "it has no pictures, so it is not a class")
+            )
 
 
 def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> dict[str, Path]:
@@ -147,7 +149,9 @@ def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> di
             folders[printable(path.name)] = path
         else:
             loose += path.suffix.lower() in SUFFIXES
-            problems.append(_stray(path, root, "outside of a class", "it lies in no class's folder: move it"))
+            problems.append(
+                _stray(path, root, "outside of a class", "it is outside every class folder: move it into one")
+            )
     if loose and not folders:
         raise DataError(
             f"{printable(parent)} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
@@ -175,7 +179,7 @@ def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> I
             elif path.suffix.lower() in SUFFIXES:
                 yield path
             else:
-                kind = f"a file {path.suffix}" if path.suffix else "a file without an ending"
+                kind = f"a file {path.suffix}" if path.suffix else "a file without an extension"
                 message = f"{kind} is not a picture that can be read: convert it to one of {', '.join(FORMATS)}"
                 problems.append(_stray(path, root, "no picture", printable(message)))
 

@@ -38,7 +38,7 @@ def load_data(
     """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
     or a pack.
 
-    `auto` is MNIST if it can be had, else `sample`; `observer` is told which. `source` is a folder that holds the
+    `auto` is MNIST if it is available, else `sample`; `observer` is told which. `source` is a folder that holds the
     files of MNIST or Fashion-MNIST; no other place is then tried. A folder, named by its path, has a sub-folder for
     each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size` (height and
     width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures are,
@@ -47,7 +47,7 @@ def load_data(
     observer = observer or Observer()
     if is_path(name):
         if source is not None:
-            raise DataError(f"{name} is read from where it is: leave out --source")
+            raise DataError(f"{name} is read in place: leave out --source")
         if os.path.isfile(name):
             data = open_pack(Path(name), size=size, fit=fit, channels=channels)
             observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
@@ -72,8 +72,7 @@ def load_data(
             raise DataError("the sample comes with the package: leave out --source")
         return _load_sample()
     raise DataError(
-        f"there is no data set called {name!r}.{nearest(name, NAMES)} There is no such folder either, by which your "
-        "own images are named."
+        f"there is no data set called {name!r}.{nearest(name, NAMES)} To use your own images, name their folder."
     )
 
 
@@ -103,7 +102,7 @@ def _load_folder(
     observer.note(
         f"{usable.report.folder}: {usable.report.files:,} pictures, as {times(image_format.shape)} by "
         f"--size {height}x{width} --fit {image_format.method}"
-        + f" ({chosen} chosen for you)" * bool(chosen)
+        + f" ({chosen} chosen automatically)" * bool(chosen)
         + _left_out_and_held_out(usable.report)
     )
     everything = torch.from_numpy(images)
@@ -131,7 +130,7 @@ def _left_out_and_held_out(report: FolderReport) -> str:
         counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
         lines += f"\nleft out: {counts}; branchwork data {report.folder} names each"
     if report.held_out:
-        lines += f"\nthere is no test folder: {report.held_out:.0%} of each class are held out to test on"
+        lines += f"\nthere is no test folder: {report.held_out:.0%} of each class are held out for testing"
     return lines
 
 
@@ -141,7 +140,7 @@ def _load_mnist_or_sample(source: Path | None, observer: Observer) -> DataSet:
     except DataError as reason:
         if source is not None:
             raise
-        observer.note(f"MNIST cannot be had, so the 7,000 embedded digits of `sample` are used.\n{reason}")
+        observer.note(f"MNIST is not available, so the 7,000 built-in digits of `sample` are used.\n{reason}")
         return _load_sample()
     observer.note(f"data: MNIST, from {data.origin}")
     return data

