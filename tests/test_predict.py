@@ -62,7 +62,7 @@ def test_nothing_to_read_is_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="contains no pictures"):
         bw.predict(run.folder, [tmp_path / "empty"])
-    with pytest.raises(RecipeError, match="top is 0"):
+    with pytest.raises(RecipeError, match="top must be at least 1, got 0"):
         bw.predict(run.folder, [tmp_path], top=0)
 
 

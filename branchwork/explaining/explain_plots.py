@@ -81,7 +81,7 @@ def _maps(axes: Sequence[Any], explanation: PictureExplanation, image: Tensor) -
     pixels = image.permute(1, 2, 0).numpy().squeeze()
     # So pale that both colours show on black and on white alike.
     pale = 165 + 0.35 * image.float().mean(0).numpy()
-    answer = f"taken for {explanation.predicted}"
+    answer = f"predicted as {explanation.predicted}"
     if explanation.target != explanation.predicted:
         answer += f"; here: for {explanation.target}"
     axes[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")

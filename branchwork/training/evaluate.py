@@ -21,7 +21,7 @@ WORST = 24
 
 @dataclass(frozen=True)
 class Mistake:
-    """One misread test image: its index, both classes, and the probability that the net gave to the wrong one."""
+    """One misclassified test image: its index, both classes, and the probability of the predicted one."""
 
     index: int
     true: str
@@ -115,7 +115,9 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
 def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     worst = evaluation.worst
     captions = [f"{shorten(m.true, 10)} → {shorten(m.predicted, 10)}\n{m.probability:.0%}" for m in worst]
-    title = f"{short_name(evaluation.net)} on {evaluation.data}: surest mistakes (true → predicted, its probability)"
+    title = (
+        f"{short_name(evaluation.net)} on {evaluation.data}: most confident mistakes (true → predicted, probability)"
+    )
     draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
 
 

@@ -39,7 +39,7 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self.writer = SummaryWriter(str(self.folder), purge_step=self.steps)
-        self._write({"loss/train": step.loss, "images a second": step.images_per_second})
+        self._write({"loss/train": step.loss, "images per second": step.images_per_second})
         self.observer.step(step)
 
     def epoch(self, epoch: Epoch) -> None:

@@ -46,7 +46,7 @@ def predict(
     net really got is drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run.
     """
     if top < 1:
-        raise RecipeError(f"top is {top}, and it must be at least 1")
+        raise RecipeError(f"top must be at least 1, got {top}")
     if show is not None:
         check_sheet(show)
     trained = load_run(run)

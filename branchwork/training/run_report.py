@@ -176,7 +176,7 @@ def _mistakes(evaluation: Evaluation, data: DataSet) -> str:
         (
             _pixels(data.test.images[m.index]),
             f"test image {m.index}",
-            f"<b>{escape(m.true)}</b> taken for <b>{escape(m.predicted)}</b><br>{m.probability:.1%}",
+            f"<b>{escape(m.true)}</b> predicted as <b>{escape(m.predicted)}</b><br>{m.probability:.1%}",
         )
         for m in evaluation.worst
     )
