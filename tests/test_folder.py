@@ -330,7 +330,7 @@ def test_what_was_chosen_and_left_out_is_said(ugly):
     observer.note = notes.append
     bw.load_data(str(ugly), fit="pad", observer=observer)
     (note,) = notes
-    assert "as 3×16×16 by --size 16x16 --fit pad (--size chosen for you)" in note
+    assert "as 3×16×16 by --size 16x16 --fit pad (--size chosen automatically)" in note
     assert "left out: unreadable 12; branchwork data" in note and "20% of each class are held out" in note
 
 
