@@ -31,7 +31,7 @@ def test_evaluation_agrees_with_the_result_and_with_itself(run):
     assert [c.images for c in evaluation.classes] == confusion.sum(1).tolist() == [100] * 10
 
 
-def test_the_worst_are_the_surest_mistakes(run, sample):
+def test_the_worst_are_the_most_confident_mistakes(run, sample):
     evaluation = bw.evaluate(run.folder)
     trained = bw.load_run(run.folder)
     probabilities = predict_logits(trained.net, sample.test.images, trained.model).softmax(1)

@@ -23,7 +23,7 @@ from branchwork.training.state import TrainState
 class Position:
     """Where a training stands. `step` counts within the epoch; `losses` are those of the epoch so far.
 
-    `step_seconds` is the part of `seconds` that did not go into validation.
+    `step_seconds` is the part of `seconds` that was not spent on validation. `history` has the figures of each epoch.
     """
 
     epoch: int = 0
@@ -90,7 +90,7 @@ class SavedState:
 
 
 def load_state(folder: Path) -> SavedState:
-    """Raises `RunError` if the folder has no state to continue from, or one that differs from what was saved."""
+    """Load the state of a run folder. Raises `RunError` if it has none, or not the one that was saved."""
     path = folder / STATE
     if not os.path.isfile(path):
         raise RunError(
@@ -110,7 +110,7 @@ _AGAIN = "the training must be started again, with another --out"
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Of all names, shapes, bytes and texts: with a renamed moment, say, training would go on from another state."""
+    """Return a checksum of all names, shapes, bytes and texts: a renamed moment, say, would change the training."""
     check = zlib.crc32(json.dumps(dict(sorted(about.items()))).encode())
     for name, tensor in sorted(tensors.items()):
         check = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), check)

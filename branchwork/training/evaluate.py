@@ -1,4 +1,4 @@
-"""How good a trained net is, class by class, and where it errs most."""
+"""Evaluate a trained net, class by class, with its most confident mistakes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies are fractions; `interval` is the 95% Wilson interval; `confusion` is by true class, then predicted.
+    """How well a net does on test images. Accuracies are fractions; `interval` is the 95% Wilson interval.
 
-    `worst` are the mistakes made with the greatest confidence, first the greatest.
+    `confusion` counts images by true class, then by predicted class. `worst` are the most confident mistakes, the most
+    confident first.
     """
 
     net: str
@@ -54,11 +55,11 @@ def evaluate(
     picture: Path | None = None,
     observer: Observer | None = None,
 ) -> Evaluation:
-    """Evaluate the net of a run folder on the test images of `data`, by default those it was trained for.
+    """Evaluate the net of a run folder on the test images of `data`, by default of the data it was trained on.
 
-    Classes are matched by name. With `picture`, the worst mistakes, if any, are drawn into that file. Raises
-    `DataError` where the classes or the images do not match the net's, and `RunError` for a picture that cannot be
-    written, before anything is evaluated.
+    Classes are matched by name. With `picture`, the most confident mistakes, if any, are drawn into that file. Raises
+    `DataError` if the classes or the images do not match the net's, and `RunError`, before anything is evaluated, if
+    the picture cannot be written.
     """
     trained = load_run(run)
     if picture is not None:
@@ -71,9 +72,9 @@ def evaluate(
 
 
 def load_for(model: Model, data: str | None, source: Path | None, observer: Observer | None) -> DataSet:
-    """`data`, by default what the net was trained for, with pictures brought to its images as in its training.
+    """Load `data`, by default what the net was trained on, with pictures placed as in its training.
 
-    Raises `DataError` where the classes, by name, or the images are not those that the net takes.
+    Raises `DataError` if the classes, by name, or the images do not match the net's.
     """
     name = data or model.data
     if is_path(name):
@@ -95,7 +96,7 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
     """Evaluate `net` on the test images of `data`, in float32."""
     probabilities = predict_logits(net, data.test.images, model).softmax(1)
     confidence, predicted = probabilities.max(1)
-    # The net's class numbers, found by name, since a data set may order its classes otherwise.
+    # Class numbers of the net, by name: a data set may order its classes differently.
     numbers = torch.tensor([model.classes.index(name) for name in data.classes])
     labels = numbers[data.test.labels]
     confusion = confusion_matrix(labels, predicted, len(model.classes))
@@ -130,7 +131,7 @@ def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, classes: tuple
 
 
 def check_match(model: Model, data: DataSet) -> None:
-    """Raises `DataError` where the classes, by name, or the images of `data` are not those that the net takes."""
+    """Raise `DataError` if the classes, by name, or the images of `data` do not match the net's."""
     if set(data.classes) != set(model.classes):
         only_net, only_data = set(model.classes) - set(data.classes), set(data.classes) - set(model.classes)
         raise DataError(

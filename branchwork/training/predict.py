@@ -1,4 +1,4 @@
-"""What a trained net takes pictures for."""
+"""Classify pictures with a trained net."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from branchwork.nets.resolve import short_name
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
 
-# Pictures on a sheet of what the net got: more would be too small to see.
+# Pictures on a sheet of what the net saw: more would be too small.
 MOST_SHOWN = 200
 
 
@@ -30,7 +30,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture, first the likeliest; or `error`, why it could not be read."""
+    """The most probable classes of one picture, in order; or `error`, why it could not be read."""
 
     image: str
     guesses: tuple[Guess, ...]
@@ -40,10 +40,10 @@ class Prediction:
 def predict(
     run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, show: Path | None = None
 ) -> tuple[Prediction, ...]:
-    """The `top` classes of each picture in `images`, files or folders, by the net of a run folder.
+    """Return the `top` classes of each picture in `images`, files or folders, by the net of a run folder.
 
-    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of what the
-    net really got is drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run.
+    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of what the net
+    really saw is drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run.
     """
     if top < 1:
         raise RecipeError(f"top must be at least 1, got {top}")
@@ -75,7 +75,7 @@ def predict(
 
 
 def read_image(path: Path, model: Model) -> Tensor:
-    """The picture at `path` as the net gets it: uint8 C×H×W. Raises `ImageError`."""
+    """Return the picture at `path` as the net sees it: uint8 C×H×W. Raises `ImageError`."""
     picture = read_picture(path)
     try:
         return to_image(picture, model.in_channels, model.image_size, model.pictures)

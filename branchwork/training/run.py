@@ -33,9 +33,9 @@ SEEDS, STEPS, SCRIPT = "seeds.json", "steps.json", "net.py"
 
 @dataclass(frozen=True)
 class Model:
-    """What must be known to use the weights of a run: the net, its input, its classes. It is `model.json`.
+    """What is needed to use the weights of a run: the net, its input, its classes; stored as `model.json`.
 
-    `recipe` is that of its training; None for a net that was not trained here.
+    `recipe` is the one it was trained with, None for a net that was not trained here.
     """
 
     net: str
@@ -51,9 +51,9 @@ class Model:
     def __post_init__(self) -> None:
         whole = self.in_channels >= 1 and min(self.image_size) >= 1
         if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
-            raise ValueError("its image size, channels, mean and standard deviation do not go together")
+            raise ValueError("its image size, channels, mean and standard deviation do not match")
         if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in METHODS:
-            raise ValueError("its classes are not several different names, or its kind of pictures is unknown")
+            raise ValueError("its classes are not different names, or its kind of pictures is unknown")
 
     @classmethod
     def of(cls, net: str, data: DataSet, recipe: Recipe | None = None) -> "Model":
@@ -70,7 +70,7 @@ class Model:
         )
 
     def builder(self) -> Callable[[], nn.Module]:
-        """What makes the net with fresh weights. Raises `NetError`."""
+        """Return a function that builds the net with fresh weights. Raises `NetError`."""
         return find_builder(
             self.net, in_channels=self.in_channels, num_classes=len(self.classes), image_size=self.image_size
         )
@@ -86,7 +86,7 @@ class TrainedNet:
 
 
 def load_run(folder: str | Path) -> TrainedNet:
-    """The trained net of a run folder. Raises `RunError` or `WeightsError` where files are missing or damaged."""
+    """Load the trained net of a run folder. Raises `RunError` or `WeightsError` if files are missing or damaged."""
     folder = Path(folder)
     path = folder / MODEL
     if not os.path.exists(path):
@@ -114,7 +114,7 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> No
 def write_top(folder: Path, history: Sequence[Mapping[str, Any]], count: int, weights: Mapping[str, Tensor]) -> None:
     """Keep the `count` best epochs of `history` as `top/epoch-N.safetensors`, and their figures in `top/epochs.json`.
 
-    `weights` are those of the last epoch. The best has the highest validation accuracy; of equal ones, the later.
+    `weights` are those of the last epoch. The best epoch has the highest validation accuracy; of equal ones, the later.
     """
     best = sorted(history, key=lambda epoch: (epoch["validation_accuracy"], epoch["epoch"]), reverse=True)[:count]
     names = {epoch["epoch"]: f"epoch-{epoch['epoch']}.safetensors" for epoch in best}
@@ -138,19 +138,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, st
 
 
 def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU, because safetensors refuses tensors that share memory, as tied weights do."""
+    """Return contiguous copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
     return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
 def keep_script(folder: Path, net: str) -> None:
-    """Keep a learner's script as it was when the run began: it will be edited, and the weights are of this version."""
+    """Keep a learner's script as it was when the run began: the weights belong to this version of it."""
     where, _, _ = net.rpartition(":")
     if where.endswith(".py") and not holds(folder, SCRIPT):
         write_whole(folder / SCRIPT, Path(where).read_bytes())
 
 
 def kept_net(folder: Path, net: str) -> str:
-    """The net argument of a run: its script where that is unchanged, else the version that the run has kept."""
+    """Return the net argument of a run: with the script itself if it is unchanged, else with the run's copy."""
     where, _, attribute = net.rpartition(":")
     if not where.endswith(".py") or not holds(folder, SCRIPT):
         return net
@@ -162,14 +162,14 @@ def kept_net(folder: Path, net: str) -> str:
 
 
 def holds(folder: Path, *names: str) -> list[str]:
-    """Those of the files called `names` that are in `folder`."""
+    """Return those of `names` that exist in `folder`."""
     return [name for name in names if os.path.exists(folder / name)]
 
 
 def claim_folder(out: str | Path | None, default_name: str) -> Path:
-    """A folder for a new run: `out`, or the first free `runs/NAME-1`, `-2` and so on.
+    """Return a folder for a new run: `out`, or the first free one of `runs/NAME-1`, `-2` and so on.
 
-    Raises `RunError` where `out` holds a run already or cannot be written.
+    Raises `RunError` if `out` already holds a run or cannot be written.
     """
     folder = _first_free(default_name) if out is None else Path(out)
     check_unicode(folder, RunError)
@@ -182,7 +182,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
 
 
 def _first_free(name: str) -> Path:
-    """Made at once, so that two trainings that start together do not take the same one."""
+    """Make the folder at once, so that two trainings that start together do not share one."""
     number = 0
     while True:
         number += 1
@@ -197,19 +197,19 @@ def _first_free(name: str) -> Path:
 
 
 def check_net(net: nn.Module, model: Model) -> None:
-    """Raises `NetError` where `net` does not give one logit for each class from each image, in train and in eval mode.
+    """Raise `NetError` unless `net` gives one logit per class and image, in train and eval mode, and can be trained.
 
-    Its buffers, such as the statistics of a batch norm, are left alone.
+    A copy of it makes one forward in each mode, since a learner's net can go wrong in either, and one backward.
     """
     shape = (model.in_channels, *model.image_size)
     for mode in (True, False):
-        # Two images: a batch norm in train mode refuses one, and a view that mixes images is seen.
+        # Two images: a batch norm in train mode refuses one, and a view that mixes images shows.
         try:
             twin = copy.deepcopy(net).train(mode)
         except Exception as reason:
             raise NetError(
-                f"{model.net} cannot be copied: {first_line(reason)}. Keep no computed tensors as attributes, and in "
-                "place of torch.nn.utils.weight_norm and spectral_norm take those of torch.nn.utils.parametrizations"
+                f"{model.net} cannot be copied: {first_line(reason)}. Do not keep computed tensors as attributes, and "
+                "use weight_norm and spectral_norm of torch.nn.utils.parametrizations, not of torch.nn.utils"
             ) from reason
         try:
             with torch.set_grad_enabled(mode):
@@ -223,20 +223,20 @@ def check_net(net: nn.Module, model: Model) -> None:
 
 
 def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
-    """One backward pass, since a net whose logits have no gradient can be run and not trained."""
+    """Run one backward pass: a net whose logits have no gradient can be run but not trained."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
         raise NetError(f"{name} has no parameter to train: give it layers, and leave requires_grad as it is")
     try:
         F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     except Exception as reason:
         raise NetError(
-            f"{name} cannot be trained, since no gradient comes back from its logits ({reason}): look for no_grad, "
-            "detach(), .item() or an operation in place"
+            f"{name} cannot be trained: no gradient comes back from its logits ({reason}). Look for no_grad, detach(), "
+            ".item() or an in-place operation"
         ) from reason
 
 
 def check_output(output: object, classes: int, net: str) -> None:
-    """Raises `NetError` where `output` is not what a net must give for two images: a logit for each class."""
+    """Raise `NetError` unless `output` is what a net must give for two images: one logit per class."""
     if output is None:
         raise NetError(
             say(
