@@ -143,7 +143,11 @@ def main(
             of_table = cost([(steps, result.macs) for result in results], time.perf_counter() - began)
             began = time.perf_counter()
             selection = branchwork.select(
-                results[0].folder, data=data, keep=1, out=Path(folder) / f"{seed}-selected", threads=threads
+                results[0].folder,
+                data=data,
+                goal=branchwork.Goal(keep=1),
+                options=branchwork.Options(threads=threads),
+                out=Path(folder) / f"{seed}-selected",
             )
             # Its cost includes the training of the whole net.
             seconds = whole_seconds + time.perf_counter() - began

@@ -10,6 +10,7 @@ from .errors import BranchworkError as BranchworkError
 from .explaining.attribution import explain_pictures as explain_pictures
 from .explaining.worth import explain as explain
 from .explaining.select import select as select
+from .explaining.selection import Goal as Goal
 from .fusing.fuse import collapse as collapse, fuse as fuse
 from .graph.trace import trace as trace
 from .inspection.bottlenecks import reduction as reduction

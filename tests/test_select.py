@@ -1,4 +1,4 @@
-"""Branches that earn their cost: what `select` takes out, what it writes, and what it refuses."""
+"""Branches that earn their cost: what `select` removes, what it writes, and what it refuses."""
 
 import json
 import math
@@ -22,6 +22,7 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.prune import find_joins
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, pick_precision, predict_logits
+from branchwork.training.options import Options
 from branchwork.training.recipe import fast
 from branchwork.training.run import load_run
 from branchwork.training.train import train
@@ -47,7 +48,7 @@ from branchwork import Concat
 from branchwork.blocks import chain
 
 def Net():
-    # What `loud` gives is all that the classes can be told by: the other branches see a single pixel.
+    # Only `loud` can tell the classes apart: the other branches read a single pixel.
     blind, dim = nn.Conv2d(1, 2, 1, stride=28), nn.Conv2d(1, 3, 1, stride=28)
     loud = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(1), nn.Linear(49, 64), nn.Unflatten(1, (64, 1, 1)))
     return chain(join=Concat(blind=blind, loud=loud, dim=dim), flatten=nn.Flatten(), fc=nn.Linear(69, 10))
@@ -94,7 +95,7 @@ def run(small, tmp_path_factory):
 def selected(run, tmp_path_factory):
     data, folder = run
     out = tmp_path_factory.mktemp("selected") / "run"
-    return select(folder, data=data, keep=1, out=out)
+    return select(folder, data=data, goal=Goal(keep=1), out=out)
 
 
 def test_what_it_writes_is_a_run_of_the_net_without_the_branches(run, selected):
@@ -121,7 +122,7 @@ def accuracy_of(folder, data) -> float:
     return float((logits.argmax(1) == data.test.labels).double().mean())
 
 
-def test_each_step_takes_out_what_is_missed_least(run, selected):
+def test_each_step_removes_the_least_important_branch(run, selected):
     data, folder = run
     _, validation = train_and_validation(data, 0.1, 0)
     whole = load_run(folder)
@@ -144,86 +145,92 @@ def test_each_step_takes_out_what_is_missed_least(run, selected):
     assert sorted(ranks, key=ranks.get) == sorted(sizes, key=lambda name: -sizes[name])
 
 
-def test_the_branch_that_all_depends_on_is_kept(small, tmp_path):
+def test_the_only_useful_branch_is_kept(small, tmp_path):
     (tmp_path / "mine.py").write_text(LOUD)
     recipe = TINY.but({"epochs": 4, "batch_size": 50})
     folder = train("mine.py:Net", data=small, recipe=recipe, out="run").folder
-    found = select(folder, data=small, keep=1, out="smaller")
-    assert found.sizes[-1].left == ("join.loud",) and found.net.endswith("mine.py:Net[without=blind+dim]")
-    assert found.after.validation_accuracy > 0.8
+    smaller = select(folder, data=small, goal=Goal(keep=1), out="smaller")
+    assert smaller.sizes[-1].left == ("join.loud",) and smaller.net.endswith("mine.py:Net[without=blind+dim]")
+    assert smaller.after.validation_accuracy > 0.8
     (tmp_path / "mine.py").unlink()  # the run has kept it
     assert load_run("smaller").net.fc.in_features == 64
 
 
 def test_goals_by_macs_and_join_by_join(run, tmp_path):
     data, folder = run
-    found = select(folder, data=data, macs=0.8, each=True, out="smaller")
-    assert found.after.macs <= 0.8 * found.before.macs < found.sizes[-2].macs
-    assert all("." in name for name in found.sizes[0].left) and len(found.sizes[0].left) == 6
+    smaller = select(folder, data=data, goal=Goal(macs=0.8, each=True), out="smaller")
+    assert smaller.after.macs <= 0.8 * smaller.before.macs < smaller.sizes[-2].macs
+    assert all("." in name for name in smaller.sizes[0].left) and len(smaller.sizes[0].left) == 6
     # More than four could go: those whose loss at once was higher were not fine-tuned.
-    first = found.sizes[1].tried
+    first = smaller.sizes[1].tried
     assert sum(tried.validation_loss is not None for tried in first) == 4 < len(first) == 6
-    before = found.sizes[0]
+    before = smaller.sizes[0]
     lost = {tried.group: tried.loss_at_once - before.validation_loss for tried in first}
     spared = {tried.group: before.macs - tried.macs for tried in first}
     saved = {name: lost[name] / spared[name] if lost[name] > 0 else -spared[name] for name in lost}
     tuned = {tried.group for tried in first if tried.validation_loss is not None}
     assert max(saved[name] for name in tuned) <= min(saved[name] for name in saved if name not in tuned)
     # The smaller net can be made smaller again.
-    again = select("smaller", data=data, keep=1, out="again")
-    assert again.whole == found.net and again.after.macs < found.after.macs
-    with pytest.raises(NetError, match=r"comes to 0\.\d+ of its MACs with one left in each join: ask for more"):
-        select(folder, data=data, macs=0.01, out="impossible")
+    again = select("smaller", data=data, goal=Goal(keep=1), out="again")
+    assert again.whole == smaller.net and again.after.macs < smaller.after.macs
+    with pytest.raises(NetError, match=r"until each join has one leaves 0\.\d+ of its MACs: ask for more"):
+        select(folder, data=data, goal=Goal(macs=0.01), out="impossible")
 
 
 def test_goal_by_lost_accuracy(run):
     data, folder = run
-    found = select(folder, data=data, drop=0.03, out="some")
-    assert all(size.validation_accuracy >= found.before.validation_accuracy - 0.03 for size in found.sizes)
+    smaller = select(folder, data=data, goal=Goal(drop=0.03), out="some")
+    assert all(size.validation_accuracy >= smaller.before.validation_accuracy - 0.03 for size in smaller.sizes)
 
 
-def test_a_branch_that_is_missed_too_much_in_the_end_gives_way_to_the_next(run, monkeypatch):
+def test_a_branch_that_costs_too_much_accuracy_gives_way_to_the_next(run, monkeypatch):
     data, folder = run
-    judge, calls = Tuner.judge, []
+    validate, calls = Tuner.validate, []
 
-    def judged(self, net):
-        loss, _ = judge(self, net)
+    def counted(self, net):
+        loss, _ = validate(self, net)
         calls.append(loss)
         # The whole, three candidates, then those that were settled: the first is bad, the second good, all others bad.
         return loss, {0: 1.0, 5: 0.99}.get(len(calls) - 1, 0.5)
 
-    monkeypatch.setattr(Tuner, "judge", judged)
-    found = select(folder, data=data, drop=0.02, out="next")
-    first = found.sizes[1]
-    cost = {tried.group: (tried.validation_loss - calls[0]) / (found.before.macs - tried.macs) for tried in first.tried}
+    monkeypatch.setattr(Tuner, "validate", counted)
+    smaller = select(folder, data=data, goal=Goal(drop=0.02), out="next")
+    first = smaller.sizes[1]
+    cost = {
+        tried.group: (tried.validation_loss - calls[0]) / (smaller.before.macs - tried.macs) for tried in first.tried
+    }
     by_cost = sorted(cost, key=cost.get)
-    assert first.removed == by_cost[1] and len(found.sizes) == 2
-    assert re.match(r"trained, it loses \d+\.\d\d% of validation accuracy, more than the 2\.00%", found.missed)
+    assert first.removed == by_cost[1] and len(smaller.sizes) == 2
+    assert re.match(
+        r"once trained, the net loses \d+\.\d\d% of validation accuracy, more than the 2\.00%", smaller.missed
+    )
 
 
-def test_a_join_within_a_branch_goes_with_it_and_what_cannot_be_taken_out_stays(small, tmp_path, monkeypatch):
+def test_a_join_inside_a_branch_is_removed_with_it_and_what_cannot_be_removed_stays(small, tmp_path, monkeypatch):
     (tmp_path / "nested.py").write_text(NESTED)
     folder = train("nested.py:Net", data=small, recipe=TINY, out="run").folder
-    judge = Tuner.judge
-    # As if the net were best without `wide`, which holds a join.
-    monkeypatch.setattr(Tuner, "judge", lambda self, net: (float(hasattr(net.outer, "wide")), judge(self, net)[1]))
+    validate = Tuner.validate
+    # As if the net did best without `wide`, which holds a join.
+    monkeypatch.setattr(
+        Tuner, "validate", lambda self, net: (float(hasattr(net.outer, "wide")), validate(self, net)[1])
+    )
     observer = StopAt("never")
-    found = select(folder, data=small, keep=1, out="smaller", observer=observer)
-    assert {"outer.wide", "outer.wide.inner.a", "outer.wide.inner.b"} <= {*found.sizes[0].left}
-    assert found.sizes[1].removed == "outer.wide" and not any("inner" in name for name in found.sizes[1].left)
-    assert found.net.endswith("nested.py:Net[without=residual+wide]") and found.missed is None
-    stays = [line for line in observer.said if " stays: " in line]
+    smaller = select(folder, data=small, goal=Goal(keep=1), out="smaller", observer=observer)
+    assert {"outer.wide", "outer.wide.inner.a", "outer.wide.inner.b"} <= {*smaller.sizes[0].left}
+    assert smaller.sizes[1].removed == "outer.wide" and not any("inner" in name for name in smaller.sizes[1].left)
+    assert smaller.net.endswith("nested.py:Net[without=residual+wide]") and smaller.missed is None
+    stays = [line for line in observer.notes if " stays: " in line]
     assert [line.split()[0] for line in stays] == ["fixed.add.residual.c", "fixed.add.residual.d"]
     assert load_run("smaller").net.fc.in_features == 98
 
 
-def test_no_branch_can_go_at_that_price(small, tmp_path):
+def test_no_branch_can_be_removed_at_that_price(small, tmp_path):
     (tmp_path / "mine.py").write_text(PROFILES)
     folder = train("mine.py:Net", data=small, recipe=TINY.but({"epochs": 4, "batch_size": 50}), out="run").folder
-    words = r"loses more than 1\.00% of validation accuracy without any of the branches that it misses least: allow a"
-    with pytest.raises(NetError, match=words):
-        select(folder, data=small, drop=0.01, out="never")
-    with pytest.raises(RecipeError, match="have 2 branches at most: keep fewer than 2"):
+    message = r"least important branches of mine-Net loses more than 1\.00% of validation accuracy: allow a larger"
+    with pytest.raises(NetError, match=message):
+        select(folder, data=small, goal=Goal(drop=0.01), out="never")
+    with pytest.raises(RecipeError, match=r"--keep must be less than 2, .* got 2"):
         select(folder, data=small, out="never")
 
 
@@ -243,13 +250,13 @@ def test_groups():
 
 
 class StopAt(Observer):
-    """Presses Ctrl-C when it is told something that begins so."""
+    """Presses Ctrl-C at the first note that begins with `words`."""
 
     def __init__(self, words: str) -> None:
-        self.words, self.said = words, []
+        self.words, self.notes = words, []
 
     def note(self, message: str) -> None:
-        self.said.append(message)
+        self.notes.append(message)
         if message.startswith(self.words):
             raise KeyboardInterrupt
 
@@ -261,52 +268,49 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     if words == "epoch":
         monkeypatch.setattr(stop, "epoch", lambda epoch: stop.note("epoch"))
     with pytest.raises(Interrupted, match="repeat the command with --out half"):
-        select(folder, data=data, keep=1, out="half", observer=stop)
-    if words != "epoch":  # of which a net is kept already
+        select(folder, data=data, goal=Goal(keep=1), out="half", observer=stop)
+    if words != "epoch":  # after an epoch, the folder holds a trained net
         with pytest.raises(RunError, match="a selection that was stopped: repeat branchwork select with --out half"):
             load_run("half")
     with pytest.raises(RunError, match="the steps of another selection"):
-        select(folder, data=data, keep=2, out="half")
+        select(folder, data=data, goal=Goal(keep=2), out="half")
     on = StopAt("never")
-    again = select(folder, data=data, keep=1, out="half", observer=on)
-    first = min(i for i, line in enumerate(on.said) if " left: " in line)
-    assert on.said[first].startswith(words if words != "epoch" else "1 left")
+    again = select(folder, data=data, goal=Goal(keep=1), out="half", observer=on)
+    first = min(i for i, line in enumerate(on.notes) if " left: " in line)
+    assert on.notes[first].startswith(words if words != "epoch" else "1 left")
     times = {"seconds": 0.0, "folder": "", "report": ""}
     plain = [
-        replace(found, **times, sizes=tuple(replace(s, seconds=0.0) for s in found.sizes))
-        for found in (again, selected)
+        replace(selection, **times, sizes=tuple(replace(s, seconds=0.0) for s in selection.sizes))
+        for selection in (again, selected)
     ]
     assert plain[0] == plain[1]
-    with pytest.raises(RunError, match="holds a selection that is finished"):
-        select(folder, data=data, keep=1, out="half")
+    with pytest.raises(RunError, match="holds a finished selection"):
+        select(folder, data=data, goal=Goal(keep=1), out="half")
     Path("half/selection.json").unlink()  # as if it had been killed before the last file
-    assert replace(select(folder, data=data, keep=1, out="half"), sizes=(), **times) == replace(plain[0], sizes=())
+    assert replace(select(folder, data=data, goal=Goal(keep=1), out="half"), sizes=(), **times) == replace(
+        plain[0], sizes=()
+    )
     assert Path("half/selection.json").is_file() and not Path("half/.selecting").exists()
 
 
-def test_steps_belong_to_the_weights_that_they_were_found_from(run, tmp_path):
+def test_steps_belong_to_the_weights_they_started_from(run, tmp_path):
     data, folder = run
     stop = StopAt("2 left")
     with pytest.raises(Interrupted):
-        select(folder, data=data, keep=1, out="half", observer=stop)
+        select(folder, data=data, goal=Goal(keep=1), out="half", observer=stop)
     other = shutil.copytree(folder, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, other / "model.safetensors")
     with pytest.raises(RunError, match="the steps of another selection"):
-        select(other, data=data, keep=1, out="half")
+        select(other, data=data, goal=Goal(keep=1), out="half")
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"keep": 2, "macs": 0.5}, RecipeError, "--keep and --macs are several goals"),
-        ({"keep": 0}, RecipeError, "--keep is 0, and one branch"),
-        ({"keep": 3}, RecipeError, "have 3 branches at most: keep fewer than 3"),
-        ({"macs": 1.0}, RecipeError, "--macs is 1, and it is a share"),
-        ({"macs": 0.0}, RecipeError, "--macs is 0, and"),
-        ({"macs": float("nan")}, RecipeError, "--macs is nan, and"),
-        ({"drop": 1.5}, RecipeError, "--drop is 150"),
-        ({"seed": 3}, RecipeError, "leave out --seed"),
+        ({"goal": Goal(keep=3)}, RecipeError, "--keep must be less than 3, .* got 3"),
+        ({"options": Options(seed=3)}, RecipeError, "leave out --seed"),
+        ({"options": Options(weights="RUN")}, RecipeError, "weights cannot be combined"),
         ({"out": "RUN"}, RunError, "holds another run"),
     ],
 )
@@ -318,16 +322,33 @@ def test_what_is_refused(run, arguments, error, message):
 
 
 @pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        ({"each": True}, "a goal needs one of --keep, --macs and --drop"),
+        ({"keep": 2, "macs": 0.5}, "--keep and --macs cannot be combined"),
+        ({"keep": 0}, "--keep must be at least 1, got 0"),
+        ({"macs": 1.0}, "--macs must be .*, above 0 and below 1, got 1"),
+        ({"macs": 0.0}, "--macs must be .*, got 0"),
+        ({"macs": float("nan")}, "--macs must be .*, got nan"),
+        ({"drop": 1.5}, "--drop must be .* below 100%, got 150"),
+    ],
+)
+def test_impossible_goals(goal, message):
+    with pytest.raises(RecipeError, match=message):
+        Goal(**goal)
+
+
+@pytest.mark.parametrize(
     ("net", "message"),
     [
-        ("plain20", "no join whose branches have names, so that there is nothing to select"),
-        ("inception[without=b1+b3+b5]", "has one branch, and one has to stay"),
+        ("plain20", "no join with named branches, so there is nothing to select"),
+        ("inception[without=b1+b3+b5]", "has only one branch, which must stay"),
         ("inceptoin", "no net called"),
     ],
 )
 def test_nets_without_a_choice(small, net, message):
     with pytest.raises(NetError, match=message):
-        select(net, data=small, keep=1)
+        select(net, data=small, goal=Goal(keep=1))
 
 
 def test_data_of_other_classes_and_runs_without_validation(run, small):
@@ -338,7 +359,7 @@ def test_data_of_other_classes_and_runs_without_validation(run, small):
         select(folder, data=replace(data, classes=data.classes[::-1]), out="never")
     Path("two.py").write_text(TWO_MODULES)
     other = train("two.py:Net", data=data, recipe=TINY.but({"validation": 0.0}), out="all").folder
-    with pytest.raises(RecipeError, match="none are left to judge"):
+    with pytest.raises(RecipeError, match="none are left to validate on"):
         select(other, data=data, out="never")
 
 
@@ -352,8 +373,9 @@ def test_the_command(small, command, refused, monkeypatch):
     assert figures["after"]["macs"] < figures["before"]["macs"] and len(figures["sizes"]) == 2
     assert load_run("run/whole").model.net.endswith("two.py:Net")
     assert "--drop must be a percentage of accuracy, such as 0.2%" in refused("select", "run", "--drop", "0.2")
+    assert "leave out --seed" in refused("select", "run", "--seed", "0")
     assert "is a folder" in refused("select", ".")
-    assert issubclass(RecipeError, BranchworkError) and Goal(drop=0.002).words().startswith("at most 0.20%")
+    assert issubclass(RecipeError, BranchworkError) and str(Goal(drop=0.002)).startswith("at most 0.20%")
 
 
 def test_a_run_that_is_not_finished(run, tmp_path):

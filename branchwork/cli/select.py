@@ -11,6 +11,7 @@ from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
 from branchwork.errors import RecipeError
 
 if TYPE_CHECKING:
+    from branchwork.datasets.dataset import DataSet
     from branchwork.explaining.selection import Figures, Selection
 
 
@@ -50,24 +51,26 @@ def select(
     continues.
     """
     fraction = None if drop is None else _fraction(drop)
+    if keep is None and macs is None and fraction is None:
+        keep = 2
 
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.training.evaluate import load_for
+    from branchwork.training.run import MODEL, holds
 
+    goal = branchwork.Goal(keep=keep, macs=macs, drop=fraction, each=each)
+    options = branchwork.Options(seed=seed or 0, device=device, threads=threads)
+    is_run, screen = bool(holds(Path(net), MODEL)), Screen()
+    if is_run and seed is not None:
+        raise RecipeError(f"{net} is a run, whose seed decides what is held out: leave out --seed")
+    data_set: str | DataSet | None = data
+    if source is not None and is_run:
+        data_set = load_for(branchwork.load_run(net).model, data, source, screen)
+    elif source is not None:
+        data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
     selection = branchwork.select(
-        net,
-        data=data,
-        keep=keep,
-        macs=macs,
-        drop=fraction,
-        each=each,
-        epochs=epochs,
-        seed=seed,
-        out=out,
-        device=device,
-        threads=threads,
-        source=source,
-        observer=Screen(),
+        net, data=data_set, goal=goal, epochs=epochs, options=options, out=out, observer=screen
     )
     deliver(selection, json_file, lambda: _show(selection))
 
@@ -115,7 +118,7 @@ def _show(selection: "Selection") -> None:
         else f"by the size of the weights, {_listed(largest)} would have been kept instead of {_listed(left)}"
     )
     settings = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
-    missed = [f"The goal is missed: {selection.missed}"] if selection.missed else []
+    missed = [f"The goal was not reached: {selection.missed}"] if selection.missed else []
     show(sizes, worth, *([by_weights] if left else []), ends, *missed, settings)
     show(f"report: {selection.report}")
 

@@ -1,55 +1,40 @@
-"""A smaller net: the branches of a trained one that earn their cost, found by taking out and fine-tuning, step by step.
+"""Make a trained net smaller: remove the branches that do not earn their cost, step by step, with fine-tuning.
 
-Weights are no measure of a branch's worth, taking it out is (Wang et al. 2021, "Rethinking Architecture Selection in
-Differentiable NAS", section 4, whose criterion this is; DARTS, Liu et al. 2019, goes by weights).
+A branch is judged by removing it, not by its weights, which do not tell its worth (Wang et al. 2021, "Rethinking
+Architecture Selection in Differentiable NAS", section 4; DARTS, Liu et al. 2019, goes by weights).
 """
 
 import copy
 import hashlib
-import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from branchwork.datasets.batches import train_and_validation
-from branchwork.datasets.dataset import DataSet, Split
+from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
-from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, first_line
-from branchwork.explaining.candidates import (
-    SETTLING,
-    TRYING,
-    Candidate,
-    Group,
-    Tuner,
-    find_groups,
-    weight_size,
-)
-from branchwork.explaining.selection import Figures, Goal, Selection, Size, Tried, Worth
+from branchwork.errors import DataError, Interrupted, RecipeError, RunError
+from branchwork.explaining.selection import Figures, Goal, Selection, Size
+from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
 from branchwork.files import hold_lock, read_json, write_json
-from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets.prune import Branch, find_branches, find_joins, prune
-from branchwork.nets.resolve import WITHOUT, absolute_name, short_name, split_options, with_options
+from branchwork.nets.prune import find_joins
+from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.training.evaluate import check_match, evaluate_net, load_for
-from branchwork.training.infer import pick_device
 from branchwork.training.machine import using_threads
 from branchwork.training.options import Options
-from branchwork.training.plan import Plan, make_plan
+from branchwork.training.plan import make_plan
 from branchwork.training.processes import check_single_process
-from branchwork.training.recipe import fast
+from branchwork.training.recipe import Recipe, fast
 from branchwork.training.run import (
     MODEL,
     RESULT,
     STATE,
     STEPS,
-    Model,
     TrainedNet,
     claim_folder,
     holds,
@@ -60,433 +45,215 @@ from branchwork.training.run import (
 from branchwork.training.train import resume, train
 from branchwork.training.training_run import read_result
 
-# In the folder, beside the sizes so far: the net as it was trained first, and all at the end.
+# Beside `steps.json`: the run of the whole net, if it is trained here, and the result.
 WHOLE, SELECTION = "whole", "selection.json"
 
-# Of the groups that could go, so many are fine-tuned before one is chosen: those whose loss rises least at once.
-TRIED = 4
+
+@dataclass(frozen=True)
+class Steps:
+    """What a selection was asked, and the sizes it has reached, stored as `steps.json`.
+
+    `weights` is a hash of those of the run that it starts from, None for a net that is trained first.
+    """
+
+    net: str
+    weights: str | None
+    checksum: int
+    recipe: Recipe
+    seed: int
+    goal: Goal
+    sizes: tuple[Size, ...] = ()
 
 
 def select(
     net: str | Path,
     *,
     data: str | DataSet | None = None,
-    keep: int | None = None,
-    macs: float | None = None,
-    drop: float | None = None,
-    each: bool = False,
+    goal: Goal | None = None,
     epochs: int | None = None,
-    seed: int | None = None,
+    options: Options | None = None,
     out: str | Path | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    source: Path | None = None,
     observer: Observer | None = None,
 ) -> Selection:
-    """Take branches out of a trained net, the least worthy first, and fine-tune what is left into a run folder.
+    """Take branches out of a trained net, the least important first, and train what is left into a run folder.
 
-    `net` is a run folder, or a net argument, which is then trained first by the recipe `fast`. The goal is one of
-    `keep`, branches that each join has at the end (2 by default), `macs`, a share of the whole net's, and `drop`, how
-    much validation accuracy may be lost, a fraction. At each step the branches whose removal costs least validation
-    loss, for each MAC that it saves but with `keep`, are taken out. Branches of the same name in alike joins go
-    together; with `each`, every join is decided by itself. The test images are read at the end alone, for the figures
-    before and after. `epochs` is how long the net is trained, and the smaller one at the end; by default as long as
-    the recipe says, which is the run's.
+    `net` is a run folder, or a net argument, which is then trained first by the recipe `fast`. `goal` says how far to
+    go and defaults to `Goal(keep=2)`: two branches in each join. Each step removes the branches whose removal raises
+    the validation loss least, in all for `keep`, otherwise per MAC saved. At the end the smaller net is trained by the
+    recipe of the whole net, for `epochs` if given. The test images are read only then, for the figures before and
+    after. The seed of a run decides what is held out, so `options.seed` is only for a net that is trained first.
 
-    What was done is kept in `out`, by default the first free `runs/NET-DATA-selected-1`, `-2`, …: called again with
-    the same arguments and that folder, `select` goes on there. Raises `NetError` where no branch can be taken out or
-    the goal cannot be reached, `RecipeError` for an impossible goal, `DataError` where the data are not those that the
-    run's net takes, and `RunError` where `out` holds something else.
+    `out` defaults to the first free one of `runs/NET-DATA-selected-1`, `-2`, …; called again with the same arguments
+    and the folder of a selection that was stopped, `select` continues it. Raises `NetError` if no branch can be removed
+    or the goal cannot be reached, `RecipeError` for an impossible goal or recipe, `DataError` if the data do not match
+    the run's net, and `RunError` if `out` holds something else.
     """
     check_single_process("a selection")
     began = time.perf_counter()
-    goal = Goal(keep, macs, drop) if (keep, macs, drop) != (None, None, None) else Goal(keep=2)
-    observer = observer or Observer()
+    goal, options, observer = goal or Goal(keep=2), options or Options(), observer or Observer()
+    if options.weights is not None:
+        raise RecipeError("weights cannot be combined with a selection: train a run from them, and select from that")
     run = load_run(net) if holds(Path(net), MODEL) else None
-    if run is not None:
-        assert run.model.recipe is not None, "what was trained here has its recipe"
-        if seed is not None:
-            raise RecipeError(f"{net} was trained with a seed, which says what was held out: leave out --seed")
-        if not holds(Path(net), RESULT):
-            raise RunError(f"the training in {net} is not finished: continue it with branchwork train --resume {net}")
-        data_set, seed = _for_run(run, data, source, observer), read_result(Path(net)).seed
-        whole, recipe = kept_net(Path(net), run.model.net), run.model.recipe
+    if run is None:
+        data_set = data if isinstance(data, DataSet) else load_data(data or "auto", observer=observer)
+        whole, recipe = absolute_name(str(net)), fast(str(net), len(data_set.train))
     else:
-        data_set = data if isinstance(data, DataSet) else load_data(data or "auto", source=source, observer=observer)
-        whole, recipe, seed = absolute_name(str(net)), fast(str(net), len(data_set.train)), seed or 0
+        options = replace(options, seed=_seed_of(run.folder, options.seed))
+        data_set = _data_of(run, data, observer)
+        assert run.model.recipe is not None, "a run folder's net was trained by a recipe"
+        whole, recipe = kept_net(run.folder, run.model.net), run.model.recipe
     if epochs is not None:
         recipe = recipe.but({"epochs": epochs})
     if recipe.validation == 0 and data_set.validation is None:
         raise RecipeError(
-            f"{net} was trained on all images, and none are left to judge branches by: train it with --validation 0.1"
+            f"{net} was trained on all images, so none are left to validate on: train it with --validation 0.1"
         )
-    plan = make_plan(whole, data_set, recipe=recipe, options=Options(seed=seed, device=device, threads=threads))
-    search = _Search(plan, data_set, goal, each, None if run is None else _fingerprint(run.net))
-    search.need_choice()
-    folder = search.claim(out)
+    search = start_search(make_plan(whole, data_set, recipe=recipe, options=options), data_set, goal, observer=observer)
+    plan, weights = search.plan, None if run is None else _hash(run.net)
+    steps = Steps(plan.net, weights, plan.checksum, plan.recipe, plan.options.seed, goal)
+    folder = _claim(out, steps, f"{short_name(whole)}-{data_set.name}-selected")
     try:
-        # Another lock than that of the trainings, which hold theirs in this folder too.
-        with hold_lock(folder / ".selecting", f"selects into {folder}"):
-            if run is None:
-                run = load_run(_train_or_go_on(search, folder / WHOLE, whole, None, observer))
+        # Not the lock of the trainings, which take their own in this folder.
+        with hold_lock(folder / ".selecting", f"selects branches in {folder}"):
+            run = run or load_run(_train(search, folder / WHOLE, whole, weights=None))
             with using_threads(plan.options.threads):
-                sizes = search.go(run.net, folder, observer)
-            _train_or_go_on(search, folder, sizes[-1].net, weights_of(folder, sizes), observer)
-            return search.finish(run, sizes, folder, time.perf_counter() - began)
+                sizes = _shrink(search, folder, steps, whole=run.net)
+            _train(search, folder, sizes[-1].net, weights=weights_path(folder, sizes))
+            selection = _summarize(search, run, sizes, folder=folder, seconds=time.perf_counter() - began)
+            write_json(folder / SELECTION, asdict(selection))
+            return selection
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"stopped, and what is done is kept: repeat the command with --out {folder}") from None
+        raise Interrupted(f"stopped, with all steps so far saved: repeat the command with --out {folder}") from None
 
 
-def _for_run(run: TrainedNet, data: str | DataSet | None, source: Path | None, observer: Observer) -> DataSet:
-    """The data, normalised as the run's net takes them."""
+def _seed_of(run: Path, given: int) -> int:
+    """Return the seed of a finished run. Raises `RecipeError` if another one is given."""
+    if not holds(run, RESULT):
+        raise RunError(f"the training in {run} is not finished: continue it with branchwork train --resume {run}")
+    seed = read_result(run).seed
+    if given not in (Options.seed, seed):
+        raise RecipeError(f"{run} was trained with seed {seed}, which decides what is held out: leave out --seed")
+    return seed
+
+
+def _data_of(run: TrainedNet, data: str | DataSet | None, observer: Observer) -> DataSet:
+    """Return the data, by default the run's, normalised as its net expects."""
     if isinstance(data, DataSet):
         check_match(run.model, data)
     else:
-        data = load_for(run.model, data, source, observer)
+        data = load_for(run.model, data, None, observer)
     if data.classes != run.model.classes:
         raise DataError(
-            f"{data.name} has the classes of {run.folder} in another order: select from a net that is trained on it"
+            f"{data.name} has the classes of {run.folder} in another order: select from a net trained on it"
         )
     return replace(data, mean=run.model.mean, std=run.model.std)
 
 
-def _train_or_go_on(search: "_Search", folder: Path, net: str, weights: Path | None, observer: Observer) -> Path:
-    """The folder of a finished training: one that was stopped goes on, one that is finished is left as it is."""
-    if holds(folder, STATE) and not holds(folder, RESULT):
-        resume(folder, data=search.data, observer=observer)
-    elif not holds(folder, RESULT):
-        plan = search.plan
-        train(
-            net,
-            data=search.data,
-            recipe=plan.recipe,
-            options=replace(plan.options, weights=None if weights is None else str(weights)),
-            out=folder,
-            observer=observer,
+def _hash(net: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
+    """Return a new folder, or the one in which this selection was stopped.
+
+    Raises `RunError` if `out` holds anything else.
+    """
+    if out is None or not holds(Path(out), STEPS):
+        folder = claim_folder(out, default_name)
+        write_json(folder / STEPS, asdict(steps))
+        return folder
+    folder = Path(out)
+    if holds(folder, SELECTION):
+        raise RunError(f"{folder} holds a finished selection: choose another --out")
+    if replace(_read_steps(folder), sizes=()) != steps:
+        raise RunError(
+            f"{folder} holds the steps of another selection: give it the same arguments, or choose another --out"
         )
     return folder
 
 
-@dataclass(frozen=True)
-class _Steps:
-    """The sizes that a stopped selection has reached, and what it was asked. It is `steps.json`."""
-
-    question: dict[str, Any]
-    sizes: tuple[Size, ...]
+def _read_steps(folder: Path) -> Steps:
+    return read_json(folder / STEPS, Steps, remedy="choose another --out")
 
 
-@dataclass(frozen=True)
-class _Search:
-    """What is looked for in which net. `plan` is that of the whole net's training.
-
-    `weights` tells those of a run from any others; it is None for a net that is trained here.
-    """
-
-    plan: Plan
-    data: DataSet
-    goal: Goal
-    each: bool
-    weights: str | None
-
-    @property
-    def model(self) -> Model:
-        return Model.of(self.plan.net, self.data, self.plan.recipe)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.data.channels, *self.data.image_size)
-
-    def build(self, net: str) -> nn.Module:
-        """`net` with weights that are to be replaced."""
-        with torch.random.fork_rng(devices=[]):
-            return replace(self.model, net=net).builder()().eval()
-
-    def need_choice(self) -> None:
-        """Raises `NetError` or `RecipeError` where no branch could go."""
-        net = self.build(self.plan.net)
-        counts = [len(join.branches()) for join in find_joins(net).values()]
-        name = short_name(self.plan.net)
-        if not counts:
-            raise NetError(
-                f"{name} has no join whose branches have names, so that there is nothing to select. Write its blocks "
-                "as branchwork.Concat(b1=…, b5=…), or branchwork.Add(residual=…, shortcut=…)"
-            )
-        if max(counts) == 1:
-            raise NetError(f"each join of {name} has one branch, and one has to stay: there is nothing to select")
-        if self.goal.keep is not None and self.goal.keep >= max(counts):
-            raise RecipeError(
-                f"--keep is {self.goal.keep}, and the joins of {name} have {max(counts)} branches at most: "
-                f"keep fewer than {max(counts)}"
-            )
-
-    def question(self) -> dict[str, Any]:
-        """What the steps in a folder belong to, as JSON has it."""
-        plan = self.plan
-        recipe, goal = asdict(plan.recipe), asdict(self.goal)
-        asked = (plan.net, self.weights, plan.checksum, recipe, plan.options.seed, goal, self.each)
-        named = dict(zip(("net", "weights", "checksum", "recipe", "seed", "goal", "each"), asked, strict=True))
-        plain: dict[str, Any] = json.loads(json.dumps(named))
-        return plain
-
-    def claim(self, out: str | Path | None) -> Path:
-        """A new folder, or the one where this selection was stopped. Raises `RunError` where it holds another."""
-        if out is None or not holds(Path(out), STEPS):
-            folder = claim_folder(out, f"{short_name(self.plan.net)}-{self.data.name}-selected")
-            self.keep_steps(folder, [])
-            return folder
-        folder = Path(out)
-        if holds(folder, SELECTION):
-            raise RunError(f"{folder} holds a selection that is finished: choose another --out")
-        self.taken_up(folder)
+def _train(search: Search, folder: Path, net: str, *, weights: Path | None) -> Path:
+    """Train `net` into `folder`, unless that is finished, and return the folder."""
+    plan = search.plan
+    if holds(folder, RESULT):
         return folder
-
-    def keep_steps(self, folder: Path, sizes: Sequence[Size]) -> None:
-        write_json(folder / STEPS, asdict(_Steps(self.question(), tuple(sizes))))
-
-    def taken_up(self, folder: Path) -> list[Size]:
-        """The steps that are done. Raises `RunError` where they are of another selection, or damaged."""
-        steps = read_json(folder / STEPS, _Steps, remedy="choose another --out")
-        if steps.question != self.question():
-            raise RunError(
-                f"{folder} holds the steps of another selection: give it the same arguments, or another --out"
-            )
-        return list(steps.sizes)
-
-    def go(self, whole: nn.Module, folder: Path, observer: Observer) -> list[Size]:
-        """Take out group after group until the goal is reached. Each size's weights are kept, see `weights_of`.
-
-        Raises `NetError` where the goal cannot be reached.
-        """
-        recipe, device = self.plan.recipe, pick_device(self.plan.options.device)
-        train_split, validation = train_and_validation(
-            self.data, recipe.validation, self.plan.options.seed, recipe.fraction
-        )
-        train_split = Split(train_split.images.to(device), train_split.labels.to(device))
-        tuner = Tuner(self.plan, recipe, self.model, train_split, validation)
-        groups, sizes = find_groups(whole, self.each), self.taken_up(folder)
-        net = copy.deepcopy(whole)
-        if sizes:
-            net = self.build(sizes[-1].net)
-            load_weights(net, weights_of(folder, sizes))
-        tuner.place(net)
-        if not sizes:
-            began = time.perf_counter()
-            loss, accuracy = tuner.judge(net)
-            macs = count_macs(net, (self.data.channels, *self.data.image_size))
-            names = tuple(group.name for group in groups)
-            seconds = time.perf_counter() - began
-            sizes = [Size(self.plan.net, names, None, count_parameters(net), macs, loss, accuracy, seconds, 0, ())]
-            self._keep(folder, sizes, net)
-        observer.note(_words(sizes[-1]))
-        while self.goal.macs is None or sizes[-1].macs > self.goal.macs * sizes[0].macs:
-            step = self._step(net, groups, sizes, tuner, observer)
-            if step is None:
-                break
-            net = step[1]
-            sizes.append(step[0])
-            self._keep(folder, sizes, net)
-            observer.note(_words(sizes[-1]))
-        self._need_reached(sizes)
-        return sizes
-
-    def _step(
-        self, net: nn.Module, groups: Sequence[Group], sizes: Sequence[Size], tuner: Tuner, observer: Observer
-    ) -> tuple[Size, nn.Module] | None:
-        """The net without the group that is missed least; None where none may go, or that one is missed too much."""
-        began, before, now = time.perf_counter(), tuner.steps, sizes[-1]
-        candidates = self._candidates(net, [group for group in groups if group.name in now.left], now, observer)
-        at_once: list[float | None] = [None] * len(candidates)
-        if len(candidates) > TRIED:
-            at_once = [tuner.judge(candidate.net)[0] for candidate in candidates]
-        cost = [
-            math.inf if loss is None else self._cost(loss, c, now) for loss, c in zip(at_once, candidates, strict=True)
-        ]
-        promising = sorted(range(len(candidates)), key=cost.__getitem__)[:TRIED]
-        judged: dict[int, tuple[float, float]] = {}
-        for count, index in enumerate(promising):
-            observer.count(f"{len(now.left)} left: fine-tuning without each", count, len(promising))
-            tuner.tune(candidates[index].net, TRYING)
-            judged[index] = tuner.judge(candidates[index].net)
-        observer.count_end()
-        for index in sorted(judged, key=lambda index: self._cost(judged[index][0], candidates[index], now)):
-            chosen = candidates[index]
-            tuner.tune(chosen.net, SETTLING)
-            loss, accuracy = tuner.judge(chosen.net)
-            if self.goal.drop is None or sizes[0].validation_accuracy - accuracy <= self.goal.drop:
-                break
-        else:
-            return None
-        tried = tuple(
-            Tried(c.group.name, c.parameters, c.macs, at_once[i], *judged.get(i, (None, None)))
-            for i, c in enumerate(candidates)
-        )
-        removed = {chosen.group.name, *(size.removed for size in sizes)}
-        gone = [branch for group in groups if group.name in removed for branch in group.branches]
-        joins = find_joins(chosen.net)
-        left = tuple(group.name for group in groups if group.name in now.left and group.within(joins))
-        size = Size(
-            net=self._name(gone),
-            left=left,
-            removed=chosen.group.name,
-            parameters=chosen.parameters,
-            macs=chosen.macs,
-            validation_loss=loss,
-            validation_accuracy=accuracy,
-            seconds=time.perf_counter() - began,
-            steps=tuner.steps - before,
-            tried=tried,
-        )
-        return size, chosen.net
-
-    def _candidates(self, net: nn.Module, groups: Sequence[Group], now: Size, observer: Observer) -> list[Candidate]:
-        """The net without each of the groups that cost something and whose joins keep enough branches.
-
-        One that cannot be taken out stays, and the reader is told why at the first step.
-        """
-        joins, least = find_joins(net), self.goal.keep or 1
-        candidates = []
-        for group in groups:
-            if any(len(joins[path].branches()) <= least for path, _ in group.branches):
-                continue
-            try:
-                smaller = prune(net, self.shape, group.paths).eval()
-            except NetError as reason:
-                if now.removed is None:
-                    observer.note(f"{group.name} stays: {first_line(reason)}")
-                continue
-            macs = count_macs(smaller, (self.data.channels, *self.data.image_size))
-            if macs < now.macs:  # a shortcut that copies costs nothing
-                candidates.append(Candidate(group, smaller, count_parameters(smaller), macs))
-        return candidates
-
-    def _cost(self, loss: float, candidate: Candidate, now: Size) -> float:
-        """What is lost: in all where the branches are counted, else for each MAC that is saved.
-
-        Where nothing is lost, the most that is saved: else a tiny gain by a branch that saves nothing would go first.
-        """
-        if self.goal.keep is not None:
-            return loss
-        lost, saved = loss - now.validation_loss, now.macs - candidate.macs
-        return lost / saved if lost > 0 else -float(saved)
-
-    def _name(self, gone: Sequence[Branch]) -> str:
-        """The argument of the whole net without the branches that are `gone`."""
-        name, options = split_options(self.plan.net)
-        before = options.pop(WITHOUT, None)
-        whole = with_options(name, options)
-        net = self.build(whole)
-        all_gone = {*gone, *(find_branches(net, before.split("+")) if before else ())}
-        joins = find_joins(net)
-        names = []
-        for path, branch in find_branches(net, [f"{path}.{name}".lstrip(".") for path, name in all_gone]):
-            everywhere = all((where, branch) in all_gone for where, join in joins.items() if branch in join.branches())
-            names.append(branch if everywhere else f"{path}.{branch}".lstrip("."))
-        return with_options(whole, {WITHOUT: "+".join(dict.fromkeys(names))})
-
-    def _need_reached(self, sizes: Sequence[Size]) -> None:
-        name, last = short_name(self.plan.net), sizes[-1]
-        if self.goal.macs is not None and last.macs > self.goal.macs * sizes[0].macs:
-            raise NetError(
-                f"--macs is {self.goal.macs:g}, and {name}, which loses the branches that it misses least, comes to "
-                f"{last.macs / sizes[0].macs:.2f} of its MACs with one left in each join: ask for more than that, or "
-                "name the branches that are to go yourself, as in net[without=b5]"
-            )
-        if len(sizes) > 1:
-            return
-        if self.goal.drop is not None:
-            raise NetError(
-                f"{name} loses more than {self.goal.drop:.2%} of validation accuracy without any of the branches "
-                "that it misses least: allow a larger --drop, or keep the net as it is"
-            )
-        raise NetError(f"no branch of {name} can be taken out that costs anything: there is nothing to select")
-
-    def _keep(self, folder: Path, sizes: Sequence[Size], net: nn.Module) -> None:
-        # Weights first: a step whose weights are missing could not be taken up, one that is missing is done again.
-        write_tensors(weights_of(folder, sizes), net.state_dict())
-        self.keep_steps(folder, sizes)
-
-    def _missed(self, sizes: Sequence[Size], net: nn.Module, validation_accuracy: float) -> str | None:
-        """How the trained net fails the goal, in words; None where it does not."""
-        lost = sizes[0].validation_accuracy - validation_accuracy
-        if self.goal.drop is not None and lost > self.goal.drop:
-            return f"trained, it loses {lost:.2%} of validation accuracy, more than the {self.goal.drop:.2%} of --drop"
-        keep = self.goal.keep
-        more = [path or "the join" for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
-        if more:
-            where = more[0] if len(more) == 1 else f"{more[0]} and {len(more) - 1} joins more"
-            return f"more than {keep} branches stay in {where}, since no other could go that costs something"
-        return None
-
-    def finish(self, run: TrainedNet, sizes: Sequence[Size], folder: Path, seconds: float) -> Selection:
-        """The figures before and after: here the test images are read."""
-        after, before = read_result(folder), evaluate_net(run.net.to("cpu", torch.float32), run.model, self.data)
-        assert after.validation_accuracy is not None, "select refuses a training without validation"
-        selection = Selection(
-            whole=self.plan.net,
-            net=after.net,
-            data=self.data.name,
-            seed=self.plan.options.seed,
-            goal=self.goal.words(),
-            sizes=tuple(sizes),
-            worth=_worth(find_groups(run.net, self.each), run.net, sizes),
-            before=Figures(
-                sizes[0].parameters,
-                sizes[0].macs,
-                sizes[0].validation_accuracy,
-                before.accuracy,
-                before.interval,
-            ),
-            after=Figures(
-                after.parameters, after.macs, after.validation_accuracy, after.test_accuracy, after.test_interval
-            ),
-            missed=self._missed(sizes, load_run(folder).net, after.validation_accuracy),
-            steps=sum(size.steps for size in sizes),
-            seconds=seconds,
-            folder=after.folder,
-            report=after.report,
-        )
-        write_json(folder / SELECTION, asdict(selection))
-        return selection
+    if holds(folder, STATE):
+        resume(folder, data=search.data, observer=search.observer)
+    else:
+        options = replace(plan.options, weights=None if weights is None else str(weights))
+        train(net, data=search.data, recipe=plan.recipe, options=options, out=folder, observer=search.observer)
+    return folder
 
 
-def _fingerprint(net: nn.Module) -> str:
-    """The same for the same weights."""
-    found = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+def _shrink(search: Search, folder: Path, steps: Steps, *, whole: nn.Module) -> list[Size]:
+    """Shrink the whole net, or the last size in the folder, and save each size."""
+    sizes = [*_read_steps(folder).sizes]
+    net = copy.deepcopy(whole)
+    if sizes:
+        net = build(search.plan, search.data, sizes[-1].net)
+        load_weights(net, weights_path(folder, sizes))
+        search.observer.note(_line(sizes[-1]))
+    for size, smaller in shrink(search, net, sizes):
+        sizes.append(size)
+        # Weights first: without them the step could not be continued, while a step that is not noted is repeated.
+        write_tensors(weights_path(folder, sizes), smaller.state_dict())
+        write_json(folder / STEPS, asdict(replace(steps, sizes=tuple(sizes))))
+        search.observer.note(_line(size))
+    return sizes
 
 
-def weights_of(folder: Path, sizes: Sequence[Size]) -> Path:
-    """Where the weights of the last of these sizes are."""
+def weights_path(folder: Path, sizes: Sequence[Size]) -> Path:
+    """Return the file with the weights of the last of these sizes."""
     return folder / f"size-{len(sizes) - 1}.safetensors"
 
 
-def _worth(groups: Sequence[Group], whole: nn.Module, sizes: Sequence[Size]) -> tuple[Worth, ...]:
-    """Of the groups that could have gone, the most worthy by removal first."""
-    removed = [size.removed for size in sizes[1:] if size.removed is not None]
-    # For those that are left, what the last step that tried them has found: without which the loss was higher.
-    losses = {tried.group: _last_loss(tried) for size in sizes for tried in size.tried}
-    left = sorted((name for name in sizes[-1].left if name in losses), key=lambda name: -losses[name])
-    weights = {group.name: weight_size(whole, group) for group in groups if group.name in losses}
-    by_weights = sorted(weights, key=lambda name: -(weights[name] or 0.0))
-    by_removal = [*left, *reversed(removed)]
-    return tuple(
-        Worth(name, weights[name], by_weights.index(name) + 1, by_removal.index(name) + 1, name in left)
-        for name in by_removal
-    )
-
-
-def _last_loss(tried: Tried) -> float:
-    loss = tried.loss_at_once if tried.validation_loss is None else tried.validation_loss
-    assert loss is not None, "a group is judged at once, or after fine-tuning"
-    return loss
-
-
-def _words(size: Size) -> str:
-    gone = f"without {size.removed}, " if size.removed else ""
+def _line(size: Size) -> str:
+    removed = f"without {size.removed}, " if size.removed else ""
     return (
-        f"{len(size.left)} left: {gone}validation {size.validation_accuracy:.2%}, loss {size.validation_loss:.4f}, "
+        f"{len(size.left)} left: {removed}validation {size.validation_accuracy:.2%}, loss {size.validation_loss:.4f}, "
         f"{size.macs:,} MACs"
     )
+
+
+def _summarize(search: Search, run: TrainedNet, sizes: Sequence[Size], *, folder: Path, seconds: float) -> Selection:
+    """Compare the net before and after. Only here are the test images read."""
+    result, tested, whole = read_result(folder), evaluate_net(run.net, run.model, search.data), sizes[0]
+    assert result.validation_accuracy is not None, "select refuses a recipe without validation"
+    return Selection(
+        whole=search.plan.net,
+        net=result.net,
+        data=search.data.name,
+        seed=search.plan.options.seed,
+        goal=str(search.goal),
+        sizes=tuple(sizes),
+        worth=rank_groups(search.groups, run.net, sizes),
+        before=Figures(whole.parameters, whole.macs, whole.validation_accuracy, tested.accuracy, tested.interval),
+        after=Figures(
+            result.parameters, result.macs, result.validation_accuracy, result.test_accuracy, result.test_interval
+        ),
+        missed=_shortfall(search.goal, load_run(folder).net, whole.validation_accuracy - result.validation_accuracy),
+        steps=sum(size.steps for size in sizes),
+        seconds=seconds,
+        folder=result.folder,
+        report=result.report,
+    )
+
+
+def _shortfall(goal: Goal, net: nn.Module, lost: float) -> str | None:
+    """Say how the trained net, which has `lost` validation accuracy, falls short of the goal; None if it does not."""
+    if goal.drop is not None and lost > goal.drop:
+        return f"once trained, the net loses {lost:.2%} of validation accuracy, more than the {goal.drop:.2%} of --drop"
+    keep = goal.keep
+    larger = [path or "the join" for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
+    if not larger:
+        return None
+    joins = larger[0] if len(larger) == 1 else f"{larger[0]} and {len(larger) - 1} other joins"
+    return f"more than {keep} branches stay in {joins}: no other branch that costs anything can be removed"

@@ -1,32 +1,74 @@
-"""What `select` is asked and what it comes to, as values."""
+"""The goal of `select` and its result, as values."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from branchwork.errors import RecipeError
 
 
 @dataclass(frozen=True)
-class Tried:
-    """The net without one more `group`, and the loss and accuracy on validation images after brief fine-tuning.
+class Goal:
+    """How far to shrink a net: give exactly one of `keep`, `macs` and `drop`.
 
-    They are None where the loss at once, before any fine-tuning, was already among the higher ones; `loss_at_once` is
-    None where it was not needed, since all were fine-tuned.
+    `keep` is the number of branches left in each join, `macs` a share of the net's MACs, `drop` the validation accuracy
+    that may be lost, a fraction. Branches of the same name in similar joins are removed together; with `each`, every
+    join is decided by itself. Raises `RecipeError` for an impossible goal.
+    """
+
+    keep: int | None = None
+    macs: float | None = None
+    drop: float | None = None
+    each: bool = False
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("keep", "macs", "drop") if getattr(self, name) is not None]
+        if not given:
+            raise RecipeError("a goal needs one of --keep, --macs and --drop")
+        if len(given) > 1:
+            raise RecipeError(f"{' and '.join(f'--{name}' for name in given)} cannot be combined: give one of them")
+        if self.keep is not None and self.keep < 1:
+            raise RecipeError(f"--keep must be at least 1, got {self.keep}")
+        if self.macs is not None and not 0 < self.macs < 1:
+            raise RecipeError(f"--macs must be a share of the net's MACs, above 0 and below 1, got {self.macs:g}")
+        if self.drop is not None and not 0 <= self.drop < 1:
+            raise RecipeError(f"--drop must be at least 0% and below 100%, got {self.drop:%}")
+
+    def __str__(self) -> str:
+        if self.keep is not None:
+            return f"keep {self.keep} branch{'es' * (self.keep > 1)} of each join"
+        if self.macs is not None:
+            return f"at most {self.macs:.0%} of the MACs"
+        return f"at most {self.drop:.2%} of validation accuracy lost"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The net without one more `group`: its cost, and its loss and accuracy on the validation images.
+
+    `loss_at_once` is the loss before any fine-tuning, None if there were so few groups that all were fine-tuned. The
+    other two are those after brief fine-tuning, None if `loss_at_once` was already among the higher ones.
     """
 
     group: str
     parameters: int
     macs: int
-    loss_at_once: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
+    loss_at_once: float | None = None
+    validation_loss: float | None = None
+    validation_accuracy: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """The latest of the two losses."""
+        loss = self.loss_at_once if self.validation_loss is None else self.validation_loss
+        assert loss is not None, "every trial is validated at once or after fine-tuning"
+        return loss
 
 
 @dataclass(frozen=True)
 class Size:
-    """The net at one size: what is `left` in it, and the group that was `removed` last, of those that were `tried`.
+    """The net at one size: the groups `left` in it, and the one that was `removed` last, out of those `tried`.
 
-    Loss and accuracy are those on the validation images, after the brief fine-tuning. `seconds` and `steps` of the
-    optimiser are those since the size before.
+    Loss and accuracy are those on the validation images, after brief fine-tuning. `seconds` and optimiser `steps` count
+    from the size before.
     """
 
     net: str
@@ -38,15 +80,15 @@ class Size:
     validation_accuracy: float
     seconds: float
     steps: int
-    tried: tuple[Tried, ...]
+    tried: tuple[Trial, ...]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """A group of branches that could be taken out, by two measures: rank 1 is the most worthy.
+    """A group of branches that could be removed, ranked by two measures: rank 1 is the most important.
 
-    `weight_size` is the root mean square of its weights in the whole net, None where it has none. `rank_by_removal`
-    goes by how late it was taken out, and for those that are left by the loss without each.
+    `weight_size` is the root mean square of its weights in the whole net, None if it has none. `rank_by_removal` orders
+    the removed groups by how late they went, and those that are left by the loss without them.
     """
 
     group: str
@@ -58,7 +100,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class Figures:
-    """A net before or after. Accuracies are fractions, `test_interval` is the 95% Wilson interval."""
+    """The net before or after. Accuracies are fractions; `test_interval` is the 95% Wilson interval."""
 
     parameters: int
     macs: int
@@ -69,9 +111,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Selection:
-    """What `select` came to; `selection.json` holds it. `folder` is the run of the smaller net, `net` its argument.
+    """The result of `select`, stored as `selection.json`.
 
-    `missed` says how the smaller net, once trained, fails the goal, and is None where it does not.
+    `whole` and `net` are the arguments of the nets before and after, `folder` is the run of the smaller one. `missed`
+    says how that net, once trained, falls short of the goal, and is None if it does not.
     """
 
     whole: str
@@ -88,30 +131,3 @@ class Selection:
     seconds: float
     folder: str
     report: str
-
-
-@dataclass(frozen=True)
-class Goal:
-    """How far to go: so many branches a join, so large a share of the MACs, or so much accuracy lost, a fraction."""
-
-    keep: int | None = None
-    macs: float | None = None
-    drop: float | None = None
-
-    def __post_init__(self) -> None:
-        given = [name for name, value in asdict(self).items() if value is not None]
-        if len(given) != 1:
-            raise RecipeError(f"{' and '.join(f'--{name}' for name in given)} are several goals: give one of them")
-        if self.keep is not None and self.keep < 1:
-            raise RecipeError(f"--keep is {self.keep}, and one branch of each join must be left at least")
-        if self.macs is not None and not 0 < self.macs < 1:
-            raise RecipeError(f"--macs is {self.macs:g}, and it is a share of the net's: above 0 and below 1")
-        if self.drop is not None and not 0 <= self.drop < 1:
-            raise RecipeError(f"--drop is {self.drop:%}, and it is lost accuracy: from 0% up to but not 100%")
-
-    def words(self) -> str:
-        if self.keep is not None:
-            return f"keep {self.keep} branch{'es' * (self.keep > 1)} of each join"
-        if self.macs is not None:
-            return f"at most {self.macs:.0%} of the MACs"
-        return f"at most {self.drop:.2%} of validation accuracy lost"
