@@ -74,7 +74,13 @@ def originals(tmp_path_factory) -> Path:
     with pytest.raises(Interrupted):
         bw.train_seeds(net, seeds=2, out=root / "seeds", observer=Stop(3), **options)
     with pytest.raises(Interrupted):
-        bw.select(root / "whole", keep=1, out=root / "selection", threads=1, observer=Stop(1))
+        bw.select(
+            root / "whole",
+            goal=bw.Goal(keep=1),
+            out=root / "selection",
+            options=bw.Options(threads=1),
+            observer=Stop(1),
+        )
     return root
 
 
@@ -221,7 +227,7 @@ def test_damaged_seeds(originals, damage, data):
 
 @damaged(5)
 def test_a_damaged_selection(originals, damage, data):
-    select = partial(bw.select, originals / "whole", keep=1, threads=1)
+    select = partial(bw.select, originals / "whole", goal=bw.Goal(keep=1), options=bw.Options(threads=1))
     damage(data, originals / "selection", lambda folder: select(out=folder), "s*.*")
 
 

@@ -45,9 +45,9 @@ def select(
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Keep the branches that earn their cost: remove the least valuable, fine-tune, and repeat up to the goal.
+    """Take branches out of a trained net, the least important first, and fine-tune, until the goal is reached.
 
-    Validation images decide. The smaller net is a run that every verb takes. After Ctrl-C, the same command with --out
+    Validation images decide. The result is a run folder like any other. After Ctrl-C, the same command with --out
     continues.
     """
     fraction = None if drop is None else _fraction(drop)
