@@ -44,9 +44,14 @@ def timings(net: str, bench: "Bench") -> dict[str, float]:
 @app.default
 def main(*, json_file: JsonFile) -> None:
     torch.manual_seed(0)
-    small = branchwork.bench("inception", batch_sizes=(1, 256), engines=ENGINES, loads=LOADS)
+    small = branchwork.bench(
+        "inception", options=branchwork.BenchOptions(batch_sizes=(1, 256), engines=ENGINES, loads=LOADS)
+    )
     large = branchwork.bench(
-        "googlenet", batch_sizes=(1,), engines=LARGE_ENGINES, loads=LARGE_LOADS, seconds=LARGE_SECONDS
+        "googlenet",
+        options=branchwork.BenchOptions(
+            batch_sizes=(1,), engines=LARGE_ENGINES, loads=LARGE_LOADS, seconds=LARGE_SECONDS
+        ),
     )
     seconds = timings("inception", small) | timings("GoogLeNet", large)
     write_json(json_file, {name: [took] for name, took in seconds.items()})

@@ -4,8 +4,9 @@ from .blocks import Add as Add, Concat as Concat, InceptionA as InceptionA, Resi
 from .datasets.describe import data as data
 from .datasets.load import load_data as load_data
 from .datasets.pack import pack as pack
-from .deploy.bench import bench as bench
+from .deploy.bench import BenchOptions as BenchOptions, bench as bench
 from .deploy.export import export as export
+from .deploy.shipped import ExportOptions as ExportOptions
 from .errors import BranchworkError as BranchworkError
 from .explaining.attribution import explain_pictures as explain_pictures
 from .explaining.worth import explain as explain

@@ -17,7 +17,7 @@ from branchwork.deploy.engines import Engine, find_engine
 from branchwork.errors import EngineError, NetError
 from branchwork.language import milliseconds
 
-QUICK = {"engines": ("torch",), "precisions": ("fp32",), "batch_sizes": (1, 3), "seconds": 0.02}
+QUICK = bw.BenchOptions(engines=("torch",), precisions=("fp32",), batch_sizes=(1, 3), seconds=0.02)
 
 
 class Small(nn.Module):
@@ -30,7 +30,9 @@ class Small(nn.Module):
 
 
 def test_every_engine_and_precision_is_timed_as_written_and_fused():
-    result = bw.bench(Small(), batch_sizes=(2, 4), seconds=0.01, threads=1, picture=Path("b.png"))
+    result = bw.bench(
+        Small(), picture=Path("b.png"), options=bw.BenchOptions(batch_sizes=(2, 4), seconds=0.01, threads=1)
+    )
     usable = [(engine.name, kind) for engine in result.engines for kind in engine.precisions]
     assert {name for name, _ in usable} == {"torch", "torch.compile", "onnxruntime", "openvino"}
     found = {(row.engine, row.precision, row.fused, row.batch) for row in result.rows}
@@ -101,11 +103,11 @@ def test_a_run_is_timed_at_its_own_size_and_a_net_at_any(run, command):
     assert code == 0 and Path(run.folder, "bench.svg").exists()
     Path(run.folder, "bench.svg").unlink()
     with pytest.raises(NetError, match=r"was trained on images of 1×28×28 and takes no others"):
-        bw.bench(run.folder, input_shape=(3, 28, 28), **QUICK)
-    wide = bw.bench("residual", input_shape=(3, 32, 36), **QUICK)
+        bw.bench(run.folder, input_shape=(3, 28, 28), options=QUICK)
+    wide = bw.bench("residual", input_shape=(3, 32, 36), options=QUICK)
     assert wide.input_shape == (3, 32, 36) and wide.macs > 2_013_184
     net = nn.Sequential(nn.Flatten(), nn.Linear(75, 7))
-    assert bw.bench(net, input_shape=(3, 5, 5), **QUICK).macs == 75 * 7
+    assert bw.bench(net, input_shape=(3, 5, 5), options=QUICK).macs == 75 * 7
 
 
 def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
@@ -116,7 +118,7 @@ def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
     ship = module.ship
     monkeypatch.setattr(module, "ship", wrong)
     with pytest.raises(EngineError, match=r"torch fp32, as written: the logits are not those of the net as written"):
-        bw.bench(Small(), **QUICK)
+        bw.bench(Small(), options=QUICK)
 
 
 def test_loads_are_of_one_file_and_share_the_seconds(monkeypatch):
@@ -133,14 +135,16 @@ def test_loads_are_of_one_file_and_share_the_seconds(monkeypatch):
     )
     monkeypatch.setattr(module, "load", lambda name, what, kind: loaded.append(what) or load(name, what, kind))
     monkeypatch.setattr(module, "take_turns", take)
-    result = bw.bench(Small(), engines=["onnxruntime"], batch_sizes=(1, 3), seconds=0.3, loads=3)
+    result = bw.bench(
+        Small(), options=bw.BenchOptions(engines=["onnxruntime"], batch_sizes=(1, 3), seconds=0.3, loads=3)
+    )
     # As written one file serves both batch sizes, and a fused one each.
     assert len(written) == 3 and len(loaded) == 9 and [loaded.count(path) for path in written] == [3, 3, 3]
     assert [*times.values()] == pytest.approx([0.1] * len(times))
     assert result.loads == 3 and {row.runs for row in result.rows} == {27}
     assert [row.milliseconds for row in result.rows] == pytest.approx([2.6] * 4)
     with pytest.raises(EngineError, match="loads and threads must be at least 1"):
-        bw.bench(Small(), loads=0, **QUICK)
+        bw.bench(Small(), options=dataclasses.replace(QUICK, loads=0))
 
 
 def test_a_net_is_fused_for_each_batch_size(monkeypatch):
@@ -152,7 +156,9 @@ def test_a_net_is_fused_for_each_batch_size(monkeypatch):
 
     ship = module.ship
     monkeypatch.setattr(module, "ship", noted)
-    bw.bench(Small(), engines=["torch"], precisions=["fp32"], batch_sizes=(1, 64), seconds=0.01)
+    bw.bench(
+        Small(), options=bw.BenchOptions(engines=["torch"], precisions=["fp32"], batch_sizes=(1, 64), seconds=0.01)
+    )
     assert made == [("fp32", False, 1), ("fp32", True, 1), ("fp32", True, 64)]
 
 
@@ -165,12 +171,12 @@ def test_an_engine_that_fails_is_named(monkeypatch):
 
     monkeypatch.setattr(module, "load", failing)
     with pytest.raises(EngineError, match=r"torch fp32, as written fails with 1 images \(out of memory\)"):
-        bw.bench(Small(), **QUICK)
+        bw.bench(Small(), options=QUICK)
 
 
 def test_threads_are_as_before_afterwards():
     before = torch.get_num_threads()
-    assert bw.bench(Small(), **QUICK, threads=3).threads == 3
+    assert bw.bench(Small(), options=dataclasses.replace(QUICK, threads=3)).threads == 3
     assert torch.get_num_threads() == before
 
 
@@ -195,9 +201,9 @@ def test_bad_input_is_one_message(arguments, words, refused):
 def test_an_engine_that_is_asked_for_and_missing_is_an_error_and_otherwise_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(EngineError, match="onnxscript is not installed"):
-        bw.bench(Small(), engines=("onnxruntime",))
+        bw.bench(Small(), options=bw.BenchOptions(engines=("onnxruntime",)))
     monkeypatch.setattr(module, "find_engines", lambda: (find_engine("torch"), find_engine("onnxruntime")))
-    result = bw.bench(Small(), batch_sizes=(1,), precisions=("fp32",), seconds=0.01)
+    result = bw.bench(Small(), options=bw.BenchOptions(batch_sizes=(1,), precisions=("fp32",), seconds=0.01))
     assert {row.engine for row in result.rows} == {"torch"}
     assert "onnxscript is not installed" in result.engines[1].problem
 
@@ -205,7 +211,7 @@ def test_an_engine_that_is_asked_for_and_missing_is_an_error_and_otherwise_a_lin
 def test_bf16_on_a_machine_without_it_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(EngineError, match="this processor has no bf16 arithmetic"):
-        bw.bench(Small(), precisions=("bf16",))
+        bw.bench(Small(), options=bw.BenchOptions(precisions=("bf16",)))
 
 
 def test_milliseconds_have_three_digits():

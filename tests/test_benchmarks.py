@@ -188,8 +188,8 @@ def test_the_best_engine_is_chosen_for_each_form_and_batch_size():
 def test_the_times_of_both_nets_are_of_several_loads(tmp_path, monkeypatch):
     asked = {}
 
-    def bench(net, *, loads, **_):
-        asked[net] = loads
+    def bench(net, *, options):
+        asked[net] = options.loads
         return SimpleNamespace(rows=[engine_row("torch", "fp32", True, 1, 2.0 * len(asked))])
 
     monkeypatch.setattr(inference.branchwork, "bench", bench)

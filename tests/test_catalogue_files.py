@@ -5,7 +5,7 @@ import torch
 
 from branchwork.deploy.engines import compare, load
 from branchwork.deploy.formats import FORMATS, write
-from branchwork.deploy.shipped import Shipping, find_deployable
+from branchwork.deploy.shipped import ExportOptions, find_deployable
 
 SHAPE = (1, 28, 28)
 # The smallest of every family: the others are longer rows of the same tables.
@@ -26,7 +26,7 @@ def test_a_file_for_each_engine_gives_what_the_net_gives(name, tmp_path):
         expected = subject.net.eval()(pixels)
     for to in FORMATS:
         path = tmp_path / f"net{FORMATS[to].suffixes[-1]}"
-        write(to, path, subject, Shipping(fused=True), {})
+        write(path, subject, to=to, options=ExportOptions(), metadata={})
         logits = load(FORMATS[to].engine, path, "fp32")(images)
         compared = compare(logits, expected, "fp32")
         assert compared.good, f"{to}: {compared}"

@@ -119,7 +119,8 @@ from torch import nn
 import branchwork
 
 net = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-branchwork.bench(net, batch_sizes=(2,), engines=("openvino",), seconds=0.02)
+options = branchwork.BenchOptions(batch_sizes=(2,), engines=("openvino",), seconds=0.02)
+branchwork.bench(net, options=options)
 gc.collect()
 try:
     signal.raise_signal(signal.SIGINT)

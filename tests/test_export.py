@@ -64,7 +64,7 @@ FORMS = {
 @pytest.mark.parametrize("to", FORMS)
 @pytest.mark.parametrize("kind", ["uint8", "float"])
 def test_a_file_gives_the_logits_of_the_net_in_float64_for_any_number_of_images(copy, sample, to, kind):
-    exported = bw.export(copy, to=to, input=kind, fuse=kind == "uint8")
+    exported = bw.export(copy, to=to, options=bw.ExportOptions(input=kind, fuse=kind == "uint8"))
     name, logits = FORMS[to]
     assert exported.files[-1] == str(copy / name)
     images = sample.test.images[500:650]
@@ -123,7 +123,7 @@ def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
-    bw.export("inception", out=tmp_path / "inception.onnx", batch=1)
+    bw.export("inception", out=tmp_path / "inception.onnx", options=bw.ExportOptions(batch=1))
     onnxruntime.InferenceSession(str(tmp_path / "inception.onnx"), options, providers=["CPUExecutionProvider"])
     nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     if "ReorderOutput" not in nodes:
@@ -135,13 +135,13 @@ def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
 def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
     about = []
     for batch in (1, 256):
-        bw.export("residual", out=tmp_path / f"{batch}.onnx", batch=batch)
+        bw.export("residual", out=tmp_path / f"{batch}.onnx", options=bw.ExportOptions(batch=batch))
         about.append(onnx_about(tmp_path / f"{batch}.onnx")["fused_for"])
     assert about == ["1 at a time", "256 at a time"]
-    bw.export("residual", out=tmp_path / "plain.onnx", fuse=False)
+    bw.export("residual", out=tmp_path / "plain.onnx", options=bw.ExportOptions(fuse=False))
     assert onnx_about(tmp_path / "plain.onnx")["fused_for"] == ""
     with pytest.raises(ExportError, match="batch must be at least 1, got 0"):
-        bw.export("residual", out=tmp_path / "none.onnx", batch=0)
+        bw.export("residual", out=tmp_path / "none.onnx", options=bw.ExportOptions(batch=0))
 
 
 def openvino_about(path) -> dict[str, str]:
@@ -163,7 +163,7 @@ def test_the_metadata_says_the_classes_and_what_the_input_is(copy, to, read):
     with pytest.raises(DataError, match="classes of sample are not those"):
         bw.export(copy, to=to)
     (copy / "model.json").write_text(json.dumps(model))
-    exported = bw.export(copy, to=to, input="float")
+    exported = bw.export(copy, to=to, options=bw.ExportOptions(input="float"))
     about = read(copy / FORMS[to][0])
     assert {key: about[key] for key in ABOUT} == {key: exported.metadata[key] for key in ABOUT}
     assert json.loads(about["classes"]) == list("0123456789") and json.loads(about["input_shape"]) == [1, 28, 28]
@@ -190,7 +190,7 @@ def test_an_onnx_file_names_its_input_and_holds_no_path_of_this_machine(copy):
 @needs_bf16
 @pytest.mark.parametrize("to", ["openvino", "pt2"])
 def test_bf16_is_compared_with_float32_and_its_bar_is_said(copy, sample, to):
-    exported = bw.export(copy, to=to, precision="bf16")
+    exported = bw.export(copy, to=to, options=bw.ExportOptions(precision="bf16"))
     largest = np.abs(in_float64(copy, sample.test.images)).max()
     assert exported.largest_logit == pytest.approx(largest, rel=1e-5)
     assert exported.tolerance == pytest.approx(0.03 * largest, rel=1e-5)
@@ -232,11 +232,11 @@ def test_a_module_is_exported_as_it_is_and_left_so(sample):
 def scaled_by_one_hundredth(write):
     """What a wrong export does: the weights that reach the file are not those of the net."""
 
-    def wrong(name, path, subject, *arguments):
+    def wrong(path, subject, **arguments):
         net = dataclasses.replace(subject, net=bw.load_run("copy").net)
         with torch.no_grad():
             net.net.fc.weight.mul_(1.01)
-        write(name, path, net, *arguments)
+        write(path, net, **arguments)
 
     return wrong
 
@@ -251,7 +251,7 @@ def test_a_file_with_wrong_weights_never_gets_its_name(copy, monkeypatch, to, pr
     if precision == "bf16":  # one part in a hundred is within the bar of bf16; a lost bias is not
         monkeypatch.setattr(module, "compare", lambda *_: compare(torch.zeros(1, 2), torch.ones(1, 2), "bf16"))
     with pytest.raises(ExportError, match=r"is not written: .* logits are not those of"):
-        bw.export(copy, to=to, precision=precision)
+        bw.export(copy, to=to, options=bw.ExportOptions(precision=precision))
     assert sorted(os.listdir(copy)) == before
     monkeypatch.undo()
 
@@ -259,8 +259,8 @@ def test_a_file_with_wrong_weights_never_gets_its_name(copy, monkeypatch, to, pr
 def test_a_file_damaged_before_it_is_tried_never_gets_its_name(copy, monkeypatch):
     import onnx
 
-    def damage(name, path, *arguments, **options):
-        write(name, path, *arguments, **options)
+    def damage(path, *arguments, **options):
+        write(path, *arguments, **options)
         model = onnx.load(path)
         weights = next(tensor for tensor in model.graph.initializer if tensor.name == "net.fc.bias")
         weights.raw_data = (np.frombuffer(weights.raw_data, np.float32) + 0.001).tobytes()
@@ -270,7 +270,7 @@ def test_a_file_damaged_before_it_is_tried_never_gets_its_name(copy, monkeypatch
     monkeypatch.setattr(module, "write", damage)
     (copy / "model.onnx").write_text("an older file")
     with pytest.raises(ExportError, match=r"differ by up to 0\.001, where at most 0\.0001 is allowed"):
-        bw.export(copy, fuse=False, force=True)
+        bw.export(copy, options=bw.ExportOptions(fuse=False, force=True))
     assert (copy / "model.onnx").read_text() == "an older file"
 
 
@@ -337,7 +337,7 @@ def test_a_file_in_the_way_is_left_unless_forced(run, command, refused):
 def test_a_link_is_followed(run):
     Path("real").mkdir()
     Path("link.pt2").symlink_to("real/file.pt2")
-    bw.export(run.folder, to="pt2", out="link.pt2", force=True)
+    bw.export(run.folder, to="pt2", out="link.pt2", options=bw.ExportOptions(force=True))
     assert Path("link.pt2").is_symlink() and Path("real/file.pt2").stat().st_size > 1000
 
 
@@ -357,7 +357,7 @@ def test_options_that_are_not_there(run, refused):
     with pytest.raises(ExportError, match=r"no format called 'onx'\. Did you mean 'onnx'"):
         bw.export(run.folder, to="onx")
     with pytest.raises(ExportError, match="no input 'int8'"):
-        bw.export(run.folder, input="int8")
+        bw.export(run.folder, options=bw.ExportOptions(input="int8"))
     assert "onnx" in refused("export", run.folder, "--to", "onx")
     assert "onnxruntime cannot compute in bf16 here" in refused("export", run.folder, "--precision", "bf16")
     assert os.listdir() == []
@@ -422,7 +422,7 @@ def test_nets_that_no_file_can_hold_are_refused(refused):
         bw.export(Narrow())
     for to in ("onnx", "pt2"):
         with pytest.raises(ExportError, match="TwoAtATime has no graph for any number of images"):
-            bw.export(TwoAtATime(), to=to, fuse=False)
+            bw.export(TwoAtATime(), to=to, options=bw.ExportOptions(fuse=False))
     with pytest.raises(NetError, match="TwoAtATime does not run the same operations on every batch of images"):
         bw.export(TwoAtATime())
     assert "has data-dependent control flow" in refused("export", f"{__file__}:AsksThePixels")
@@ -469,7 +469,7 @@ def test_a_file_that_openvino_cannot_write_is_one_message_and_leaves_nothing(cop
 
 def test_the_data_can_be_named(copy):
     with pytest.raises(EngineError):
-        bw.export(copy, precision="bf16")
+        bw.export(copy, options=bw.ExportOptions(precision="bf16"))
     with pytest.raises(DataError, match="there is no data set called 'digits'"):
         bw.export(copy, data="digits")
     assert bw.export(copy, to="pt2", data="sample").data == "sample"

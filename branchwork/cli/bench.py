@@ -1,6 +1,7 @@
 """branchwork bench"""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,32 +15,39 @@ if TYPE_CHECKING:
     from branchwork.deploy.bench_result import Bench, Timing
 
 
-def bench(
-    net: AnyNet,
-    /,
-    *,
-    batch_sizes: Annotated[tuple[int, ...], SEVERAL, Parameter(help="Batch sizes, such as --batch-sizes 1 32.")] = (
-        1,
-        32,
-        256,
-    ),
+@dataclass(frozen=True)
+class OptionFlags:
+    """The flags of `BenchOptions`."""
+
+    batch_sizes: Annotated[
+        tuple[int, ...],
+        SEVERAL,
+        Parameter(help="Batch sizes, such as --batch-sizes 1 32."),
+    ] = (1, 32, 256)
     engines: Annotated[
         tuple[str, ...] | None,
         SEVERAL,
         Parameter(help="Some of torch, torch.compile, onnxruntime and openvino; by default all that are installed."),
-    ] = None,
+    ] = None
     precisions: Annotated[
         tuple[Literal["fp32", "bf16"], ...] | None,
         SEVERAL,
         Parameter(help="fp32, bf16; by default both if the processor has bf16."),
-    ] = None,
+    ] = None
     seconds: Annotated[
         float, Parameter(help="Time for each engine, precision and batch size, as written and fused.")
-    ] = 1.0,
+    ] = 1.0
     loads: Annotated[
         int, Parameter(help="How often each engine loads the net: its place in memory matters by a few hundredths.")
-    ] = 1,
-    threads: Threads = None,
+    ] = 1
+    threads: Threads = None
+
+
+def bench(
+    net: AnyNet,
+    /,
+    *,
+    options: Annotated[OptionFlags, Parameter(name="*")] = OptionFlags(),
     input_size: Annotated[
         str | None, Parameter(name="--input", help="Channels, height and width, such as 3x32x32; a run has its own.")
     ] = None,
@@ -52,17 +60,13 @@ def bench(
     """Time a net in each inference engine on this machine, as written and fused, in each precision and batch size."""
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.deploy.bench import BenchOptions
     from branchwork.nets.resolve import short_name
 
     picture = picture or (Path(net, "bench.svg") if os.path.isdir(net) else Path(f"{short_name(net)}-bench.svg"))
     result = branchwork.bench(
         net,
-        batch_sizes=batch_sizes,
-        engines=engines,
-        precisions=precisions,
-        seconds=seconds,
-        loads=loads,
-        threads=threads,
+        options=BenchOptions(**vars(options)),
         input_shape=None if input_size is None else parse_image_shape(input_size, "--input"),
         picture=picture,
         observer=Screen(),

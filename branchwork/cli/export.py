@@ -1,5 +1,6 @@
 """branchwork export"""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
     from branchwork.deploy.export import Exported
 
 
+@dataclass(frozen=True)
+class OptionFlags:
+    """The flags of `ExportOptions`."""
+
+    fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True
+    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")] = "fp32"
+    batch: Annotated[int, Parameter(help="With --fuse: the batch size for which the net is fastest.")] = 8
+    input: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
+        "uint8"
+    )
+    force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False
+
+
 def export(
     net: AnyNet,
     /,
@@ -24,19 +38,11 @@ def export(
     out: Annotated[
         Path | None, Parameter(help="The file; by default model.onnx and so on in the run folder, or NET.onnx.")
     ] = None,
-    fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True,
-    precision: Annotated[
-        Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")
-    ] = "fp32",
-    batch: Annotated[int, Parameter(help="With --fuse: the batch size for which the net is fastest.")] = 8,
-    input_type: Annotated[
-        Literal["uint8", "float"], Parameter(name="--input", help="Pixels from 0 to 255, or floats from 0 to 1.")
-    ] = "uint8",
+    options: Annotated[OptionFlags, Parameter(name="*")] = OptionFlags(),
     data: Annotated[
         str | None,
         Parameter(help=f"What the file is tried on: {DATA}; by default what the run was trained on, or sample."),
     ] = None,
-    force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
@@ -46,18 +52,15 @@ def export(
     """
     import branchwork
     from branchwork.cli.progress import Screen
+    from branchwork.deploy.shipped import ExportOptions
 
     exported = branchwork.export(
         net,
         to=to,
         out=out,
-        fuse=fuse,
-        precision=precision,
-        batch=batch,
-        input=input_type,
+        options=ExportOptions(**vars(options)),
         data=data,
         source=source,
-        force=force,
         observer=Screen(),
     )
     deliver(exported, json_file, lambda: _show(exported))

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,33 +20,45 @@ if TYPE_CHECKING:
     from branchwork.inspection.table import Inspection, Row
 
 
+@dataclass(frozen=True)
+class BuildFlags:
+    """How the net is built, and for which images."""
+
+    input: Annotated[
+        str | None,
+        Parameter(help="Channels, height and width, such as 3x32x32, without the batch; the net's by default."),
+    ] = None
+    shortcut: Shortcut = None
+    stem: Stem = None
+
+
+@dataclass(frozen=True)
+class ConvFlags:
+    """One convolution, with a 1×1 convolution before it."""
+
+    conv: Annotated[
+        str | None, Parameter(help="Instead of a net: the input of one convolution, such as 192x28x28.")
+    ] = None
+    kernel: Annotated[int | None, Parameter(help="With --conv: the side of its kernel.")] = None
+    out: Annotated[int | None, Parameter(help="With --conv: its output channels.")] = None
+    through: Annotated[
+        int | None, Parameter(help="With --conv: the output channels of a 1×1 convolution before it.")
+    ] = None
+
+
 def inspect(
     net: Annotated[
         str | None, Parameter(help="A net of the catalogue, one of your own (file.py:Class), or a run folder.")
     ] = None,
     /,
     *,
-    input_size: Annotated[
-        str | None,
-        Parameter(
-            name="--input", help="Channels, height and width, such as 3x32x32, without the batch; the net's by default."
-        ),
-    ] = None,
+    build: Annotated[BuildFlags, Parameter(name="*")] = BuildFlags(),
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Sum the rows by block, by branch or by operation.")
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
-    shortcut: Shortcut = None,
-    stem: Stem = None,
     lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
-    conv: Annotated[
-        str | None, Parameter(help="Instead of a net: the input of one convolution, such as 192x28x28.", group="1×1")
-    ] = None,
-    kernel: Annotated[int | None, Parameter(help="With --conv: the side of its kernel.", group="1×1")] = None,
-    out: Annotated[int | None, Parameter(help="With --conv: its output channels.", group="1×1")] = None,
-    through: Annotated[
-        int | None, Parameter(help="With --conv: the output channels of a 1×1 convolution before it.", group="1×1")
-    ] = None,
+    one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,
 ) -> None:
     """Show every operation of a net: its shape, parameters, MACs, memory, and receptive field.
@@ -54,10 +67,12 @@ def inspect(
     """
     import branchwork
 
-    if conv is not None:
-        if kernel is None or out is None or through is None or (net, input_size, by) != (None, None, None):
+    kernel, out, through = one.kernel, one.out, one.through
+    if one.conv is not None:
+        if kernel is None or out is None or through is None or (net, build.input, by) != (None, None, None):
             raise NetError("--conv needs --kernel, --out and --through, all three, and no net")
-        reduction = branchwork.reduction(parse_image_shape(conv, "--conv"), kernel=kernel, out=out, through=through)
+        shape = parse_image_shape(one.conv, "--conv")
+        reduction = branchwork.reduction(shape, kernel=kernel, out=out, through=through)
         deliver(reduction, json_file, lambda: _show_reduction(reduction))
         return
     if net is None or kernel is not None or out is not None or through is not None:
@@ -66,8 +81,8 @@ def inspect(
         )
     from branchwork.nets.resolve import with_options
 
-    net = with_options(net, {"shortcut": shortcut, "stem": stem})
-    size = None if input_size is None else parse_sizes(input_size, "--input")
+    net = with_options(net, {"shortcut": build.shortcut, "stem": build.stem})
+    size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))

@@ -1,6 +1,7 @@
 """branchwork study"""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,23 @@ from branchwork.language import say
 
 if TYPE_CHECKING:
     from branchwork.studies.design import StudyResult
+
+
+@dataclass(frozen=True)
+class Trainings:
+    """How many trainings, and how they run."""
+
+    seeds: Annotated[
+        int | None,
+        Parameter(help="How many trainings of each net; by default the preset's number."),
+    ] = None
+    seed: Annotated[int, Parameter(help="The first seed.")] = 0
+    workers: Annotated[
+        int | None,
+        Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
+    ] = None
+    threads: Annotated[int, Parameter(help="Threads of each training. The number changes the rounding.")] = 1
+    device: Device = "auto"
 
 
 def study(
@@ -26,20 +44,11 @@ def study(
         str | None,
         Parameter(help=f"{DATA}; by default fashion-mnist for depth and shortcuts, auto for the others."),
     ] = None,
-    seeds: Annotated[
-        int | None, Parameter(help="How many trainings of each net; by default the preset's number.")
-    ] = None,
-    seed: Annotated[int, Parameter(help="The first seed.")] = 0,
+    trainings: Annotated[Trainings, Parameter(name="*")] = Trainings(),
     out: Annotated[
         Path | None,
         Parameter(help="The study's folder; by default studies/NAME-DATA-PRESET. Its finished trainings are kept."),
     ] = None,
-    workers: Annotated[
-        int | None,
-        Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
-    ] = None,
-    threads: Annotated[int, Parameter(help="Threads of each training. The number changes the rounding.")] = 1,
-    device: Device = "auto",
     language: Annotated[Literal["en", "zh"] | None, Parameter(help="Language of the answer and its report.")] = None,
     json_file: Json = None,
 ) -> None:
@@ -57,9 +66,11 @@ def study(
         name,
         preset=preset,
         data=data,
-        seeds=seeds,
+        seeds=trainings.seeds,
         out=out,
-        options=StudyOptions(seed=seed, workers=workers, threads=threads, device=device),
+        options=StudyOptions(
+            seed=trainings.seed, workers=trainings.workers, threads=trainings.threads, device=trainings.device
+        ),
         observer=Screen(),
     )
     deliver(result, json_file, lambda: _show(result))

@@ -1,6 +1,7 @@
 """branchwork train"""
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -34,28 +35,56 @@ else:
     RecipeFlags, OptionFlags = _flags("RecipeFlags", Recipe), _flags("OptionFlags", Options)
 
 
-def train(
-    net: Annotated[str | None, Parameter(help="A net of the catalogue, or one of your own: file.py:Class.")] = None,
-    /,
-    *,
-    data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be fetched.")] = None,
+@dataclass(frozen=True)
+class DataFlags:
+    """The images that are trained on."""
+
+    data: Annotated[str | None, Parameter(help=f"{DATA} (the default): MNIST if it can be fetched.")] = None
+    source: Source = None
+    size: Size = None
+    fit: Fit = None
+
+
+@dataclass(frozen=True)
+class RecipeFiles:
+    """The recipe that the flags of single fields change."""
+
     recipe: Annotated[
         Literal["fast", "course", "best", "photos", "digits"] | None,
         Parameter(
             help="fast (the default), course (the lecture's), best (minutes), or for nets with batch norms photos or "
             "digits; the flags below change single fields."
         ),
-    ] = None,
-    config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None,
-    seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None,
-    out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None,
-    resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None,
-    shortcut: Shortcut = None,
-    stem: Stem = None,
-    source: Source = None,
-    size: Size = None,
-    fit: Fit = None,
-    json_file: Json = None,
+    ] = None
+    config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """How many runs, and their files."""
+
+    seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None
+    out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None
+    resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None
+    json_file: Json = None
+
+
+@dataclass(frozen=True)
+class BlockFlags:
+    """How the blocks of the net are built."""
+
+    shortcut: Shortcut = None
+    stem: Stem = None
+
+
+def train(
+    net: Annotated[str | None, Parameter(help="A net of the catalogue, or one of your own: file.py:Class.")] = None,
+    /,
+    *,
+    images: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),
+    start: Annotated[RecipeFiles, Parameter(name="*")] = RecipeFiles(),
+    run: Annotated[RunFlags, Parameter(name="*")] = RunFlags(),
+    blocks: Annotated[BlockFlags, Parameter(name="*")] = BlockFlags(),
     options: Annotated[OptionFlags, Parameter(name="*", group="How to run")] = None,
     changes: Annotated[RecipeFlags, Parameter(name="*", group="Recipe")] = None,
 ) -> None:
@@ -64,10 +93,10 @@ def train(
     Ctrl-C saves, and --resume continues to the same weights, bit for bit.
     """
     recipe_flags, option_flags = _given(changes), _given(options)
-    if resume is not None:
-        others = {**option_flags, "out": out, **recipe_flags, "NET": net, "data": data, "recipe": recipe}
-        others |= {"config": config, "seeds": seeds, "shortcut": shortcut, "stem": stem, "size": size, "fit": fit}
-        _resume(resume, [key for key, value in others.items() if value is not None], source, json_file)
+    if run.resume is not None:
+        others = option_flags | recipe_flags | ({} if net is None else {"NET": net})
+        others |= _given(images) | _given(start) | _given(run) | _given(blocks)
+        _resume(run, images.source, [name for name in others if name not in ("resume", "source", "json_file")])
         return
     if net is None:
         raise RecipeError("name the net to train: branchwork train inception, or a run to continue: --resume RUN")
@@ -78,36 +107,43 @@ def train(
     from branchwork.observer import Observer
     from branchwork.training.processes import joined
 
-    net = with_options(net, {"shortcut": shortcut, "stem": stem})
+    net = with_options(net, vars(blocks))
     with joined() as processes:
         screen = Screen() if processes.first else Observer()
 
         def prepare() -> "tuple[DataSet, Recipe]":
             data_set = branchwork.load_data(
-                data or "auto", source=source, size=parse_size(size), fit=fit, observer=screen
+                images.data or "auto",
+                source=images.source,
+                size=parse_size(images.size),
+                fit=images.fit,
+                observer=screen,
             )
-            chosen = RECIPES[recipe or "fast"](net, len(data_set.train))
-            changed = chosen.but(recipe_flags) if config is None else read_recipe(config, chosen, recipe_flags)
-            return data_set, changed
+            chosen = RECIPES[start.recipe or "fast"](net, len(data_set.train))
+            if start.config is not None:
+                return data_set, read_recipe(start.config, chosen, recipe_flags)
+            return data_set, chosen.but(recipe_flags)
 
         data_set, chosen = processes.together(prepare)
         settings: dict[str, Any] = {
-            "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": out, "observer": screen,
+            "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": run.out, "observer": screen,
         }  # fmt: skip
-        if seeds is not None:
-            several = branchwork.train_seeds(net, seeds=seeds, **settings)
-            deliver(several, json_file, lambda: _show_seeds(several))
+        if run.seeds is not None:
+            several = branchwork.train_seeds(net, seeds=run.seeds, **settings)
+            deliver(several, run.json_file, lambda: _show_seeds(several))
             return
         result = branchwork.train(net, **settings)
         if processes.first:
-            deliver(result, json_file, lambda: show_results((result,)))
+            deliver(result, run.json_file, lambda: show_results((result,)))
 
 
 def _given(flags: Any) -> dict[str, Any]:
     return {} if flags is None else {key: value for key, value in vars(flags).items() if value is not None}
 
 
-def _resume(folder: Path, others: list[str], source: Path | None, json_file: Path | None) -> None:
+def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
+    folder = run.resume
+    assert folder is not None
     if others:
         names = ", ".join(key if key == "NET" else f"--{key.replace('_', '-')}" for key in others)
         raise RecipeError(f"--resume takes everything from {folder}: leave out {names}")
@@ -119,12 +155,12 @@ def _resume(folder: Path, others: list[str], source: Path | None, json_file: Pat
 
     if holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, observer=Screen())
-        deliver(several, json_file, lambda: _show_seeds(several))
+        deliver(several, run.json_file, lambda: _show_seeds(several))
     else:
         with joined() as processes:
             result = branchwork.resume(folder, source=source, observer=Screen() if processes.first else None)
             if processes.first:
-                deliver(result, json_file, lambda: show_results((result,)))
+                deliver(result, run.json_file, lambda: show_results((result,)))
 
 
 def _show_seeds(several: "SeedsResult") -> None:

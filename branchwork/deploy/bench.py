@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.deploy.bench_result import Bench, Timing, draw_bench
-from branchwork.deploy.engines import Engine, Runner, compare, find_engines, find_package, load, need_engine
+from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_engines, find_package, load, need_engine
 from branchwork.deploy.formats import FORMATS, write
-from branchwork.deploy.shipped import Deployable, Shape, Shipping, find_deployable, ship
+from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending
 from branchwork.observer import Observer
@@ -34,12 +34,35 @@ SETTLE = 0.01
 SIDE = 1024
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What `bench` times, and for how long. Raises `EngineError` for an impossible value.
+
+    `engines` and `precisions` are by default all that this machine has; `threads` is by default torch's number. Each
+    combination is timed for `seconds`, shared by `loads` loads of the net: where a net lies in memory changes its time
+    by a few hundredths.
+    """
+
+    batch_sizes: Sequence[int] = (1, 32, 256)
+    engines: Sequence[str] | None = None
+    precisions: Sequence[Precision] | None = None
+    seconds: float = 1.0
+    loads: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = (*self.batch_sizes, self.loads, 1 if self.threads is None else self.threads)
+        if not self.batch_sizes or min(counts) < 1 or not self.seconds > 0:
+            raise EngineError("batch sizes, loads and threads must be at least 1, and seconds above 0")
+        check_threads(self.threads, EngineError)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One way to run the net."""
 
     engine: str
-    precision: str
+    precision: Precision
     fused: bool
 
     def __str__(self) -> str:
@@ -49,12 +72,7 @@ class Candidate:
 def bench(
     net: str | Path | nn.Module,
     *,
-    batch_sizes: Sequence[int] = (1, 32, 256),
-    engines: Sequence[str] | None = None,
-    precisions: Sequence[str] | None = None,
-    seconds: float = 1.0,
-    loads: int = 1,
-    threads: int | None = None,
+    options: BenchOptions | None = None,
     input_shape: Shape | None = None,
     picture: Path | None = None,
     observer: Observer | None = None,
@@ -62,22 +80,16 @@ def bench(
     """Time `net` on this machine: each engine, precision and batch size, as written and fused, in turns.
 
     `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module. Images are uint8 noise of
-    `input_shape`, by default that of the run or the net, or 1×28×28. `engines` and `precisions` are by default all that
-    this machine has; `threads` is by default torch's number. Each combination is timed for `seconds`, shared by `loads`
-    loads of the net: where a net lies in memory changes its time by a few hundredths. With `picture`, the times are
-    drawn into that file.
+    `input_shape`, by default that of the run or the net, or 1×28×28. With `picture`, the times are drawn into that
+    file.
 
     Raises `EngineError` if a named engine or precision is missing, and if an engine's float32 logits are not those of
     the net as written.
     """
-    observer = observer or Observer()
-    sizes = tuple(dict.fromkeys(batch_sizes))
-    if not sizes or min(sizes) < 1 or not seconds > 0 or loads < 1 or (threads is not None and threads < 1):
-        raise EngineError("batch sizes, loads and threads must be at least 1, and seconds above 0")
-    check_threads(threads, EngineError)
+    options, observer = options or BenchOptions(), observer or Observer()
     if picture is not None:
         check_ending(picture, EngineError)
-    chosen, kinds = _choose(engines, precisions)
+    chosen, kinds = _choose(options)
     subject = find_deployable(net, input_shape=input_shape)
     subject.need_fixed_graph()
     candidates = [
@@ -88,20 +100,21 @@ def bench(
         if precision in kinds
         for fused in (False, True)
     ]
-    with using_threads(threads or torch.get_num_threads()):
-        rows, ceilings = _measure(subject, candidates, sizes, seconds, loads, observer)
+    with using_threads(options.threads or torch.get_num_threads()):
+        rows, ceilings = _measure(subject, candidates, options=options, observer=observer)
+        smallest = min(options.batch_sizes)
         result = Bench(
             net=subject.name,
             input_shape=subject.input_shape,
             parameters=subject.trace.parameters,
             macs=subject.trace.macs,
             threads=torch.get_num_threads(),
-            seconds=seconds,
-            loads=loads,
+            seconds=options.seconds,
+            loads=options.loads,
             engines=chosen,
             ceilings=ceilings,
             rows=rows,
-            latency=min((row for row in rows if row.batch == min(sizes)), key=lambda row: row.milliseconds),
+            latency=min((row for row in rows if row.batch == smallest), key=lambda row: row.milliseconds),
             throughput=max(rows, key=lambda row: row.images_per_second),
             machine=machine(),
             versions=versions(),
@@ -112,10 +125,9 @@ def bench(
     return result
 
 
-def _choose(
-    names: Sequence[str] | None, precisions: Sequence[str] | None
-) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
+def _choose(options: BenchOptions) -> tuple[tuple[Engine, ...], tuple[str, ...]]:
     """Return the engines and the precisions. Unusable engines are included unless engines are named."""
+    names, precisions = options.engines, options.precisions
     if names is None:
         engines = tuple(map(_with_exporter, find_engines()))
     else:
@@ -138,14 +150,10 @@ def _with_exporter(engine: Engine) -> Engine:
 
 
 def _measure(
-    subject: Deployable,
-    candidates: Sequence[Candidate],
-    sizes: Sequence[int],
-    seconds: float,
-    loads: int,
-    observer: Observer,
+    subject: Deployable, candidates: Sequence[Candidate], *, options: BenchOptions, observer: Observer
 ) -> tuple[tuple[Timing, ...], dict[str, float]]:
     """Return a row for each candidate and batch size, and the ceilings."""
+    sizes = tuple(dict.fromkeys(options.batch_sizes))
     shape = (max(sizes), *subject.input_shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = predict_logits(subject.net, images, subject.model)
@@ -157,20 +165,20 @@ def _measure(
             runners: list[Runner] = []
             for size in sizes:
                 if not runners or candidate.fused:  # which fused net is cheapest depends on the batch size
-                    prepared = _prepare(candidate, size, subject, Path(folder))
-                    runners = [load(candidate.engine, prepared, candidate.precision) for _ in range(loads)]
-                differences[candidate, size] = _check(candidate, runners[0], images[:size], expected[:size])
+                    prepared = _prepare(candidate, subject, Path(folder), batch=size)
+                    runners = [load(candidate.engine, prepared, candidate.precision) for _ in range(options.loads)]
+                differences[candidate, size] = _check(candidate, runners[0], images[:size], expected=expected[:size])
                 for number, runner in enumerate(runners):
                     runs[candidate, size, number] = partial(runner.run, runner.take(images[:size]))
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
         runs |= {kind: product for kind, (product, _) in products.items()}
-        observer.note(f"timing {len(differences)} combinations, {seconds:g} s each")
-        times = take_turns(runs, seconds / loads)
+        observer.note(f"timing {len(differences)} combinations, {options.seconds:g} s each")
+        times = take_turns(runs, options.seconds / options.loads)
     # The best run, not the median: a ceiling is what the machine can do undisturbed.
-    ceilings = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
+    ceilings: dict[str, float] = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
     rows = []
     for candidate, size in differences:
-        of_loads = list(chain.from_iterable(times[candidate, size, number] for number in range(loads)))
+        of_loads = list(chain.from_iterable(times[candidate, size, number] for number in range(options.loads)))
         lower, median, upper = statistics.quantiles(of_loads, n=4, method="inclusive")
         speed = size * subject.trace.macs / median
         rows.append(
@@ -191,21 +199,21 @@ def _measure(
     return tuple(rows), ceilings
 
 
-def _prepare(candidate: Candidate, batch: int, subject: Deployable, folder: Path) -> Path | nn.Module:
+def _prepare(candidate: Candidate, subject: Deployable, folder: Path, *, batch: int) -> Path | nn.Module:
     """Return what `export` would write for such batches; for torch's engines, the module itself."""
-    shipping = Shipping(candidate.fused, candidate.precision, batch=batch)
+    options = ExportOptions(fuse=candidate.fused, precision=candidate.precision, batch=batch)
     file_format = next((entry for entry in FORMATS.values() if entry.engine == candidate.engine), None)
     if file_format is None or not file_format.packages:
-        return ship(subject, shipping)
+        return ship(subject, options)
     # Only a fused file depends on the precision: engines read float32.
     stem = f"{candidate.precision}-{batch}" if candidate.fused else "written"
     path = folder / f"{candidate.engine}-{stem}{file_format.suffixes[-1]}"
     if not path.exists():
-        write(file_format.name, path, subject, shipping, metadata={})
+        write(path, subject, to=file_format.name, options=options, metadata={})
     return path
 
 
-def _check(candidate: Candidate, runner: Runner, images: Tensor, expected: Tensor) -> float:
+def _check(candidate: Candidate, runner: Runner, images: Tensor, *, expected: Tensor) -> float:
     """Return the largest difference of a logit. Raises `EngineError` if the engine fails or is wrong in float32."""
     try:
         logits = runner(images)

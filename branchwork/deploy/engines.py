@@ -22,6 +22,7 @@ from branchwork.training.infer import pick_precision
 from branchwork.training.machine import compiler_problem
 
 Pixels = Literal["uint8", "float"]
+Precision = Literal["fp32", "bf16"]
 
 # The oldest versions that the tests were run with, as in the extra `deploy` of pyproject.toml.
 FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
@@ -69,7 +70,7 @@ class Engine:
 
     name: str
     version: str | None
-    precisions: tuple[str, ...]
+    precisions: tuple[Precision, ...]
     problem: str | None
 
 
@@ -82,7 +83,9 @@ def find_engine(name: str) -> Engine:
     """Return the engine `name`, with a `problem` if it cannot be used. Raises `EngineError` for an unknown name."""
     if name not in _LOADERS:
         raise EngineError(f"there is no engine called {name!r}.{nearest(name, _LOADERS)}")
-    native = ("fp32", "bf16") if pick_precision("auto", torch.device("cpu")) == "bf16" else ("fp32",)
+    native: tuple[Precision, ...] = (
+        ("fp32", "bf16") if pick_precision("auto", torch.device("cpu")) == "bf16" else ("fp32",)
+    )
     if name == "torch":
         return Engine(name, torch.__version__, native, None)
     if name == "torch.compile":

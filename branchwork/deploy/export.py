@@ -15,14 +15,13 @@ from branchwork.datasets.load import load_data
 from branchwork.deploy.engines import (
     OPENVINO_PRECISION,
     Comparison,
-    Pixels,
     compare,
     load,
     need_engine,
     run_in_batches,
 )
 from branchwork.deploy.formats import FORMATS, Format, write
-from branchwork.deploy.shipped import BATCH, Deployable, Shipping, find_deployable
+from branchwork.deploy.shipped import Deployable, ExportOptions, find_deployable
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
 from branchwork.language import enumerated, listed, times
@@ -76,39 +75,30 @@ def export(
     *,
     to: Literal["onnx", "openvino", "pt2"] = "onnx",
     out: str | Path | None = None,
-    fuse: bool = True,
-    precision: Literal["fp32", "bf16"] = "fp32",
-    batch: int = BATCH,
-    input: Pixels = "uint8",
+    options: ExportOptions | None = None,
     data: str | None = None,
     source: Path | None = None,
-    force: bool = False,
     observer: Observer | None = None,
 ) -> Exported:
     """Write `net`, a run folder, a name in `NETS`, a script's `file.py:Class` or a module, for an inference engine.
 
     The file takes any number of raw images N×C×H×W, `uint8` or `float` in [0, 1], and returns logits float32 N×K; its
     metadata describe classes and input. `out` is by default `model` in the run folder, or the net's name, with the
-    suffix of the format (`.onnx`; `.xml`, beside a `.bin`; `.pt2`); an existing file is only replaced with `force`.
-    With `fuse`, it holds an equal net, the cheapest for batches of `batch` images. A net without a run has weights of
-    seed 0, unless it is a module, and the images, classes and normalisation of `data`.
+    suffix of the format (`.onnx`; `.xml`, beside a `.bin`; `.pt2`). A net without a run has weights of seed 0, unless
+    it is a module, and the images, classes and normalisation of `data`.
 
     The engine runs the file on 1,000 test images of `data`, by default what the run was trained on, otherwise the
     sample's digits in the net's input size. It appears only if its logits are those of the net as written. Raises
     `ExportError` if not, or if it cannot be written; `EngineError` for a missing engine; `NetError` for a net whose
     operations depend on the pixels.
     """
-    observer = observer or Observer()
+    options, observer = options or ExportOptions(), observer or Observer()
     if to not in FORMATS:
         raise ExportError(f"there is no format called {to!r}.{nearest(to, FORMATS)}")
-    if batch < 1:
-        raise ExportError(f"batch must be at least 1, got {batch}: it is the number of images at a time")
-    if input not in ("uint8", "float"):
-        raise ExportError(f"there is no input {input!r}.{nearest(input, ('uint8', 'float'))}")
     file_format = FORMATS[to]
-    engine = need_engine(file_format.engine, precision)
+    engine = need_engine(file_format.engine, options.precision)
     if out is not None:
-        _check_path(Path(out), file_format, force)
+        _check_path(Path(out), file_format, options.force)
     named_data = None if data is None or is_run(net) else load_data(data, source=source, observer=observer)
     subject = find_deployable(net, data=named_data)
     if out is None:
@@ -116,7 +106,7 @@ def export(
         path = folder / f"{stem}{file_format.suffixes[-1]}"
     else:
         path = Path(out)
-    _check_path(path, file_format, force)
+    _check_path(path, file_format, options.force)
     model = subject.model
     if subject.folder is None:
         weights = "its own weights" if isinstance(net, nn.Module) else "weights of seed 0, untrained"
@@ -125,15 +115,14 @@ def export(
         data_set = named_data or _resized_sample(model, source)
     else:
         data_set = load_for(model, data, source, observer)
-    shipping = Shipping(fuse, precision, input, batch)
-    metadata = _describe(subject, data_set, shipping)
+    metadata = _describe(subject, data_set, options)
     if to == "openvino":
-        metadata["compile_with"] = json.dumps(OPENVINO_PRECISION[precision])
+        metadata["compile_with"] = json.dumps(OPENVINO_PRECISION[options.precision])
     with folder_beside(path, error=ExportError) as folder:
         part = folder / path.name
-        write(to, part, subject, shipping, metadata)
+        write(part, subject, to=to, options=options, metadata=metadata)
         try:
-            comparison = _try(part, file_format.engine, subject, data_set, shipping)
+            comparison = _try(part, subject, data_set, to=to, options=options)
         except ExportError as reason:
             raise ExportError(f"{path} is not written: {reason}") from reason
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in file_format.suffixes]
@@ -145,11 +134,11 @@ def export(
         bytes=sum(target.stat().st_size for _, target in moves),
         engine=engine.name,
         engine_version=str(engine.version),
-        precision=precision,
-        input=input,
+        precision=options.precision,
+        input=options.input,
         input_shape=subject.input_shape,
         classes=model.classes,
-        fused=fuse,
+        fused=options.fuse,
         trained=subject.folder is not None,
         data=data_set.name,
         images=comparison.images,
@@ -180,17 +169,18 @@ def _resized_sample(model: Model, source: Path | None) -> DataSet:
     return replace(sample, test=Split(images, sample.test.labels[:IMAGES]))
 
 
-def _try(part: Path, engine: str, subject: Deployable, data: DataSet, shipping: Shipping) -> Comparison:
+def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: ExportOptions) -> Comparison:
     """Run the file in its engine. Raises `ExportError` if its logits are not those of the net as written."""
+    engine = FORMATS[to].engine
     images = data.test.images[:IMAGES]
     expected = predict_logits(subject.net, images, subject.model)
     try:
-        logits = run_in_batches(load(engine, part, shipping.precision), images, shipping.pixels)
+        logits = run_in_batches(load(engine, part, options.precision), images, options.input)
     except Exception as reason:  # each engine has its own errors
         raise ExportError(f"{engine} cannot run it: {first_line(reason)}") from reason
-    comparison = compare(logits, expected, shipping.precision)
+    comparison = compare(logits, expected, options.precision)
     if not comparison.good:
-        remedy = "--precision fp32" if shipping.precision == "bf16" else "--no-fuse, if it is fused,"
+        remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse, if it is fused,"
         raise ExportError(
             f"in {engine} its logits are not those of {subject.name} as written. On {comparison.images:,} test images "
             f"of {data.name} they differ by up to {comparison.difference:.2g}, where at most "
@@ -200,9 +190,9 @@ def _try(part: Path, engine: str, subject: Deployable, data: DataSet, shipping: 
     return comparison
 
 
-def _describe(subject: Deployable, data: DataSet, shipping: Shipping) -> dict[str, str]:
+def _describe(subject: Deployable, data: DataSet, options: ExportOptions) -> dict[str, str]:
     """Return the metadata as text, the one type that every format can hold; lists are JSON."""
-    model, is_uint8 = subject.model, shipping.pixels == "uint8"
+    model, is_uint8 = subject.model, options.input == "uint8"
     pixels = "uint8, 0 to 255" if is_uint8 else "float32, 0 to 1"
     return {
         "net": subject.name,
@@ -214,9 +204,9 @@ def _describe(subject: Deployable, data: DataSet, shipping: Shipping) -> dict[st
         "mean": json.dumps(model.mean),
         "std": json.dumps(model.std),
         "pictures": model.pictures,
-        "precision": shipping.precision,
-        "fused": json.dumps(shipping.fused),
-        "fused_for": f"{shipping.batch} at a time" if shipping.fused else "",
+        "precision": options.precision,
+        "fused": json.dumps(options.fuse),
+        "fused_for": f"{options.batch} at a time" if options.fuse else "",
         "trained_on": model.data if subject.folder is not None else "",
         "compared_on": data.name,
         "versions": json.dumps(versions()),

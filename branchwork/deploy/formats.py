@@ -5,22 +5,30 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from branchwork.deploy.engines import import_openvino, need_package, quiet_torch
-from branchwork.deploy.shipped import Deployable, Shipping, ship
+from branchwork.deploy.shipped import Deployable, ExportOptions, ship
 from branchwork.errors import ExportError, first_line
 from branchwork.files import write_whole
 
 # The key under which a .pt2 file and an OpenVINO model hold the metadata.
 METADATA = "branchwork"
+
+
+class Writer(Protocol):
+    """Writes a file of one format."""
+
+    def __call__(
+        self, path: Path, subject: Deployable, *, options: ExportOptions, metadata: dict[str, str]
+    ) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -31,18 +39,18 @@ class Format:
     engine: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Callable[[Path, Deployable, Shipping, dict[str, str]], None]
+    write: Writer
 
 
-def write(name: str, path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
-    """Write a file of the format `name` to `path`, which has its last suffix. Raises `EngineError` or `ExportError`."""
-    for package in FORMATS[name].packages:
+def write(path: Path, subject: Deployable, *, to: str, options: ExportOptions, metadata: dict[str, str]) -> None:
+    """Write a file of the format `to`, whose last suffix `path` has. Raises `EngineError` or `ExportError`."""
+    for package in FORMATS[to].packages:
         need_package(package)
-    FORMATS[name].write(path, subject, shipping, metadata)
+    FORMATS[to].write(path, subject, options=options, metadata=metadata)
 
 
-def _write_pt2(path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
-    program = _export_program(ship(subject, shipping), subject, shipping)
+def _write_pt2(path: Path, subject: Deployable, *, options: ExportOptions, metadata: dict[str, str]) -> None:
+    program = _export_program(ship(subject, options), subject, options)
     content = io.BytesIO()
     with quiet_torch():
         torch.export.save(program, content, extra_files={METADATA: json.dumps(metadata, ensure_ascii=False)})
@@ -50,10 +58,15 @@ def _write_pt2(path: Path, subject: Deployable, shipping: Shipping, metadata: di
 
 
 def _write_onnx(
-    path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str], engine: str = "onnxruntime"
+    path: Path,
+    subject: Deployable,
+    *,
+    options: ExportOptions,
+    metadata: dict[str, str],
+    engine: str = "onnxruntime",
 ) -> None:
     # Not the module: without a graph for any number of images, this exporter silently makes one for two.
-    program = _export_program(ship(subject, shipping, engine=engine), subject, shipping)
+    program = _export_program(ship(subject, options, engine=engine), subject, options)
     with quiet_torch(), _quiet_onnx():
         try:
             exported = torch.onnx.export(
@@ -87,11 +100,11 @@ def _name_batch(graph: Any) -> None:
         del node.metadata_props[:]
 
 
-def _write_openvino(path: Path, subject: Deployable, shipping: Shipping, metadata: dict[str, str]) -> None:
+def _write_openvino(path: Path, subject: Deployable, *, options: ExportOptions, metadata: dict[str, str]) -> None:
     openvino = import_openvino()
     # By way of ONNX, since OpenVINO reads torch's programs with a separate tool.
     onnx_file = path.with_suffix(".onnx")
-    _write_onnx(onnx_file, subject, shipping, {}, "openvino")
+    _write_onnx(onnx_file, subject, options=options, metadata={}, engine="openvino")
     model = openvino.Core().read_model(onnx_file)
     for key, value in metadata.items():
         model.set_rt_info(value, [METADATA, key])
@@ -112,10 +125,10 @@ FORMATS = {
 }
 
 
-def _export_program(shipped: nn.Module, subject: Deployable, shipping: Shipping) -> torch.export.ExportedProgram:
+def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOptions) -> torch.export.ExportedProgram:
     """Return the graph of `shipped` for any number of images. Raises `ExportError` if there is none."""
     # Two black images: torch would take a batch of one for a constant.
-    dtype = torch.uint8 if shipping.pixels == "uint8" else torch.float32
+    dtype = torch.uint8 if options.input == "uint8" else torch.float32
     images = torch.zeros(2, *subject.input_shape, dtype=dtype)
     with torch.no_grad(), quiet_torch():
         try:

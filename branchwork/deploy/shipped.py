@@ -4,14 +4,15 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
-from branchwork.deploy.engines import Pixels
-from branchwork.errors import NetError
+from branchwork.deploy.engines import Pixels, Precision
+from branchwork.errors import ExportError, NetError, nearest
 from branchwork.fusing.fuse import fuse
 from branchwork.graph.program import Graph
 from branchwork.graph.read import read
@@ -25,9 +26,6 @@ from branchwork.training.run import Model, check_output
 from branchwork.training.subject import is_run, resolve
 
 Shape = tuple[int, int, int]
-
-# The batch size that a file is fused for by default.
-BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,9 @@ class Normalise(nn.Module):
 class Shipped(nn.Module):
     """A net that takes raw images N×C×H×W, uint8 or floats in [0, 1], and returns logits float32 N×K."""
 
-    def __init__(self, normalise: nn.Module, net: nn.Module, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    def __init__(
+        self, normalise: nn.Module, net: nn.Module, *, dtype: torch.dtype, layout: torch.memory_format
+    ) -> None:
         super().__init__()
         self.normalise = normalise
         self.net = net
@@ -145,26 +145,38 @@ class Shipped(nn.Module):
         return logits.float()
 
 
-@dataclass(frozen=True)
-class Shipping:
-    """How to ship a net: fused, for batches of `batch` images, or as written; its precision; and its input."""
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to write a net into a file. Raises `ExportError` for an impossible value.
 
-    fused: bool
-    precision: str = "fp32"
-    pixels: Pixels = "uint8"
-    batch: int = BATCH
+    With `fuse`, the file holds an equal net, the cheapest for batches of `batch` images. The engine computes in
+    `precision`. `input` is `uint8`, pixels from 0 to 255, or `float`, from 0 to 1. Only with `force` are existing files
+    replaced.
+    """
+
+    fuse: bool = True
+    precision: Precision = "fp32"
+    batch: int = 8
+    input: Pixels = "uint8"
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ExportError(f"batch must be at least 1, got {self.batch}: it is the number of images at a time")
+        if self.input not in get_args(Pixels):
+            raise ExportError(f"there is no input {self.input!r}.{nearest(self.input, get_args(Pixels))}")
 
 
-def ship(subject: Deployable, shipping: Shipping, *, engine: str | None = None) -> Shipped:
+def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = None) -> Shipped:
     """Return a copy of the subject's net that contains the normalisation.
 
     Without `engine` it is for torch: weights in the precision, and images channels_last (faster) if the net allows it.
     With `engine` it is for an engine that reads float32 and computes in the precision by itself.
     """
     net: nn.Module = eval_copy(subject.net)
-    normalise: nn.Module = Normalise(subject.model, white=255 if shipping.pixels == "uint8" else 1)
-    if shipping.fused:
-        fuse_for = partial(fuse, batch=shipping.batch, precision=shipping.precision, engine=engine)
+    normalise: nn.Module = Normalise(subject.model, white=255 if options.input == "uint8" else 1)
+    if options.fuse:
+        fuse_for = partial(fuse, batch=options.batch, precision=options.precision, engine=engine)
         try:
             net = fuse_for(nn.Sequential(normalise, net).eval(), subject.input_shape).eval()
         except NetError:
@@ -173,6 +185,6 @@ def ship(subject: Deployable, shipping: Shipping, *, engine: str | None = None) 
             raise
         normalise = nn.Identity()
     layout = torch.contiguous_format if engine else pick_layout(net, subject.model)
-    dtype = DTYPES["fp32" if engine else shipping.precision]
-    shipped = Shipped(normalise, net.to(dtype).to(memory_format=layout), dtype, layout)  # type: ignore[call-overload]
+    dtype = DTYPES["fp32" if engine else options.precision]
+    shipped = Shipped(normalise, net.to(dtype).to(memory_format=layout), dtype=dtype, layout=layout)  # type: ignore[call-overload]
     return shipped.eval()
