@@ -88,7 +88,7 @@ def test_where_the_system_does_not_tell_its_memory_few_images_are_tried(monkeypa
 
 
 def test_the_parts_are_what_is_measured(small, monkeypatch):
-    monkeypatch.setattr(plan, "images_per_second", lambda state, images, recipe, size: costs(1e9)(size))
+    monkeypatch.setattr(plan, "images_per_second", lambda size, **others: costs(1e9)(size))
     assert batch_of(AUTO.but({"accumulate": 3}), small) == 192
 
 

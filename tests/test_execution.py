@@ -33,7 +33,7 @@ def test_a_training_is_the_same_as_written_and_collapsed(net, small, tmp_path):
 
 def test_both_modes_of_a_net_run_over_its_own_parameters():
     net = bw.build_net("inception")
-    execution = pick_execution(net, model(), "auto", 256)
+    execution = pick_execution(net, model(), "auto", batch=256)
     own = {id(parameter) for parameter in net.parameters()}
     for part in (execution.step, execution.validate):
         assert part is not net and {id(parameter) for parameter in part.parameters()} <= own
@@ -59,15 +59,15 @@ class Mode(nn.Sequential):
 
 def test_a_net_with_nothing_to_collapse_is_run_as_written_and_refused_if_asked():
     net = Nothing()
-    assert pick_execution(net, model("nothing"), "auto", 256).step is net
+    assert pick_execution(net, model("nothing"), "auto", batch=256).step is net
     with pytest.raises(NetError, match=r"nothing to collapse in batches of 256.*--execute written"):
-        pick_execution(net, model("nothing"), "collapsed", 256)
+        pick_execution(net, model("nothing"), "collapsed", batch=256)
 
 
 def test_batch_norm_learns_its_statistics_in_a_collapsed_net():
     torch.manual_seed(0)
     net = Mode()
-    execution = pick_execution(net, model("mode"), "auto", 256)
+    execution = pick_execution(net, model("mode"), "auto", batch=256)
     assert execution.name == "collapsed" and net.training
     execution.step(torch.rand(8, 1, 28, 28))
     assert net[1].num_batches_tracked == 1 and float(net[1].running_mean.abs().max()) > 0
@@ -78,9 +78,9 @@ def test_batch_norm_learns_its_statistics_in_a_collapsed_net():
 
 def test_a_net_that_cannot_be_read_is_trained_as_written():
     net = bw.build_net(f"{LECTURE}:Depends")
-    assert pick_execution(net, model("depends"), "auto", 256).name == "written"
+    assert pick_execution(net, model("depends"), "auto", batch=256).name == "written"
     with pytest.raises(NetError, match="same operations on every batch"):
-        pick_execution(net, model("depends"), "collapsed", 256)
+        pick_execution(net, model("depends"), "collapsed", batch=256)
 
 
 def test_an_unknown_way_and_a_missing_compiler_are_told(small, monkeypatch):
@@ -106,7 +106,7 @@ class DependsInEval(nn.Module):
 
 def test_a_net_that_can_be_read_in_training_alone_is_validated_as_written():
     net = DependsInEval()
-    execution = pick_execution(net, model("depends"), "auto", 256)
+    execution = pick_execution(net, model("depends"), "auto", batch=256)
     assert execution.name == "collapsed" and execution.validate is net and net.training
 
 
@@ -123,7 +123,7 @@ class ViewsInTraining(nn.Module):
 
 
 def test_a_net_that_views_in_training_alone_keeps_its_layout(small, tmp_path):
-    assert pick_execution(ViewsInTraining(), model("views"), "written", 256).layout == torch.contiguous_format
+    assert pick_execution(ViewsInTraining(), model("views"), "written", batch=256).layout == torch.contiguous_format
     bw.train(f"{__name__}:ViewsInTraining", data=small, recipe=RECIPE, out=tmp_path / "run")
 
 

@@ -62,7 +62,7 @@ def test_a_folder_in_the_place_of_an_epoch_is_one_message(folder):
     (folder / "top/epoch-2.safetensors").mkdir(parents=True)
     history = [{"epoch": number, "validation_accuracy": number / 10, "train_loss": 1.0} for number in (1, 2)]
     with pytest.raises(RunError, match=r"cannot write .*epoch-2\.safetensors"):
-        write_top(folder, history, 1, Small().state_dict())
+        write_top(folder, history, Small().state_dict(), count=1)
     better = [*history, {"epoch": 3, "validation_accuracy": 0.9, "train_loss": 1.0}]
     with pytest.raises(RunError, match=r"cannot remove .*epoch-2\.safetensors"):
-        write_top(folder, better, 1, Small().state_dict())
+        write_top(folder, better, Small().state_dict(), count=1)

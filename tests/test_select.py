@@ -127,7 +127,7 @@ def test_each_step_removes_the_least_important_branch(run, selected):
     _, validation = train_and_validation(data, 0.1, 0)
     whole = load_run(folder)
     precision = DTYPES[pick_precision("auto", torch.device("cpu"))]  # what `select` trains and measures in here
-    logits = predict_logits(whole.net, validation.images, whole.model, precision)
+    logits = predict_logits(whole.net, validation.images, whole.model, precision=precision)
     assert math.isclose(
         selected.sizes[0].validation_loss, float(torch.nn.functional.cross_entropy(logits, validation.labels)),
         rel_tol=1e-6,

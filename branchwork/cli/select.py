@@ -66,7 +66,7 @@ def select(
         raise RecipeError(f"{net} is a run, whose seed decides what is held out: leave out --seed")
     data_set: str | DataSet | None = data
     if source is not None and is_run:
-        data_set = load_for(branchwork.load_run(net).model, data, source, screen)
+        data_set = load_for(branchwork.load_run(net).model, data, source, observer=screen)
     elif source is not None:
         data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
     selection = branchwork.select(

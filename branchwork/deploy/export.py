@@ -114,7 +114,7 @@ def export(
         observer.note(f"{subject.name}: {weights}; {normalisation}; classes {enumerated(model.classes)}")
         data_set = named_data or _resized_sample(model, source)
     else:
-        data_set = load_for(model, data, source, observer)
+        data_set = load_for(model, data, source, observer=observer)
     metadata = _describe(subject, data_set, options)
     if to == "openvino":
         metadata["compile_with"] = json.dumps(OPENVINO_PRECISION[options.precision])

@@ -127,6 +127,7 @@ class Tuner:
 
     def validate(self, net: nn.Module) -> tuple[float, float]:
         """Return the mean loss and the accuracy on the validation images."""
-        logits = predict_logits(net, self.validation.images, self.model, TRAINING_DTYPES[self.plan.precision])
+        precision = TRAINING_DTYPES[self.plan.precision]
+        logits = predict_logits(net, self.validation.images, self.model, precision=precision)
         labels = self.validation.labels
         return float(F.cross_entropy(logits, labels)), float((logits.argmax(1) == labels).double().mean())

@@ -141,7 +141,7 @@ def _data_of(run: TrainedNet, data: str | DataSet | None, observer: Observer) ->
     if isinstance(data, DataSet):
         check_match(run.model, data)
     else:
-        data = load_for(run.model, data, None, observer)
+        data = load_for(run.model, data, None, observer=observer)
     if data.classes != run.model.classes:
         raise DataError(
             f"{data.name} has the classes of {run.folder} in another order: select from a net trained on it"

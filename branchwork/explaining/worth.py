@@ -51,7 +51,7 @@ def explain(
         check_ending(picture, ExplainError)
     trained = load_run(run)
     branched = branches_of(trained)
-    loaded = load_for(trained.model, data, source, observer)
+    loaded = load_for(trained.model, data, source, observer=observer)
     split_name, split = _choose(trained, loaded, data is None, images)
     explanation = _explain(branched, trained.model, split, (loaded.name, split_name), observer)
     if picture is not None:

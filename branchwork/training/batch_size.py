@@ -55,7 +55,7 @@ def fitting_batch(rate_of: Callable[[int], float], most: int, device: torch.devi
     return min(size for size, rate in rates.items() if WORTH * rate >= max(rates.values()))
 
 
-def images_per_second(state: TrainState, images: Split, recipe: Recipe, batch_size: int) -> float:
+def images_per_second(batch_size: int, *, state: TrainState, images: Split, recipe: Recipe) -> float:
     """Return the rate of the fastest of some steps of `batch_size` images, for which `images` are repeated.
 
     The steps train the net of `state`: it is not to be used afterwards.

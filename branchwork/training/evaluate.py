@@ -64,14 +64,14 @@ def evaluate(
     trained = load_run(run)
     if picture is not None:
         check_sheet(picture)
-    data_set = load_for(trained.model, data, source, observer)
+    data_set = load_for(trained.model, data, source, observer=observer)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if picture is not None and evaluation.worst:
         draw_mistakes(picture, evaluation, data_set)
     return evaluation
 
 
-def load_for(model: Model, data: str | None, source: Path | None, observer: Observer | None) -> DataSet:
+def load_for(model: Model, data: str | None, source: Path | None, *, observer: Observer | None) -> DataSet:
     """Load `data`, by default what the net was trained on, with pictures placed as in its training.
 
     Raises `DataError` if the classes, by name, or the images do not match the net's.
@@ -109,7 +109,7 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
         interval=wilson_interval(correct, total),
         classes=per_class(confusion, model.classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
-        worst=_worst(labels, predicted, confidence, model.classes),
+        worst=_worst(labels, predicted, confidence, classes=model.classes),
     )
 
 
@@ -122,7 +122,7 @@ def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
 
 
-def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, classes: tuple[str, ...]) -> tuple[Mistake, ...]:
+def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, *, classes: tuple[str, ...]) -> tuple[Mistake, ...]:
     wrong = (predicted != labels).nonzero()[:, 0]
     first = wrong[confidence[wrong].argsort(descending=True, stable=True)[:WORST]]
     return tuple(

@@ -34,7 +34,7 @@ class Execution:
 
 
 def pick_execution(
-    net: nn.Module, model: Model, execute: str, batch: int, heads: nn.ModuleDict | None = None
+    net: nn.Module, model: Model, execute: str, *, batch: int, heads: nn.ModuleDict | None = None
 ) -> Execution:
     """Return how `net`, which stays on its device, is run in steps of `batch` images.
 

@@ -39,8 +39,8 @@ def fit(
     """
     while position.step or not is_over(recipe, position):
         _train_mode(state)
-        yield from _steps(state, train, recipe, seed, position)
-        yield _close_epoch(state, len(train), validation, recipe, position)
+        yield from _steps(state, train, recipe=recipe, seed=seed, position=position)
+        yield _close_epoch(state, len(train), validation, recipe=recipe, position=position)
 
 
 def is_over(recipe: Recipe, position: Position) -> bool:
@@ -76,7 +76,7 @@ def _train_mode(state: TrainState) -> None:
             module.train(not isinstance(module, _BatchNorm))
 
 
-def _steps(state: TrainState, train: Split, recipe: Recipe, seed: int, position: Position) -> Iterator[Step]:
+def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, position: Position) -> Iterator[Step]:
     """Train the rest of the epoch, or as much of it as there is time for."""
     device, processes = train.labels.device, state.processes
     steps = count_batches(len(train), recipe.images_a_step)
@@ -111,12 +111,12 @@ def _steps(state: TrainState, train: Split, recipe: Recipe, seed: int, position:
         unread.clear()
         if device.type != "cpu":
             read_after = next_unread(read_after, position.seconds - read_before)
-        yield _step(recipe, position, steps, len(train))
+        yield _step(recipe, position, steps=steps, images=len(train))
         if recipe.out_of_time(position.seconds):
             return
 
 
-def _step(recipe: Recipe, position: Position, steps: int, images: int) -> Step:
+def _step(recipe: Recipe, position: Position, *, steps: int, images: int) -> Step:
     share = (position.epoch * steps + position.step) / (recipe.epochs * steps)
     seconds_left = (1 - share) / share * position.step_seconds
     if recipe.minutes:
@@ -132,7 +132,7 @@ def _step(recipe: Recipe, position: Position, steps: int, images: int) -> Step:
     )
 
 
-def _close_epoch(state: TrainState, images: int, validation: Split, recipe: Recipe, position: Position) -> Epoch:
+def _close_epoch(state: TrainState, images: int, validation: Split, *, recipe: Recipe, position: Position) -> Epoch:
     """Validate, and move `position` to the start of the next epoch. The epoch went over `images` images."""
     if position.step < count_batches(images, recipe.images_a_step):  # the time was over before
         images = position.step * recipe.images_a_step
@@ -180,7 +180,7 @@ def _validate(state: TrainState, validation: Split) -> float | None:
     correct = 0
     for part in state.processes.own(split_batch(len(validation), state.processes.count)):
         share = validation.pick(torch.arange(*part.indices(len(validation))))
-        logits = predict_logits(net, share.images, state.model, state.precision)
+        logits = predict_logits(net, share.images, state.model, precision=state.precision)
         correct += int((logits.argmax(1) == share.labels).sum())
     return state.processes.sum([correct])[0] / len(validation)
 

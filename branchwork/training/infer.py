@@ -99,7 +99,7 @@ def evaluation_batch(model: Model, device: torch.device) -> int:
     return max(1, pixels // (height * width))
 
 
-def predict_logits(net: nn.Module, images: Images, model: Model, precision: torch.dtype = torch.float32) -> Tensor:
+def predict_logits(net: nn.Module, images: Images, model: Model, *, precision: torch.dtype = torch.float32) -> Tensor:
     """Return logits float32 N×K on the CPU for uint8 images N×C×H×W. Puts `net` in eval mode and back.
 
     Its weights stay in the layout of `pick_layout`. Raises `WeightsError` if a logit is not finite.

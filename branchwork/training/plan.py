@@ -106,10 +106,14 @@ def make_plan(
         plan = replace(plan, normalisation=load_weights(built, options.weights, new_head=True).normalisation)
     if options.freeze:
         freeze_body(built)
-    return plan if recipe.batch_size != "auto" else _measure_batch_size(plan, model, built, train, processes)
+    return (
+        plan
+        if recipe.batch_size != "auto"
+        else _measure_batch_size(plan, model, built, train=train, processes=processes)
+    )
 
 
-def _measure_batch_size(plan: Plan, model: Model, net: nn.Module, train: Split, processes: Processes | None) -> Plan:
+def _measure_batch_size(plan: Plan, model: Model, net: nn.Module, *, train: Split, processes: Processes | None) -> Plan:
     """Return `plan` with the batch size that steps of `net` show to be best; the steps leave `net` useless."""
     recipe, options, processes = plan.recipe, plan.options, processes or Processes()
     device, pieces = processes.device(options.device), recipe.accumulate * processes.count
@@ -119,5 +123,6 @@ def _measure_batch_size(plan: Plan, model: Model, net: nn.Module, train: Split, 
     with process_settings(options.threads, device):
         state = make_state(net, model, recipe=trial, options=options, precision=plan.precision)
         images = Split(few.images.to(device), few.labels.to(device))
-        fitting = fitting_batch(partial(images_per_second, state, images, trial), most, device)
+        rate_of = partial(images_per_second, state=state, images=images, recipe=trial)
+        fitting = fitting_batch(rate_of, most, device)
     return replace(plan, recipe=recipe.but({"batch_size": min(len(train), fitting * pieces)}))

@@ -111,7 +111,7 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> No
     write_tensors(folder / WEIGHTS, weights)
 
 
-def write_top(folder: Path, history: Sequence[Mapping[str, Any]], count: int, weights: Mapping[str, Tensor]) -> None:
+def write_top(folder: Path, history: Sequence[Mapping[str, Any]], weights: Mapping[str, Tensor], *, count: int) -> None:
     """Keep the `count` best epochs of `history` as `top/epoch-N.safetensors`, and their figures in `top/epochs.json`.
 
     `weights` are those of the last epoch. The best epoch has the highest validation accuracy; of equal ones, the later.

@@ -61,7 +61,7 @@ def train_seeds(
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
     write_json(folder / SEEDS, [asdict(plan) for plan in plans])
-    return _train(plans, folder, data_set, observer)
+    return _train(plans, folder, data_set, observer=observer)
 
 
 _AGAIN = "train again into another folder"
@@ -77,12 +77,14 @@ def resume_seeds(
     plans = read_json(path, list[Plan], remedy=_AGAIN)
     if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
         raise RunError(f"{path} is damaged (it needs at least two different seeds): {_AGAIN}")
-    return _train(plans, Path(folder), data or load_again(plans[0], source, observer), observer)
+    return _train(plans, Path(folder), data or load_again(plans[0], source, observer), observer=observer)
 
 
-def _train(plans: list[Plan], folder: Path, data: DataSet, observer: Observer) -> SeedsResult:
+def _train(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
     again = f"stopped, and saved. Continue with: branchwork train --resume {folder}"
-    results = complete({folder / f"seed-{plan.options.seed}": plan for plan in plans}, data, again, observer)
+    results = complete(
+        {folder / f"seed-{plan.options.seed}": plan for plan in plans}, data, again=again, observer=observer
+    )
     accuracies = [result.test_accuracy for result in results]
     summary = SeedsResult(
         net=plans[0].net,
@@ -98,7 +100,7 @@ def _train(plans: list[Plan], folder: Path, data: DataSet, observer: Observer) -
     return summary
 
 
-def complete(plans: Mapping[Path, Plan], data: DataSet, again: str, observer: Observer) -> tuple[Result, ...]:
+def complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:
     """Return the results of several trainings on `data`, each in the folder that `plans` gives it.
 
     Finished ones are read, a stopped one is continued, the others are trained. Raises `Interrupted` after Ctrl-C, with
@@ -143,4 +145,5 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observe
     folder = Path(out) / data_set.name
     nets = ("inception", "residual")
     plans = {folder / net: make_plan(net, data_set) for net in nets}
-    return complete(plans, data_set, "stopped, and saved. Run the same command again to continue.", observer)
+    again = "stopped, and saved. Run the same command again to continue."
+    return complete(plans, data_set, again=again, observer=observer)

@@ -65,7 +65,7 @@ def make_state(
         net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
         execute = "written"  # a merged kernel would hold the statistics of one process
     sizes = {part.stop - part.start for part in split_batch(recipe.images_a_step, recipe.accumulate * processes.count)}
-    execution = pick_execution(net, model, execute, max(sizes), heads)
+    execution = pick_execution(net, model, execute, batch=max(sizes), heads=heads)
     step = Compilable(execution.step, sizes) if options.compile else execution.step
     step = distribute(step, (model.in_channels, *model.image_size), processes)
     return TrainState(

@@ -271,7 +271,7 @@ def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
     if run.state.processes.first:
         write_model(run.folder, run.best, run.state.model)
         if top:
-            write_top(run.folder, position.history, top, weights)
+            write_top(run.folder, position.history, weights, count=top)
         write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
     run.save()
 
