@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -88,4 +89,5 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except BranchworkError as reason:
+        time.sleep(2)  # on a busy machine; meanwhile torchrun ends the processes that are left
         sys.exit(f"branchwork: {type(reason).__name__}: {reason}")

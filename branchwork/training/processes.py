@@ -129,6 +129,11 @@ def joined() -> Iterator[Processes]:
         yield processes
         # What is in cycles, as DDP's reducers are, would hold the group until Python ends and then abort the process.
         gc.collect()
+    except BranchworkError:
+        # As soon as one process has ended, torchrun sends SIGTERM to the others: they must still say why they end.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
     finally:
         dist.destroy_process_group()
 
