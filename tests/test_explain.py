@@ -214,7 +214,7 @@ def test_what_is_observed_and_lost_is_what_the_whole_nets_give(monkeypatch):
     net, model, split = made(NETS["inception"][0]), model_of("inception"), split_of(60)
     branched = read_branches(net, SHAPE)
     observed = observe(branched, model, split)
-    removed = remove_each(branched, model, split, observed, Observer())
+    removed = remove_each(branched, model, split, observed=observed, observer=Observer())
     x = (split.images / 255 - 0.5) / 0.5
     with torch.no_grad():
         assert torch.equal(observed.correct, net(x).argmax(1) == split.labels)
@@ -364,12 +364,12 @@ def maps():
     net = made(Reused)
     branched = read_branches(net, SHAPE)
     x, black = images(1), torch.full((1, *SHAPE), -0.4)
-    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), 3)
+    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), index=3)
     return (
         unshared(net),
         x,
         black,
-        (grad_cam(branched, x, 3), gradients[0], error, steps, occlude(branched.logits, x, black, 3)),
+        (grad_cam(branched, x, 3), gradients[0], error, steps, occlude(branched.logits, x, black=black, index=3)),
     )
 
 
@@ -407,10 +407,10 @@ def test_maps_are_what_their_definitions_say(maps):
 def test_steps_are_added_until_it_adds_up_and_a_failure_is_told(monkeypatch):
     monkeypatch.setattr("branchwork.explaining.attribution.FEWEST_STEPS", 2)
     given, blank = (torch.full((1, *SHAPE), 3.0),), (torch.zeros(1, *SHAPE),)
-    _, error, steps = integrated_gradients(lambda x: x.flatten(1) ** 5, given, blank, 0)
+    _, error, steps = integrated_gradients(lambda x: x.flatten(1) ** 5, given, blank, index=0)
     assert 2 < steps < 1024 and 0 < abs(error) <= TOLERANCE * 3**5
     # A jump has no gradient that could add up.
-    (part,), error, steps = integrated_gradients(lambda x: x.flatten(1) + (x.flatten(1) > 1), given, blank, 0)
+    (part,), error, steps = integrated_gradients(lambda x: x.flatten(1) + (x.flatten(1) > 1), given, blank, index=0)
     assert steps == 1024 and error == pytest.approx(-1) and float(part.sum()) == pytest.approx(3)
 
 
@@ -419,7 +419,7 @@ def test_shares_of_branches_add_up_at_every_join(name):
     net, branched, shape = read(name)
     kept = {join: branched.entries[join] for join in (next(iter(branched.entries)), list(branched.entries)[-1])}
     x, black = images(1, shape).double(), torch.full((1, *shape), -0.4).double()
-    evidence = explain_joins(dataclasses.replace(branched, entries=kept), x, black, 3)
+    evidence = explain_joins(dataclasses.replace(branched, entries=kept), x=x, black=black, index=3)
     with torch.no_grad():
         whole = float(net(x)[0, 3] - net(black)[0, 3])
     for join in evidence:
@@ -432,7 +432,7 @@ def test_shares_of_branches_add_up_at_every_join(name):
 def test_a_blind_branch_gives_what_it_gives_for_black():
     net = made(NETS["inception"][0])
     x, black = images(1), torch.zeros(1, *SHAPE)
-    (first, _) = explain_joins(read_branches(net, SHAPE), x, black, 3)
+    (first, _) = explain_joins(read_branches(net, SHAPE), x=x, black=black, index=3)
     given = []
     net.incep1.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
     with torch.no_grad():

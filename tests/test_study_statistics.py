@@ -29,7 +29,7 @@ def test_intervals_overlap_or_do_not():
 
 
 def test_the_paired_test_is_scipy_s():
-    found = paired(FIRST, SECOND, ("a", "b"), "test_error")
+    found = paired(FIRST, SECOND, names=("a", "b"), measure="test_error")
     theirs = stats.ttest_rel(list(FIRST.values()), list(SECOND.values()))
     interval = theirs.confidence_interval(0.95)
     assert found.p == pytest.approx(theirs.pvalue) and found.adjusted == found.p
@@ -39,17 +39,17 @@ def test_the_paired_test_is_scipy_s():
 
 def test_only_seeds_that_both_have_are_compared():
     few = {seed: SECOND[seed] for seed in (1, 4, 5)} | {99: 5.0}
-    found = paired(FIRST, few, ("a", "b"), "test_error")
+    found = paired(FIRST, few, names=("a", "b"), measure="test_error")
     assert found.count == 3
     assert found.difference == pytest.approx(sum(FIRST[s] - SECOND[s] for s in (1, 4, 5)) / 3)
-    assert paired(FIRST, {99: 5.0}, ("a", "b"), "test_error") is None
-    alone = paired({1: 0.5}, {1: 0.25}, ("a", "b"), "test_error")
+    assert paired(FIRST, {99: 5.0}, names=("a", "b"), measure="test_error") is None
+    alone = paired({1: 0.5}, {1: 0.25}, names=("a", "b"), measure="test_error")
     assert (alone.difference, alone.low, alone.p, alone.adjusted) == (0.25, None, None, None)
 
 
 def test_differences_that_do_not_vary():
-    same = paired({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.25}, ("a", "b"), "m")
-    other = paired({1: 0.5, 2: 0.25}, {1: 0.25, 2: 0.0}, ("a", "b"), "m")
+    same = paired({1: 0.5, 2: 0.25}, {1: 0.5, 2: 0.25}, names=("a", "b"), measure="m")
+    other = paired({1: 0.5, 2: 0.25}, {1: 0.25, 2: 0.0}, names=("a", "b"), measure="m")
     assert (same.p, same.low, same.high) == (1.0, 0.0, 0.0)
     assert (other.p, other.low, other.high) == (0.0, 0.25, 0.25)
 

@@ -58,22 +58,25 @@ def explain_pictures(
     images = [read_image(path, model) for path in paths]
     branched = read_branches(trained.net, (model.in_channels, *model.image_size))
     explanations = tuple(
-        _explain(branched, model, image, printable(path), target) for image, path in zip(images, paths, strict=True)
+        _explain(branched, model, image, name=printable(path), target=target)
+        for image, path in zip(images, paths, strict=True)
     )
     if picture is not None:
         draw_evidence(explanations, torch.stack(images), picture)
     return explanations
 
 
-def _explain(branched: BranchedNet, model: Model, image: Tensor, name: str, target: str | None) -> PictureExplanation:
+def _explain(
+    branched: BranchedNet, model: Model, image: Tensor, *, name: str, target: str | None
+) -> PictureExplanation:
     x, black = normalise(torch.stack([image, torch.zeros_like(image)]), model.mean, model.std).chunk(2)
     with torch.no_grad():
         (logits,), (black_logits,) = branched.logits(x), branched.logits(black)
     predicted = int(logits.argmax())
     index = predicted if target is None else model.classes.index(target)
     layer, cam = grad_cam(branched, x, index)
-    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), index)
-    window, occlusion = occlude(branched.logits, x, black, index)
+    gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), index=index)
+    window, occlusion = occlude(branched.logits, x, black=black, index=index)
     return PictureExplanation(
         image=name,
         predicted=model.classes[predicted],
@@ -89,7 +92,7 @@ def _explain(branched: BranchedNet, model: Model, image: Tensor, name: str, targ
         complete=_is_complete(error, float(logits[index] - black_logits[index])),
         window=window,
         occlusion=_rows(occlusion),
-        joins=explain_joins(branched, x, black, index),
+        joins=explain_joins(branched, x=x, black=black, index=index),
     )
 
 
@@ -116,7 +119,7 @@ def grad_cam(branched: BranchedNet, x: Tensor, index: int) -> tuple[str | None, 
 
 
 def integrated_gradients(
-    run: Callable[..., Tensor], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], index: int
+    run: Callable[..., Tensor], inputs: tuple[Tensor, ...], baselines: tuple[Tensor, ...], *, index: int
 ) -> tuple[list[Tensor], float, int]:
     """Return integrated gradients of logit `index`, one tensor per input; their error; and the number of steps.
 
@@ -144,7 +147,7 @@ def _is_complete(error: float, difference: float) -> bool:
     return abs(error) <= TOLERANCE * max(1.0, abs(difference))
 
 
-def occlude(run: Callable[[Tensor], Tensor], x: Tensor, black: Tensor, index: int) -> tuple[tuple[int, int], Tensor]:
+def occlude(run: Callable[[Tensor], Tensor], x: Tensor, *, black: Tensor, index: int) -> tuple[tuple[int, int], Tensor]:
     """Return height and width of a black window, a sixth of the picture, and by how much it lowers the logit, H×W."""
     from captum.attr import Occlusion
 
@@ -162,7 +165,7 @@ def occlude(run: Callable[[Tensor], Tensor], x: Tensor, black: Tensor, index: in
     return (height, width), lost[0, 0]
 
 
-def explain_joins(branched: BranchedNet, x: Tensor, black: Tensor, index: int) -> tuple[JoinEvidence, ...]:
+def explain_joins(branched: BranchedNet, *, x: Tensor, black: Tensor, index: int) -> tuple[JoinEvidence, ...]:
     """Explain what each branch of each join says for class `index` of an image 1×C×H×W, against a `black` one."""
     with torch.no_grad():
         (logits, entering), (_, entering_black) = branched.run_to_joins(x), branched.run_to_joins(black)
@@ -172,12 +175,14 @@ def explain_joins(branched: BranchedNet, x: Tensor, black: Tensor, index: int) -
         def class_logits(sides: Sides, count: int = 1, join: str = join) -> Tensor:
             return branched.run_from_join(join, sides, x.expand(count, *x.shape[1:]))
 
-        evidence.append(_explain_join(join, class_logits, logits, branches, entering_black[join], index))
+        evidence.append(
+            _explain_join(join, class_logits, logits, sides=branches, black=entering_black[join], index=index)
+        )
     return tuple(evidence)
 
 
 def _explain_join(
-    join: str, run: Callable[..., Tensor], logits: Tensor, sides: Sides, black: Sides, index: int
+    join: str, run: Callable[..., Tensor], logits: Tensor, *, sides: Sides, black: Sides, index: int
 ) -> JoinEvidence:
     """Explain one join, from what enters it for the image (`sides`) and for the `black` picture.
 
@@ -192,7 +197,7 @@ def _explain_join(
         return run(grouped, len(tensors[0]))
 
     inputs, baselines = (tuple(tensor for tensors in each.values() for tensor in tensors) for each in (sides, black))
-    parts, error, steps = integrated_gradients(run_tensors, inputs, baselines, index)
+    parts, error, steps = integrated_gradients(run_tensors, inputs, baselines, index=index)
     shares = dict.fromkeys(sides, 0.0)
     for name, part in zip(names, parts, strict=True):
         shares[name] += float(part.double().sum())

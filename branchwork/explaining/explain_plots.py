@@ -31,7 +31,7 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
         for axes in (worth, macs, weights):
             plain_axes(axes, "x")
         for row in rows:
-            _worth(worth, row.value, row.place, row.colour)
+            _worth(worth, row.value, place=row.place, colour=row.colour)
             macs.barh(row.place, row.value.macs, 0.6, color=row.colour)
             if row.value.weight_rms is not None:
                 weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
@@ -47,7 +47,7 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
         weights.xaxis.get_major_locator().set_params(nbins=4)
 
 
-def _worth(axes: Any, branch: Contribution, place: float, colour: str) -> None:
+def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> None:
     low, high = (100 * bound for bound in branch.lost_by_mean_interval)
     axes.barh(place, 100 * branch.lost_by_mean, 0.6, color=colour)
     axes.plot([low, high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")

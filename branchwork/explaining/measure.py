@@ -106,7 +106,7 @@ def _ratio(residual: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def remove_each(
-    branched: BranchedNet, model: Model, split: Split, observed: Observed, observer: Observer
+    branched: BranchedNet, model: Model, split: Split, *, observed: Observed, observer: Observer
 ) -> dict[tuple[str, str, Replacement], Tensor]:
     """Return which images, bool N, the net classifies correctly without each branch, by join, branch, replacement."""
     correct: dict[tuple[str, str, Replacement], list[Tensor]] = defaultdict(list)

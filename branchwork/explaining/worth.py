@@ -52,8 +52,8 @@ def explain(
     trained = load_run(run)
     branched = branches_of(trained)
     loaded = load_for(trained.model, data, source, observer=observer)
-    split_name, split = _choose(trained, loaded, data is None, images)
-    explanation = _explain(branched, trained.model, split, (loaded.name, split_name), observer)
+    split_name, split = _choose(trained, loaded, is_own_data=data is None, count=images)
+    explanation = _explain(branched, trained.model, split, names=(loaded.name, split_name), observer=observer)
     if picture is not None:
         draw_contributions(explanation, picture)
     return explanation
@@ -79,7 +79,7 @@ def _single_joins(branched: BranchedNet) -> tuple[str, ...]:
 
 
 def _choose(
-    trained: TrainedNet, data: DataSet, is_own_data: bool, count: int | None
+    trained: TrainedNet, data: DataSet, *, is_own_data: bool, count: int | None
 ) -> tuple[Literal["validation", "test"], Split]:
     """Return the images to measure on, with labels that are indices of the net's classes, and their split's name."""
     name: Literal["validation", "test"] = "test"
@@ -97,11 +97,12 @@ def _explain(
     branched: BranchedNet,
     model: Model,
     split: Split,
+    *,
     names: tuple[str, Literal["validation", "test"]],
     observer: Observer,
 ) -> Explanation:
     observed = observe(branched, model, split)
-    without = remove_each(branched, model, split, observed, observer)
+    without = remove_each(branched, model, split, observed=observed, observer=observer)
     milliseconds = time_branches(branched, model)
     macs = {node.name: node.macs for node in branched.trace.operations}
     contributions = []

@@ -96,7 +96,7 @@ def answer(records: Records) -> Answer:
             yes="less",
         ),
         _winner(by_branch, leader, contests),
-        _heaviest(records, by_branch, leader, contests),
+        _heaviest(records, by_branch, leader=leader, contests=contests),
         _superfluous(three_against_all),
     )
     differences = tuple(d for d in (all_against_best, *three_against_all, *contests) if d is not None)
@@ -112,7 +112,7 @@ def _contests(by_branch: Gains) -> tuple[str, list[PairedDifference | None]]:
     """Return the branch with the greatest gain, and its comparison with each other branch."""
     leader = max(by_branch, key=lambda branch: statistics.mean(by_branch[branch].values() or [0.0]))
     others = [branch for branch in BRANCHES_OF if branch != leader]
-    return leader, holm([paired(by_branch[leader], by_branch[o], (leader, o), "gain") for o in others])
+    return leader, holm([paired(by_branch[leader], by_branch[o], names=(leader, o), measure="gain") for o in others])
 
 
 def _lost(contest: PairedDifference | None) -> bool:
@@ -144,7 +144,7 @@ def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | Non
     return Finding(question, "too close to call", words)
 
 
-def _heaviest(records: Records, by_branch: Gains, leader: str, contests: list[PairedDifference | None]) -> Finding:
+def _heaviest(records: Records, by_branch: Gains, *, leader: str, contests: list[PairedDifference | None]) -> Finding:
     question = say("Does the best kernel end up with the largest weights?", "最好的卷积核最后权重最大吗？")
     sizes = weights(records)
     if not sizes or not by_branch[leader]:

@@ -27,7 +27,7 @@ NORMS = {"batch": "", "torch": "norm=none", "he": "norm=none init=he"}
 
 def arms(preset: Preset) -> tuple[Arm, ...]:
     return tuple(
-        _arm(kind, depth, norm, preset)
+        _arm(kind, depth, norm, preset=preset)
         for norm in NORMS
         for depth in (DEPTHS[preset] if norm == "batch" else UNNORMED)
         for kind in KINDS
@@ -39,7 +39,7 @@ def label(kind: str, depth: int, norm: str = "batch") -> str:
     return f"{kind}-{depth} {NORMS[norm]}".strip()
 
 
-def _arm(kind: str, depth: int, norm: str, preset: Preset) -> Arm:
+def _arm(kind: str, depth: int, norm: str, *, preset: Preset) -> Arm:
     options = {"batch": [], "torch": ["norm=none", "init=torch"], "he": ["norm=none"]}[norm]
     options = options + ["width=8"] * (preset == "quick")
     net = f"{KINDS[kind]}{depth}" + (f"[{','.join(options)}]" if options else "")

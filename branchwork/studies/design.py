@@ -123,7 +123,9 @@ class Records:
 
         None for a pair if no seed was trained with both.
         """
-        return holm([paired(self.values(a, measure), self.values(b, measure), (a, b), measure) for a, b in pairs])
+        return holm(
+            [paired(self.values(a, measure), self.values(b, measure), names=(a, b), measure=measure) for a, b in pairs]
+        )
 
     def costs_and_errors(self) -> list[tuple[str, int, Mean | None]]:
         """Return the label, the MACs and the mean test error of every arm."""

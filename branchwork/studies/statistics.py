@@ -79,7 +79,7 @@ def mean_interval(values: Iterable[float]) -> Mean:
 
 
 def paired(
-    first: Mapping[int, float], second: Mapping[int, float], names: tuple[str, str], measure: str
+    first: Mapping[int, float], second: Mapping[int, float], *, names: tuple[str, str], measure: str
 ) -> PairedDifference | None:
     """Compare two sets of values by seed, over the seeds that both have; None if there is no such seed."""
     differences = [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]

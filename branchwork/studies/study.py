@@ -83,7 +83,11 @@ def study(
     arms = chosen.arms(preset)
     numbers = tuple(range(options.seed, options.seed + (seeds or setting.seeds)))
     _check_nets(arms, data_set, setting)
-    jobs = {(arm.label, seed): _job(arm, setting, data_set, seed, options) for seed in numbers for arm in arms}
+    jobs = {
+        (arm.label, seed): _job(arm, setting, data=data_set, seed=seed, options=options)
+        for seed in numbers
+        for arm in arms
+    }
     folder = Path(out) if out is not None else Path("studies") / f"{name}-{data_set.name}-{preset}"
     about = {
         "study": name,
@@ -101,7 +105,7 @@ def study(
         if workers is None:
             quick = preset == "quick" and pick_device(options.device).type == "cpu"
             workers = os.cpu_count() or 1 if quick else 1
-        by_key, trained = _complete(folder, list(jobs.values()), workers, observer)
+        by_key, trained = _complete(folder, list(jobs.values()), workers, observer=observer)
         records = Records(arms, numbers, {training: by_key[job.key] for training, job in jobs.items()})
         answer = chosen.answer(records)
         result = StudyResult(
@@ -145,7 +149,7 @@ def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:
             )()
 
 
-def _job(arm: Arm, setting: Setting, data: DataSet, seed: int, options: StudyOptions) -> Job:
+def _job(arm: Arm, setting: Setting, *, data: DataSet, seed: int, options: StudyOptions) -> Job:
     return Job(
         net=arm.net,
         data=data.argument,
@@ -179,7 +183,7 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _complete(
-    folder: Path, jobs: list[Job], workers: int | Executor, observer: Observer
+    folder: Path, jobs: list[Job], workers: int | Executor, *, observer: Observer
 ) -> tuple[dict[str, Record], int]:
     """Return every job's record by its key, and how many were trained for that."""
     paths = {job.key: folder / TRAININGS / f"{job.key}.json" for job in jobs}

@@ -69,7 +69,7 @@ def error_dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean |
     with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
         for axes, (title, means) in zip(every, columns, strict=True):
-            _dots(axes, rows, title, means)
+            _dots(axes, rows, title=title, means=means)
         return inline_svg(figure)
 
 
@@ -90,7 +90,7 @@ def cost_and_error(costs: Sequence[tuple[str, int, Mean | None]], errors: str) -
         left.barh(range(len(rows)), [macs / 1e6 for _, macs, _ in costs], 0.6, color=INK, alpha=0.35)
         left.set(xlabel=say("MACs per image, millions", "每张图的 MAC 数（百万）"))
         plain_axes(left)
-        _dots(right, rows, errors, [error for _, _, error in costs])
+        _dots(right, rows, title=errors, means=[error for _, _, error in costs])
         return inline_svg(figure)
 
 
@@ -108,7 +108,7 @@ def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:
         return inline_svg(figure)
 
 
-def _dots(axes: "Axes", rows: Sequence[str], title: str, means: Sequence[Mean | None]) -> None:
+def _dots(axes: "Axes", rows: Sequence[str], *, title: str, means: Sequence[Mean | None]) -> None:
     known = [100 * mean.mean for mean in means if mean is not None]
     for y, mean in enumerate(means):
         if mean is None:

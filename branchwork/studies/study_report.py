@@ -27,7 +27,7 @@ def study_page(
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
         f"<h2>{say('How it was run', '如何得到')}</h2>",
         f"<p><code>{escape(_command(result, data, records))}</code></p>",
-        facts(_facts(result, setting, data, records)),
+        facts(_facts(result, setting, data=data, records=records)),
         footer(
             say(
                 "Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.",
@@ -125,7 +125,7 @@ def _comparisons(differences: Sequence[PairedDifference]) -> Table:
     )
 
 
-def _facts(result: StudyResult, setting: Setting, data: DataSet, records: Records) -> dict[str, Any]:
+def _facts(result: StudyResult, setting: Setting, *, data: DataSet, records: Records) -> dict[str, Any]:
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
     # No counts are known if all trainings diverged.

@@ -115,7 +115,7 @@ def train_job(job: Job) -> Record:
     """
     began = time.perf_counter()
     with _ONE_TRAINING, using_threads(job.threads), tempfile.TemporaryDirectory(prefix="branchwork-") as folder:
-        data = reduce_data(_load(job.data, job.size, job.fit, job.checksum), job)
+        data = reduce_data(_load(job.data, job.size, fit=job.fit, checksum=job.checksum), job)
         recipe = Recipe(**job.recipe)
         run, watch = Path(folder) / "run", _GradientWatch(job, data, recipe)
         parameters, macs = count_parameters(watch.net), count_macs(watch.net, (data.channels, *data.image_size))
@@ -130,7 +130,7 @@ def train_job(job: Job) -> Record:
                 out=run,
                 observer=watch,
             )
-            outcome = {"outcome": "trained", "message": None, **_measures(run, data, result, recipe, job)}
+            outcome = {"outcome": "trained", "message": None, **_measures(run, data, result, recipe=recipe, job=job)}
         except BatchTooLarge:
             raise
         except (TrainingError, WeightsError) as reason:
@@ -147,7 +147,7 @@ def train_job(job: Job) -> Record:
         )
 
 
-def _measures(folder: Path, data: DataSet, result: Result, recipe: Recipe, job: Job) -> dict[str, Any]:
+def _measures(folder: Path, data: DataSet, result: Result, *, recipe: Recipe, job: Job) -> dict[str, Any]:
     """Return the fields of the record of a training that did not diverge."""
     trained = load_run(folder)
     used, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
@@ -186,7 +186,7 @@ def branch_sizes(net: nn.Module) -> dict[str, dict[str, float]]:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name: str, size: tuple[int, int] | None, fit: str | None, checksum: int) -> DataSet:
+def _load(name: str, size: tuple[int, int] | None, *, fit: str | None, checksum: int) -> DataSet:
     """Load the data, once per process. Raises `DataError` if they are not those that the study began with."""
     data = load_data(name, size=size, fit=fit)
     if data.train.checksum() != checksum:
