@@ -50,7 +50,7 @@ def main(*, json_file: JsonFile) -> None:
 
         def decode_file(index: int) -> Tensor:
             picture = decode(paths[index]).image
-            return to_image(picture, image_format.channels, image_format.size, image_format.method)
+            return to_image(picture, channels=image_format.channels, size=image_format.size, method=image_format.method)
 
         def decode_all(epoch: int) -> None:
             with quiet_decoders(), ThreadPoolExecutor() as pool:

@@ -51,7 +51,7 @@ class _Join(nn.Module):
             for line in size_changes(path, layer)
         ]
 
-    def _mismatch(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
+    def _mismatch(self, x: Tensor, outputs: Mapping[str, Tensor], *, need: str, advice: str) -> NetError:
         width = max(map(len, outputs))
         shapes = "\n".join(f"  {name:<{width}}  {times(output.shape[1:])}" for name, output in outputs.items())
         join = type(self).__name__
@@ -79,8 +79,8 @@ class Concat(_Join):
             raise self._mismatch(
                 x,
                 outputs,
-                say("Concat needs equal height and width", "Concat 要求高和宽都相同"),
-                self._advice(x, outputs),
+                need=say("Concat needs equal height and width", "Concat 要求高和宽都相同"),
+                advice=self._advice(x, outputs),
             )
         return torch.cat(list(outputs.values()), dim=1)
 
@@ -111,8 +111,8 @@ class Add(_Join):
             raise self._mismatch(
                 x,
                 outputs,
-                say("Add needs equal channels, height and width", "Add 要求通道数、高和宽都相同"),
-                self._advice(x, outputs),
+                need=say("Add needs equal channels, height and width", "Add 要求通道数、高和宽都相同"),
+                advice=self._advice(x, outputs),
             )
         total, *others = outputs.values()
         for other in others:

@@ -44,8 +44,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_a_warp_that_moves_nothing_leaves_the_batch_bit_equal(count, channels, height, width):
     images, zeros = noise(count, channels, height, width), torch.zeros(count)
     field = torch.zeros(count, 2, height, width)
-    assert torch.equal(warp(images, torch.zeros(count, 2), zeros, zeros + 1), images)
-    assert torch.equal(warp(images, torch.zeros(count, 2), zeros, zeros + 1, field), images)
+    assert torch.equal(warp(images, shifts=torch.zeros(count, 2), angles=zeros, scales=zeros + 1), images)
+    assert torch.equal(warp(images, shifts=torch.zeros(count, 2), angles=zeros, scales=zeros + 1, field=field), images)
 
 
 @given(sides, sides, st.integers(-4, 4), st.integers(-4, 4))
@@ -57,14 +57,14 @@ def test_a_shift_by_whole_pixels_moves_them_and_lets_zeros_in(height, width, rig
             if 0 <= y - down < height and 0 <= x - right < width:
                 expected[..., y, x] = images[..., y - down, x - right]
     shifts = torch.tensor([[right, down]] * 2, dtype=torch.float32)
-    assert torch.equal(warp(images, shifts, zeros, zeros + 1), expected)
+    assert torch.equal(warp(images, shifts=shifts, angles=zeros, scales=zeros + 1), expected)
     by_field = torch.tensor([-right, -down], dtype=torch.float32).view(1, 2, 1, 1).expand(2, 2, height, width)
-    assert torch.equal(warp(images, torch.zeros(2, 2), zeros, zeros + 1, by_field), expected)
+    assert torch.equal(warp(images, shifts=torch.zeros(2, 2), angles=zeros, scales=zeros + 1, field=by_field), expected)
 
 
 def test_a_quarter_turn_is_clockwise():
     images = noise(3, 2, 9, 9)
-    turned = warp(images, torch.zeros(3, 2), torch.tensor([90.0, 180.0, -90.0]), torch.ones(3))
+    turned = warp(images, shifts=torch.zeros(3, 2), angles=torch.tensor([90.0, 180.0, -90.0]), scales=torch.ones(3))
     for image, result, quarters in zip(images, turned, (1, 2, -1), strict=True):
         assert torch.equal(result, torch.rot90(image, -quarters, (1, 2)))
 
@@ -72,7 +72,7 @@ def test_a_quarter_turn_is_clockwise():
 def test_a_factor_of_two_enlarges_and_of_a_half_reduces():
     images = torch.zeros(2, 1, 12, 12, dtype=torch.uint8)
     images[..., 4:8, 4:8] = 200
-    larger, smaller = warp(images, torch.zeros(2, 2), torch.zeros(2), torch.tensor([2.0, 0.5]))
+    larger, smaller = warp(images, shifts=torch.zeros(2, 2), angles=torch.zeros(2), scales=torch.tensor([2.0, 0.5]))
     assert larger[0, 3:9, 3:9].eq(200).all() and larger.float().sum() == pytest.approx(200 * 64, rel=0.01)
     assert smaller[0, 5:7, 5:7].eq(200).all() and smaller.float().sum() == pytest.approx(200 * 4, rel=0.01)
 
@@ -85,9 +85,12 @@ def test_a_warp_is_scipys_map_of_coordinates(seed, height, width):
     angle, scale = random.uniform(-90, 90), random.uniform(0.5, 2)
     field = random.uniform(-2, 2, (1, 2, height, width))
     ours = warp(
-        image, torch.tensor([[right, down]]).float(), torch.tensor([angle]).float(), torch.tensor([scale]).float(),
-        torch.from_numpy(field).float(),
-    )  # fmt: skip
+        image,
+        shifts=torch.tensor([[right, down]]).float(),
+        angles=torch.tensor([angle]).float(),
+        scales=torch.tensor([scale]).float(),
+        field=torch.from_numpy(field).float(),
+    )
     # Rows and columns as numpy has them: a turn clockwise takes the right-hand pixel down.
     turn = np.deg2rad(angle)
     forward = scale * np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
@@ -118,7 +121,7 @@ def test_smooth_noise_has_the_spread_and_the_width_that_it_says():
 @given(sides, sides, st.integers(0, 100))
 def test_erasing_clears_the_rectangle_and_nothing_else(height, width, seed):
     images = noise(4, 2, height, width, seed).clamp_min(1)
-    rectangles = random_rectangles(4, (height, width), 0.7, seeded(seed))
+    rectangles = random_rectangles(4, (height, width), seeded(seed), probability=0.7)
     erased = erase(images, rectangles)
     for image, result, (top, left, bottom, right) in zip(images, erased, rectangles.tolist(), strict=True):
         assert 0 <= top <= bottom <= height and 0 <= left <= right <= width
@@ -129,7 +132,7 @@ def test_erasing_clears_the_rectangle_and_nothing_else(height, width, seed):
 
 
 def test_rectangles_have_the_areas_aspects_and_places_of_the_paper():
-    top, left, bottom, right = random_rectangles(50_000, (200, 200), 0.4, seeded()).double().unbind(1)
+    top, left, bottom, right = random_rectangles(50_000, (200, 200), seeded(), probability=0.4).double().unbind(1)
     tall, wide = bottom - top, right - left
     hit = tall > 0
     assert torch.equal(hit, wide > 0) and float(hit.double().mean()) == pytest.approx(0.4, abs=0.01)
@@ -147,10 +150,11 @@ def test_rectangles_have_the_areas_aspects_and_places_of_the_paper():
 
 def test_draws_lie_in_their_ranges_and_fill_them(monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "warp", lambda images, *rest: (calls.append(rest), images)[1])
+    monkeypatch.setattr(module, "warp", lambda images, **maps: (calls.append(maps), images)[1])
     strength = Augmentation(shift=3.0, rotation=20.0, scaling=0.25, elastic=1.5)
     augment(noise(20_000, 1, 8, 8), strength, START)
-    ((shifts, angles, scales, field, _),) = calls
+    (maps,) = calls
+    shifts, angles, scales, field = (maps[name] for name in ("shifts", "angles", "scales", "field"))
     for draws, low, high in ((shifts[:, 0], -3, 3), (shifts[:, 1], -3, 3), (angles, -20, 20), (scales, 0.8, 1.25)):
         assert low <= draws.min() < low + 0.01 * (high - low) and high >= draws.max() > high - 0.01 * (high - low)
         # As many are below 0, or reduced, as above.
@@ -221,7 +225,7 @@ def boxes_by_loop(count: int, height: int, width: int, lost: float) -> np.ndarra
 
 @pytest.mark.parametrize(("height", "width", "lost"), [(30, 30, 0.92), (20, 40, 0.3), (40, 20, 0.3), (30, 30, 0.01)])
 def test_crops_are_drawn_as_torchvision_draws_them(height, width, lost):
-    ours = random_crops(20_000, (height, width), lost, seeded()).double().numpy()
+    ours = random_crops(20_000, (height, width), seeded(), lost=lost).double().numpy()
     theirs = boxes_by_loop(20_000, height, width, lost)
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= width + 1e-4).all() and (ours[:, 1] + ours[:, 3] <= height + 1e-4).all()
@@ -239,7 +243,7 @@ def test_a_crop_is_the_part_resized(seed, height, width):
     part = image[..., top : top + h, left : left + w].double()
     centre = torch.tensor([[left + (w - width) / 2, top + (h - height) / 2]])
     scales = torch.tensor([[width / w, height / h]])
-    ours = warp(image, torch.zeros(1, 2), torch.zeros(1), scales, centres=centre)
+    ours = warp(image, shifts=torch.zeros(1, 2), angles=torch.zeros(1), scales=scales, centres=centre)
     theirs = torch.nn.functional.interpolate(part, (height, width), mode="bilinear", align_corners=False)
     # At its border the part knows nothing of its neighbours, and ours does.
     inner = (..., slice(height // h + 1, -(height // h) - 1), slice(width // w + 1, -(width // w) - 1))
@@ -250,7 +254,8 @@ def test_a_crop_is_the_part_resized(seed, height, width):
 def test_a_crop_of_everything_is_the_image_and_crops_have_no_dark_border():
     images = noise(20, 3, 17, 23)
     sizes, zeros = torch.ones(20, 2), torch.zeros(20)
-    assert torch.equal(warp(images, torch.zeros(20, 2), zeros, sizes, centres=torch.zeros(20, 2)), images)
+    unmoved = warp(images, shifts=torch.zeros(20, 2), angles=zeros, scales=sizes, centres=torch.zeros(20, 2))
+    assert torch.equal(unmoved, images)
     white = torch.full((50, 1, 17, 23), 255, dtype=torch.uint8)
     assert torch.equal(augment(white, Augmentation(crop=0.9), START), white)
 

@@ -40,12 +40,12 @@ def test_nothing_is_held_out_with_a_fraction_of_zero_and_too_few_images_are_an_e
 
 def test_a_part_of_every_class_is_trained_on_and_validation_is_as_it_would_be(small):
     train, validation = train_and_validation(small, 0.1, 3)
-    few, same = train_and_validation(small, 0.1, 3, 0.2)
+    few, same = train_and_validation(small, 0.1, 3, used=0.2)
     assert torch.equal(same.images, validation.images)
     counts = torch.bincount(train.labels)
     assert torch.bincount(few.labels).tolist() == [round(0.2 * count) for count in counts.tolist()]
     numbered = replace(small, train=split_of([0] * 40 + [1] * 30 + [2]))
-    chosen = [train_and_validation(numbered, 0.0, seed, 0.1)[0].images.flatten().tolist() for seed in (0, 0, 1)]
+    chosen = [train_and_validation(numbered, 0.0, seed, used=0.1)[0].images.flatten().tolist() for seed in (0, 0, 1)]
     assert chosen[0] == chosen[1] != chosen[2]
     # In the order of the data, none twice, and one at least of the rarest class.
     assert chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 8 and chosen[0][-1] == 70

@@ -65,7 +65,7 @@ def test_the_sheet_of_a_folder_has_training_images_and_each_picture_once(tmp_pat
     for index in range(12):
         shutil.copy(root / "cat/0.png", root / "cat" / f"a copy {index}.png")
     drawn = []
-    monkeypatch.setattr(describe, "draw_sheet", lambda path, images, captions, *rest: drawn.append((images, captions)))
+    monkeypatch.setattr(describe, "draw_sheet", lambda path, images, captions, **_: drawn.append((images, captions)))
     bw.data(str(root), sheet=tmp_path / "sheet.png")
     ((images, captions),) = drawn
     train = bw.load_data(str(root)).train.images
@@ -298,7 +298,7 @@ def test_the_command_refuses_in_one_message(tmp_path, refused):
 def test_a_picture_of_the_right_size_keeps_every_pixel(way, channels):
     picture = noise(24, 18, channels)
     pixels = torch.from_numpy(np.array(picture)).reshape(24, 18, channels).permute(2, 0, 1)
-    assert torch.equal(to_image(picture, channels, (24, 18), way), pixels)
+    assert torch.equal(to_image(picture, channels=channels, size=(24, 18), method=way), pixels)
 
 
 def test_the_three_ways_cut_fill_or_distort():
@@ -306,11 +306,13 @@ def test_the_three_ways_cut_fill_or_distort():
     pixels = np.full((30, 60), 255, np.uint8)
     pixels[:, :15] = pixels[:, 45:] = 0
     picture = Image.fromarray(pixels)
-    crop, pad, stretch = (to_image(picture, 1, (30, 30), way)[0].float() for way in ("crop", "pad", "stretch"))
+    crop, pad, stretch = (
+        to_image(picture, channels=1, size=(30, 30), method=way)[0].float() for way in ("crop", "pad", "stretch")
+    )
     assert bool((crop == 255).all())  # the middle, in which there is no bar
     assert pad[:7].sum() == 0 and pad[23:].sum() == 0 and pad[15, 15] == 255 and pad[15, 2] == 0
     assert stretch[:, 12:18].min() == 255 and stretch[:, :5].max() == 0
-    colour = to_image(picture, 3, (30, 30), "stretch")
+    colour = to_image(picture, channels=3, size=(30, 30), method="stretch")
     assert colour.shape == (3, 30, 30) and torch.equal(colour[0], colour[2])
 
 
@@ -342,7 +344,8 @@ def test_predict_and_evaluate_place_pictures_as_the_training_did(tmp_path, comma
     trained = bw.load_run("run")
     assert trained.model.pictures == "pad" and trained.model.image_size == (16, 24)
     assert bw.evaluate("run").accuracy == result.test_accuracy
-    logits = trained.net((to_image(read_picture(root / "cat/1.png"), 3, (16, 24), "pad")[None] / 255
+    image = to_image(read_picture(root / "cat/1.png"), channels=3, size=(16, 24), method="pad")
+    logits = trained.net((image[None] / 255
                           - torch.tensor(data.mean).view(3, 1, 1)) / torch.tensor(data.std).view(3, 1, 1))  # fmt: skip
     (prediction,) = bw.predict("run", root / "cat/1.png", top=2)
     assert {g.name: g.probability for g in prediction.guesses} == pytest.approx(

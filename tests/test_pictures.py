@@ -57,7 +57,7 @@ def test_any_size_colour_and_polarity_end_in_the_same_place(dark_on_light, mode)
     path = "picture.png"
     with open(path, "wb") as out:
         out.write(file.getvalue())
-    image = to_image(read_picture(path), 1, (28, 28), "digits")[0].numpy()
+    image = to_image(read_picture(path), channels=1, size=(28, 28), method="digits")[0].numpy()
     rows, columns = np.nonzero(image > 128)
     assert np.ptp(rows) + 1 in (19, 20, 21) and np.ptp(columns) + 1 in (3, 4, 5)
     assert image[0, 0] == 0 and image.max() == 255
@@ -70,7 +70,7 @@ def test_transparency_is_laid_on_what_the_ink_stands_out_from():
         picture = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
         ImageDraw.Draw(picture).rectangle((45, 10, 55, 90), fill=(ink, ink, ink, 255))
         picture.save("clear.png")
-        image = to_image(read_picture("clear.png"), 1, (28, 28), "digits")
+        image = to_image(read_picture("clear.png"), channels=1, size=(28, 28), method="digits")
         assert image.max() == 255 and 40 < (image > 128).sum() < 120
 
 
@@ -80,7 +80,7 @@ def test_exif_turns_the_picture_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
     picture.save("turned.jpg", exif=exif, quality=95)
-    image = to_image(read_picture("turned.jpg"), 1, (28, 28), "digits")[0].numpy()
+    image = to_image(read_picture("turned.jpg"), channels=1, size=(28, 28), method="digits")[0].numpy()
     rows, columns = np.nonzero(image > 128)
     assert np.ptp(rows) > 3 * np.ptp(columns)
 
@@ -105,7 +105,7 @@ def test_garments_fill_the_image_and_are_centred_by_their_box():
 def test_more_channels_repeat_the_grey_one():
     picture = Image.new("L", (60, 60), 255)
     ImageDraw.Draw(picture).ellipse((10, 10, 50, 50), outline=0, width=6)
-    image = to_image(picture, 3, (32, 40), "digits")
+    image = to_image(picture, channels=3, size=(32, 40), method="digits")
     assert image.shape == (3, 32, 40) and torch.equal(image[0], image[2]) and image.dtype == torch.uint8
 
 
@@ -215,7 +215,9 @@ def test_a_sheet_has_each_image_in_its_own_proportions(size, tmp_path):
     path = tmp_path / "sheet.png"
     colours = torch.tensor([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], dtype=torch.uint8)
     images = colours[:, :, None, None].expand(-1, -1, *size)
-    draw_sheet(path, images, ["$1\n99%", "a long one that must be cut", "猫", "", "e"], "five: $ and _", columns=3)
+    draw_sheet(
+        path, images, ["$1\n99%", "a long one that must be cut", "猫", "", "e"], title="five: $ and _", columns=3
+    )
     sheet = np.asarray(Image.open(path).convert("RGB"))
     seen = [np.nonzero((sheet == colour.numpy()).all(-1)) for colour in colours]
     heights, widths = ({int(np.ptp(at[axis])) + 1 for at in seen} for axis in (0, 1))
@@ -228,7 +230,9 @@ def test_a_sheet_has_each_image_in_its_own_proportions(size, tmp_path):
 
 @pytest.mark.parametrize("caption", ["W" * 24, "很长的中文类名很长的中文类名很长的中文类名长"])
 def test_captions_of_wide_letters_stand_apart(caption, tmp_path):
-    draw_sheet(tmp_path / "sheet.png", torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), [caption] * 2, "", columns=2)
+    draw_sheet(
+        tmp_path / "sheet.png", torch.full((2, 1, 8, 8), 255, dtype=torch.uint8), [caption] * 2, title="", columns=2
+    )
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
     inked = np.nonzero((sheet[:-5] < 128).any(0))[0]
     assert np.diff(inked).max() > 10  # pixels, of 130 an inch

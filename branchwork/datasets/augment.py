@@ -73,14 +73,14 @@ def augment(
         scales = (1 + strength.scaling) ** _uniform((count,), generator)[rows]
         field, centres = None, None
         if strength.elastic:
-            field = strength.elastic * smooth_noise(count, (height, width), generator, rows)
+            field = strength.elastic * smooth_noise(count, (height, width), generator, wanted=rows)
         if strength.crop:
-            boxes = random_crops(count, (height, width), strength.crop, generator)[rows]
+            boxes = random_crops(count, (height, width), generator, lost=strength.crop)[rows]
             scales = scales.unsqueeze(1) * torch.tensor([width, height]) / boxes[:, 2:]
             centres = boxes[:, :2] + (boxes[:, 2:] - torch.tensor([width, height])) / 2
-        images = warp(images, shifts, angles, scales, field, centres)
+        images = warp(images, shifts=shifts, angles=angles, scales=scales, field=field, centres=centres)
     if strength.erasing:
-        images = erase(images, random_rectangles(count, (height, width), strength.erasing, generator)[rows])
+        images = erase(images, random_rectangles(count, (height, width), generator, probability=strength.erasing)[rows])
     # Drawn last, so that the images of a recipe without them stay what they were.
     if strength.flip:
         mirrored = (torch.rand(count, generator=generator)[rows] < strength.flip).to(images.device)
@@ -92,6 +92,7 @@ def augment(
 
 def warp(
     images: Tensor,
+    *,
     shifts: Tensor,
     angles: Tensor,
     scales: Tensor,
@@ -134,7 +135,7 @@ def _positions(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack([x.repeat(height), y.repeat_interleave(width), torch.ones(height * width, device=device)])
 
 
-def smooth_noise(count: int, size: tuple[int, int], generator: torch.Generator, wanted: slice = ALL_ROWS) -> Tensor:
+def smooth_noise(count: int, size: tuple[int, int], generator: torch.Generator, *, wanted: slice = ALL_ROWS) -> Tensor:
     """Return random fields N×2×H×W of mean 0 and standard deviation 1, smoothed by a Gaussian (see SMOOTHNESS).
 
     All `count` fields are drawn, and the `wanted` ones returned.
@@ -166,7 +167,7 @@ def erase(images: Tensor, rectangles: Tensor) -> Tensor:
     return images * ~inside.unsqueeze(1)
 
 
-def random_rectangles(count: int, size: tuple[int, int], probability: float, generator: torch.Generator) -> Tensor:
+def random_rectangles(count: int, size: tuple[int, int], generator: torch.Generator, *, probability: float) -> Tensor:
     """Return rectangles int64 N×4 (see `erase`) within images of `size`; all but the fraction `probability` are empty.
 
     Area and aspect are drawn as by Zhong et al. 2017, except that a side longer than the image is cut to it, where
@@ -184,7 +185,7 @@ def random_rectangles(count: int, size: tuple[int, int], probability: float, gen
     return torch.stack([top, left, top + tall, left + wide], 1).long()
 
 
-def random_crops(count: int, size: tuple[int, int], lost: float, generator: torch.Generator) -> Tensor:
+def random_crops(count: int, size: tuple[int, int], generator: torch.Generator, *, lost: float) -> Tensor:
     """Return boxes float N×4 within images of `size` (height, width): left, top, width, height, in pixels.
 
     Area and aspect are drawn as by Szegedy et al. 2014 (section 6), which torchvision calls RandomResizedCrop: the

@@ -14,7 +14,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError
 
 
-def train_and_validation(data: DataSet, held_out: float, seed: int, used: float = 1.0) -> tuple[Split, Split]:
+def train_and_validation(data: DataSet, held_out: float, seed: int, *, used: float = 1.0) -> tuple[Split, Split]:
     """Return training and validation images.
 
     The data's own validation images are used if there are any, else the fraction `held_out` of every class is held
@@ -24,7 +24,7 @@ def train_and_validation(data: DataSet, held_out: float, seed: int, used: float 
     if held_out and data.validation is not None:
         train, validation = data.train, data.validation
     else:
-        train, validation = hold_out(data.train, held_out, seed, data.classes)
+        train, validation = hold_out(data.train, held_out, seed, classes=data.classes)
     if used < 1:
         generator = generator_of(seed, "use", 0)
         members = [_members(train, label) for label in torch.unique(train.labels)]
@@ -33,7 +33,7 @@ def train_and_validation(data: DataSet, held_out: float, seed: int, used: float 
     return train, validation
 
 
-def hold_out(split: Split, fraction: float, seed: int, classes: Sequence[str] = ()) -> tuple[Split, Split]:
+def hold_out(split: Split, fraction: float, seed: int, *, classes: Sequence[str] = ()) -> tuple[Split, Split]:
     """Divide `split` into training and validation, the latter with `fraction` of every class, drawn by `seed`.
 
     With a fraction of 0 the validation is empty. Raises `DataError` if a class, named as in `classes`, would have

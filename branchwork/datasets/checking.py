@@ -84,7 +84,7 @@ def read_layout(
 ) -> Iterator[tuple[FileRecord, Array]]:
     """Decode the files in their order; yield the record and the image of each."""
     paths = [file.path for file in layout.files]
-    return read_files(paths, image_format, f"reading {printable(layout.folder.name)}", observer)
+    return read_files(paths, image_format, title=f"reading {printable(layout.folder.name)}", observer=observer)
 
 
 def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_format: ImageFormat) -> UsableFiles:

@@ -69,7 +69,7 @@ def data(
         shown = loaded.classes[:_MOST_CLASSES]
         rows = torch.cat([(loaded.train.labels == i).nonzero()[:_EXAMPLES, 0] for i in range(len(shown))])
         captions = [loaded.classes[int(label)] for label in loaded.train.labels[rows]]
-        _draw(sheet_path, loaded.train.images[rows], captions, loaded.name, loaded.classes)
+        _draw(sheet_path, loaded.train.images[rows], captions, name=loaded.name, classes=loaded.classes)
     fetched = None if loaded.path else {s.name: s for s in (MNIST, FASHION_MNIST)}.get(loaded.name)
     return DataSummary(
         name=loaded.name,
@@ -109,7 +109,7 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
             for row in [row for row in candidates if layout.files[row].label == label][:_EXAMPLES]
         ]
         images = torch.from_numpy(np.stack([examples[row] for row in rows]))
-        _draw(sheet_path, images, [layout.files[row].label for row in rows], name, usable.classes)
+        _draw(sheet_path, images, [layout.files[row].label for row in rows], name=name, classes=usable.classes)
     return DataSummary(
         name=name,
         origin=f"the folder {printable(folder)}",
@@ -124,10 +124,11 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
     )
 
 
-def _draw(path: Path, images: torch.Tensor, captions: list[str], name: str, classes: tuple[str, ...]) -> None:
+def _draw(path: Path, images: torch.Tensor, captions: list[str], *, name: str, classes: tuple[str, ...]) -> None:
     """Draw the examples, a class per row."""
     several = f" of the first {_MOST_CLASSES} classes" if len(classes) > _MOST_CLASSES else " class"
-    draw_sheet(path, images, captions, f"{name}: the first {_EXAMPLES} of each{several}", _EXAMPLES)
+    title = f"{name}: the first {_EXAMPLES} of each{several}"
+    draw_sheet(path, images, captions, title=title, columns=_EXAMPLES)
 
 
 def _sheet_path(sheet: Path | bool, name: str) -> Path | None:

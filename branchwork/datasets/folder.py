@@ -53,7 +53,7 @@ def find_files(folder: Path) -> FolderLayout:
     parts = _find_splits(folder, problems)
     files: list[PictureFile] = []
     for split, part in parts.items():
-        files += _read_split(part, split, folder, problems)
+        files += _read_split(part, split, folder=folder, problems=problems)
     trained = {file.label for file in files if file.split == "train"}
     if len(trained) < 2:
         classes = f"one class with pictures, {min(trained)!r}" if trained else "no sub-folder with pictures"
@@ -116,7 +116,7 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
     return {"train": folder}
 
 
-def _read_split(part: Path, split: SplitName, folder: Path, problems: list[FolderProblem]) -> Iterator[PictureFile]:
+def _read_split(part: Path, split: SplitName, *, folder: Path, problems: list[FolderProblem]) -> Iterator[PictureFile]:
     labels = set()
     for name, path in _find_folders(part, folder, problems).items():
         # macOS writes é as two characters and others write one; it is the same name.
@@ -150,7 +150,9 @@ def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> di
         else:
             loose += path.suffix.lower() in SUFFIXES
             problems.append(
-                _stray(path, root, "outside of a class", "it is outside every class folder: move it into one")
+                _stray(
+                    path, root, kind="outside of a class", message="it is outside every class folder: move it into one"
+                )
             )
     if loose and not folders:
         raise DataError(
@@ -181,7 +183,7 @@ def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> I
             else:
                 kind = f"a file {path.suffix}" if path.suffix else "a file without an extension"
                 message = f"{kind} is not a picture that can be read: convert it to one of {', '.join(FORMATS)}"
-                problems.append(_stray(path, root, "no picture", printable(message)))
+                problems.append(_stray(path, root, kind="no picture", message=printable(message)))
 
 
 def _list_visible(folder: Path, root: Path, problems: list[FolderProblem]) -> list[Path]:
@@ -204,7 +206,7 @@ def _loop(path: Path, root: Path) -> FolderProblem:
     return FolderProblem("loop", _shown(path, root), "the link leads back into the data: delete it")
 
 
-def _stray(path: Path, root: Path, kind: str, message: str) -> FolderProblem:
+def _stray(path: Path, root: Path, *, kind: str, message: str) -> FolderProblem:
     """Describe something that is neither a folder nor a picture."""
     if os.path.islink(path) and not os.path.exists(path):
         return FolderProblem("unreadable", _shown(path, root), BROKEN_LINK)

@@ -56,7 +56,7 @@ def load_data(
             raise DataError(
                 f"there is no pack {printable(name)}: make it with branchwork data pack FOLDER --out {printable(name)}"
             )
-        return _load_folder(Path(name), size, fit, channels, observer)
+        return _load_folder(Path(name), size=size, fit=fit, channels=channels, observer=observer)
     if size is not None or fit is not None:
         raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
     if name == "auto":
@@ -82,7 +82,7 @@ def is_path(name: str) -> bool:
 
 
 def _load_folder(
-    folder: Path, size: int | tuple[int, int] | None, fit: str | None, channels: int | None, observer: Observer
+    folder: Path, *, size: int | tuple[int, int] | None, fit: str | None, channels: int | None, observer: Observer
 ) -> DataSet:
     layout, image_format = survey(folder, observer, size=size, fit=fit, channels=channels)
     needed, free = 2 * len(layout.files) * image_format.bytes, available_memory()

@@ -88,7 +88,7 @@ def pack(
         try:
             part.unlink(missing_ok=True)  # a process that was killed has left it
             _check_space(path, len(layout.files) * (image_format.bytes + 8) + 1_000_000)
-            usable = _write(part, layout, image_format, observer)
+            usable = _write(part, layout, image_format, observer=observer)
             move_together([(part, path)], error=DataError)
         finally:
             part.unlink(missing_ok=True)
@@ -167,7 +167,7 @@ def verify_pack(path: Path, observer: Observer) -> None:
         observer.count_end()
 
 
-def _write(part: Path, layout: FolderLayout, image_format: ImageFormat, observer: Observer) -> UsableFiles:
+def _write(part: Path, layout: FolderLayout, image_format: ImageFormat, *, observer: Observer) -> UsableFiles:
     records, checksum = [], 0
     with part.open("wb") as file:
         for record, image in read_layout(layout, image_format, observer):

@@ -41,15 +41,15 @@ _LEAST_CONTRAST = 24
 _STROKE = 0.12
 
 
-def to_image(picture: Image.Image, channels: int, size: tuple[int, int], method: str) -> Tensor:
+def to_image(picture: Image.Image, *, channels: int, size: tuple[int, int], method: str) -> Tensor:
     """Return a picture as an image that a net was trained on: uint8 C×H×W, of `size` (height, width).
 
     `method` is one of `METHODS`. Raises `ImageError` if a figure is needed and none is found.
     """
-    return torch.from_numpy(to_array(picture, channels, size, method))
+    return torch.from_numpy(to_array(picture, channels=channels, size=size, method=method))
 
 
-def to_array(picture: Image.Image, channels: int, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
+def to_array(picture: Image.Image, *, channels: int, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
     """Do what `to_image` does, as an array that owns its memory."""
     if method in RULES:
         pixels = place_figure(picture, size, RULES[method])[np.newaxis]

@@ -155,25 +155,27 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
 
 
 def read_files(
-    paths: Sequence[Path], image_format: ImageFormat, title: str, observer: Observer
+    paths: Sequence[Path], image_format: ImageFormat, *, title: str, observer: Observer
 ) -> Iterator[tuple[FileRecord, Array]]:
     """Decode each picture and convert it to `image_format`; yield its record and its image uint8 C×H×W.
 
     The image is black if the picture cannot be read: nothing that a file holds raises. `observer` is told how many
     are done, of a count called `title`.
     """
-    return _in_parallel(lambda path: _read_file(path, image_format), paths, title, observer)
+    return _in_parallel(lambda path: _read_file(path, image_format), paths, title=title, observer=observer)
 
 
 def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[PictureHeader]:
     """Return the headers of the files, without those that cannot be read."""
-    return [header for header in _in_parallel(_try_header, paths, title, observer) if header is not None]
+    return [header for header in _in_parallel(_try_header, paths, title=title, observer=observer) if header is not None]
 
 
 def _read_file(path: Path, image_format: ImageFormat) -> tuple[FileRecord, Array]:
     try:
         picture = decode(path)
-        image = to_array(picture.image, image_format.channels, image_format.size, image_format.method)
+        image = to_array(
+            picture.image, channels=image_format.channels, size=image_format.size, method=image_format.method
+        )
     except ImageError as reason:
         return FileRecord(error=str(reason)), np.zeros(image_format.shape, np.uint8)
     width, height = picture.image.size
@@ -195,7 +197,7 @@ def _try_header(path: Path) -> PictureHeader | None:
         return None
 
 
-def _in_parallel(work: Callable[[Path], T], paths: Sequence[Path], title: str, observer: Observer) -> Iterator[T]:
+def _in_parallel(work: Callable[[Path], T], paths: Sequence[Path], *, title: str, observer: Observer) -> Iterator[T]:
     workers = os.cpu_count() or 1
     upcoming, waiting = iter(paths), deque[Future[T]]()
     with quiet_decoders(), ThreadPoolExecutor(workers) as pool:

@@ -27,7 +27,7 @@ def check_sheet(path: Path) -> None:
     check_writable(path)
 
 
-def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
+def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], *, title: str, columns: int = 8) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
 
     Raises `RunError` if `check_sheet` would.
@@ -35,7 +35,7 @@ def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], title: str, 
     check_sheet(path)
     captions = ["\n".join(map(shorten, caption.split("\n"))) for caption in captions]
     with new_figure(1, 1, layout=None) as figure:
-        _lay_out(figure, images, captions, title, min(columns, max(1, len(images))))
+        _lay_out(figure, images, captions, title=title, columns=min(columns, max(1, len(images))))
         save(figure, path, title)
 
 
@@ -44,7 +44,7 @@ def shorten(text: str, most: int = _LONGEST_LINE) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _lay_out(figure: "Figure", images: Tensor, captions: Sequence[str], title: str, columns: int) -> None:
+def _lay_out(figure: "Figure", images: Tensor, captions: Sequence[str], *, title: str, columns: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties

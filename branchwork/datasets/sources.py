@@ -96,7 +96,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         return _read_cache(source, cache)
     tried = []
     with _lock_cache(cache, source.name, observer):
-        for origin, read in _origins(source, cache, folder, observer):
+        for origin, read in _origins(source, cache, folder=folder, observer=observer):
             try:
                 files = read()
                 _check_md5(source, files)
@@ -168,7 +168,7 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
 
 
 def _origins(
-    source: Source, cache: Path, folder: Path | None, observer: Observer
+    source: Source, cache: Path, *, folder: Path | None, observer: Observer
 ) -> Iterator[tuple[str, Callable[[], Files]]]:
     """Yield each place that may have the files, in words, and what reads them from it."""
     yield str(cache), lambda: _read_cache(source, cache)[0]

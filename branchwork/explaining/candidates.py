@@ -93,7 +93,7 @@ class Tuner:
     def of(cls, plan: Plan, data: DataSet) -> "Tuner":
         """The tuner whose images are those of the plan's training, on its device."""
         recipe, device = plan.recipe, pick_device(plan.options.device)
-        train, validation = train_and_validation(data, recipe.validation, plan.options.seed, recipe.fraction)
+        train, validation = train_and_validation(data, recipe.validation, plan.options.seed, used=recipe.fraction)
         train = Split(train.images.to(device), train.labels.to(device))
         return cls(plan, Model.of(plan.net, data, recipe), train, validation)
 

@@ -50,7 +50,7 @@ def densenet(
     if takes_small_stem(stem, image_size):
         body["conv1"] = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
     else:
-        body["conv1"] = conv_norm_relu(in_channels, width, 7, 2)
+        body["conv1"] = conv_norm_relu(in_channels, width, 7, stride=2)
         body["pool1"] = nn.MaxPool2d(3, 2, 1)
     for block, count in enumerate(design.layers, 1):
         layers: dict[str, nn.Module] = {}

@@ -43,7 +43,7 @@ def googlenet(
     """
     small = takes_small_stem(stem, image_size)
     body: dict[str, nn.Module] = {
-        "conv1": _conv(in_channels, 64, 3) if small else _conv(in_channels, 64, 7, 2),
+        "conv1": _conv(in_channels, 64, 3) if small else _conv(in_channels, 64, 7, stride=2),
         "pool1": nn.MaxPool2d(3, 2, ceil_mode=True),
         "conv2": _conv(64, 64, 1),
         "conv3": _conv(64, 192, 3),
@@ -81,5 +81,5 @@ def _inception(
     )
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    return conv_norm_relu(in_channels, out_channels, kernel, stride, eps=EPS)
+def _conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+    return conv_norm_relu(in_channels, out_channels, kernel, stride=stride, eps=EPS)

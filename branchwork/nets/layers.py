@@ -15,7 +15,7 @@ Stem = Literal["auto", "small", "large"]
 SMALL = 96
 
 
-def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, eps: float = 1e-5) -> nn.Sequential:
+def conv_norm(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, eps: float = 1e-5) -> nn.Sequential:
     """Return a convolution padded to keep height and width at stride 1, and a batch norm in place of its bias."""
     return chain(
         conv=nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
@@ -24,10 +24,12 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int = 1,
 
 
 def conv_norm_relu(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, *, eps: float = 1e-5
+    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, eps: float = 1e-5
 ) -> nn.Sequential:
     """Return `conv_norm` with a ReLU behind it."""
-    return chain(**dict(conv_norm(in_channels, out_channels, kernel, stride, eps=eps).named_children()), relu=nn.ReLU())
+    return chain(
+        **dict(conv_norm(in_channels, out_channels, kernel, stride=stride, eps=eps).named_children()), relu=nn.ReLU()
+    )
 
 
 def takes_small_stem(stem: Stem, image_size: ImageSize) -> bool:
@@ -50,7 +52,7 @@ def with_head(
     Kernels are initialised for ReLU (He et al. 2015b, section 2.2). Raises `NetError` if the images are too small.
     """
     net = chain(**body)
-    flat_features(net, in_channels, image_size, name)
+    flat_features(net, in_channels, image_size, name=name)
     net.add_module("mean", nn.AdaptiveAvgPool2d(1))
     net.add_module("flatten", nn.Flatten())
     if dropout:

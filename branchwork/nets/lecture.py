@@ -37,7 +37,7 @@ def inception(
         incep2=InceptionA(20, channels),
         flatten=nn.Flatten(),
     )
-    return _with_head("inception", body, in_channels, num_classes, image_size)
+    return _with_head(body, "inception", in_channels=in_channels, num_classes=num_classes, image_size=image_size)
 
 
 def residual(
@@ -66,12 +66,12 @@ def residual(
         body[f"rblock{number}"] = ResidualBlock(out, norm=norm == "batch")
         channels = out
     body["flatten"] = nn.Flatten()
-    return _with_head("residual", body, in_channels, num_classes, image_size)
+    return _with_head(body, "residual", in_channels=in_channels, num_classes=num_classes, image_size=image_size)
 
 
 def _with_head(
-    name: str, body: OrderedDict[str, nn.Module], in_channels: int, num_classes: int, image_size: ImageSize
+    body: OrderedDict[str, nn.Module], name: str, *, in_channels: int, num_classes: int, image_size: ImageSize
 ) -> nn.Sequential:
     net = nn.Sequential(body)
-    net.add_module("fc", nn.Linear(flat_features(net, in_channels, image_size, name), num_classes))
+    net.add_module("fc", nn.Linear(flat_features(net, in_channels, image_size, name=name), num_classes))
     return net

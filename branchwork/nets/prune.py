@@ -40,7 +40,7 @@ def prune(net: nn.Module, input_shape: tuple[int, ...], branches: Collection[str
         delattr(joins[path], name)
     for module, inputs in lost.items():
         _narrow(twins[module], ~inputs)
-    _check(pruned, image, expected, removed)
+    _check(pruned, image, expected, removed=removed)
     return pruned
 
 
@@ -106,7 +106,7 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
     joins = find_joins(probe)
     for module in probe.modules():
         if [*module.parameters(recurse=False)] or isinstance(module, nn.BatchNorm2d):
-            module.register_forward_pre_hook(partial(_note_lost, lost, paths))
+            module.register_forward_pre_hook(partial(_note_lost, lost=lost, paths=paths))
     for path, name in removed:
         join = joins[path]
         if isinstance(join, Add):
@@ -124,7 +124,7 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
 
 
 def _note_lost(
-    lost: dict[nn.Module, Tensor], paths: dict[nn.Module, str], module: nn.Module, args: tuple[Tensor, ...]
+    module: nn.Module, args: tuple[Tensor, ...], *, lost: dict[nn.Module, Tensor], paths: dict[nn.Module, str]
 ) -> tuple[Tensor, ...] | None:
     """Note which inputs of a layer are marked. A convolution or a linear layer then reads zeros in their place."""
     (x, *_), path = args, paths[module]
@@ -166,7 +166,7 @@ def _narrow(module: nn.Module, kept: Tensor) -> None:
             setattr(module, key, nn.Parameter(narrow, tensor.requires_grad) if is_parameter else narrow)
 
 
-def _check(pruned: nn.Module, image: Tensor, expected: Tensor, removed: list[Branch]) -> None:
+def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[Branch]) -> None:
     """Raise `NetError` if `pruned` cannot run, or if its logits are not `expected`."""
     names = " and ".join(f"{path}.{name}".lstrip(".") for path, name in removed)
     try:

@@ -100,7 +100,7 @@ def resnet(
     if variant.preact:  # the next layers begin with norm and ReLU
         body["conv1"] = nn.Conv2d(in_channels, first, kernel, stride, kernel // 2, bias=False)
     else:
-        body["conv1"] = conv_norm_relu(in_channels, first, kernel, stride)
+        body["conv1"] = conv_norm_relu(in_channels, first, kernel, stride=stride)
     if not small:
         body["pool1"] = nn.MaxPool2d(3, 2, 1)
     for stage, count in enumerate(design.blocks):
@@ -178,7 +178,7 @@ class _Block:
             return nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
         if self.design.for_cifar and self.variant.shortcut != "conv":
             return Subsample(self.in_channels, self.out_channels, self.stride)
-        return conv_norm(self.in_channels, self.out_channels, 1, self.stride)
+        return conv_norm(self.in_channels, self.out_channels, 1, stride=self.stride)
 
     def _join(self, residual: nn.Sequential) -> nn.Module:
         """Return a block that keeps the shape (He et al. 2016, Figure 2, with the best settings of Table 1)."""

@@ -150,7 +150,7 @@ def train_job(job: Job) -> Record:
 def _measures(folder: Path, data: DataSet, result: Result, *, recipe: Recipe, job: Job) -> dict[str, Any]:
     """Return the fields of the record of a training that did not diverge."""
     trained = load_run(folder)
-    used, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
+    used, _ = train_and_validation(data, recipe.validation, job.seed, used=recipe.fraction)
     logits = predict_logits(trained.net, used.images, trained.model)
     wrong = int((logits.argmax(1) != used.labels).sum())
     history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -238,7 +238,7 @@ class _GradientWatch(Observer):
             build = Model.of(job.net, data).builder()
             torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
             self.net = build()
-        split, _ = train_and_validation(data, recipe.validation, job.seed, recipe.fraction)
+        split, _ = train_and_validation(data, recipe.validation, job.seed, used=recipe.fraction)
         few = split.pick(torch.arange(min(GRADIENT_IMAGES, len(split))))
         self.images, self.labels = normalise(few.images[:], data.mean, data.std), few.labels
         self.epochs = {1, -(-recipe.epochs // 4), -(-recipe.epochs // 2), recipe.epochs}

@@ -58,7 +58,7 @@ def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:
     """Return the heads of `net` by the layer that each reads; none if the recipe gives them no weight."""
     name, _ = split_options(model.net)
     taps = READ[name] if recipe.auxiliary else ()
-    shapes = {tap: layer_shape(net, tap, model.in_channels, model.image_size) for tap in taps}
+    shapes = {tap: layer_shape(net, tap, in_channels=model.in_channels, image_size=model.image_size) for tap in taps}
     return nn.ModuleDict({tap: _head(shape, len(model.classes)) for tap, shape in shapes.items()})
 
 

@@ -119,7 +119,7 @@ def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     title = (
         f"{short_name(evaluation.net)} on {evaluation.data}: most confident mistakes (true → predicted, probability)"
     )
-    draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title)
+    draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title=title)
 
 
 def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, *, classes: tuple[str, ...]) -> tuple[Mistake, ...]:

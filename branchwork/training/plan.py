@@ -74,7 +74,7 @@ def make_plan(
     device = pick_device(options.device)
     if recipe.batch_norm == "shared" and device.type != "cuda":
         raise RecipeError(f"batch_norm shared needs GPUs, but the device is {device}: leave it out")
-    train, _ = train_and_validation(data, recipe.validation, options.seed, recipe.fraction)
+    train, _ = train_and_validation(data, recipe.validation, options.seed, used=recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
             f"batch_size must be at most {len(train)}, the number of training images, got {recipe.batch_size}"

@@ -70,7 +70,7 @@ def predict(
         ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
         title = f"{few} as {short_name(trained.model.net)} got it, and its answer"
-        draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title)
+        draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title=title)
     return predictions
 
 
@@ -78,7 +78,7 @@ def read_image(path: Path, model: Model) -> Tensor:
     """Return the picture at `path` as the net sees it: uint8 C×H×W. Raises `ImageError`."""
     picture = read_picture(path)
     try:
-        return to_image(picture, model.in_channels, model.image_size, model.pictures)
+        return to_image(picture, channels=model.in_channels, size=model.image_size, method=model.pictures)
     except ImageError as reason:
         raise ImageError(f"{path}: {reason}") from reason
 

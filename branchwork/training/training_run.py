@@ -192,7 +192,7 @@ def _prepare(
     )
     position = Position() if saved is None else saved.position
     position.seconds = processes.share(position.seconds + time.perf_counter() - began)
-    splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, plan.recipe.fraction)
+    splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, used=plan.recipe.fraction)
     run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs)
     if saved is None:
         run.save()
