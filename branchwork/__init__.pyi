@@ -34,7 +34,12 @@ from .training.recipe import (
     photos as photos,
 )
 from .training.run import load_run as load_run
-from .training.several import demo as demo, resume_seeds as resume_seeds, train_seeds as train_seeds
-from .training.train import resume as resume, train as train
+from .training.train import (
+    demo as demo,
+    resume as resume,
+    resume_seeds as resume_seeds,
+    train as train,
+    train_seeds as train_seeds,
+)
 
 __version__: str

@@ -6,7 +6,7 @@ from helpers.training import EXACT, SMALL, last
 
 import branchwork as bw
 from branchwork.errors import RecipeError
-from branchwork.training.execution import Compilable
+from branchwork.training.state import Compilable
 
 
 def test_batches_of_another_size_are_run_as_they_are(monkeypatch):

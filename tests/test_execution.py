@@ -5,9 +5,9 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.errors import NetError, RecipeError
-from branchwork.training.execution import pick_execution
 from branchwork.training.infer import pick_layout
 from branchwork.training.run import Model
+from branchwork.training.state import pick_execution
 
 LECTURE = f"{ROOT}/tests/helpers/lecture.py"
 RECIPE = bw.fast("inception").but({"epochs": 1, "batch_size": 256, "precision": "fp32"})

@@ -35,8 +35,7 @@ from branchwork.explaining.results import Contribution, Explanation
 from branchwork.explaining.worth import relations
 from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
-from branchwork.training.evaluate import evaluate
-from branchwork.training.metrics import paired_interval
+from branchwork.training.evaluate import evaluate, paired_interval
 from branchwork.training.run import Model, write_model
 
 SHAPE = (1, 28, 28)

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from pathlib import Path
 
@@ -6,11 +7,10 @@ from helpers.training import SGD, SMALL, StopAt
 
 import branchwork as bw
 from branchwork.errors import Interrupted, RecipeError
-from branchwork.training import log
 
 
 def test_a_missing_tensorboard_says_how_to_get_it(small, monkeypatch):
-    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=r"pip install 'branchwork\[log\]'"):
         bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run")
     with pytest.raises(RecipeError, match="log must be tensorboard or left out, got 'wandb'"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from branchwork.training.metrics import confusion_matrix, per_class, wilson_interval
+from branchwork.training.evaluate import confusion_matrix, per_class, wilson_interval
 
 
 @given(st.integers(1, 20_000).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))

@@ -15,7 +15,7 @@ from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
-    from branchwork.training.several import SeedsResult
+    from branchwork.training.train import SeedsResult
 
     RecipeFlags = Any
     OptionFlags = Any

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from branchwork.training.metrics import Z_95
+from branchwork.training.evaluate import Z_95
 
 Verdict = Literal["yes", "no", "too close to call", "too few branches to tell"]
 

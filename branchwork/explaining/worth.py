@@ -20,10 +20,9 @@ from branchwork.figures import check_ending
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
-from branchwork.training.evaluate import load_for
+from branchwork.training.evaluate import load_for, paired_interval, wilson_interval
 from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
-from branchwork.training.metrics import paired_interval, wilson_interval
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
 from branchwork.training.training_run import read_result
 

@@ -10,27 +10,18 @@ from torch import nn
 from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
-from branchwork.errors import (
-    DataError,
-    RecipeError,
-)
+from branchwork.errors import DataError, RecipeError
 from branchwork.nets.resolve import absolute_name
 from branchwork.nets.weights import load_weights
+from branchwork.observer import need_tensorboard
 from branchwork.training.auxiliary import check_heads
 from branchwork.training.batch_size import fitting_batch, images_per_second
 from branchwork.training.infer import pick_device, pick_precision
-from branchwork.training.log import need_tensorboard
-from branchwork.training.machine import (
-    compiler_problem,
-    process_settings,
-)
+from branchwork.training.machine import compiler_problem, process_settings
 from branchwork.training.options import Options, check_threads
 from branchwork.training.processes import Processes
 from branchwork.training.recipe import Recipe, fast
-from branchwork.training.run import (
-    Model,
-    check_net,
-)
+from branchwork.training.run import Model, check_net
 from branchwork.training.state import freeze_body, make_state
 
 

@@ -15,11 +15,10 @@ from branchwork.datasets.augment import Augmentation, augment, mix, mixup_weight
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge, RecipeError, first_line
-from branchwork.training.execution import is_of_compiler
 from branchwork.training.infer import autocast, weight_dtype
 from branchwork.training.machine import is_out_of_memory
 from branchwork.training.recipe import AUGMENTATIONS, Recipe
-from branchwork.training.state import TrainState, split_batch
+from branchwork.training.state import TrainState, is_of_compiler, split_batch
 
 
 class Moment(NamedTuple):

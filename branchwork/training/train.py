@@ -1,26 +1,23 @@
-"""Train a net into a run folder, from the start or from where it was stopped."""
+"""Train a net into a run folder, from the start or from where it was stopped: once, with several seeds, or the demo."""
 
-from dataclasses import replace
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
-from branchwork.errors import (
-    RunError,
-)
+from branchwork.errors import Interrupted, RecipeError, RunError
+from branchwork.files import read_json, write_json
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import SavedState, load_state
 from branchwork.training.options import Options
 from branchwork.training.plan import Plan, make_plan
-from branchwork.training.processes import interruptible, joined
+from branchwork.training.processes import Processes, check_single_process, interruptible, joined
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import (
-    RESULT,
-    claim_folder,
-    holds,
-)
-from branchwork.training.training_run import Result, run_training
+from branchwork.training.run import RESULT, SEEDS, STATE, claim_folder, holds
+from branchwork.training.training_run import Result, read_result, run_training
 
 
 def train(
@@ -86,13 +83,137 @@ def resume(
         state = processes.share(processes.together(read))
         assert state is not None
         plan = state.plan
-        data_set = processes.together(lambda: data or load_again(plan, source, observer))
+        data_set = processes.together(lambda: data or _load_again(plan, source, observer))
         with interruptible() as interrupted:
             return run_training(
                 plan, data_set, folder, saved=state, interrupted=interrupted, observer=observer, processes=processes
             )
 
 
-def load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
+def _load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
     """Load the data that a training began with."""
     return load_data(plan.data, source=source, size=plan.size, fit=plan.fit, observer=observer)
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """The test accuracies of several seeds, as fractions; `deviation` is the sample standard deviation (n − 1)."""
+
+    net: str
+    data: str
+    seeds: tuple[int, ...]
+    mean: float
+    deviation: float
+    mean_train_seconds: float
+    results: tuple[Result, ...]
+    folder: str
+
+
+def train_seeds(
+    net: str = "inception",
+    *,
+    seeds: int = 5,
+    data: str | DataSet = "auto",
+    recipe: Recipe | None = None,
+    options: Options | None = None,
+    out: str | Path | None = None,
+    observer: Observer | None = None,
+) -> SeedsResult:
+    """Train with `seeds` seeds, from that of `options` on, each in a folder of its own in `out`.
+
+    Everything else is as for `train`.
+    """
+    options = options or Options()
+    observer = observer or Observer()
+    check_single_process("several seeds")
+    if not 2 <= seeds <= 1000:
+        raise RecipeError(f"seeds must be from 2, for a deviation, to 1000, got {seeds}: for one seed, leave it out")
+    data_set = load_data(data, observer=observer) if isinstance(data, str) else data
+    plan = make_plan(net, data_set, recipe=recipe, options=options)
+    plans = [
+        replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
+    ]
+    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
+    write_json(folder / SEEDS, [asdict(plan) for plan in plans])
+    return _train_seeds(plans, folder, data_set, observer=observer)
+
+
+def resume_seeds(
+    folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
+) -> SeedsResult:
+    """Train the seeds in a folder of `train_seeds` that are not trained yet."""
+    observer = observer or Observer()
+    check_single_process("several seeds")
+    path, remedy = Path(folder) / SEEDS, "train again into another folder"
+    plans = read_json(path, list[Plan], remedy=remedy)
+    if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
+        raise RunError(f"{path} is damaged (it needs at least two different seeds): {remedy}")
+    return _train_seeds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
+
+
+def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
+    again = f"stopped, and saved. Continue with: branchwork train --resume {folder}"
+    plan_of_folder = {folder / f"seed-{plan.options.seed}": plan for plan in plans}
+    results = _complete(plan_of_folder, data, again=again, observer=observer)
+    accuracies = [result.test_accuracy for result in results]
+    summary = SeedsResult(
+        net=plans[0].net,
+        data=data.name,
+        seeds=tuple(plan.options.seed for plan in plans),
+        mean=statistics.mean(accuracies),
+        deviation=statistics.stdev(accuracies),
+        mean_train_seconds=statistics.mean(result.train_seconds for result in results),
+        results=results,
+        folder=str(folder),
+    )
+    write_json(folder / RESULT, asdict(summary))
+    return summary
+
+
+def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:
+    """Return the results of several trainings on `data`, each in the folder that `plans` gives it.
+
+    Finished ones are read, a stopped one is continued, the others are trained. Raises `Interrupted` after Ctrl-C, with
+    the message `again`, which says how to continue.
+    """
+    results = []
+    with interruptible() as interrupted:
+        for folder, plan in plans.items():
+            if interrupted.is_set():
+                raise Interrupted(again)
+            if holds(folder, RESULT):
+                observer.note(f"{folder} is trained already; delete it to train it again")
+                results.append(read_result(folder))
+                continue
+            saved = load_state(folder) if holds(folder, STATE) else None
+            if saved is None:
+                claim_folder(folder, "")
+            try:
+                result = run_training(
+                    plan if saved is None else saved.plan,
+                    data,
+                    folder,
+                    saved=saved,
+                    interrupted=interrupted,
+                    observer=observer,
+                    processes=Processes(),
+                )
+                results.append(result)
+            except Interrupted:
+                raise Interrupted(again) from None
+    return tuple(results)
+
+
+def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observer | None = None) -> tuple[Result, ...]:
+    """Train `inception` and `residual` on `data` into folders in `out`.
+
+    A net that is already trained there is not trained again; one that was stopped is continued.
+    """
+    observer = observer or Observer()
+    check_single_process("the demo")
+    data_set = load_data(data, observer=observer)
+    folder = Path(out) / data_set.name
+    nets = ("inception", "residual")
+    plans = {folder / net: make_plan(net, data_set) for net in nets}
+    again = "stopped, and saved. Run the same command again to continue."
+    return _complete(plans, data_set, again=again, observer=observer)

@@ -14,33 +14,17 @@ from torch import Tensor
 
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.errors import (
-    DataError,
-    Diverged,
-    Interrupted,
-    RunError,
-    TrainingError,
-    first_line,
-    own_line,
-)
+from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import load_weights
-from branchwork.observer import Epoch, Observer, Step
+from branchwork.observer import Epoch, Observer, Step, TensorBoard
 from branchwork.training.checkpoint import Position, SavedState, save_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
 from branchwork.training.infer import pick_device
-from branchwork.training.log import LOG, TensorBoard
-from branchwork.training.machine import (
-    commit,
-    machine,
-    peak_memory,
-    process_settings,
-    reset_peak_memory,
-    versions,
-)
+from branchwork.training.machine import commit, machine, peak_memory, process_settings, reset_peak_memory, versions
 from branchwork.training.plan import Plan
 from branchwork.training.processes import Processes, is_lost
 from branchwork.training.run import (
@@ -133,7 +117,7 @@ def run_training(
         data = replace(data, mean=mean, std=std)
     device = processes.device(str(pick_device(plan.options.device)))
     if plan.options.log and processes.first:
-        observer = TensorBoard(observer, folder / LOG)
+        observer = TensorBoard(observer, folder / "tensorboard")
     with ExitStack() as lock:
         processes.together(prepare)
         reset_peak_memory(device)
