@@ -7,6 +7,7 @@ its state-dict keys: `incep1.b5.conv2.weight`.
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -228,12 +229,13 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
     ]
 
 
-def pair(value: int | str | tuple[int, ...]) -> tuple[int, ...]:
-    """Return a number for each axis, from one for both or one for each."""
+def pair(value: Any) -> tuple[int, int]:
+    """Return height and width from one number for both or one for each; the padding `valid` is none."""
     if value == "valid":
         return (0, 0)
     assert not isinstance(value, str), f"padding {value!r} must be resolved first"
-    return (value, value) if isinstance(value, int) else tuple(value)
+    numbers = [value] if isinstance(value, int) else list(value)
+    return int(numbers[0]), int(numbers[-1])
 
 
 def short(numbers: tuple[int, ...]) -> str:

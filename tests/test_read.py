@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from branchwork import NETS
 from branchwork.errors import NetError
-from branchwork.graph.joins import find_joins
+from branchwork.graph.joins import joins_of
 from branchwork.graph.read import read
 from branchwork.graph.trace import trace_graph
 
@@ -170,7 +170,7 @@ def test_parts_of_a_net_are_run_with_given_values():
     net = NETS["inception"]().eval()
     graph = read(net, (1, 28, 28))
     images = torch.randn(4, 1, 28, 28)
-    first, _ = find_joins(graph)
+    first, _ = joins_of(graph)
     join = graph.nodes[first.node]
     entries = [node for branch in first.branches for node in branch.entries]
     with torch.inference_mode():

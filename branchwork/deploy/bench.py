@@ -58,7 +58,7 @@ class BenchOptions:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """One way to run the net."""
 
     engine: str
@@ -92,8 +92,8 @@ def bench(
     chosen, kinds = _choose(options)
     subject = find_deployable(net, input_shape=input_shape)
     subject.need_fixed_graph()
-    candidates = [
-        Candidate(engine.name, precision, fused)
+    contenders = [
+        Contender(engine.name, precision, fused)
         for engine in chosen
         if engine.problem is None
         for precision in engine.precisions
@@ -101,7 +101,7 @@ def bench(
         for fused in (False, True)
     ]
     with using_threads(options.threads or torch.get_num_threads()):
-        rows, ceilings = _measure(subject, candidates, options=options, observer=observer)
+        rows, ceilings = _measure(subject, contenders, options=options, observer=observer)
         smallest = min(options.batch_sizes)
         result = Bench(
             net=subject.name,
@@ -150,99 +150,99 @@ def _with_exporter(engine: Engine) -> Engine:
 
 
 def _measure(
-    subject: Deployable, candidates: Sequence[Candidate], *, options: BenchOptions, observer: Observer
+    subject: Deployable, contenders: Sequence[Contender], *, options: BenchOptions, observer: Observer
 ) -> tuple[tuple[Timing, ...], dict[str, float]]:
-    """Return a row for each candidate and batch size, and the ceilings."""
+    """Return a row for each contender and batch size, and the ceilings."""
     sizes = tuple(dict.fromkeys(options.batch_sizes))
     shape = (max(sizes), *subject.input_shape)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = predict_logits(subject.net, images, subject.model)
-    runs: dict[tuple[Candidate, int, int] | str, Callable[[], object]] = {}
+    runs: dict[tuple[Contender, int, int] | str, Callable[[], object]] = {}
     differences = {}
     with tempfile.TemporaryDirectory() as folder:
-        for candidate in candidates:
-            observer.note(f"preparing {candidate}")
+        for contender in contenders:
+            observer.note(f"preparing {contender}")
             runners: list[Runner] = []
             for size in sizes:
-                if not runners or candidate.fused:  # which fused net is cheapest depends on the batch size
-                    prepared = _prepare(candidate, subject, Path(folder), batch=size)
-                    runners = [load(candidate.engine, prepared, candidate.precision) for _ in range(options.loads)]
-                differences[candidate, size] = _check(candidate, runners[0], images[:size], expected=expected[:size])
+                if not runners or contender.fused:  # which fused net is cheapest depends on the batch size
+                    prepared = _prepare(contender, subject, Path(folder), batch=size)
+                    runners = [load(contender.engine, prepared, contender.precision) for _ in range(options.loads)]
+                differences[contender, size] = _check(contender, runners[0], images[:size], expected=expected[:size])
                 for number, runner in enumerate(runners):
-                    runs[candidate, size, number] = partial(runner.run, runner.take(images[:size]))
-        products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in candidates)}
+                    runs[contender, size, number] = partial(runner.run, runner.take(images[:size]))
+        products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in contenders)}
         runs |= {kind: product for kind, (product, _) in products.items()}
         observer.note(f"timing {len(differences)} combinations, {options.seconds:g} s each")
         times = take_turns(runs, options.seconds / options.loads)
     # The best run, not the median: a ceiling is what the machine can do undisturbed.
     ceilings: dict[str, float] = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
     rows = []
-    for candidate, size in differences:
-        of_loads = list(chain.from_iterable(times[candidate, size, number] for number in range(options.loads)))
+    for contender, size in differences:
+        of_loads = list(chain.from_iterable(times[contender, size, number] for number in range(options.loads)))
         lower, median, upper = statistics.quantiles(of_loads, n=4, method="inclusive")
         speed = size * subject.trace.macs / median
         rows.append(
             Timing(
-                engine=candidate.engine,
-                precision=candidate.precision,
-                fused=candidate.fused,
+                engine=contender.engine,
+                precision=contender.precision,
+                fused=contender.fused,
                 batch=size,
                 milliseconds=1e3 * median,
                 quartiles=(1e3 * lower, 1e3 * upper),
                 runs=len(of_loads),
                 images_per_second=size / median,
                 macs_per_second=speed,
-                share=speed / ceilings[candidate.precision],
-                difference=differences[candidate, size],
+                share=speed / ceilings[contender.precision],
+                difference=differences[contender, size],
             )
         )
     return tuple(rows), ceilings
 
 
-def _prepare(candidate: Candidate, subject: Deployable, folder: Path, *, batch: int) -> Path | nn.Module:
+def _prepare(contender: Contender, subject: Deployable, folder: Path, *, batch: int) -> Path | nn.Module:
     """Return what `export` would write for such batches; for torch's engines, the module itself."""
-    options = ExportOptions(fuse=candidate.fused, precision=candidate.precision, batch=batch)
-    file_format = next((entry for entry in FORMATS.values() if entry.engine == candidate.engine), None)
+    options = ExportOptions(fuse=contender.fused, precision=contender.precision, batch=batch)
+    file_format = next((entry for entry in FORMATS.values() if entry.engine == contender.engine), None)
     if file_format is None or not file_format.packages:
         return ship(subject, options)
     # Only a fused file depends on the precision: engines read float32.
-    stem = f"{candidate.precision}-{batch}" if candidate.fused else "written"
-    path = folder / f"{candidate.engine}-{stem}{file_format.suffixes[-1]}"
+    stem = f"{contender.precision}-{batch}" if contender.fused else "written"
+    path = folder / f"{contender.engine}-{stem}{file_format.suffixes[-1]}"
     if not path.exists():
         write(path, subject, to=file_format.name, options=options, metadata={})
     return path
 
 
-def _check(candidate: Candidate, runner: Runner, images: Tensor, *, expected: Tensor) -> float:
+def _check(contender: Contender, runner: Runner, images: Tensor, *, expected: Tensor) -> float:
     """Return the largest difference of a logit. Raises `EngineError` if the engine fails or is wrong in float32."""
     try:
         logits = runner(images)
     except Exception as reason:  # each engine has its own errors
         raise EngineError(
-            f"{candidate} fails with {len(images)} images ({first_line(reason)}): leave this engine out, with --engines"
+            f"{contender} fails with {len(images)} images ({first_line(reason)}): leave this engine out, with --engines"
         ) from reason
-    comparison = compare(logits, expected, candidate.precision)
-    if candidate.precision == "fp32" and not comparison.good:
+    comparison = compare(logits, expected, contender.precision)
+    if contender.precision == "fp32" and not comparison.good:
         raise EngineError(
-            f"{candidate}: the logits are not those of the net as written. With {len(images)} images they differ by up "
+            f"{contender}: the logits are not those of the net as written. With {len(images)} images they differ by up "
             f"to {comparison.difference:.2g}, where at most {comparison.tolerance:.2g} is allowed. Leave this engine "
             "out, with --engines"
         )
     return comparison.difference
 
 
-def take_turns(candidates: Mapping[Key, Callable[[], object]], seconds: float) -> dict[Key, list[float]]:
-    """Return the seconds of each run of each candidate.
+def take_turns(contenders: Mapping[Key, Callable[[], object]], seconds: float) -> dict[Key, list[float]]:
+    """Return the seconds of each run of each contender.
 
     Candidates take turns in `ROUNDS` rounds, forwards and backwards, so that a machine whose speed drifts treats all
     alike. Each runs for `seconds` in all, and at least once per round. The first runs of a turn do not count, unless a
     single one takes longer than the turn.
     """
-    times: dict[Key, list[float]] = {key: [] for key in candidates}
-    order: Sequence[Key] = list(candidates)
+    times: dict[Key, list[float]] = {key: [] for key in contenders}
+    order: Sequence[Key] = list(contenders)
     for _ in range(ROUNDS):
         for key in order:
-            times[key] += _turn(candidates[key], seconds / ROUNDS)
+            times[key] += _turn(contenders[key], seconds / ROUNDS)
         order = order[::-1]
     return times
 

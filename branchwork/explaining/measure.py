@@ -14,7 +14,7 @@ from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import WeightsError
 from branchwork.explaining.branching import BranchedNet, Replacement, constant_shape
-from branchwork.graph.costs import operation
+from branchwork.graph.costs import op_name
 from branchwork.observer import Observer
 from branchwork.training.infer import evaluation_batch
 from branchwork.training.run import Model
@@ -90,7 +90,7 @@ class ResidualPair:
 def shortcut_of(branched: BranchedNet, join: str) -> ResidualPair | None:
     """Return the branches of a sum of two if one is called a shortcut or has fewer operations; else None."""
     branches = [branched.branch(join, branch) for branch in branched.entries[join]]
-    if operation(branched.graph.nodes[join]) != "add" or len(branches) != 2:
+    if op_name(branched.graph.nodes[join]) != "add" or len(branches) != 2:
         return None
     shortcut, residual = sorted(branches, key=lambda branch: (branch.name != "shortcut", len(branch.nodes)))
     if shortcut.name != "shortcut" and len(shortcut.nodes) == len(residual.nodes):

@@ -11,6 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor, fx
 
+from branchwork.blocks import pair
 from branchwork.fusing.forms import Form, Matrix
 from branchwork.fusing.fourier import BatchedFourier, Fourier
 from branchwork.fusing.kernel import StridesDiffer
@@ -19,7 +20,7 @@ from branchwork.fusing.rules import FREE, has_kernel, pooling_window
 from branchwork.fusing.target import MOVE, Target
 from branchwork.fusing.tiles import Tiles
 from branchwork.graph.affine import find_segments
-from branchwork.graph.costs import macs_of, operation, pair
+from branchwork.graph.costs import macs_of, op_name
 from branchwork.graph.program import elements, image_nodes, parents, size_of
 
 aten = torch.ops.aten
@@ -130,7 +131,7 @@ def _on_meta(weight: fx.Node) -> Tensor:
 
 
 def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> float:
-    op = operation(node)
+    op = op_name(node)
     if op in FREE:
         return 0
     products = macs_of(node) / int(node.meta["val"].shape[0])
@@ -153,7 +154,7 @@ def _pooling_and_relu(node: fx.Node) -> list[fx.Node]:
     if pool is None or window is None or any(size % k for size, k in zip(size_of(node), window, strict=True)):
         return []
     relu = _only_reader(pool)
-    return [pool, relu] if relu is not None and operation(relu) == "relu" else [pool]
+    return [pool, relu] if relu is not None and op_name(relu) == "relu" else [pool]
 
 
 def _only_reader(node: fx.Node) -> fx.Node | None:

@@ -7,8 +7,9 @@ import torch
 from torch import fx
 from torch.nn import functional as F
 
+from branchwork.blocks import pair
 from branchwork.fusing.target import MOVE, Target
-from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import elements, shape_of
 
 aten = torch.ops.aten
@@ -24,7 +25,7 @@ def pool_before_relu(graph: fx.Graph) -> bool:
         if not is_operation(pool, "max_pool2d"):
             continue
         relu: Any = pool.args[0]
-        if operation(relu) != "relu" or len(relu.users) > 1 or elements(pool) >= elements(relu):
+        if op_name(relu) != "relu" or len(relu.users) > 1 or elements(pool) >= elements(relu):
             continue
         pool.replace_input_with(relu, relu.args[0])
         with graph.inserting_after(pool):
@@ -54,7 +55,7 @@ def relu_before_pool(graph: fx.Graph) -> None:
 
 
 def is_operation(node: fx.Node, op: str) -> bool:
-    return node.op == "call_function" and operation(node) == op
+    return node.op == "call_function" and op_name(node) == op
 
 
 def is_single_use(node: fx.Node, op: str) -> bool:
@@ -114,7 +115,7 @@ def _merge(graph: fx.Graph, family: list[fx.Node]) -> None:
         bias = _concat(graph, [node.args[2] for node in family]) if biased else None
         merged = graph.call_function(first.target, (first.args[0], weight, bias, *first.args[3:]))  # type: ignore[arg-type]
         readers = [list(node.users) for node in family]
-        if all(len(users) == 1 and operation(users[0]) == "relu" for users in readers):
+        if all(len(users) == 1 and op_name(users[0]) == "relu" for users in readers):
             merged = graph.call_function(aten.relu.default, (merged,))
             family = [users[0] for users in readers]
         sizes = [int(node.meta["val"].shape[1]) for node in family]

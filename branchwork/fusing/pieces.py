@@ -11,7 +11,7 @@ from branchwork.fusing.forms import Form, MapShape
 from branchwork.fusing.kernel import Diagonal, Kernel, compose, total
 from branchwork.fusing.rules import Reader, Weights, batch_norm, kernel_from, kernel_of, pads, pull, shifts
 from branchwork.graph.affine import LAYERS
-from branchwork.graph.costs import argument, macs_of, operation
+from branchwork.graph.costs import argument, macs_of, op_name
 from branchwork.graph.program import shape_of, size_of
 
 
@@ -44,7 +44,7 @@ class Piece:
         values.update((weight, weights(weight)) for weight in self.weights)
         values.update(dict.fromkeys(self.sizes, 1))
         for node in self.nodes:
-            op, black = operation(node), all(values[parent] is None for parent in self._images_of(node))
+            op, black = op_name(node), all(values[parent] is None for parent in self._images_of(node))
             if op == "batch_norm":  # not by torch, whose backward pass misreads gradients of one image
                 scale, shift = batch_norm(node, weights)
                 before = values[node.all_input_nodes[0]]
@@ -62,8 +62,8 @@ class Piece:
         for node in self.nodes:
             if pads(node) and not black.issuperset(self._images_of(node)) and size_of(self.end) != (1, 1):
                 return False
-            biased = operation(node) == "batch_norm" or shifts(node)
-            biased = biased or (operation(node) in LAYERS and argument(node, 2, None) is not None)
+            biased = op_name(node) == "batch_norm" or shifts(node)
+            biased = biased or (op_name(node) in LAYERS and argument(node, 2, None) is not None)
             if not biased and black.issuperset(self._images_of(node)):
                 black.add(node)
         return True
@@ -129,7 +129,7 @@ class _Composer:
     def kernels_of(self, node: fx.Node) -> dict[fx.Node, Kernel]:
         """Return the kernel through which `node` reads each entry."""
         if node not in self.known:
-            if operation(node) in LAYERS:
+            if op_name(node) in LAYERS:
                 readers: list[tuple[fx.Node, Reader]] = [(node.all_input_nodes[0], kernel_of(node, self.weights))]
             else:
                 like = self.weights(self.piece.weights[0])
@@ -145,10 +145,10 @@ class _Composer:
             node, reader = readers.pop()
             if node in self.piece.entries:
                 parts.setdefault(node, []).append(kernel_from(reader))
-            elif operation(node) in LAYERS and isinstance(reader, Kernel) and self._is_smaller(reader, node):
+            elif op_name(node) in LAYERS and isinstance(reader, Kernel) and self._is_smaller(reader, node):
                 before = node.all_input_nodes[0]
                 readers.append((before, compose(reader, kernel_of(node, self.weights))))
-            elif operation(node) in LAYERS or self._is_shared(node):
+            elif op_name(node) in LAYERS or self._is_shared(node):
                 for entry, kernel in self.kernels_of(node).items():
                     scaled = reader.of(kernel) if isinstance(reader, Diagonal) else compose(reader, kernel)
                     parts.setdefault(entry, []).append(scaled)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from branchwork.blocks import pair
 from branchwork.fusing.rules import pooling_window
-from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import shape_of
 
 
@@ -26,7 +27,7 @@ def pool_products(module: fx.GraphModule) -> bool:
     for number, pool in enumerate(pools):
         convolution: Any = pool.args[0]
         (reader, *others), name = pool.users, f"pooled{number}"
-        relu = not others and reader.op == "call_function" and operation(reader) == "relu"
+        relu = not others and reader.op == "call_function" and op_name(reader) == "relu"
         padding, window = pair(argument(convolution, 4, 0)), pair(pool.args[1])
         module.add_submodule(name, PooledConvolution(padding, window, relu=relu))
         with graph.inserting_before(pool):
@@ -42,7 +43,7 @@ def _is_pooled_convolution(node: fx.Node) -> bool:
     if pooling_window(node) is None:
         return False
     before: Any = node.args[0]
-    return before.op == "call_function" and operation(before) == "conv2d" and _is_narrow(before)
+    return before.op == "call_function" and op_name(before) == "conv2d" and _is_narrow(before)
 
 
 def _is_narrow(convolution: fx.Node) -> bool:

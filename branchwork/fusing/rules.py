@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from branchwork.blocks import pair
 from branchwork.fusing.kernel import Axis, Diagonal, Factors, Kernel, compose_sum, of_convolution, of_flattened, sliding
 from branchwork.graph.affine import is_affine
-from branchwork.graph.costs import argument, operation, pair
+from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import parents, shape_of, size_of
 
 # Returns the tensor of a node that stands for a weight.
@@ -24,7 +25,7 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
     """Whether `node` is affine and the rules below know its kernel: one map, the same for each image of a batch."""
     if not is_affine(node, images) or not _is_per_image(node, images):
         return False
-    op, given = operation(node), list(parents(node, images))
+    op, given = op_name(node), list(parents(node, images))
     first = node.args[0]
     if op in ("conv2d", "avg_pool2d"):
         return len(shape_of(node)) == 3
@@ -73,7 +74,7 @@ def _is_mean_of_all(node: fx.Node) -> bool:
     (source, *_) = node.all_input_nodes
     if source.meta["val"].dim() != 4:
         return False
-    if operation(node) == "mean":
+    if op_name(node) == "mean":
         dims: Any = argument(node, 1, None)
         return dims is not None and {dim % 4 for dim in dims} == {2, 3} and not node.kwargs
     return size_of(node) == (1, 1)
@@ -81,14 +82,14 @@ def _is_mean_of_all(node: fx.Node) -> bool:
 
 def pads(node: fx.Node) -> bool:
     """Whether `node`, which is affine, reads zeros beyond the image."""
-    op = operation(node)
+    op = op_name(node)
     padding: Any = argument(node, {"conv2d": 4, "avg_pool2d": 3}.get(op, len(node.args)), 0)
     return op == "pad" or padding not in (0, "valid", [0, 0], (0, 0))
 
 
 def shifts(node: fx.Node) -> bool:
     """Whether `node`, which is affine, adds a weight to images or subtracts it."""
-    return operation(node) in ("add", "sub") and _node(node, 1).meta["val"].shape != node.meta["val"].shape
+    return op_name(node) in ("add", "sub") and _node(node, 1).meta["val"].shape != node.meta["val"].shape
 
 
 # What a tensor is read through.
@@ -116,7 +117,7 @@ def kernel_of(layer: fx.Node, weights: Weights) -> Kernel:
 
 def pull(node: fx.Node, reader: Reader, weights: Weights) -> Iterator[tuple[fx.Node, Reader]]:
     """Yield what each input of `node`, affine and not in `LAYERS`, is read through where `reader` reads `node`."""
-    op = operation(node)
+    op = op_name(node)
     source: Any = node.args[0]
     if op == "batch_norm":
         yield source, reader.scaled(batch_norm(node, weights)[0])
@@ -155,7 +156,7 @@ def _first_tap(padding: Any, dilation: tuple[int, int], window: Sequence[int]) -
     if padding == "same":  # torch puts the greater half of odd padding behind
         height, width = (-(d * (k - 1) // 2) for d, k in zip(dilation, window, strict=True))
         return height, width
-    height, width = (0, 0) if padding == "valid" else pair(padding)
+    height, width = pair(padding)
     return -height, -width
 
 
@@ -177,7 +178,7 @@ def _padding(node: fx.Node) -> _Sum:
 def _average(node: fx.Node) -> _Sum:
     """Sums divided by the pixels of the window that count, which may be fewer at the border."""
     source: Any = node.args[0]
-    if operation(node) != "avg_pool2d":
+    if op_name(node) != "avg_pool2d":
         height, width = size_of(source)
         return (sliding(height, 1, height), sliding(width, 1, width)), ((1 / height,), (1 / width,))
     window = pair(node.args[1])
@@ -214,7 +215,7 @@ def _node(node: fx.Node, index: int) -> fx.Node:
 
 def pooling_window(node: fx.Node) -> tuple[int, int] | None:
     """Return the window of a max pooling whose windows lie side by side; None for all other nodes."""
-    if node.op != "call_function" or operation(node) != "max_pool2d":
+    if node.op != "call_function" or op_name(node) != "max_pool2d":
         return None
     window = pair(node.args[1])
     strides, padding = pair(argument(node, 2, None) or window), pair(argument(node, 3, 0))

@@ -5,7 +5,7 @@ from collections.abc import Collection
 
 from torch import fx
 
-from branchwork.graph.costs import VIEWS, argument, operation
+from branchwork.graph.costs import VIEWS, argument, op_name
 from branchwork.graph.program import parents
 
 # Layers with a kernel or a matrix of their own.
@@ -22,7 +22,7 @@ def is_affine(node: fx.Node, images: Collection[fx.Node]) -> bool:
         return False
     if node.target is operator.getitem:
         return True
-    op, given = operation(node), list(parents(node, images))
+    op, given = op_name(node), list(parents(node, images))
     if op in LAYERS or op == "div":
         return given == [*node.args[:1]]
     if op == "mul":

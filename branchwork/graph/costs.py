@@ -25,7 +25,7 @@ VIEWS = frozenset({
 _ONE_NAME = {"reshape": "view", "_unsafe_view": "view", "concat": "cat", "concatenate": "cat", "contiguous": "clone"}
 
 
-def operation(node: fx.Node) -> str:
+def op_name(node: fx.Node) -> str:
     """Return the name of an operation, as `torch.nn.functional` has it."""
     return _name(node.target)
 
@@ -38,7 +38,7 @@ def _name(target: object) -> str:
 
 def macs_of(node: fx.Node) -> int:
     """Return the multiply-accumulates of an operation, for as many images as its shapes have."""
-    return _macs(operation(node), [_shape(arg) if isinstance(arg, fx.Node) else arg for arg in node.args], _shape(node))
+    return _macs(op_name(node), [_shape(arg) if isinstance(arg, fx.Node) else arg for arg in node.args], _shape(node))
 
 
 def _macs(op: str, arguments: Sequence[Any], output: Sequence[int]) -> int:
@@ -93,12 +93,6 @@ def count_macs(net: nn.Module, input_shape: Sequence[int]) -> int:
 def argument(node: fx.Node, position: int, default: Any) -> Any:
     """Return an argument of an operation by its position; a graph leaves it out if it is the default."""
     return node.args[position] if position < len(node.args) else default
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """Return height and width, which may be given as one number."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return (int(numbers[0]), int(numbers[-1]))
 
 
 def _shape(node: Any) -> tuple[int, ...]:

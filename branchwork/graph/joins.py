@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from torch import fx
 
-from branchwork.graph.costs import operation
+from branchwork.graph.costs import op_name
 from branchwork.graph.program import Graph, module_of
 
 
@@ -32,7 +32,7 @@ class Join:
     branches: tuple[Branch, ...]
 
 
-def find_joins(graph: Graph) -> Iterator[Join]:
+def joins_of(graph: Graph) -> Iterator[Join]:
     """Yield the joins of a net in order. What two branches share, such as the stem of two heads, belongs to neither."""
     order = {name: index for index, name in enumerate(graph.nodes)}
     ancestors: dict[str, set[str]] = {"input": {"input"}}
@@ -43,7 +43,7 @@ def find_joins(graph: Graph) -> Iterator[Join]:
             if source is not None:
                 entries.setdefault(source, []).append(parent)
         ancestors[name] = {name}.union(*(ancestors[source] for source in entries))
-        if operation(node) not in ("cat", "add") or len(entries) < 2:
+        if op_name(node) not in ("cat", "add") or len(entries) < 2:
             continue
         shared = set.intersection(*(ancestors[source] for source in entries))
         branches: list[Branch] = []

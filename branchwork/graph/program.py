@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError
-from branchwork.graph.costs import operation
+from branchwork.graph.costs import op_name
 
 Shape = tuple[int, ...]
 
@@ -195,7 +195,7 @@ def name_nodes(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
             names[node] = names[node.args[0]]
             continue
         path, is_layer = module_of(net, node)
-        op = operation(node)
+        op = op_name(node)
         name = path if is_layer else f"{path}.{op}" if path else op
         uses[name] = uses.get(name, 0) + 1
         names[node] = name if uses[name] == 1 else f"{name}@{uses[name]}"

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
-from branchwork.graph.costs import VIEWS, operation
+from branchwork.graph.costs import VIEWS, op_name
 from branchwork.graph.program import Graph, Shape, SymSize, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
@@ -270,4 +270,4 @@ def _is_mutable(target: Any) -> bool:
 
 def _is_view(node: fx.Node) -> bool:
     """Return whether a node gives other tensors' memory: a view, or one part of a split."""
-    return node.target is operator.getitem or (node.op == "call_function" and operation(node) in VIEWS)
+    return node.target is operator.getitem or (node.op == "call_function" and op_name(node) in VIEWS)

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from branchwork.graph.costs import argument, pair
+from branchwork.blocks import pair
+from branchwork.graph.costs import argument
 
 # fmt: off
 # Operations that treat each position by itself, so that its receptive field does not change.

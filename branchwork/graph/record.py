@@ -60,7 +60,7 @@ def module_calls(
 
 
 @dataclass(eq=False)  # tensors cannot be compared with `==`
-class Step:
+class RecordedCall:
     """One operation as it ran: the module that called it, its name, its arguments and output; None if it failed."""
 
     path: str
@@ -78,27 +78,27 @@ class Step:
 class Recorder(TorchFunctionMode):
     """Records every operation of a net while it runs.
 
-    `running` are the paths of the modules being called, and `words` what torch says about a failure. `passed` is a
+    `running` are the paths of the modules being called, and `message` what torch says about a failure. `passed` is a
     module's path and the name of a module that it was given in the place of a tensor.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.steps: list[Step] = []
+        self.calls: list[RecordedCall] = []
         self.running: list[str] = []
-        self.words = ""
+        self.message = ""
         self.passed: tuple[str, str] | None = None
         self._paths = {module: path for path, module in net.named_modules()}
-        self._calls = module_calls(net, self._enter, self._leave)
+        self._hooks = module_calls(net, self._enter, self._leave)
 
     def __enter__(self) -> Self:
-        self._calls.__enter__()
+        self._hooks.__enter__()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *reason: Any) -> None:
         super().__exit__(*reason)  # type: ignore[no-untyped-call]
-        self._calls.__exit__(None, None, None)
+        self._hooks.__exit__(None, None, None)
 
     def _enter(self, path: str, arguments: tuple[Any, ...]) -> None:
         self.running.append(path)
@@ -113,22 +113,22 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func)).strip("_")
         path = self.running[-1] if self.running else ""
-        step = Step(path, _NAMES.get(name, name), (*args, *kwargs.values()), line=users_line())
-        self.steps.append(step)
+        call = RecordedCall(path, _NAMES.get(name, name), (*args, *kwargs.values()), line=users_line())
+        self.calls.append(call)
         output = func(*args, **kwargs)
         if isinstance(output, Tensor) and name not in ("get", "set"):
-            step.output = output
+            call.output = output
         else:
-            self.steps.remove(step)  # a question, such as x.size(0), and no operation
+            self.calls.remove(call)  # a question, such as x.size(0), and no operation
         return output
 
     @property
-    def failed(self) -> Step | None:
-        return self.steps[-1] if self.steps and self.steps[-1].output is None else None
+    def failed(self) -> RecordedCall | None:
+        return self.calls[-1] if self.calls and self.calls[-1].output is None else None
 
-    def maker(self, tensor: Any) -> Step | None:
+    def maker(self, tensor: Any) -> RecordedCall | None:
         """Return the operation that gave `tensor`."""
-        return next((step for step in reversed(self.steps) if step.output is tensor), None)
+        return next((call for call in reversed(self.calls) if call.output is tensor), None)
 
 
 # Python's operators, and several names of torch for one operation.
@@ -163,13 +163,13 @@ def record_graph(net: nn.Module, image: Tensor) -> fx.GraphModule:
             hold(value, name)
         return nodes[id(value)] if isinstance(value, Tensor) else value
 
-    for step in recorder.steps:
-        assert step.output is not None, "the run did not fail"
-        node = graph.call_function(_Recorded(step.op), tuple(translate(argument) for argument in step.arguments))
-        node.meta = {"val": step.output.to("meta"), "nn_module_stack": {step.path: (step.path, "")}}
-        if step.line is not None:
-            node.meta["line"] = step.line
-        nodes[id(step.output)] = node
+    for recorded in recorder.calls:
+        assert recorded.output is not None, "the run did not fail"
+        node = graph.call_function(_Recorded(recorded.op), tuple(map(translate, recorded.arguments)))
+        node.meta = {"val": recorded.output.to("meta"), "nn_module_stack": {recorded.path: (recorded.path, "")}}
+        if recorded.line is not None:
+            node.meta["line"] = recorded.line
+        nodes[id(recorded.output)] = node
     graph.output(tuple(nodes[id(part)] for part in pytree.tree_leaves(output) if id(part) in nodes))
     return fx.GraphModule(tensors, graph)
 

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from branchwork.blocks import size_changes
 from branchwork.errors import NetError, own_line
-from branchwork.graph.record import Recorder, Step, call
+from branchwork.graph.record import RecordedCall, Recorder, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy
 from branchwork.language import say, times
 
@@ -32,38 +33,48 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
     except NetError as reason:  # a join has already said what does not fit
         problem = str(reason)
     except Exception as reason:  # a learner's own forward may raise anything
-        recorder.words = str(reason)
-        problem = _diagnose(net, recorder, tuple(input_shape), reason)
+        recorder.message = str(reason)
+        problem = _diagnose(net, recorder, reason, input_shape=tuple(input_shape))
         line = own_line(reason)
         problem += f" ({line})" if line else ""
-    return NetError(f"{problem}\n{_flow(recorder.steps, tuple(input_shape))}")
+    return NetError(f"{problem}\n{_flow(recorder.calls, tuple(input_shape))}")
 
 
-def _flow(steps: Sequence[Step], input_shape: tuple[int, ...]) -> str:
+def _flow(calls: Sequence[RecordedCall], input_shape: tuple[int, ...]) -> str:
     """Return the shapes on the way to the failure, one line per operation."""
     rows = [(say("input", "输入"), "", times(input_shape))]
-    for step in steps:
-        shape = "✗" if step.output is None else times(step.output.shape[1:])
-        rows.append((step.path or "forward", step.op, shape))
+    for recorded in calls:
+        shape = "✗" if recorded.output is None else times(recorded.output.shape[1:])
+        rows.append((recorded.path or "forward", recorded.op, shape))
     if len(rows) > _SHOWN:
         rows = [*rows[:1], ("…", "", ""), *rows[-_SHOWN:]]
     wide = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"  {name:<{wide[0]}}  {op:<{wide[1]}}  {shape}".rstrip() for name, op, shape in rows)
 
 
-def _diagnose(net: nn.Module, seen: Recorder, input_shape: tuple[int, ...], reason: Exception) -> str:
+@dataclass(frozen=True)
+class _Case:
+    """The call at which the forward of `net` on images C×H×W failed, and what ran before it."""
+
+    net: nn.Module
+    recorder: Recorder
+    call: RecordedCall
+    input_shape: tuple[int, ...]
+
+
+def _diagnose(net: nn.Module, recorder: Recorder, reason: Exception, *, input_shape: tuple[int, ...]) -> str:
     """Return what is wrong and what to write, in one or two lines."""
-    if seen.passed is not None:
-        return _module_passed(*seen.passed)
-    step = seen.failed
-    if step is not None:
+    if recorder.passed is not None:
+        return _module_passed(*recorder.passed)
+    failed = recorder.failed
+    if failed is not None:
         about = {
             "linear": _linear, "conv2d": _conv, "max_pool2d": _too_small, "avg_pool2d": _too_small, "cat": _cat,
             "add": _add, "view": _view,
-        }.get(step.op)  # fmt: skip
-        words = about(net, seen, step, input_shape) if about else None
-        if words:
-            return words
+        }.get(failed.op)  # fmt: skip
+        lesson = about(_Case(net, recorder, failed, input_shape)) if about else None
+        if lesson:
+            return lesson
     return _python(net, reason)
 
 
@@ -74,12 +85,12 @@ def _module_passed(path: str, name: str) -> str:
     )
 
 
-def _linear(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    x, weight = step.arguments[0], step.weight()
-    name, (out, needed), shape = step.path or "linear", weight.shape, tuple(x.shape[1:])
+def _linear(case: _Case) -> str | None:
+    x, weight = case.call.arguments[0], case.call.weight()
+    name, (out, needed), shape = case.call.path or "linear", weight.shape, tuple(x.shape[1:])
     if len(shape) == 3:
-        found = prod(shape)
-        change = "" if found == needed else f", nn.Linear({found}, {out})"
+        features = prod(shape)
+        change = "" if features == needed else f", nn.Linear({features}, {out})"
         return say(
             f"`{name}` takes a row of numbers for each image, and {times(shape)} arrives: flatten it first, "
             f"x = x.view(x.size(0), -1){change}",
@@ -87,7 +98,7 @@ def _linear(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, 
         )
     if shape[-1] == needed:
         return None
-    source = seen.maker(x)
+    source = case.recorder.maker(x)
     before = tuple(source.arguments[0].shape[1:]) if source is not None and source.op in ("view", "flatten") else ()
     arrive = f"{times(before)} = {shape[-1]}" if prod(before) == shape[-1] else str(shape[-1])
     return say(
@@ -96,92 +107,92 @@ def _linear(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, 
     )
 
 
-def _conv(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    x, weight = step.arguments[0], step.weight()
-    layer = net.get_submodule(step.path) if step.path else None
+def _conv(case: _Case) -> str | None:
+    x, weight = case.call.arguments[0], case.call.weight()
+    layer = case.net.get_submodule(case.call.path) if case.call.path else None
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
-    name, needed, found = step.path or "conv2d", weight.shape[1] * groups, x.shape[1]
+    name, needed, channels = case.call.path or "conv2d", weight.shape[1] * groups, x.shape[1]
     if x.dim() != 4:
         return say(
             f"`{name}` takes images N×C×H×W, and {times(tuple(x.shape))} arrives: it must come before the flattening",
             f"`{name}` 要的是 N×C×H×W 的图，来的却是 {times(tuple(x.shape))}：它应该放在展平之前",
         )
-    if found == needed:
-        return _too_small(net, seen, step, input_shape)
+    if channels == needed:
+        return _too_small(case)
     out, kernel = weight.shape[0], weight.shape[2] if weight.shape[2] == weight.shape[3] else tuple(weight.shape[2:])
-    if seen.maker(x) is None:
+    if case.recorder.maker(x) is None:
         return say(
-            f"`{name}` expects {needed} channels, and the images have {found}: nn.Conv2d({found}, {out}, {kernel}), or "
-            f"images of {needed}×{times(input_shape[1:])}",
-            f"`{name}` 需要 {needed} 个通道，而图像有 {found} 个：改成 nn.Conv2d({found}, {out}, {kernel})，"
-            f"或者用 {needed}×{times(input_shape[1:])} 的图像",
+            f"`{name}` expects {needed} channels, and the images have {channels}: "
+            f"nn.Conv2d({channels}, {out}, {kernel}), or images of {needed}×{times(case.input_shape[1:])}",
+            f"`{name}` 需要 {needed} 个通道，而图像有 {channels} 个：改成 nn.Conv2d({channels}, {out}, {kernel})，"
+            f"或者用 {needed}×{times(case.input_shape[1:])} 的图像",
         )
-    arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({found}, {out}, {kernel})"
+    arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({channels}, {out}, {kernel})"
     return say(
         f"`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
         f"`{name}` 需要 {needed} 个通道，来的却是 {arrives}：改成 {layer_words}",
     )
 
 
-def _too_small(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    if not any(words in seen.words for words in ("greater than actual input size", "too small")):
+def _too_small(case: _Case) -> str | None:
+    if not any(text in case.recorder.message for text in ("greater than actual input size", "too small")):
         return None
-    size, shape = times(input_shape[1:]), times(tuple(step.arguments[0].shape[1:]))
-    smallest = _smallest_above(net, input_shape)
+    size, shape = times(case.input_shape[1:]), times(tuple(case.call.arguments[0].shape[1:]))
+    smallest = _smallest_above(case.net, case.input_shape)
     remedy = (
         say(f"the smallest that works is {smallest}×{smallest}", f"最小可用的是 {smallest}×{smallest}")
         if smallest
         else say("take fewer poolings, or pad the convolutions", "请减少池化，或给卷积加填充")
     )
     return say(
-        f"images of {size} are too small: at `{step.path or step.op}` only {shape} is left; {remedy}",
-        f"{size} 的图像太小：到 `{step.path or step.op}` 只剩 {shape}；{remedy}",
+        f"images of {size} are too small: at `{case.call.path or case.call.op}` only {shape} is left; {remedy}",
+        f"{size} 的图像太小：到 `{case.call.path or case.call.op}` 只剩 {shape}；{remedy}",
     )
 
 
-def _cat(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    tensors = [tensor for tensor in step.arguments[0] if isinstance(tensor, Tensor)]
+def _cat(case: _Case) -> str | None:
+    tensors = [tensor for tensor in case.call.arguments[0] if isinstance(tensor, Tensor)]
     sizes = [tuple(tensor.shape[2:]) for tensor in tensors]
     usual = max(sizes, key=sizes.count)
     if any(tensor.dim() != 4 for tensor in tensors) or len(set(sizes)) == 1:
         return None
-    parts = ", ".join(f"{_source(seen, tensor)} {times(tuple(tensor.shape[1:]))}" for tensor in tensors)
+    parts = ", ".join(f"{_source(case.recorder, tensor)} {times(tuple(tensor.shape[1:]))}" for tensor in tensors)
     advice: list[str] = []
     for tensor, size in zip(tensors, sizes, strict=True):
         if size != usual:
-            advice += _advice(net, seen, tensor)
+            advice += _advice(case.net, case.recorder, tensor)
     return say(
         f"torch.cat needs equal height and width, and its parts are {parts}. {' '.join(advice)}",
         f"torch.cat 要求高和宽都相同，而各部分是 {parts}。{''.join(advice)}",
     ).rstrip()
 
 
-def _add(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    tensors = [tensor for tensor in step.arguments[:2] if isinstance(tensor, Tensor)]
+def _add(case: _Case) -> str | None:
+    tensors = [tensor for tensor in case.call.arguments[:2] if isinstance(tensor, Tensor)]
     if len(tensors) < 2 or any(tensor.dim() != 4 for tensor in tensors):
         return None
     a, b = tensors
     # The shortcut is the part that was computed first.
-    first, last = sorted(tensors, key=lambda tensor: _index(seen, tensor))
-    parts = f"{_source(seen, a)} {times(tuple(a.shape[1:]))} + {_source(seen, b)} {times(tuple(b.shape[1:]))}"
+    first, last = sorted(tensors, key=lambda tensor: _index(case.recorder, tensor))
+    parts = " + ".join(f"{_source(case.recorder, part)} {times(tuple(part.shape[1:]))}" for part in (a, b))
     if a.shape[1] != b.shape[1]:
         stride = max(1, round(first.shape[2] / last.shape[2]))
-        step_words = f", stride={stride}" if stride > 1 else ""
-        layer = f"nn.Conv2d({first.shape[1]}, {last.shape[1]}, 1{step_words})"
+        stride_text = f", stride={stride}" if stride > 1 else ""
+        layer = f"nn.Conv2d({first.shape[1]}, {last.shape[1]}, 1{stride_text})"
         return say(
             f"a sum needs equal channels, height and width, and here it is {parts}: "
             f"give the shortcut a 1×1 projection, {layer}",
             f"相加要求通道数、高和宽都相同，这里却是 {parts}：给捷径加一个 1×1 投影 {layer}",
         )
-    advice = _advice(net, seen, last) or _advice(net, seen, first)
+    advice = _advice(case.net, case.recorder, last) or _advice(case.net, case.recorder, first)
     return say(
         f"a sum needs equal channels, height and width, and here it is {parts}. {' '.join(advice)}",
         f"相加要求通道数、高和宽都相同，这里却是 {parts}。{''.join(advice)}",
     ).rstrip()
 
 
-def _view(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ...]) -> str | None:
-    x = step.arguments[0]
+def _view(case: _Case) -> str | None:
+    x = case.call.arguments[0]
     shape = tuple(x.shape[1:])
     if not x.is_contiguous():
         return say(
@@ -198,43 +209,43 @@ def _view(net: nn.Module, seen: Recorder, step: Step, input_shape: tuple[int, ..
 
 def _python(net: nn.Module, reason: Exception) -> str:
     """Return what Python or torch says itself, with a hint if a learner often needs one."""
-    words = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
-    missing = re.search(r"object has no attribute '(\w+)'", words)
+    message = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
+    missing = re.search(r"object has no attribute '(\w+)'", message)
     if isinstance(reason, AttributeError) and missing:
         close = difflib.get_close_matches(missing[1], [name for name, _ in net.named_children()], n=1)
         hint = say(f" Did you mean self.{close[0]}?", f" 是不是想写 self.{close[0]}？") if close else ""
-        return f"{type(reason).__name__}: {words}.{hint}"
-    if isinstance(reason, NotImplementedError) and "forward" in words:
+        return f"{type(reason).__name__}: {message}.{hint}"
+    if isinstance(reason, NotImplementedError) and "forward" in message:
         return say(
             "the class has no forward: define `def forward(self, x)`, at the same indentation as __init__",
             "这个类没有 forward：请定义 `def forward(self, x)`，缩进与 __init__ 相同",
         )
-    passed = re.search(r"must be Tensor, not (\w+)", words)
+    passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
             f"a module ({passed[1]}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
             f"传入的是模块本身（{passed[1]}），而不是它的输出：要调用它，例如 F.relu(self.conv1(x))",
         )
-    return f"{type(reason).__name__}: {words}"
+    return f"{type(reason).__name__}: {message}"
 
 
-def _source(seen: Recorder, tensor: Tensor) -> str:
-    maker = seen.maker(tensor)
+def _source(recorder: Recorder, tensor: Tensor) -> str:
+    maker = recorder.maker(tensor)
     return "x" if maker is None else f"`{maker.path.split('.')[-1] or maker.op}`"
 
 
-def _index(seen: Recorder, tensor: Tensor) -> int:
-    return next((index for index, step in enumerate(seen.steps) if step.output is tensor), -1)
+def _index(recorder: Recorder, tensor: Tensor) -> int:
+    return next((index for index, call in enumerate(recorder.calls) if call.output is tensor), -1)
 
 
-def _advice(net: nn.Module, seen: Recorder, tensor: Tensor) -> list[str]:
+def _advice(net: nn.Module, recorder: Recorder, tensor: Tensor) -> list[str]:
     """Return which layer changed the size of `tensor` since it forked from the others, and what keeps it."""
     lines: list[str] = []
-    maker = seen.maker(tensor)
+    maker = recorder.maker(tensor)
     while maker is not None and maker.op not in ("cat", "add") and not lines:
         if maker.path:
             lines = size_changes(maker.path, net.get_submodule(maker.path))
-        maker = seen.maker(maker.arguments[0]) if maker.arguments else None
+        maker = recorder.maker(maker.arguments[0]) if maker.arguments else None
     return lines
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from branchwork.graph.costs import VIEWS, argument, macs_of, operation, pair
-from branchwork.graph.joins import Join, find_joins
+from branchwork.blocks import pair
+from branchwork.graph.costs import VIEWS, argument, macs_of, op_name
+from branchwork.graph.joins import Join, joins_of
 from branchwork.graph.program import Graph, Shape, module_of, tensor_of
 from branchwork.graph.read import read
 from branchwork.graph.receptive_field import ReceptiveField, field_of, window_of
@@ -90,7 +91,7 @@ def trace_graph(graph: Graph) -> Trace:
     return Trace(
         input_shape=graph.input_shape,
         operations=tuple(operations),
-        joins=tuple(find_joins(graph)),
+        joins=tuple(joins_of(graph)),
         outputs=tuple(name for name in map(graph.name, graph.outputs) if name is not None),
         parameters=sum(parameter.numel() for parameter in parameters.values()),
         weight_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
@@ -110,7 +111,7 @@ def _rows(graph: Graph, parameters: Mapping[str, nn.Parameter]) -> tuple[list[Op
         if node.target is operator.getitem:
             fields[node] = fields.get(node.args[0])  # type: ignore[arg-type]
             continue
-        op, output = operation(node), tensor_of(node)
+        op, output = op_name(node), tensor_of(node)
         assert output is not None, "only operations that give tensors have names"
         sources = [parent for parent in node.all_input_nodes if graph.name(parent) is not None]
         fields[node] = receptive_field = field_of(op, node, [fields.get(parent) for parent in sources])

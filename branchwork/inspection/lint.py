@@ -50,7 +50,7 @@ def lint_graph(graph: Graph, trace: Trace) -> tuple[Finding, ...]:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _ForwardBackward:
     """One forward and backward: the output, and the names of the parameters that a gradient reached."""
 
     output: Any
@@ -63,8 +63,8 @@ class _Seen:
 
     graph: Graph
     trace: Trace
-    eval: _Run | None
-    train: _Run | None
+    eval: _ForwardBackward | None
+    train: _ForwardBackward | None
 
     @property
     def net(self) -> nn.Module:
@@ -97,7 +97,7 @@ class _Seen:
                 return None, None
 
 
-def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Run | None:
+def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _ForwardBackward | None:
     """Run a copy forward and backward. All of its parameters want a gradient: freezing is not a mistake."""
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
@@ -111,7 +111,7 @@ def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Run | N
         except Exception:  # the net's own code may raise anything; that it could be read is enough
             return None
     reached = zip(parameters, gradients, strict=True) if ends else ()
-    return _Run(output, frozenset(name for name, g in reached if g is not None)) if tensors else None
+    return _ForwardBackward(output, frozenset(name for name, g in reached if g is not None)) if tensors else None
 
 
 def _unused_modules(seen: _Seen) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from math import prod
 from torch import fx
 
 from branchwork.graph.affine import LAYERS, is_affine
-from branchwork.graph.costs import argument, operation
+from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import Graph, Shape, parents
 from branchwork.graph.trace import Operation, Trace
 
@@ -34,7 +34,7 @@ def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
     """
     rows = {row.name: row for row in trace.operations}
     members = _members(graph)
-    layers = [node for node in graph.names if node in members and operation(node) in LAYERS]
+    layers = [node for node in graph.names if node in members and op_name(node) in LAYERS]
     readers = {layer: _next_layers(graph, rows, layer, members) for layer in layers}
     for chain in _linked(readers):
         nodes = _with_what_is_between(graph, chain, members)
@@ -60,7 +60,7 @@ def _members(graph: Graph) -> set[fx.Node]:
     for node in graph.module.graph.nodes:
         if node in graph.image_nodes:
             given = {sources[parent] for parent in parents(node, graph.image_nodes)}
-            op = node.op == "call_function" and operation(node)
+            op = node.op == "call_function" and op_name(node)
             by_choice = _is_depthwise(node) if op == "conv2d" else op in ("add", "sub") and len(given) > 1
             if is_affine(node, graph.image_nodes) and not by_choice:
                 members.add(node)
@@ -84,8 +84,8 @@ def _next_layers(
         for reader in ahead.pop().users:
             if reader not in members:  # an activation, or the net's output
                 return []
-            normed = normed or operation(reader) == "batch_norm"
-            if operation(reader) in LAYERS:
+            normed = normed or op_name(reader) == "batch_norm"
+            if op_name(reader) in LAYERS:
                 layers[reader] = None
             elif reader not in seen:
                 seen.add(reader)
@@ -111,7 +111,7 @@ def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Coll
     nodes, ahead = set(layers), list(layers)
     while ahead:
         for parent in ahead.pop().all_input_nodes:
-            if parent in members and parent not in nodes and operation(parent) not in LAYERS:
+            if parent in members and parent not in nodes and op_name(parent) not in LAYERS:
                 nodes.add(parent)
                 ahead.append(parent)
     return [node for node in graph.names if node in nodes]
