@@ -149,6 +149,19 @@ def test_a_run_goes_on_with_its_own_normalisation(begun, tmp_path, file):
     assert expected["mean"] != [0.4]
 
 
+def test_the_weights_of_a_damaged_run_are_an_error_and_other_json_beside_them_is_not(begun, tmp_path):
+    folder = shutil.copytree(begun, tmp_path / "copy")
+    net, model = bw.load_run(folder).net, folder / "model.json"
+    for damage in ('{"mean": [0.', '{"mean": [0.1]}', '{"mean": [null], "std": [1.0]}'):
+        model.write_text(damage)
+        with pytest.raises(WeightsError, match=r"model\.json is damaged"):
+            bw.load_weights(net, folder)
+    model.write_text('{"model": "another program\'s"}')
+    assert bw.load_weights(net, folder / "model.safetensors").normalisation is None
+    model.unlink()
+    assert bw.load_weights(net, folder).normalisation is None
+
+
 def test_freeze_needs_weights_and_a_head(begun, tmp_path):
     with pytest.raises(RecipeError, match="give --weights FILE"):
         bw.train("residual", data=few(), recipe=QUICK, options=bw.Options(freeze=True), out=tmp_path / "run")

@@ -101,9 +101,9 @@ class Planner:
         return tuple(node for node in self.segment if node in nodes)
 
     def _piece(self, nodes: tuple[fx.Node, ...]) -> Piece:
-        given = dict.fromkeys(parent for node in nodes for parent in node.all_input_nodes if parent not in nodes)
-        entries = tuple(parent for parent in given if parent in self.images)
-        others = [parent for parent in given if parent not in self.images]
+        sources = dict.fromkeys(parent for node in nodes for parent in node.all_input_nodes if parent not in nodes)
+        entries = tuple(parent for parent in sources if parent in self.images)
+        others = [parent for parent in sources if parent not in self.images]
         sizes = tuple(parent for parent in others if not isinstance(parent.meta.get("val"), Tensor))
         return Piece(nodes, entries, tuple(parent for parent in others if parent not in sizes), sizes)
 
@@ -138,8 +138,8 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> flo
     channels = int(node.args[1].meta["val"].shape[1]) if op == "conv2d" else 0  # type: ignore[union-attr]
     products *= target.convolved(channels) if channels else target.product
     moved = sum(map(elements, {node, *parents(node, images)}))
-    given = [parent.meta.get("val") for parent in node.all_input_nodes if parent not in images]
-    weight = max((value.numel() for value in given if isinstance(value, Tensor)), default=0)
+    constants = [parent.meta.get("val") for parent in node.all_input_nodes if parent not in images]
+    weight = max((value.numel() for value in constants if isinstance(value, Tensor)), default=0)
     start = target.start_convolution if channels else target.start
     return products + MOVE * (moved + weight / target.batch) + start
 

@@ -162,7 +162,7 @@ def fewest_products(axis: Axis, size: int) -> tuple[int, int] | None:
         return None
     read, usual = _read(axis, size), _usual(axis)
     schemes = [
-        (_real_products(points) + int((_circular(axis, size, usual, points) != read).sum()), points)
+        (_real_products(points) + int((_circular(axis, size, usual, points=points) != read).sum()), points)
         for points in range(least, size + axis.taps)
     ]
     products, points = min(schemes)
@@ -172,8 +172,8 @@ def fewest_products(axis: Axis, size: int) -> tuple[int, int] | None:
 def make_scheme(axis: Axis, size: int, points: int) -> Scheme:
     """Return the scheme by a transform of so many points."""
     read, usual = _read(axis, size), _usual(axis)
-    circular = _circular(axis, size, usual, points)
-    scheme = _transform(points, axis, size, _one_hot(usual, int(read.max())))
+    circular = _circular(axis, size, usual, points=points)
+    scheme = _transform(axis, size, _one_hot(usual, int(read.max())), points=points)
     return _corrected(scheme, read, circular)
 
 
@@ -195,7 +195,7 @@ def _usual(axis: Axis) -> Tensor:
     return torch.tensor([_commonest(tap) for tap in zip(*axis.windows, strict=True)])
 
 
-def _circular(axis: Axis, size: int, usual: Tensor, points: int) -> Tensor:
+def _circular(axis: Axis, size: int, usual: Tensor, *, points: int) -> Tensor:
     """The slice through which each output would read each input in a circular convolution of so many points."""
     taps = torch.arange(size) - torch.arange(axis.outputs)[:, None] - axis.offset
     beyond = usual.new_full((points - axis.taps,), _NOTHING)
@@ -218,7 +218,7 @@ def _real_products(points: int) -> int:
     return real + 3 * (points - real) // 2
 
 
-def _transform(points: int, axis: Axis, size: int, slices: Tensor) -> Scheme:
+def _transform(axis: Axis, size: int, slices: Tensor, *, points: int) -> Scheme:
     """The scheme of a circular convolution; `slices` picks one for each tap of the window."""
     frequencies = torch.arange(points // 2 + 1).double()[:, None] * (2j * torch.pi / points)
     x = torch.exp(-frequencies * torch.arange(size))

@@ -94,7 +94,7 @@ def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequen
     buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
     if not weights or weights[0].is_meta:  # there is nothing to learn, or there are no numbers
         return
-    written, read = (_step(run, weights, buffers, input_shape) for run in (net, other))
+    written, read = (_step(run, weights, buffers, shape=input_shape) for run in (net, other))
     everything = torch.stack([gradient.norm() for gradient in written[: len(weights)]]).norm()
     for index, (one, two) in enumerate(zip(written, read, strict=True)):
         least = OF_ALL * everything if index < len(weights) else 1e-6
@@ -106,7 +106,7 @@ def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequen
             )
 
 
-def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], shape: Sequence[int]) -> list[Tensor]:
+def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], *, shape: Sequence[int]) -> list[Tensor]:
     """Return the gradients of the weights and the new buffers of one step, which leaves both as they are."""
     device = weights[0].device
     # Each run begins with the same random numbers, for the same images and the same dropout.
@@ -117,6 +117,6 @@ def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], sh
             logits = run(images)
             total = (logits * torch.randn(logits.shape).to(logits)).sum()
             learns = [*weights] if total.requires_grad else []
-            given = [*torch.autograd.grad(total, learns, allow_unused=True)] if learns else [None] * len(weights)
-    gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, given, strict=True)]
-    return [*gradients, *(left.get(id(buffer), buffer).detach() for buffer in buffers)]
+            gradients = [*torch.autograd.grad(total, learns, allow_unused=True)] if learns else [None] * len(weights)
+    to_weights = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, gradients, strict=True)]
+    return [*to_weights, *(left.get(id(buffer), buffer).detach() for buffer in buffers)]

@@ -179,10 +179,10 @@ class Merge(nn.Module):
         self.bias_size = piece.bias_size()
 
     def forward(self, *weights: Tensor) -> tuple[Tensor | None, ...]:
-        given = dict(zip(self._piece.weights, weights, strict=True))
+        values = dict(zip(self._piece.weights, weights, strict=True))
         with torch.autocast(weights[0].device.type, enabled=False):
-            kernels = self._piece.kernels(given.__getitem__)
-            bias = self._piece.bias(given.__getitem__)
+            kernels = self._piece.kernels(values.__getitem__)
+            bias = self._piece.bias(values.__getitem__)
             if bias is not None and self.bias_size == (1, 1):
                 bias = bias[:, :1, :1]
             return (bias, *(form.prepare(kernels[entry]) for entry, form in self._forms.items()))

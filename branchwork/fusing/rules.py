@@ -25,7 +25,7 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
     """Whether `node` is affine and the rules below know its kernel: one map, the same for each image of a batch."""
     if not is_affine(node, images) or not _is_per_image(node, images):
         return False
-    op, given = op_name(node), list(parents(node, images))
+    op, images_read = op_name(node), list(parents(node, images))
     first = node.args[0]
     if op in ("conv2d", "avg_pool2d"):
         return len(shape_of(node)) == 3
@@ -34,16 +34,16 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
     if op in ("adaptive_avg_pool2d", "mean"):
         return _is_mean_of_all(node)
     if op == "cat":
-        return argument(node, 1, 0) in (1, 1 - node.meta["val"].dim()) and len(given) == len(node.all_input_nodes)
+        return argument(node, 1, 0) in (1, 1 - node.meta["val"].dim()) and len(images_read) == len(node.all_input_nodes)
     if op in ("add", "sub"):
         alike = [parent for parent in node.args[:2] if parent in images and shape_of(parent) == shape_of(node)]  # type: ignore[arg-type]
-        return len(alike) == 2 or (given == [first] and _is_by_channel(node))
+        return len(alike) == 2 or (images_read == [first] and _is_by_channel(node))
     if op in ("mul", "div"):
         number = isinstance(node.args[1], int | float)
-        return given == [first] and (number or _is_by_channel(node)) and not node.kwargs
+        return images_read == [first] and (number or _is_by_channel(node)) and not node.kwargs
     if op in _RESHAPING:
-        unchanged = shape_of(node) == shape_of(given[0])
-        return unchanged or (len(shape_of(node)) == 1 and len(shape_of(given[0])) == 3)
+        unchanged = shape_of(node) == shape_of(images_read[0])
+        return unchanged or (len(shape_of(node)) == 1 and len(shape_of(images_read[0])) == 3)
     if op == "pad":
         sides: Any = node.args[1]
         constant = argument(node, 2, "constant") == "constant" and argument(node, 3, None) in (None, 0)

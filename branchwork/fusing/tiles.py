@@ -63,12 +63,12 @@ class Tiles(Form):
         by_channel = bias.flatten() if bias is not None and bias.shape[1:] == (1, 1) else None
         bands = []
         for row in self.rows:
-            tiles = [self._tile(x, row, column, prepared, by_channel) for column in self.columns]
+            tiles = [self._tile(x, row, column, kernels=prepared, bias=by_channel) for column in self.columns]
             bands.append(tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=3))
         y = bands[0] if len(bands) == 1 else torch.cat(bands, dim=2)
         return y if bias is None or by_channel is not None else y + bias.to(y.dtype)
 
-    def _tile(self, x: Tensor, row: "_Strip", column: "_Strip", kernels: Tensor, bias: Tensor | None) -> Tensor:
+    def _tile(self, x: Tensor, row: "_Strip", column: "_Strip", *, kernels: Tensor, bias: Tensor | None) -> Tensor:
         part = x[:, :, row.low : row.high, column.low : column.high]
         stride, padding = (self.shape.rows.stride, self.shape.columns.stride), (row.before, column.before)
         if not (row.is_even and column.is_even):

@@ -22,13 +22,13 @@ def is_affine(node: fx.Node, images: Collection[fx.Node]) -> bool:
         return False
     if node.target is operator.getitem:
         return True
-    op, given = op_name(node), list(parents(node, images))
+    op, images_read = op_name(node), list(parents(node, images))
     if op in LAYERS or op == "div":
-        return given == [*node.args[:1]]
+        return images_read == [*node.args[:1]]
     if op == "mul":
         return sum(isinstance(factor, fx.Node) and factor in images for factor in node.args[:2]) == 1
     if op == "batch_norm":
-        return given == [*node.args[:1]] and not argument(node, 5, True) and argument(node, 3, None) is not None
+        return images_read == [*node.args[:1]] and not argument(node, 5, True) and argument(node, 3, None) is not None
     return op in _ALWAYS or (op in _DROPOUT and not argument(node, 2, True))
 
 

@@ -1,6 +1,6 @@
 """Joins: where the branches of a net meet, in a concatenation or a sum, and what each branch consists of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
@@ -66,9 +66,12 @@ def _label(path: str, names: Sequence[str], *, beside_shortcut: bool) -> str:
     if not names:
         return "shortcut"
     parts = [name.removeprefix(f"{path}.").split(".") for name in names]
-    whole = list(takewhile(lambda words: len(set(words)) == 1, zip(*parts, strict=False)))
-    if whole:
-        return ".".join(words[0] for words in whole)
-    letters = takewhile(lambda letters: len(set(letters)) == 1, zip(*(words[0] for words in parts), strict=False))
-    common = "".join(letter[0] for letter in letters).rstrip("_")
-    return common or ("residual" if beside_shortcut else parts[-1][0])
+
+    def shared(sequences: Iterable[Sequence[str]]) -> list[str]:
+        """Return what all of them begin with."""
+        return [same[0] for same in takewhile(lambda same: len(set(same)) == 1, zip(*sequences, strict=False))]
+
+    if modules := shared(parts):
+        return ".".join(modules)
+    firsts = [part[0] for part in parts]
+    return "".join(shared(firsts)).rstrip("_") or ("residual" if beside_shortcut else firsts[-1])

@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from branchwork.errors import NetError
 from branchwork.graph.costs import VIEWS, op_name
-from branchwork.graph.program import Graph, Shape, SymSize, image_nodes, name_nodes
+from branchwork.graph.merge import Reading, merge
+from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
 from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
@@ -46,8 +46,8 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         for counts in attempts:
             try:
                 reader = _Reader(net, tensors, shape)
-                programs = [reader.read(count) for count in counts]
-                graph, held = _merge(programs[0], programs[-1], (counts[0], counts[-1]), tensors)
+                readings = [Reading(count, reader.read(count)) for count in counts]
+                graph, held = merge(readings[0], readings[-1], tensors)
                 break
             except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
                 reasons.append(reason)
@@ -57,7 +57,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
             raise problem from reasons[0]
         obstacle = str(problem or _not_for_any_number(net, reasons[0])) if reasons else None
         if recorded:
-            module = _recorded(net, shape, train, str(obstacle))
+            module = _recorded(net, shape, train=train, obstacle=str(obstacle))
     if not recorded:
         learns = train and net.training
         obstacle = obstacle or _make_functional(graph, learns)
@@ -80,14 +80,14 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
 
 
 def _not_for_any_number(net: nn.Module, reason: Exception) -> str:
-    words = str(reason).strip().split("\n")[0]
+    message = str(reason).strip().split("\n")[0]
     return (
         f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
-        f"({words}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
+        f"({message}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
     )
 
 
-def _recorded(net: nn.Module, shape: Shape, train: bool, obstacle: str) -> fx.GraphModule:
+def _recorded(net: nn.Module, shape: Shape, *, train: bool, obstacle: str) -> fx.GraphModule:
     """Return what `net` does on one black image. Raises `NetError` with the `obstacle` if it fails."""
     try:
         with borrowed(net, train=train):
@@ -163,76 +163,6 @@ class _Reader(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self._tell_line()
         return func(*args, **(kwargs or {}))
-
-
-def _merge(
-    few: fx.GraphModule, many: fx.GraphModule, counts: tuple[int, int], tensors: Mapping[str, Tensor]
-) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Return the one graph that both are for `counts` images, and all tensors that it holds.
-
-    Raises `ValueError` if they differ in anything but the number of images.
-    """
-    graph = fx.Graph()
-    known: dict[fx.Node, fx.Node] = {}
-    partners = dict(zip(few.graph.nodes, many.graph.nodes, strict=False))
-    names = {id(tensor): name for name, tensor in tensors.items()}
-    lifted: dict[str, Tensor] = {}  # tensors that the forward makes or keeps outside of parameters and buffers
-    *weights, images = few.graph.find_nodes(op="placeholder")
-    for weight, name in zip(weights, tensors, strict=True):
-        known[weight] = graph.get_attr(name)
-    known[images] = graph.placeholder("input")
-    batch = graph.call_function(SymSize, (known[images], 0))
-
-    def times(one: Any, other: Any) -> int:
-        """How often the number of images `one` is with few and `other` with many."""
-        factor: int = one // counts[0] if type(one) is type(other) is int else 0
-        if not factor or (one, other) != (factor * counts[0], factor * counts[1]):
-            raise ValueError(f"{one} with {counts[0]} images, {other} with {counts[1]}")
-        return factor
-
-    def both(one: Any, other: Any) -> Any:
-        """Return what is `one` with few images and `other` with many."""
-        if isinstance(one, fx.Node) and partners[one] is other:
-            return known[one]
-        if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-            return [both(*pair) for pair in zip(one, other, strict=True)]
-        if type(one) is type(other) and one == other:
-            return one
-        factor = times(one, other)
-        return batch if factor == 1 else graph.call_function(operator.mul, (batch, factor))
-
-    def single(one: Any, other: Any) -> Any:
-        """Return the shape of an output for a single image, or those of several."""
-        if isinstance(one, Tensor):
-            sizes = zip(one.shape, other.shape, strict=True)
-            return tuple(int(a) if a == b else times(int(a), int(b)) for a, b in sizes)
-        return [single(*pair) for pair in zip(one, other, strict=True)] if isinstance(one, list | tuple) else None
-
-    for one, other in partners.items():
-        if one.op != other.op or str(one.target) != str(other.target) or one.kwargs.keys() != other.kwargs.keys():
-            raise ValueError(f"{one.target} with {counts[0]} images, {other.target} with {counts[1]}")
-        if one.op == "output":
-            leaves = [known[leaf] for leaf in pytree.tree_leaves(one.args) if isinstance(leaf, fx.Node)]
-            graph.output(leaves[0] if len(leaves) == 1 else tuple(leaves))
-        elif one.op == "get_attr":
-            values = [operator.attrgetter(str(one.target))(module) for module in (few, many)]
-            name = names.get(id(values[0]), str(one.target))
-            if values[0] is not values[1] and not torch.equal(*values):
-                raise ValueError(f"another constant with {counts[0]} images than with {counts[1]}")
-            if name not in tensors:
-                lifted[name] = values[0]
-            known[one] = graph.get_attr(name)
-        elif one.op != "placeholder":
-            keywords = {key: both(value, other.kwargs[key]) for key, value in one.kwargs.items()}
-            known[one] = graph.call_function(one.target, tuple(both(one.args, other.args)), keywords)
-        if one in known:
-            known[one].meta = other.meta  # no channels or pixels are so many, and taken for images
-            known[one].meta["shape"] = single(one.meta.get("val"), other.meta.get("val"))
-            file, _, line = known[one].meta.pop("stack_trace", "").rpartition(":")
-            known[one].meta["line"] = (file, int(line)) if file else None
-    if not batch.users:
-        graph.erase_node(batch)
-    return graph, {**tensors, **lifted}
 
 
 def _make_functional(graph: fx.Graph, learns: bool) -> str | None:

@@ -1,4 +1,4 @@
-"""The receptive field of each output: what it sees of the image (Araujo et al. 2019, section 3)."""
+"""The receptive field of each output: the pixels that it depends on (Araujo et al. 2019, section 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +47,9 @@ class ReceptiveField:
         height, width = (min(axis.high - axis.low + 1, n) for axis, n in zip(self.axes, image, strict=True))
         return height, width
 
-    def through(self, kernel: Any, stride: Any, padding: Any, dilation: Any, counts: Sequence[int]) -> "ReceptiveField":
+    def through(
+        self, kernel: Any, counts: Sequence[int], *, stride: Any, padding: Any, dilation: Any
+    ) -> "ReceptiveField":
         """Return the field after a window of this geometry that gives `counts` outputs."""
         axes = []
         geometry = zip(self.axes, pair(kernel), pair(stride), pair(padding), pair(dilation), counts, strict=True)
@@ -85,11 +87,12 @@ def field_of(op: str, node: fx.Node, fields: Sequence[ReceptiveField | None]) ->
         if isinstance(padding, str):
             span = [d * (k - 1) for d, k in zip(pair(dilation), kernel, strict=True)]
             padding = [s // 2 for s in span] if padding == "same" else 0
-        return first.through(kernel, argument(node, 3, 1), padding, dilation, counts)
+        return first.through(kernel, counts, stride=argument(node, 3, 1), padding=padding, dilation=dilation)
     if op in ("max_pool2d", "avg_pool2d", "max_pool2d_with_indices"):
         kernel = argument(node, 1, 1)
         dilation = argument(node, 4, 1) if op.startswith("max") else 1
-        return first.through(kernel, argument(node, 2, None) or kernel, argument(node, 3, 0), dilation, counts)
+        stride = argument(node, 2, None) or kernel
+        return first.through(kernel, counts, stride=stride, padding=argument(node, 3, 0), dilation=dilation)
     if op in ("linear", "addmm", "mm", "matmul", "mean", "sum") or (op.startswith("adaptive") and prod(counts) == 1):
         return first.whole()
     if op in ("view", "flatten") or op in _POINTWISE:

@@ -170,15 +170,15 @@ def _kernel(node: fx.Node) -> tuple[int, int]:
 def _geometry(kernel: Any, node: fx.Node, **positions: int) -> str:
     """Return `5×5, pad 2`: the kernel, and those arguments at `positions` that are not the default."""
     defaults = {"stride": kernel if "pool" in str(node.target) else 1, "padding": 0, "dilation": 1, "groups": 1}
-    words = ["×".join(map(str, pair(kernel)))]
+    parts = ["×".join(map(str, pair(kernel)))]
     for name, position in positions.items():
         value = argument(node, position, None)
         if value is None or value == []:
             continue
         if isinstance(value, str) or pair(value) != pair(defaults[name]):
             label = "pad" if name == "padding" else name
-            words.append(f"{label} {value if isinstance(value, str | int) else _short(pair(value))}")
-    return ", ".join(words)
+            parts.append(f"{label} {value if isinstance(value, str | int) else _short(pair(value))}")
+    return ", ".join(parts)
 
 
 def _short(size: tuple[int, int]) -> str:

@@ -128,7 +128,7 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
             height = max(height, 0.4 + _SEGMENT * len(channels))
         elif kind == "box":
             height = max(height, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
-        shape = _shape(nodes, shapes[first.inputs[0]] if first.inputs else (), kind, brief)
+        shape = _shape(nodes, shapes[first.inputs[0]] if first.inputs else (), kind=kind, brief=brief)
         names = tuple(node.name for node in nodes)
         label = _label(first)
         boxes.append(
@@ -159,7 +159,7 @@ def _label(node: Operation) -> str:
     return f"{word} {kernel}{stride}"
 
 
-def _shape(nodes: Sequence[Operation], before: Shape, kind: Kind, brief: bool) -> str:
+def _shape(nodes: Sequence[Operation], before: Shape, *, kind: Kind, brief: bool) -> str:
     """The label of the outgoing edge: `88×4×4 = 1408` after a view."""
     after = nodes[-1].output_shape
     product = next((node.detail for node in nodes if "=" in node.detail), "")

@@ -45,9 +45,9 @@ class _Pen:
     def colour(self, number: int | None) -> str:
         return INK if number is None else COLOURS[number % len(COLOURS)]
 
-    def text(self, x: float, y: float, words: str, **style: Any) -> None:
+    def text(self, x: float, y: float, text: str, **style: Any) -> None:
         style = {"ha": "center", "va": "center_baseline", "color": INK} | style
-        self.axes.text(x, y, words, **style)
+        self.axes.text(x, y, text, **style)
 
     def line(self, line: Line) -> None:
         from matplotlib.patches import PathPatch

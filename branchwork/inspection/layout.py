@@ -138,7 +138,7 @@ class Arc:
 def _place(item: Box | Parallel, path: str, colour: int | None, *, starts_lane: bool = False) -> Part:
     """Place an item that stands within the module `path` and within a branch of this colour."""
     if isinstance(item, Parallel):
-        return _place_parallel(item, path, colour, starts_lane)
+        return _place_parallel(item, path, colour, starts_lane=starts_lane)
     box = replace(item, name=item.name.removeprefix(f"{path}."), colour=colour)
     return Part((box,), right=box.label_end, top=box.top, bottom=box.bottom)
 
@@ -147,10 +147,10 @@ def _place_series(series: Series, path: str, colour: int | None) -> Part:
     """Place the items of a lane from left to right, with arcs over them."""
     items = enumerate(series.items)
     parts = _side_by_side([_place(item, path, colour, starts_lane=index == 0) for index, item in items])
-    return _merged(parts, _arcs(parts, series.arcs, 0.0, parts[-1].right))
+    return _merged(parts, _arcs(parts, series.arcs, left=0.0, right=parts[-1].right))
 
 
-def _place_parallel(parallel: Parallel, path: str, colour: int | None, starts_lane: bool) -> Part:
+def _place_parallel(parallel: Parallel, path: str, colour: int | None, *, starts_lane: bool) -> Part:
     """Place branches as lanes, or a single branch under its shortcut, and the join after them."""
     is_stack = sum(bool(series.items) for _, series in parallel.branches) > 1
     is_coloured = parallel.join is None or parallel.join.kind == "bar" or (is_stack and colour is None)
@@ -170,7 +170,8 @@ def _place_parallel(parallel: Parallel, path: str, colour: int | None, starts_la
         join = replace(join, height=max(join.height, 0.75 * (part.bottom - part.top)))
     parts = [part, Part((join,), left=join.x, right=join.label_end, top=join.top, bottom=join.bottom)]
     shortcut = [] if is_stack else [parallel.link]
-    part = _merged(parts, _arcs(parts, shortcut, 0.0, join.x, before="" if starts_lane else parallel.link[0]))
+    before = "" if starts_lane else parallel.link[0]
+    part = _merged(parts, _arcs(parts, shortcut, left=0.0, right=join.x, before=before))
     caption = parallel.path.removeprefix(f"{path}.") if parallel.path != path else ""
     if not caption:
         return part
@@ -216,7 +217,7 @@ def _merged(parts: Sequence[Part], arcs: Sequence[Arc] = ()) -> Part:
     )
 
 
-def _arcs(parts: Sequence[Part], links: Iterable[Link], left: float, right: float, before: str = "") -> list[Arc]:
+def _arcs(parts: Sequence[Part], links: Iterable[Link], *, left: float, right: float, before: str = "") -> list[Arc]:
     """An arc for each box that `links` leave.
 
     From a box that is not in `parts` it begins at `left`, or, if that is `before`, rises from the line into the row; to
@@ -259,7 +260,7 @@ def _rows(parts: Sequence[Part], arcs: Sequence[Link]) -> list[Part]:
     while width >= 0.95 * widest:
         breaks = _breaks(parts, width, torn)
         if breaks not in candidates:
-            rows = [_row(parts, range(first, end), arcs, number) for first, end in pairwise(breaks)]
+            rows = [_row(parts, range(first, end), arcs, number=number) for first, end in pairwise(breaks)]
             needed = max(row.right - row.left for row in rows) + 2 * MARGIN
             height = sum(row.bottom - row.top for row in rows) + ROW * (len(rows) - 1) + TITLE + 2 * MARGIN
             candidates[breaks] = (max(POINTS / SMALLEST, _reduction(needed, height)), len(rows), needed, rows)
@@ -278,7 +279,7 @@ def _breaks(parts: Sequence[Part], width: float, torn: Set[int]) -> tuple[int, .
     return (*breaks, len(parts))
 
 
-def _row(parts: Sequence[Part], members: range, arcs: Iterable[Link], number: Mapping[str, int]) -> Part:
+def _row(parts: Sequence[Part], members: range, arcs: Iterable[Link], *, number: Mapping[str, int]) -> Part:
     """The row of `members`, with the arcs that begin in it, end in it, or pass through it."""
     row = parts[members.start : members.stop]
     before = parts[members.start - 1].boxes[-1].id if members.start else ""
@@ -289,7 +290,7 @@ def _row(parts: Sequence[Part], members: range, arcs: Iterable[Link], number: Ma
         if (number[source] < members.stop and source != goes_on) and number[target] >= members.start
     ]
     left, right = row[0].left - LEAD, row[-1].right + GAP
-    return replace(_merged(row, _arcs(row, here, left + STEM, right, before)), left=left, right=right)
+    return replace(_merged(row, _arcs(row, here, left=left + STEM, right=right, before=before)), left=left, right=right)
 
 
 def _page(rows: Sequence[Part], links: Sequence[Link], outputs: Set[str]) -> Picture:
@@ -303,7 +304,7 @@ def _page(rows: Sequence[Part], links: Sequence[Link], outputs: Set[str]) -> Pic
     edges = []
     for source, target in links:
         waypoints = [row.waypoints[source, target] for row in placed if (source, target) in row.waypoints]
-        edges.append(_edge(boxes[source], boxes[target], waypoints or [()], placed))
+        edges.append(_edge(boxes[source], boxes[target], waypoints or [()], rows=placed))
     read = {source for source, _ in links}
     for box in boxes.values():
         if box.id not in read and (not outputs.isdisjoint(box.nodes) or len(boxes) == 1):
@@ -331,7 +332,7 @@ def _with_feeds(boxes: Mapping[str, Box]) -> Iterable[Box]:
 # Edges
 
 
-def _edge(source: Box, target: Box, waypoints: Sequence[Sequence[Point]], rows: Sequence[Part]) -> Edge:
+def _edge(source: Box, target: Box, waypoints: Sequence[Sequence[Point]], *, rows: Sequence[Part]) -> Edge:
     """The edge through waypoints, which are given for each row that it crosses."""
     colour = target.colour
     if target.kind == "bar":

@@ -21,7 +21,7 @@ from branchwork.inspection.segments import affine_chains
 
 @dataclass(frozen=True)
 class Finding:
-    """One probable mistake: the path of its module, "" for the net itself, and the place in the user's own code."""
+    """One probable mistake: the path of its module, "" for the net itself, and the line in the user's own code."""
 
     rule: str
     module: str
@@ -101,10 +101,10 @@ def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Forward
     """Run a copy forward and backward. All of its parameters want a gradient: freezing is not a mistake."""
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
-    kind = next(iter(parameters.values()), torch.zeros(()))
+    weight = next(iter(parameters.values()), torch.zeros(()))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         try:
-            output = twin(torch.rand(2, *input_shape, dtype=kind.dtype, device=kind.device))
+            output = twin(torch.rand(2, *input_shape, dtype=weight.dtype, device=weight.device))
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
             ends = [tensor.sum() for tensor in tensors if tensor.requires_grad]
             gradients = torch.autograd.grad(ends, list(parameters.values()), allow_unused=True) if ends else ()
@@ -152,7 +152,7 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
     first = {module: path for path, module in seen.net.named_modules()}
     one_path = {path: first[module] for path, module in seen.net.named_modules(remove_duplicate=False)}
     layers = [path for module, path in first.items() if any(True for _ in module.parameters(recurse=False))]
-    found: set[str] = set()
+    reported: set[str] = set()
     for join in seen.trace.joins:
         uses: dict[str, list[Operation]] = {}
         branches = [set(branch.nodes) for branch in join.branches]
@@ -160,11 +160,13 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
             layer = one_path.get(name.partition("@")[0], "")
             if layer in layers:
                 uses.setdefault(layer, []).append(nodes[name])
-        shared = {layer for layer, own in uses.items() if len({_branch_of(node, branches) for node in own}) > 1}
+        shared = {
+            layer for layer, nodes_of in uses.items() if len({_branch_of(node, branches) for node in nodes_of}) > 1
+        }
         same = {layer for layer in shared if _read_alike(uses[layer], nodes)}
         for module in _largest(shared, [*layers, join.node]):
-            if module not in found and any(_within(layer, module) for layer in same):
-                found.add(module)
+            if module not in reported and any(_within(layer, module) for layer in same):
+                reported.add(module)
                 yield seen.finding(
                     "shared-module",
                     module,
@@ -278,16 +280,16 @@ def _affine(seen: _Seen) -> Iterator[Finding]:
 
 
 def _largest(names: Collection[str], everything: Iterable[str]) -> list[str]:
-    """Return `names`, with each block in the place of its names if all of them are there."""
+    """Return `names`, with each block for its names if all of them are there."""
     everything = list(everything)
     others = set(everything) - set(names)
-    found: dict[str, None] = {}
+    largest: dict[str, None] = {}
     for name in everything:
         if name in names:
             parts = name.split(".")
             blocks = (".".join(parts[:depth]) for depth in range(1, len(parts)))
-            found[next((b for b in blocks if not any(_within(other, b) for other in others)), name)] = None
-    return list(found)
+            largest[next((b for b in blocks if not any(_within(other, b) for other in others)), name)] = None
+    return list(largest)
 
 
 def _within(name: str, block: str) -> bool:

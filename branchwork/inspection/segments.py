@@ -35,17 +35,17 @@ def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
     rows = {row.name: row for row in trace.operations}
     members = _members(graph)
     layers = [node for node in graph.names if node in members and op_name(node) in LAYERS]
-    readers = {layer: _next_layers(graph, rows, layer, members) for layer in layers}
+    readers = {layer: _next_layers(graph, rows, layer, members=members) for layer in layers}
     for chain in _linked(readers):
         nodes = _with_what_is_between(graph, chain, members)
         within = {name: rows[name] for name in dict.fromkeys(graph.names[node] for node in nodes)}
-        maps = [m for layer in chain if not readers[layer] for m in _collapsed(graph, rows, layer, within)]
+        maps = [m for layer in chain if not readers[layer] for m in _collapsed(graph, rows, layer, within=within)]
         yield AffineChain(
             layers=tuple(graph.names[layer] for layer in chain),
             nodes=tuple(within),
             macs=sum(rows[graph.names[layer]].macs for layer in chain),
             collapsed_macs=sum(macs for macs, _ in maps),
-            collapsed=" and ".join(dict.fromkeys(words for _, words in maps)),
+            collapsed=" and ".join(dict.fromkeys(text for _, text in maps)),
         )
 
 
@@ -59,12 +59,12 @@ def _members(graph: Graph) -> set[fx.Node]:
     sources: dict[fx.Node, frozenset[fx.Node]] = {}
     for node in graph.module.graph.nodes:
         if node in graph.image_nodes:
-            given = {sources[parent] for parent in parents(node, graph.image_nodes)}
+            parent_sources = {sources[parent] for parent in parents(node, graph.image_nodes)}
             op = node.op == "call_function" and op_name(node)
-            by_choice = _is_depthwise(node) if op == "conv2d" else op in ("add", "sub") and len(given) > 1
+            by_choice = _is_depthwise(node) if op == "conv2d" else op in ("add", "sub") and len(parent_sources) > 1
             if is_affine(node, graph.image_nodes) and not by_choice:
                 members.add(node)
-            sources[node] = frozenset().union(*given) if node in members else frozenset({node})
+            sources[node] = frozenset().union(*parent_sources) if node in members else frozenset({node})
     return members
 
 
@@ -74,7 +74,7 @@ def _is_depthwise(node: fx.Node) -> bool:
 
 
 def _next_layers(
-    graph: Graph, rows: Mapping[str, Operation], layer: fx.Node, members: Collection[fx.Node]
+    graph: Graph, rows: Mapping[str, Operation], layer: fx.Node, *, members: Collection[fx.Node]
 ) -> list[fx.Node]:
     """Return the layers that read this one's output; none if anything else does, or if the rank is a choice."""
     layers: dict[fx.Node, None] = {}
@@ -118,7 +118,7 @@ def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Coll
 
 
 def _collapsed(
-    graph: Graph, rows: Mapping[str, Operation], end: fx.Node, within: Mapping[str, Operation]
+    graph: Graph, rows: Mapping[str, Operation], end: fx.Node, *, within: Mapping[str, Operation]
 ) -> Iterator[tuple[int, str]]:
     """Yield the MACs and the words of the cheapest map into `end`, from each tensor that enters the rows `within`."""
     last = rows[graph.names[end]]
@@ -127,7 +127,7 @@ def _collapsed(
     for entry in dict.fromkeys(name for row in upstream for name in row.inputs if name not in within):
         if entry in images:
             shape = rows[entry].output_shape if entry != "input" else graph.input_shape
-            yield min(_maps(entry, shape, last, upstream))
+            yield min(_maps(entry, shape, last, rows=upstream))
 
 
 def _is_low_rank(layer: Operation, reader: Operation, normed: bool) -> bool:
@@ -160,7 +160,7 @@ def _upstream(end: Operation, within: Mapping[str, Operation]) -> list[Operation
     return [row for row in within.values() if row.name in wanted]
 
 
-def _maps(entry: str, shape: Shape, end: Operation, rows: Sequence[Operation]) -> Iterable[tuple[int, str]]:
+def _maps(entry: str, shape: Shape, end: Operation, *, rows: Sequence[Operation]) -> Iterable[tuple[int, str]]:
     """Yield the MACs and the words of each way to write the map from a tensor of `shape` through `rows` as one."""
     features, outputs = prod(shape), prod(end.output_shape)
     yield features * outputs, f"one {features}→{outputs} matrix"
@@ -168,8 +168,8 @@ def _maps(entry: str, shape: Shape, end: Operation, rows: Sequence[Operation]) -
         yield shape[-1] * outputs, f"one {shape[-1]}→{_width(end)} matrix"
     if end.op == "conv2d" and len(shape) == 3 and all(row.window is not None for row in rows):
         height, width = _joint_window(entry, rows)
-        words = f"one {height}×{width} convolution {shape[0]}→{_width(end)} (with care at the border)"
-        yield height * width * shape[0] * outputs, words
+        text = f"one {height}×{width} convolution {shape[0]}→{_width(end)} (with care at the border)"
+        yield height * width * shape[0] * outputs, text
 
 
 def _joint_window(entry: str, rows: Sequence[Operation]) -> tuple[int, int]:

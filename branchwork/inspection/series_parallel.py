@@ -45,10 +45,10 @@ def series_of(boxes: Sequence[Box]) -> Series:
     read = {source for source, _ in links}
     links += [(index, len(boxes)) for index in range(len(boxes)) if index not in read]
     links += [(0, index) for index in range(1, len(boxes)) if not boxes[index].inputs]
-    return _series(boxes, range(len(boxes)), links, (-1, len(boxes)))
+    return _series(boxes, range(len(boxes)), links, ends=(-1, len(boxes)))
 
 
-def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Numbers], ends: Numbers) -> Series:
+def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Numbers], *, ends: Numbers) -> Series:
     """The series of `members` between the boxes `ends`. Each of `links` begins or ends at a member.
 
     The members over which no link passes are in series. If there are none, the part is neither series nor parallel:
@@ -74,17 +74,17 @@ def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Number
         path = _maker(join, [boxes[member] for member in between])
         # One branch beside a shortcut is a part of its own, in which no row ends, only where one module made both.
         if len(lanes) > 1 or (shortcut and path and min(_passing(between, inner)) == 0):
-            branches = _branches(boxes, lanes + [[] for _ in shortcut], inner, (fork, end))
+            branches = _branches(boxes, lanes + [[] for _ in shortcut], inner, ends=(fork, end))
             target = boxes[end].id if end < len(boxes) else ""
             series += Series((Parallel((boxes[fork].id, target), branches, join, path),))
         else:
-            series += _series(boxes, between, inner, (fork, end))
+            series += _series(boxes, between, inner, ends=(fork, end))
             series += Series((join,) if join else (), _real(boxes, shortcut))
     return series
 
 
 def _branches(
-    boxes: Sequence[Box], lanes: Sequence[Sequence[int]], links: Sequence[Numbers], ends: Numbers
+    boxes: Sequence[Box], lanes: Sequence[Sequence[int]], links: Sequence[Numbers], *, ends: Numbers
 ) -> tuple[tuple[int, Series], ...]:
     """The branches that have the boxes `lanes`, in the order of the box in which they end, with their numbers there."""
     fork, end = ends
@@ -93,7 +93,7 @@ def _branches(
     for lane in lanes:
         numbers = [inputs.index(boxes[member].id) for member in lane or [fork] if boxes[member].id in inputs]
         inner = [link for link in links if not set(link).isdisjoint(lane)]
-        branches.append((numbers or [len(branches)], _series(boxes, lane, inner, ends) if lane else Series()))
+        branches.append((numbers or [len(branches)], _series(boxes, lane, inner, ends=ends) if lane else Series()))
     branches.sort(key=lambda branch: min(branch[0]))
     return tuple((max(numbers), series) for numbers, series in branches)
 

@@ -94,14 +94,16 @@ def inspect(
     `findings` are probable mistakes; otherwise None. Raises `NetError`.
     """
     subject = resolve(net, input_shape)
-    inspection = _inspect(subject.net, subject.name, subject.input_shape, by, picture, lint)
+    inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, picture=picture, lint=lint)
     if subject.run is None:
         return inspection
     model = subject.run.model
     return replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
 
 
-def _inspect(net: nn.Module, name: str, shape: Shape, by: str | None, picture: Path | None, lint: bool) -> Inspection:
+def _inspect(
+    net: nn.Module, name: str, shape: Shape, *, by: str | None, picture: Path | None, lint: bool
+) -> Inspection:
     graph = read(net, shape, single=True)
     traced = trace_graph(graph)
     if picture is not None:

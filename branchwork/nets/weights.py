@@ -1,6 +1,5 @@
 """Loading weights strictly: our files, the lecture's state dicts, and torchvision's published weights."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.errors import WeightsError
+from branchwork.files import read_json, reading
 
 # From our keys, which are paths of branches, to the lecture's, which are attributes of one flat class.
 _LECTURE_NAMES = (
@@ -152,17 +152,23 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
 
 
 def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
-    """Return the normalisation of a run if `source` is its folder, or weights in it or in its `top`."""
+    """Return the normalisation of a run if `source` is its folder, or weights in it or in its `top`.
+
+    Raises `WeightsError` if the run's model.json is damaged.
+    """
     if isinstance(source, Mapping):
         return None
     folder = Path(source) if Path(source).is_dir() else Path(source).absolute().parent
     if folder.name == "top" and not (folder / "model.json").exists():
         folder = folder.parent
-    try:
-        model = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        return tuple(map(float, model["mean"])), tuple(map(float, model["std"]))
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    path = folder / "model.json"
+    if not path.is_file():
         return None
+    model = read_json(path, dict[str, Any], error=WeightsError)
+    if not Path(source).is_dir() and not {"mean", "std"} & model.keys():  # another program's, beside the weights
+        return None
+    with reading(path, error=WeightsError):
+        return tuple(map(float, model["mean"])), tuple(map(float, model["std"]))
 
 
 def _first_lines(label: str, entries: list[str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from branchwork.language import say
 from branchwork.nets.googlenet import MODULES
-from branchwork.studies.design import Answer, Arm, Finding, Plot, Preset, Records, Setting, Study, Table, compared
+from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import cost_and_error, dots_words
 from branchwork.training.recipe import course, fast
@@ -97,7 +97,7 @@ def answer(records: Records) -> Answer:
     return Answer(findings, differences, (plot,), (_layers(),))
 
 
-def _saving_on_slide() -> Finding:
+def _saving_on_slide() -> Conclusion:
     direct, through = macs(SLIDE)
     question = say("On the slide's layer, does the 1×1 save work?", "在课件上的那一层，1×1 省计算量吗？")
     words = say(
@@ -106,10 +106,10 @@ def _saving_on_slide() -> Finding:
         f"28×28 上用 5×5 从 192 到 32 通道：直接做要 {direct:,} 次乘加，先经 1×1 压到 16 通道只要 {through:,} 次，"
         f"是直接做的 1/{direct / through:.2f}。（课件上写的 12,433,648 是笔误。）",
     )
-    return Finding(question, "yes" if through < direct else "no", words)
+    return Conclusion(question, "yes" if through < direct else "no", words)
 
 
-def _saving(records: Records, label: str, question: str) -> Finding:
+def _saving(records: Records, label: str, question: str) -> Conclusion:
     reduced, direct = (records.first(arm).macs for arm in (label, DIRECT))
     change = reduced / direct - 1
     words = say(
@@ -122,7 +122,7 @@ def _saving(records: Records, label: str, question: str) -> Finding:
             else f"多 {abs(change):.1%}：从 10 通道升到 16 通道，后面的卷积核反而更贵。"
         ),
     )
-    return Finding(question, "yes" if change < 0 else "no", words)
+    return Conclusion(question, "yes" if change < 0 else "no", words)
 
 
 def _layers() -> Table:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 from branchwork.explaining.ranks import spearman
 from branchwork.language import say
-from branchwork.studies.design import Answer, Arm, Finding, Plot, Preset, Records, Setting, Study, Table, compared
+from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import (
     ALPHA,
     PairedDifference,
@@ -127,7 +127,7 @@ def _gain_words(values: dict[int, float]) -> str:
     return points_words(mean.mean, mean.low, mean.high)
 
 
-def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | None]) -> Finding:
+def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | None]) -> Conclusion:
     question = say("Is one branch worth more than every other?", "有没有一条分支比其他每一条都更有用？")
     values = ", ".join(f"{branch} {_gain_words(values)}" for branch, values in by_branch.items())
     words = say(
@@ -136,19 +136,21 @@ def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | Non
     )
     if all(map(_lost, contests)):
         words += say(f"{leader} is worth more than each of the others.", f"{leader} 胜过其他每一条。")
-        return Finding(question, "yes", words)
+        return Conclusion(question, "yes", words)
     words += say(
         f"{leader} leads, but not significantly against each of the others.",
         f"{leader} 领先，但并非对其他每一条都显著。",
     )
-    return Finding(question, "too close to call", words)
+    return Conclusion(question, "too close to call", words)
 
 
-def _heaviest(records: Records, by_branch: Gains, *, leader: str, contests: list[PairedDifference | None]) -> Finding:
+def _heaviest(
+    records: Records, by_branch: Gains, *, leader: str, contests: list[PairedDifference | None]
+) -> Conclusion:
     question = say("Does the best kernel end up with the largest weights?", "最好的卷积核最后权重最大吗？")
     sizes = weights(records)
     if not sizes or not by_branch[leader]:
-        return Finding(question, "too close to call", say("The trainings diverged.", "训练发散了。"))
+        return Conclusion(question, "too close to call", say("The trainings diverged.", "训练发散了。"))
     order = [statistics.mean(by_branch[branch].values()) for branch in BRANCHES_OF]
     correlation = spearman(order, [sizes[branch] for branch in BRANCHES_OF])
     rank = "–" if correlation is None else f"{correlation:+.2f}"
@@ -163,14 +165,14 @@ def _heaviest(records: Records, by_branch: Gains, *, leader: str, contests: list
     # For a no, the best branch need not be known: it is enough that the heaviest is worth less than another.
     if any(contest.second == heaviest and _lost(contest) for contest in contests if contest is not None):
         words += say(f"{heaviest} is worth less than {leader}.", f"{heaviest} 不如 {leader}。")
-        return Finding(question, "no", words)
+        return Conclusion(question, "no", words)
     if heaviest == leader and all(map(_lost, contests)):
-        return Finding(question, "yes", words.strip())
+        return Conclusion(question, "yes", words.strip())
     words += say("Which branch is best is not settled.", "哪条最好还没有定论。")
-    return Finding(question, "too close to call", words)
+    return Conclusion(question, "too close to call", words)
 
 
-def _superfluous(differences: list[PairedDifference | None]) -> Finding:
+def _superfluous(differences: list[PairedDifference | None]) -> Conclusion:
     question = say("Can a branch be left out at no cost?", "能不能白白去掉一条分支？")
     known = [d for d in differences if d is not None]
     judgements = {d.first: d.judge(MARGIN) for d in known}
@@ -181,9 +183,11 @@ def _superfluous(differences: list[PairedDifference | None]) -> Finding:
     )
     spare = ", ".join(label for label, judgement in judgements.items() if judgement in ("same", "less"))
     if spare:
-        return Finding(question, "yes", words + say(f" No worse than all four: {spare}.", f"不比四条差的：{spare}。"))
+        return Conclusion(
+            question, "yes", words + say(f" No worse than all four: {spare}.", f"不比四条差的：{spare}。")
+        )
     worse = len(known) == len(differences) and all(judgement == "more" for judgement in judgements.values())
-    return Finding(question, "no" if worse else "too close to call", words)
+    return Conclusion(question, "no" if worse else "too close to call", words)
 
 
 def _plots(records: Records, by_branch: Gains) -> tuple[Plot, ...]:

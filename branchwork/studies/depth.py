@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from branchwork.language import say
-from branchwork.studies.design import Answer, Arm, Finding, Plot, Preset, Records, Setting, Study, Verdict, compared
+from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Verdict, compared
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms
 from branchwork.studies.statistics import Mean, mean_interval, measure_name
 from branchwork.studies.study_plots import Curve, error_curves, norm_curves
@@ -118,7 +118,7 @@ def answer(records: Records) -> Answer:
     )
 
 
-def _vanishing(records: Records, norm: str, question: str) -> Finding:
+def _vanishing(records: Records, norm: str, question: str) -> Conclusion:
     """Answer whether the first layer's gradient at the start vanishes in the deep plain net."""
     depths = [arm.facts["depth"] for arm in records.arms if arm.facts["norm"] == norm and arm.facts["kind"] == "plain"]
     shallow, deep = (_first_norms(records, label("plain", depth, norm)) for depth in (min(depths), DEEP))
@@ -126,7 +126,7 @@ def _vanishing(records: Records, norm: str, question: str) -> Finding:
         math.log10(max(deep[seed], SMALLEST) / max(shallow[seed], SMALLEST)) for seed in deep.keys() & shallow.keys()
     ]
     if not ratios:
-        return Finding(question, "too close to call", say("They are infinite.", "它们是无穷大。"))
+        return Conclusion(question, "too close to call", say("They are infinite.", "它们是无穷大。"))
     mean = mean_interval(ratios)
     words = say(
         f"At the start, the gradient of the first layer is {_factor(mean.mean)} times as large with {DEEP} layers as "
@@ -134,7 +134,7 @@ def _vanishing(records: Records, norm: str, question: str) -> Finding:
         f"训练开始时，第一层的梯度在 {DEEP} 层网络中是 {min(depths)} 层网络中的 {_factor(mean.mean)} 倍{_range(mean)}；"
         "小于百分之一才算消失。",
     )
-    return Finding(question, _verdict(mean), words)
+    return Conclusion(question, _verdict(mean), words)
 
 
 def _first_norms(records: Records, label: str) -> dict[int, float]:

@@ -51,7 +51,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Conclusion:
     """A question, its verdict, and the sentence with the figures that the verdict rests on."""
 
     question: str
@@ -82,7 +82,7 @@ class Table:
 class Answer:
     """What a study found, and what its report shows of it."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Conclusion, ...]
     comparisons: tuple[PairedDifference, ...]
     plots: tuple[Plot, ...]
     tables: tuple[Table, ...] = ()
@@ -173,7 +173,7 @@ class StudyResult:
     preset: str
     data: str
     seeds: tuple[int, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[Conclusion, ...]
     rows: tuple[ArmResult, ...]
     comparisons: tuple[PairedDifference, ...]
     trainings: int
@@ -200,7 +200,7 @@ def compared(
     question: str,
     margin: float,
     yes: Literal["more", "less"],
-) -> Finding:
+) -> Conclusion:
     """Answer `question` by the `difference` of a `pair` of arms: yes if its judgement is `yes`.
 
     Differences within `margin` count as equal.
@@ -209,13 +209,13 @@ def compared(
     values = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, means, strict=True)]
     words = measure_name(measure) + say(": ", "：") + say(", ", "，").join(values) + _diverged_words(records, pair)
     if difference is None:
-        return Finding(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
+        return Conclusion(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
     if difference.low is None or difference.high is None or difference.adjusted is None:
         words += say(
             "; one seed gives no interval: take --seeds 3 or more.",
             "；只有一个种子，得不出区间：请用 --seeds 3 或更多。",
         )
-        return Finding(question, "too close to call", words)
+        return Conclusion(question, "too close to call", words)
     change, low, high = (
         difference_words(measure, value) for value in (difference.difference, difference.low, difference.high)
     )
@@ -230,7 +230,7 @@ def compared(
     if any(records.diverged(label) and judgement != worse for label, worse in zip(pair, ("more", "less"), strict=True)):
         judgement = "open"
     if judgement == "open":
-        return Finding(question, "too close to call", words + say(".", "。"))
+        return Conclusion(question, "too close to call", words + say(".", "。"))
     if judgement == "same":
         words += say(
             f". That is equal within the margin of {margin_words(measure, margin)}.",
@@ -244,7 +244,7 @@ def compared(
             if first.overlaps(second)
             else say(". The intervals do not overlap.", "。两个区间不重叠。")
         )
-    return Finding(question, "yes" if judgement == yes else "no", words)
+    return Conclusion(question, "yes" if judgement == yes else "no", words)
 
 
 def _diverged_words(records: Records, labels: tuple[str, ...]) -> str:

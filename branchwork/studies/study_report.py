@@ -8,7 +8,7 @@ from typing import Any
 from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
-from branchwork.studies.design import Answer, Finding, Records, Setting, Study, StudyResult, Table, verdict_name
+from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
 from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
 from branchwork.studies.trainings import shrinking
 
@@ -22,7 +22,7 @@ def study_page(
         tables.append(_comparisons(answer.comparisons))
     parts = [
         paragraph(say(*study.claim)),
-        section(say("The answer", "回答"), _method(result), "\n".join(map(_finding, answer.findings))),
+        section(say("The answer", "回答"), _method(result), "\n".join(map(_conclusion, answer.findings))),
         *(section(drawn.title, drawn.words, plot(drawn.draw())) for drawn in answer.plots),
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
         f"<h2>{say('How it was run', '如何得到')}</h2>",
@@ -70,11 +70,11 @@ def _method(result: StudyResult) -> str:
     )
 
 
-def _finding(finding: Finding) -> str:
-    style = {"yes": "yes", "no": "no", "too close to call": "open"}[finding.verdict]
+def _conclusion(conclusion: Conclusion) -> str:
+    style = {"yes": "yes", "no": "no", "too close to call": "open"}[conclusion.verdict]
     return (
-        f'<div class="finding"><b class="{style}">{verdict_name(finding.verdict)}</b>'
-        f"<div><h3>{escape(finding.question)}</h3><p>{escape(finding.words)}</p></div></div>"
+        f'<div class="finding"><b class="{style}">{verdict_name(conclusion.verdict)}</b>'
+        f"<div><h3>{escape(conclusion.question)}</h3><p>{escape(conclusion.words)}</p></div></div>"
     )
 
 

@@ -1,7 +1,6 @@
 """How the trainings of a study are run: one after the other, in a pool of processes, or in any executor."""
 
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from branchwork.datasets.batches import generator_of, normalise, train_and_valid
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, StudyError, TrainingError, WeightsError, first_line
+from branchwork.files import parse_json
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Epoch, Observer
@@ -33,7 +33,7 @@ from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine, using_threads, versions
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
-from branchwork.training.run import Model, load_run
+from branchwork.training.run import METRICS, Model, load_run
 from branchwork.training.train import train
 from branchwork.training.training_run import Result
 
@@ -153,7 +153,8 @@ def _measures(folder: Path, data: DataSet, result: Result, *, recipe: Recipe, jo
     used, _ = train_and_validation(data, recipe.validation, job.seed, used=recipe.fraction)
     logits = predict_logits(trained.net, used.images, trained.model)
     wrong = int((logits.argmax(1) != used.labels).sum())
-    history = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    history = [parse_json(line, dict[str, Any], folder / METRICS) for line in lines]
     kept = ("epoch", "train_loss", "validation_accuracy", "learning_rate", "seconds")
     return {
         "train_error": wrong / len(used),
