@@ -26,7 +26,7 @@ class Step:
 class Epoch:
     """One finished epoch. `validation_accuracy` is a fraction, None if nothing is held out.
 
-    `weights` are the live tensors of the net that was validated, by their keys: copy what is to outlast the next step.
+    `weights` are the live tensors of the net that was validated, by key: copy any that must outlast the next step.
     """
 
     epoch: int
@@ -51,7 +51,7 @@ class Observer:
         """The last announced download has ended, successfully or not."""
 
     def count(self, title: str, done: int, total: int) -> None:
-        """Receive that `done` of `total` files are finished; `title` says of which work."""
+        """Receive that `done` of `total` files are finished; `title` names the task."""
 
     def count_end(self) -> None:
         """The last announced count has ended, successfully or not."""

@@ -190,8 +190,8 @@ def random_crops(count: int, size: tuple[int, int], generator: torch.Generator, 
 
     Area and aspect are drawn as by Szegedy et al. 2014 (section 6), which torchvision calls RandomResizedCrop: the
     area uniform from 1 − `lost` of the image to all of it, the ratio of width to height uniform in its logarithm within
-    CROP_ASPECT, again while the box does not fit. After ten that do not, it is the largest box in the middle whose
-    ratio is allowed. Nothing is rounded to whole pixels, since the one resampling needs none.
+    CROP_ASPECT, until the box fits; after ten failures, it is the largest central box with an allowed ratio. Nothing is
+    rounded to whole pixels, since the one resampling needs none.
     """
     height, width = size
     draws = torch.rand((count, CROP_TRIES, 2), generator=generator)

@@ -48,7 +48,7 @@ def survey(
     fit: str | None = None,
     channels: int | None = None,
 ) -> tuple[FolderLayout, ImageFormat]:
-    """Return the files of a folder, and the images that they become; what is None is chosen from their headers.
+    """Return the files of a folder and the format of their images, which the headers decide as far as it is not given.
 
     `fit` is one of `placing.METHODS`. Raises `DataError`.
     """

@@ -19,9 +19,9 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 class MappedImages:
     """Images uint8 N×C×H×W in a file: the `rows`, int64 N, of the mapped array `base`.
 
-    Indexing reads the images that are asked for, and no others, into memory and onto `device`. `checksum` is that of
-    `base`, kept so that a file larger than memory need not be read to be identified. `mapping` is the memory behind
-    `base`, in which repeated channels lie once.
+    Indexing reads only the selected images into memory, and moves them to `device`. `checksum` is the checksum of
+    `base`, stored so that a file larger than memory can be identified without reading it. `mapping` is the memory
+    behind `base`, which holds repeated channels once.
     """
 
     base: NDArray[np.uint8]
@@ -142,9 +142,9 @@ class DataSet:
     """Training and test images with their labels.
 
     `mean` and `std` normalise pixels in [0, 1], one number per channel. `pictures` names the method that turns any
-    picture into an image like these (one of `placing.METHODS`). `origin` says in words where the files came from.
+    picture into an image like these (one of `placing.METHODS`). `origin` describes where the files came from.
     `path` is the folder or pack of a user's own images, and `report` what was found there. `validation` is None if
-    it is to be held out of the training images.
+    it must be held out of the training images.
     """
 
     name: str

@@ -187,7 +187,7 @@ def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> I
 
 
 def _list_visible(folder: Path, root: Path, problems: list[FolderProblem]) -> list[Path]:
-    """Return what is in `folder`, sorted; what is hidden, or cannot be listed, becomes a problem."""
+    """Return the visible entries of `folder`, sorted. Hidden ones and unreadable folders become problems."""
     try:
         names = sorted(os.listdir(folder), key=os.fsencode)
     except OSError as reason:

@@ -105,10 +105,10 @@ def pack(
 def open_pack(
     path: Path, *, size: int | tuple[int, int] | None = None, fit: str | None = None, channels: int | None = None
 ) -> DataSet:
-    """Return the data set in a pack, with its images mapped. What is asked for must be what it was packed with.
+    """Return the data set in a pack, with its images mapped. Size, fit and channels must be those of the pack.
 
-    Grey images can be had with three equal `channels`. Raises `DataError`, also if the file is cut off or damaged at
-    its end; `verify_pack` checks all of it.
+    Grey images can also be opened with three equal `channels`. Raises `DataError`, also if the file is cut off or
+    damaged at its end; `verify_pack` checks all of it.
     """
     header, index = _read_header(path)
     count, *shape = header.shape

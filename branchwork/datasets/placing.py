@@ -23,7 +23,7 @@ Grey = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FigureRule:
-    """The longer side of the figure, as a fraction of the image, and what is centred: its mass or its box."""
+    """The longer side of the figure, as a fraction of the image, and whether its mass or its box is centred."""
 
     longer_side: float
     by_mass: bool
@@ -50,7 +50,7 @@ def to_image(picture: Image.Image, *, channels: int, size: tuple[int, int], meth
 
 
 def to_array(picture: Image.Image, *, channels: int, size: tuple[int, int], method: str) -> NDArray[np.uint8]:
-    """Do what `to_image` does, as an array that owns its memory."""
+    """Return the same as `to_image`, as an array that owns its memory."""
     if method in RULES:
         pixels = place_figure(picture, size, RULES[method])[np.newaxis]
     else:
@@ -67,8 +67,8 @@ def to_mode(picture: Image.Image, mode: str) -> Image.Image:
 def _fit(picture: Image.Image, size: tuple[int, int], method: str) -> Image.Image:
     """Resize a picture to `size` (height, width) in its own mode; one that has this size keeps every pixel.
 
-    `crop` keeps the proportions and cuts off what is too long, evenly on both sides; `pad` keeps all of the picture
-    and fills up with black; `stretch` changes the proportions.
+    `crop` keeps the proportions and cuts off the excess evenly on both sides; `pad` keeps all of the picture and
+    fills the rest with black; `stretch` changes the proportions.
     """
     height, width = size
     if method == "crop":

@@ -43,7 +43,7 @@ Array = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class DecodedPicture:
-    """A picture as 8-bit grey ("L") or RGB, and what was odd about its file, in words such as `CMYK`."""
+    """A picture as 8-bit grey ("L") or RGB, and any oddity of its file, such as `CMYK`."""
 
     image: Image.Image
     oddities: tuple[str, ...]
@@ -77,9 +77,9 @@ class ImageFormat:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What decoding one file gave, or the `error` that says why it gave nothing.
+    """The result of decoding one file, or the `error` that prevented it.
 
-    `digest` is that of the decoded pixels before scaling, so that copies are recognised in any format. `sums` and
+    `digest` is a hash of the decoded pixels before scaling, so that copies are recognised in any format. `sums` and
     `squares` are, for each channel, the sum of the image's pixels and of their squares.
     """
 
@@ -103,7 +103,7 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Silence Pillow's warnings of damage and of large sizes, both of which are judged here.
+    """Silence Pillow's warnings about damage and large sizes, both of which are checked here.
 
     Threads share the filter of warnings: enter this once, around all of them.
     """
@@ -113,7 +113,7 @@ def quiet_decoders() -> Iterator[None]:
 
 
 def decode(path: Path) -> DecodedPicture:
-    """Do what `read_picture` does, within `quiet_decoders`, and say what is odd about the file."""
+    """Do what `read_picture` does, within `quiet_decoders`, and note any oddity of the file."""
     with _open_picture(path) as picture:
         picture.load()
         oddities = tuple(_oddities(picture))

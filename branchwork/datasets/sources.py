@@ -39,7 +39,7 @@ _FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.Subpro
 
 @dataclass(frozen=True)
 class Source:
-    """The four files of one data set with the md5 sums of their unpacked contents, and where they can be had."""
+    """The four files of one data set with the md5 sums of their unpacked contents, and where to get them."""
 
     name: str
     md5: dict[str, str]
@@ -82,7 +82,7 @@ def cache_folder() -> Path:
 
 
 def fetch(source: Source, folder: Path | None = None, observer: Observer | None = None) -> tuple[Files, str]:
-    """Return the checked files of `source`, and in words where they came from.
+    """Return the checked files of `source`, and a description of where they came from.
 
     `folder` is named by the user and holds the files, compressed with gzip or not. Raises `DataError` that lists
     every place that was tried and why it failed.
@@ -170,7 +170,7 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
 def _origins(
     source: Source, cache: Path, *, folder: Path | None, observer: Observer
 ) -> Iterator[tuple[str, Callable[[], Files]]]:
-    """Yield each place that may have the files, in words, and what reads them from it."""
+    """Yield a description of each possible source of the files, and a function that reads them from it."""
     yield str(cache), lambda: _read_cache(source, cache)[0]
     if folder is not None:
         yield str(folder), lambda: _read_folder(source, folder)

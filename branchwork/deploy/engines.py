@@ -113,7 +113,7 @@ def need_engine(name: str, precision: str) -> Engine:
 
 
 def find_package(name: str) -> tuple[str | None, str | None]:
-    """Return the version of a package of the extra `deploy` and what is wrong with it, either of which may be None."""
+    """Return the version of a package of the extra `deploy`, and why it cannot be used; either may be None."""
     try:
         with quiet_torch():  # onnxscript imports torch's exporter
             version = str((import_openvino() if name == "openvino" else importlib.import_module(name)).__version__)

@@ -32,7 +32,7 @@ from branchwork.training.machine import versions
 from branchwork.training.run import Model
 from branchwork.training.subject import is_run
 
-# The most test images on which a file is tried.
+# A file is tried on at most this many test images.
 IMAGES = 1000
 
 
@@ -40,11 +40,11 @@ IMAGES = 1000
 class Exported:
     """A file for `engine`, and how it compares with the net as written in float32 on `images` images of `data`.
 
-    `files` are paths, last the one to open, and `bytes` their total size. `difference` is the largest between two
-    logits, `tolerance` its bound, and `largest_logit` the size of the largest logit. `differing` counts the images with
-    another class, and `clearly_differing`, bounded by `clearly_allowed`, those whose two classes the net as written
-    separates by more than the tolerance. `trained` is False for weights that no training made. `metadata` is that in
-    the file.
+    `files` are paths, the last of which is the one to open, and `bytes` is their total size. `difference` is the
+    largest between two logits, at most `tolerance`, and `largest_logit` the largest absolute logit. `differing` counts
+    the images that get another class; `clearly_differing`, at most `clearly_allowed`, counts those for which the net as
+    written separates the two classes by more than the tolerance. `trained` is False for a net without a run. `metadata`
+    is stored in the file.
     """
 
     net: str

@@ -33,7 +33,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A file format: the `suffixes` of its files, last that of the one to open, and the `packages` that write it."""
+    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it."""
 
     name: str
     engine: str
@@ -43,7 +43,7 @@ class Format:
 
 
 def write(path: Path, subject: Deployable, *, to: str, options: ExportOptions, metadata: dict[str, str]) -> None:
-    """Write a file of the format `to`, whose last suffix `path` has. Raises `EngineError` or `ExportError`."""
+    """Write a file of the format `to`; `path` must end in its last suffix. Raises `EngineError` or `ExportError`."""
     for package in FORMATS[to].packages:
         need_package(package)
     FORMATS[to].write(path, subject, options=options, metadata=metadata)
@@ -148,7 +148,7 @@ def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOpti
 
 @contextmanager
 def _quiet_onnx() -> Iterator[None]:
-    """Suppress the lines in which torch's exporter misses torchvision."""
+    """Suppress the exporter's warnings that torchvision is missing."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -32,7 +32,7 @@ Shape = tuple[int, int, int]
 class Deployable:
     """A float32 net in eval mode, its name for tables, and the model that describes it.
 
-    `folder` is that of its run; None for weights that no training made.
+    `folder` is the run folder; None for a net without a run.
     """
 
     net: nn.Module

@@ -11,7 +11,7 @@ from branchwork.nets.input_size import ImageSize, flat_features, height_and_widt
 
 Stem = Literal["auto", "small", "large"]
 
-# The largest side for which `auto` takes a small stem: larger images would stay too large for the layers behind it.
+# The largest side for which `auto` takes a small stem: larger images would stay too large for the layers after it.
 SMALL = 96
 
 
@@ -26,7 +26,7 @@ def conv_norm(in_channels: int, out_channels: int, kernel: int, *, stride: int =
 def conv_norm_relu(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, eps: float = 1e-5
 ) -> nn.Sequential:
-    """Return `conv_norm` with a ReLU behind it."""
+    """Return `conv_norm` followed by a ReLU."""
     return chain(
         **dict(conv_norm(in_channels, out_channels, kernel, stride=stride, eps=eps).named_children()), relu=nn.ReLU()
     )

@@ -51,8 +51,8 @@ def residual(
     """Build conv 5×5, pool, residual block, twice, then one linear layer: N×C×H×W in, logits N×K out.
 
     `width` is the number of channels in the first half; the second has twice as many. With `norm="batch"`, a batch norm
-    follows each convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), behind the pooling if there is
-    one, where it normalises a quarter of the numbers. Raises `NetError` if the images are too small.
+    follows each convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), after the pooling if there is
+    one, so that it normalises a quarter of the numbers. Raises `NetError` if the images are too small.
     """
     body: OrderedDict[str, nn.Module] = OrderedDict()
     channels = in_channels

@@ -68,11 +68,11 @@ DESIGNS = {
 class Variant:
     """The options of a residual net.
 
-    `shortcut` is that of every block that keeps its shape (He et al. 2016, Figure 2). Where the shape changes, it is a
-    projection, or zeros in the added channels in nets for CIFAR; with `none` there is no shortcut at all. With
+    `shortcut` is used in every block that keeps its shape (He et al. 2016, Figure 2). Other blocks have a projection,
+    or zeros in the added channels in nets for CIFAR; with `none` there is no shortcut at all. With
     `preact`, norm and ReLU precede each convolution and nothing follows the sum. A `small` stem is a 3×3 convolution
     that keeps height and width, without pooling. Without `norm`, each convolution has a bias in its place. `init` is
-    He's, or PyTorch's default. `width` is that of the first stage, by default the design's.
+    He's, or PyTorch's default. `width` is the first stage's, by default the design's.
     """
 
     stem: Stem = "small"

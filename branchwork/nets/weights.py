@@ -57,8 +57,8 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 class Dialect:
     """A naming scheme for weights: `rules` turn our keys into its keys.
 
-    Tensors whose keys begin with one of `training_only` are dropped. `normalisation` is the one that the weights were
-    trained with.
+    Tensors whose keys begin with one of `training_only` are dropped. `normalisation` is the one used in
+    their training.
     """
 
     rules: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = ()
@@ -85,7 +85,7 @@ DIALECTS = (
 class Loaded:
     """What was loaded from `source`: our keys that were `kept` and that are a `new` head, and its keys `dropped`.
 
-    `normalisation` is that of the images which the weights expect; None if it is unknown.
+    `normalisation` is the one that the weights expect of their images; None if unknown.
     """
 
     source: str
