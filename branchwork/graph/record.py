@@ -79,7 +79,7 @@ class Recorder(TorchFunctionMode):
     """Records every operation of a net while it runs.
 
     `running` are the paths of the modules being called, and `message` what torch says about a failure. `passed` is a
-    module's path and the name of a module that it was given in the place of a tensor.
+    module's path and the name of a module that was passed to it instead of a tensor.
     """
 
     def __init__(self, net: nn.Module) -> None:

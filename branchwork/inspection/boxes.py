@@ -41,15 +41,15 @@ class Box:
 
     id: str
     kind: Kind
-    nodes: tuple[str, ...]
-    inputs: tuple[str, ...]
-    path: str
-    label: str
-    name: str
-    bands: tuple[str, ...]
-    shape: str
-    channels: tuple[int, ...]
-    height: float
+    nodes: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    path: str = ""
+    label: str = ""
+    name: str = ""
+    bands: tuple[str, ...] = ()
+    shape: str = ""
+    channels: tuple[int, ...] = ()
+    height: float = 0.0
     x: float = 0.0
     y: float = 0.0
     row: int = 0
@@ -111,14 +111,12 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
     readers = Counter(name for node in trace.operations for name in node.inputs)
     groups: dict[str, list[Operation]] = {}  # by the last of each
     for node in trace.operations:
-        before: list[Operation] = []
-        if node.op in _BANDS and len(node.inputs) == 1 and readers[node.inputs[0]] == 1:
-            before = groups.pop(node.inputs[0], [])
-        groups[node.name] = [*before, node]
+        is_band = node.op in _BANDS and len(node.inputs) == 1 and readers[node.inputs[0]] == 1
+        groups[node.name] = [*(groups.pop(node.inputs[0], []) if is_band else []), node]
     shapes = {"input": trace.input_shape} | {node.name: node.output_shape for node in trace.operations}
     joins = {join.node: join for join in trace.joins}
     widest = max((_channels(node.output_shape) for node in trace.operations if node.name not in joins), default=1)
-    boxes = [Box("input", "input", (), (), "", "input", "", (), _text(trace.input_shape), (), LINE)]
+    boxes = [Box("input", "input", label="input", shape=_text(trace.input_shape), height=LINE)]
     for nodes in groups.values():
         first, *fused = nodes
         kind, channels = _kind(first, joins.get(first.name))
@@ -128,11 +126,21 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
             height = max(height, 0.4 + _SEGMENT * len(channels))
         elif kind == "box":
             height = max(height, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
-        shape = _shape(nodes, shapes[first.inputs[0]] if first.inputs else (), kind=kind, brief=brief)
-        names = tuple(node.name for node in nodes)
-        label = _label(first)
+        before = shapes[first.inputs[0]] if first.inputs else ()
         boxes.append(
-            Box(names[-1], kind, names, first.inputs, first.path, label, names[0], bands, shape, channels, height)
+            Box(
+                id=nodes[-1].name,
+                kind=kind,
+                nodes=tuple(node.name for node in nodes),
+                inputs=first.inputs,
+                path=first.path,
+                label=_label(first),
+                name=first.name,
+                bands=bands,
+                shape=_shape(nodes, before, kind=kind, brief=brief),
+                channels=channels,
+                height=height,
+            )
         )
     # The segment of a bar says the shape of what only bars read.
     labelled = {source for box in boxes if box.kind != "bar" for source in box.inputs} | {boxes[-1].id}

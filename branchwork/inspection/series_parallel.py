@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from branchwork.inspection.boxes import Box
 
 Link = tuple[str, str]  # the ids of the box that an edge leaves and of the box that it enters
-Numbers = tuple[int, int]  # the same as positions in the order in which the boxes run
+Span = tuple[int, int]  # the same two boxes by their positions in the order in which they run
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def series_of(boxes: Sequence[Box]) -> Series:
     return _series(boxes, range(len(boxes)), links, ends=(-1, len(boxes)))
 
 
-def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Numbers], *, ends: Numbers) -> Series:
+def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Span], *, ends: Span) -> Series:
     """The series of `members` between the boxes `ends`. Each of `links` begins or ends at a member.
 
     The members over which no link passes are in series. If there are none, the part is neither series nor parallel:
@@ -56,12 +56,12 @@ def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Number
     """
     passing = _passing(members, links)
     cuts = [member for member, count in zip(members, passing, strict=True) if count == min(passing)]
-    arcs: list[Numbers] = []
+    arcs: list[Span] = []
     if min(passing) > 0:
         cuts = cuts[:1]
         arcs = [link for link in links if link[0] < cuts[0] < link[1]]
     links = [link for link in links if link not in arcs]
-    series = Series((), _real(boxes, arcs))
+    series = Series((), _ids(boxes, arcs))
     for fork, end in pairwise([ends[0], *cuts, ends[1]]):
         join = boxes[end] if end in cuts else None
         between = members[bisect_right(members, fork) : bisect_left(members, end)]
@@ -79,12 +79,12 @@ def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Number
             series += Series((Parallel((boxes[fork].id, target), branches, join, path),))
         else:
             series += _series(boxes, between, inner, ends=(fork, end))
-            series += Series((join,) if join else (), _real(boxes, shortcut))
+            series += Series((join,) if join else (), _ids(boxes, shortcut))
     return series
 
 
 def _branches(
-    boxes: Sequence[Box], lanes: Sequence[Sequence[int]], links: Sequence[Numbers], *, ends: Numbers
+    boxes: Sequence[Box], lanes: Sequence[Sequence[int]], links: Sequence[Span], *, ends: Span
 ) -> tuple[tuple[int, Series], ...]:
     """The branches that have the boxes `lanes`, in the order of the box in which they end, with their numbers there."""
     fork, end = ends
@@ -105,13 +105,13 @@ def _maker(join: Box | None, boxes: Sequence[Box]) -> str:
     return join.path
 
 
-def _real(boxes: Sequence[Box], links: Iterable[Numbers]) -> tuple[Link, ...]:
-    """The links between boxes that read one another."""
+def _ids(boxes: Sequence[Box], links: Iterable[Span]) -> tuple[Link, ...]:
+    """Those of `links` between boxes that read one another, by their ids."""
     pairs = [(boxes[source].id, boxes[target]) for source, target in links if target < len(boxes)]
     return tuple((source, target.id) for source, target in pairs if source in target.inputs)
 
 
-def _passing(members: Sequence[int], links: Iterable[Numbers]) -> list[int]:
+def _passing(members: Sequence[int], links: Iterable[Span]) -> list[int]:
     """How many of `links` pass over each of `members`."""
     changes = [0] * (len(members) + 1)
     for source, target in links:
@@ -122,7 +122,7 @@ def _passing(members: Sequence[int], links: Iterable[Numbers]) -> list[int]:
     return list(accumulate(changes[:-1]))
 
 
-def _components(members: Sequence[int], links: Iterable[Numbers]) -> list[list[int]]:
+def _components(members: Sequence[int], links: Iterable[Span]) -> list[list[int]]:
     """The members of each connected component, in order."""
     component = {member: [member] for member in members}
     for source, target in links:
