@@ -125,7 +125,7 @@ def remove_parts(path: Path) -> None:
 def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunError) -> Iterator[None]:
     """Hold the lock file `lock`, which is removed at the end.
 
-    Raises `error` if another process holds it. `activity` says what that process does: "trains in runs/first".
+    Raises `error` if another process holds it. `activity` says what that process does: "is training in runs/first".
     """
     file_lock = FileLock(lock)
     try:

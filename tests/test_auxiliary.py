@@ -104,6 +104,6 @@ def test_they_are_refused_where_they_cannot_be(small, tmp_path):
         bw.train("resnet20", data=small, recipe=RECIPE)
     with pytest.raises(RecipeError, match=r"read layers that a collapsed net no longer has: .* --auxiliary 0"):
         bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(execute="collapsed"))
-    with pytest.raises(RecipeError, match="with --freeze its heads have nothing to teach"):
+    with pytest.raises(RecipeError, match="with --freeze there is nothing for its heads to train"):
         bw.train("googlenet", data=small, recipe=RECIPE, options=bw.Options(freeze=True, weights=tmp_path / "some.pth"))
     assert bw.photos("googlenet[b5=3x3]").auxiliary == 0.3 and bw.photos("resnet18").auxiliary == 0

@@ -155,10 +155,10 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["train", "residual", "--epoch", "2"], "--epochs"),
         (["train", "residual", "--recipe", "fats"], "fast"),
         (["train", "residual", "--config", "none.toml", "--data", "sample"], "cannot read the recipe none.toml"),
-        (["train", "residual", "--device", "cuda:9", "--data", "sample"], "there is no device 'cuda:9' here"),
+        (["train", "residual", "--device", "cuda:9", "--data", "sample"], "device 'cuda:9' is not available here"),
         (
             ["train", "residual", "--seeds", "1", "--data", "sample"],
-            "seeds must be from 2, for a deviation, to 1000, got 1",
+            "seeds must be from 2 (for a deviation) to 1000, got 1",
         ),
         (["train", "--resume", "gone"], "gone cannot be continued"),
         (["train", "residual", "--resume", "gone", "--seed", "1"], "leave out --seed, NET"),

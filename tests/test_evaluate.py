@@ -93,7 +93,7 @@ def test_class_names_that_do_not_match_are_refused_by_name(run, sample, monkeypa
     larger = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
     other = dataclasses.replace(sample, train=Split(larger, torch.zeros(2)), test=Split(larger, torch.zeros(2)))
     monkeypatch.setattr("branchwork.training.evaluate.load_data", lambda *a, **k: other)
-    with pytest.raises(DataError, match="are 1×32×32, and residual takes 1×28×28"):
+    with pytest.raises(DataError, match="are 1×32×32, but residual takes 1×28×28"):
         bw.evaluate(run.folder)
 
 
@@ -156,7 +156,7 @@ def test_weights_that_are_no_numbers_are_no_answer(copy):
     weights = safetensors.torch.load_file(copy / "model.safetensors")
     weights["fc.bias"][:] = float("nan")
     safetensors.torch.save_file(weights, copy / "model.safetensors")
-    with pytest.raises(WeightsError, match="infinite or none"):
+    with pytest.raises(WeightsError, match="infinite or NaN logits"):
         bw.evaluate(copy)
 
 
@@ -180,7 +180,7 @@ def test_device_and_precision(monkeypatch):
         if has:
             assert pick_precision("bf16", cpu) == "bf16"
             continue
-        with pytest.raises(RecipeError, match="precision is bf16, and this cpu multiplies no such numbers"):
+        with pytest.raises(RecipeError, match="precision is bf16, but this cpu has no bf16 instructions"):
             pick_precision("bf16", cpu)
     assert pick_precision("auto", torch.device("mps")) == "fp32"
 

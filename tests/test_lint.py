@@ -264,7 +264,7 @@ def test_a_recurrent_net_has_no_findings():
 def test_the_lectures_inception_is_affine_twice_and_nothing_else(net):
     first, second = lint(net(), (1, 28, 28))
     assert (first.rule, first.module) == ("affine", "incep1") and (second.rule, second.module) == ("affine", "incep2")
-    assert first.message.startswith("`incep1` and `conv2` are one affine map: nothing in between is an activation.")
+    assert first.message.startswith("`incep1` and `conv2` are one affine map: there is no activation in between.")
     # COURSE.md: 2,730,240 of the module and 2,816,000 of conv2, or 81·10·20·64.
     assert "5,546,240 MACs as written, 1,036,800 as one 9×9 convolution 10→20" in first.message
     assert second.message.startswith("`incep2` and `fc` are one affine map")
@@ -434,7 +434,7 @@ def test_a_stem_of_two_branches_of_three_is_not_shared():
 
 def test_a_module_shared_by_branches_is_found_and_a_stem_is_not():
     finding = only("shared-module", SharedOneByOne())
-    assert finding.module == "one" and "a module of its own" in finding.message
+    assert finding.module == "one" and "its own module" in finding.message
     assert source(finding) == "three = self.relu(self.b3(self.relu(self.one(x))))"
     assert lint(OneStem(), (3, 16, 16)) == ()
 
@@ -615,5 +615,5 @@ def test_a_net_without_parameters_has_no_findings():
 
 
 def test_a_net_that_cannot_be_read_is_refused():
-    with pytest.raises(NetError, match="expects 3 channels, and the images have 1"):
+    with pytest.raises(NetError, match="expects 3 channels, but the images have 1"):
         lint(Unused(), (1, 16, 16))

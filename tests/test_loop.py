@@ -121,7 +121,7 @@ def test_a_training_that_gets_no_better_ends_by_its_patience_and_says_so(small):
     observer.note = notes.append
     result = bw.train(SMALL, data=small, recipe=STANDING, out="run", observer=observer)
     assert result.epochs == 3 and len(Path("run/metrics.jsonl").read_text().splitlines()) == 3
-    assert notes == ["ended after epoch 3 of 9: 2 epochs brought nothing better on validation"]
+    assert notes == ["ended after epoch 3 of 9: no better validation accuracy in 2 epochs"]
     assert result.images_per_second == pytest.approx(
         3 * 1350 / sum(json.loads(line)["step_seconds"] for line in Path("run/metrics.jsonl").read_text().splitlines())
     )
@@ -285,7 +285,7 @@ class Overflowing(Small):
 
 
 def test_statistics_that_are_not_finite_are_not_kept(small):
-    with pytest.raises(TrainingError, match="a weight became infinite or not a number in epoch 1"):
+    with pytest.raises(TrainingError, match="a weight became infinite or NaN in epoch 1"):
         bw.train(f"{__name__}:Overflowing", data=small, recipe=SGD, out="run")
 
 

@@ -251,7 +251,7 @@ def test_a_folder_that_memory_cannot_hold_is_sent_to_a_pack(pets, refused, monke
 
 
 def test_two_processes_do_not_write_one_pack(pets):
-    with FileLock(".pets.pack.lock"), pytest.raises(DataError, match=r"another process writes pets\.pack"):
+    with FileLock(".pets.pack.lock"), pytest.raises(DataError, match=r"another process is writing pets\.pack"):
         bw.pack(pets)
 
 

@@ -119,7 +119,7 @@ def test_pixels_a_single_image_and_tensors_changed_for_others_are_told():
         graph.run(torch.zeros(1, 1, 8, 8))
     one = read(Net(lambda self, x: self.fc(x.view(1, 64)), fc=linear()), (1, 8, 8))
     assert not one.any_number and not one.depends_on_pixels and trace_graph(one).macs == 192
-    with pytest.raises(NetError, match="numbers in this view do not fit"):
+    with pytest.raises(NetError, match="sizes in this view do not match"):
         one.rewritable()
 
     def in_a_view(self, x):

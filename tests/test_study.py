@@ -187,7 +187,7 @@ def test_one_seed_gives_no_interval_and_says_so(alone, tiny):
     (finding,) = result.findings
     assert finding.verdict == "too close to call" and "one seed gives no interval: take --seeds 3" in finding.words
     assert all(mean.low is None for row in result.rows for mean in row.means.values())
-    assert "decides nothing" in (alone / "report.html").read_text()
+    assert "settles nothing" in (alone / "report.html").read_text()
 
 
 def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
@@ -301,7 +301,7 @@ def test_a_record_that_cannot_be_read_is_one_error(alone, tmp_path):
 
 def test_other_data_where_a_training_runs_are_refused(alone):
     job = Job(**next(iter(records(alone).values()))["job"])
-    with pytest.raises(DataError, match="other training images here"):
+    with pytest.raises(DataError, match="here differ from those where the study was started"):
         train_job(replace(job, checksum=1))
 
 
@@ -329,7 +329,7 @@ OTHER = {"torch": "2.9.0"}
 def test_two_at_once_are_refused(alone, tiny):
     from filelock import FileLock
 
-    with FileLock(alone / ".lock"), pytest.raises(StudyError, match="another process works on the study"):
+    with FileLock(alone / ".lock"), pytest.raises(StudyError, match="another process is working on the study"):
         branchwork.study("tiny", out=alone)
 
 
@@ -374,7 +374,7 @@ def test_progress_is_told(alone, tiny, capsys):
     path.unlink()
     told = Told()
     assert branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), observer=told).trained == 1
-    assert any("5 of 6 trainings are here already" in note for note in told.notes)
+    assert any("5 of 6 trainings are already done" in note for note in told.notes)
     assert any(
         re.search(r"6/6  plain8\[width=4\], seed \d: training error \d+\.\d\d%, test error", note)
         for note in told.notes

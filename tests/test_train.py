@@ -401,7 +401,7 @@ def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
     with pytest.raises(Interrupted):
         bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
     fewer = DataSet(**{**vars(small), "train": Split(small.train.images[:-1], small.train.labels[:-1])})
-    with pytest.raises(RunError, match="was begun on other training images than sample has now"):
+    with pytest.raises(RunError, match="the training images of sample have changed since"):
         bw.resume("run", data=fewer)
     state = Path("run/last/state.safetensors")
     whole = state.read_bytes()
@@ -463,7 +463,7 @@ def test_two_trainings_do_not_share_a_folder(small):
     class Second(Observer):
         def step(self, step):
             if step.step == 2:
-                with pytest.raises(RunError, match="another process trains in run"):
+                with pytest.raises(RunError, match="another process is training in run"):
                     bw.resume("run", data=small)
 
     bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), out="run", observer=Second())
@@ -471,7 +471,7 @@ def test_two_trainings_do_not_share_a_folder(small):
 
 
 NETS_THAT_CANNOT_LEARN = {
-    "Detached": "no gradient comes back from its logits",
+    "Detached": "no gradient flows back from its logits",
     "NoParameters": "has no parameter to train",
     "FailsLater": "failed in epoch 1, step 2: not today",
 }
@@ -489,14 +489,14 @@ def test_a_net_that_cannot_be_trained_is_one_message(small, name):
 
 
 def test_what_does_not_fit_the_data_is_refused_before_anything_is_written(small):
-    with pytest.raises(NetError, match="gives 11 numbers for an image, and 10 are needed"):
+    with pytest.raises(NetError, match="returns 11 numbers per image, but 10 are needed"):
         bw.train(f"{ROOT}/tests/helpers/lecture.py:TooManyClasses", data=small, out="run")
     with pytest.raises(RecipeError, match="batch_size must be at most 1350, the number of training images, got 1400"):
         bw.train("residual", data=small, recipe=QUICK.but({"batch_size": 1400}), out="run")
     tiny = DataSet(**{**vars(small), "train": Split(small.train.images[..., :12, :12], small.train.labels)})
     with pytest.raises(NetError, match="at least 16×16"):
         bw.train("inception", data=tiny, out="run")
-    with pytest.raises(RecipeError, match="there is no device 'cuda:77'"):
+    with pytest.raises(RecipeError, match="device 'cuda:77' is not available"):
         bw.train("residual", data=small, options=bw.Options(device="cuda:77"), out="run")
     with pytest.raises(RecipeError, match=r"seed must be at least 0 .*got -1"):
         bw.train("residual", data=small, options=bw.Options(seed=-1), out="run")

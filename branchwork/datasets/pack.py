@@ -84,7 +84,10 @@ def pack(
         raise DataError(f"{printable(path)} is there already: delete it, or choose another --out")
     layout, image_format = survey(Path(folder), observer, size=size, fit=fit)
     part = path.with_name(f".{path.name}.part")
-    with _writing(path), hold_lock(path.with_name(f".{path.name}.lock"), f"writes {printable(path)}", error=DataError):
+    with (
+        _writing(path),
+        hold_lock(path.with_name(f".{path.name}.lock"), f"is writing {printable(path)}", error=DataError),
+    ):
         try:
             part.unlink(missing_ok=True)  # a process that was killed has left it
             _check_space(path, len(layout.files) * (image_format.bytes + 8) + 1_000_000)

@@ -1,4 +1,4 @@
-"""Errors that teach: where a forward fails, the shapes up to there, what is wrong, and what to write instead."""
+"""Errors that teach: where a forward fails, the shapes up to that point, what is wrong, and what to write instead."""
 
 import difflib
 import re
@@ -22,7 +22,7 @@ _SHOWN = 10
 def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> NetError | None:
     """Return why `net` cannot take images C×H×W, for a learner to read; None if it can.
 
-    It runs in eval mode, or with `train` in the mode that it is in, and is left as it was.
+    The net runs in eval mode, or with `train` in its current mode, and is left as it was.
     """
     recorder = Recorder(net)
     images = blank(net, 2, input_shape)
@@ -41,7 +41,7 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
 
 
 def _flow(calls: Sequence[RecordedCall], input_shape: tuple[int, ...]) -> str:
-    """Return the shapes on the way to the failure, one line per operation."""
+    """Return the shapes up to the failure, one line per operation."""
     rows = [(say("input", "输入"), "", times(input_shape))]
     for recorded in calls:
         shape = "✗" if recorded.output is None else times(recorded.output.shape[1:])
@@ -92,9 +92,9 @@ def _linear(case: _Case) -> str | None:
         features = prod(shape)
         change = "" if features == needed else f", nn.Linear({features}, {out})"
         return say(
-            f"`{name}` takes a row of numbers for each image, and {times(shape)} arrives: flatten it first, "
+            f"`{name}` expects a row of numbers per image, but {times(shape)} arrives: flatten it first, "
             f"x = x.view(x.size(0), -1){change}",
-            f"`{name}` 要的是每张图一行数，来的却是 {times(shape)}：先展平，x = x.view(x.size(0), -1){change}",
+            f"`{name}` 要求每张图是一行数，输入却是 {times(shape)}：先展平，x = x.view(x.size(0), -1){change}",
         )
     if shape[-1] == needed:
         return None
@@ -103,7 +103,7 @@ def _linear(case: _Case) -> str | None:
     arrive = f"{times(before)} = {shape[-1]}" if prod(before) == shape[-1] else str(shape[-1])
     return say(
         f"`{name}` expects {needed} features, but {arrive} arrive: nn.Linear({shape[-1]}, {out})",
-        f"`{name}` 需要 {needed} 个特征，来的却是 {arrive} 个：改成 nn.Linear({shape[-1]}, {out})",
+        f"`{name}` 需要 {needed} 个特征，输入却是 {arrive} 个：改成 nn.Linear({shape[-1]}, {out})",
     )
 
 
@@ -114,15 +114,15 @@ def _conv(case: _Case) -> str | None:
     name, needed, channels = case.call.path or "conv2d", weight.shape[1] * groups, x.shape[1]
     if x.dim() != 4:
         return say(
-            f"`{name}` takes images N×C×H×W, and {times(tuple(x.shape))} arrives: it must come before the flattening",
-            f"`{name}` 要的是 N×C×H×W 的图，来的却是 {times(tuple(x.shape))}：它应该放在展平之前",
+            f"`{name}` expects images N×C×H×W, but {times(tuple(x.shape))} arrives: it must come before the flattening",
+            f"`{name}` 要求输入 N×C×H×W 的图像，输入却是 {times(tuple(x.shape))}：它应该放在展平之前",
         )
     if channels == needed:
         return _too_small(case)
     out, kernel = weight.shape[0], weight.shape[2] if weight.shape[2] == weight.shape[3] else tuple(weight.shape[2:])
     if case.recorder.maker(x) is None:
         return say(
-            f"`{name}` expects {needed} channels, and the images have {channels}: "
+            f"`{name}` expects {needed} channels, but the images have {channels}: "
             f"nn.Conv2d({channels}, {out}, {kernel}), or images of {needed}×{times(case.input_shape[1:])}",
             f"`{name}` 需要 {needed} 个通道，而图像有 {channels} 个：改成 nn.Conv2d({channels}, {out}, {kernel})，"
             f"或者用 {needed}×{times(case.input_shape[1:])} 的图像",
@@ -130,7 +130,7 @@ def _conv(case: _Case) -> str | None:
     arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({channels}, {out}, {kernel})"
     return say(
         f"`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
-        f"`{name}` 需要 {needed} 个通道，来的却是 {arrives}：改成 {layer_words}",
+        f"`{name}` 需要 {needed} 个通道，输入却是 {arrives}：改成 {layer_words}",
     )
 
 
@@ -140,12 +140,12 @@ def _too_small(case: _Case) -> str | None:
     size, shape = times(case.input_shape[1:]), times(tuple(case.call.arguments[0].shape[1:]))
     smallest = _smallest_above(case.net, case.input_shape)
     remedy = (
-        say(f"the smallest that works is {smallest}×{smallest}", f"最小可用的是 {smallest}×{smallest}")
+        say(f"the smallest size that works is {smallest}×{smallest}", f"最小可用的是 {smallest}×{smallest}")
         if smallest
-        else say("take fewer poolings, or pad the convolutions", "请减少池化，或给卷积加填充")
+        else say("use fewer poolings, or pad the convolutions", "请减少池化，或给卷积加填充")
     )
     return say(
-        f"images of {size} are too small: at `{case.call.path or case.call.op}` only {shape} is left; {remedy}",
+        f"images of {size} are too small: only {shape} is left at `{case.call.path or case.call.op}`; {remedy}",
         f"{size} 的图像太小：到 `{case.call.path or case.call.op}` 只剩 {shape}；{remedy}",
     )
 
@@ -162,8 +162,8 @@ def _cat(case: _Case) -> str | None:
         if size != usual:
             advice += _advice(case.net, case.recorder, tensor)
     return say(
-        f"torch.cat needs equal height and width, and its parts are {parts}. {' '.join(advice)}",
-        f"torch.cat 要求高和宽都相同，而各部分是 {parts}。{''.join(advice)}",
+        f"torch.cat needs equal height and width, but its inputs are {parts}. {' '.join(advice)}",
+        f"torch.cat 要求高和宽都相同，各输入却是 {parts}。{''.join(advice)}",
     ).rstrip()
 
 
@@ -180,13 +180,13 @@ def _add(case: _Case) -> str | None:
         stride_text = f", stride={stride}" if stride > 1 else ""
         layer = f"nn.Conv2d({first.shape[1]}, {last.shape[1]}, 1{stride_text})"
         return say(
-            f"a sum needs equal channels, height and width, and here it is {parts}: "
+            f"a sum needs equal channels, height and width, but here it is {parts}: "
             f"give the shortcut a 1×1 projection, {layer}",
             f"相加要求通道数、高和宽都相同，这里却是 {parts}：给捷径加一个 1×1 投影 {layer}",
         )
     advice = _advice(case.net, case.recorder, last) or _advice(case.net, case.recorder, first)
     return say(
-        f"a sum needs equal channels, height and width, and here it is {parts}. {' '.join(advice)}",
+        f"a sum needs equal channels, height and width, but here it is {parts}. {' '.join(advice)}",
         f"相加要求通道数、高和宽都相同，这里却是 {parts}。{''.join(advice)}",
     ).rstrip()
 
@@ -200,15 +200,15 @@ def _view(case: _Case) -> str | None:
             "view 要求张量在内存中连续，而这里不是：改用 x.reshape(…)",
         )
     return say(
-        f"the numbers in this view do not fit: an image is {times(shape)} = {prod(shape)} there; write "
-        f"x.view(x.size(0), -1), and let the next layer be nn.Linear({prod(shape)}, …)",
-        f"这个 view 里的数字不对：此处每张图是 {times(shape)} = {prod(shape)}；写成 x.view(x.size(0), -1)，"
+        f"the sizes in this view do not match: each image is {times(shape)} = {prod(shape)} here; write "
+        f"x.view(x.size(0), -1), and make the next layer nn.Linear({prod(shape)}, …)",
+        f"这个 view 的尺寸不匹配：此处每张图是 {times(shape)} = {prod(shape)}；写成 x.view(x.size(0), -1)，"
         f"下一层用 nn.Linear({prod(shape)}, …)",
     )
 
 
 def _python(net: nn.Module, reason: Exception) -> str:
-    """Return what Python or torch says itself, with a hint if a learner often needs one."""
+    """Return the message of Python or torch, with a hint where learners often need one."""
     message = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
     missing = re.search(r"object has no attribute '(\w+)'", message)
     if isinstance(reason, AttributeError) and missing:
@@ -224,7 +224,7 @@ def _python(net: nn.Module, reason: Exception) -> str:
     if passed and hasattr(nn, passed[1]):
         return say(
             f"a module ({passed[1]}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
-            f"传入的是模块本身（{passed[1]}），而不是它的输出：要调用它，例如 F.relu(self.conv1(x))",
+            f"传入的是模块本身（{passed[1]}），而不是它的输出：应调用它，例如 F.relu(self.conv1(x))",
         )
     return f"{type(reason).__name__}: {message}"
 
@@ -239,7 +239,7 @@ def _index(recorder: Recorder, tensor: Tensor) -> int:
 
 
 def _advice(net: nn.Module, recorder: Recorder, tensor: Tensor) -> list[str]:
-    """Return which layer changed the size of `tensor` since it forked from the others, and what keeps it."""
+    """Return which layer of the tensor's branch changed its size, and what would keep it."""
     lines: list[str] = []
     maker = recorder.maker(tensor)
     while maker is not None and maker.op not in ("cat", "add") and not lines:

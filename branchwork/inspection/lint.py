@@ -40,9 +40,9 @@ def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
 
 
 def lint_graph(graph: Graph, trace: Trace) -> tuple[Finding, ...]:
-    """Return the probable mistakes in a net that has been read.
+    """Return the probable mistakes in the net of a graph.
 
-    Copies of it run forward and backward on two images of noise, in eval and in training mode.
+    Copies of the net run forward and backward on two images of noise, in eval and in training mode.
     """
     runs = [_run(graph.net, graph.input_shape, train=train) for train in (False, True)]
     seen = _Seen(graph, trace, *runs)
@@ -98,7 +98,7 @@ class _Seen:
 
 
 def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _ForwardBackward | None:
-    """Run a copy forward and backward. All of its parameters want a gradient: freezing is not a mistake."""
+    """Run a copy forward and backward. All of its parameters get a gradient, since freezing is not a mistake."""
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
     weight = next(iter(parameters.values()), torch.zeros(()))
@@ -108,7 +108,7 @@ def _run(net: nn.Module, input_shape: Sequence[int], *, train: bool) -> _Forward
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
             ends = [tensor.sum() for tensor in tensors if tensor.requires_grad]
             gradients = torch.autograd.grad(ends, list(parameters.values()), allow_unused=True) if ends else ()
-        except Exception:  # the net's own code may raise anything; that it could be read is enough
+        except Exception:  # the net's own code may raise anything; it is enough that it could be read
             return None
     reached = zip(parameters, gradients, strict=True) if ends else ()
     return _ForwardBackward(output, frozenset(name for name, g in reached if g is not None)) if tensors else None
@@ -128,7 +128,7 @@ def _unused_modules(seen: _Seen) -> Iterator[Finding]:
 
 
 def _no_gradient(seen: _Seen) -> Iterator[Finding]:
-    """Find parameters that take part and cannot learn: no gradient reaches them, however large."""
+    """Find parameters that are used but cannot learn, because no gradient reaches them."""
     if seen.eval is None and seen.train is None:
         return
     parameters = dict(seen.net.named_parameters())
@@ -138,7 +138,7 @@ def _no_gradient(seen: _Seen) -> Iterator[Finding]:
             "no-gradient",
             module,
             f"no gradient reaches `{module}`, so its {_count(parameters, module)} parameters never learn: remove the "
-            "detach(), torch.no_grad() or .data after it, or freeze it openly with requires_grad_(False).",
+            "detach(), torch.no_grad() or .data after it, or freeze it explicitly with requires_grad_(False).",
         )
 
 
@@ -170,18 +170,18 @@ def _shared_modules(seen: _Seen) -> Iterator[Finding]:
                 yield seen.finding(
                     "shared-module",
                     module,
-                    f"`{module}` is one module in several branches that meet in `{join.node}`: they share its weights. "
-                    "Give each branch a module of its own.",
+                    f"`{module}` is one module used in several branches that meet in `{join.node}`, so they share its "
+                    "weights. Give each branch its own module.",
                 )
 
 
 def _branch_of(node: Operation, branches: Sequence[Collection[str]]) -> int:
-    """Return the index of the first branch that has it: a stem that several read is in all of them."""
+    """Return the index of the first branch that has `node`: a stem that several branches read is in all of them."""
     return next(index for index, branch in enumerate(branches) if node.name in branch)
 
 
 def _read_alike(uses: Iterable[Operation], nodes: Mapping[str, Operation]) -> bool:
-    """Return whether two of these read one tensor, directly or through a pooling that keeps its shape."""
+    """Return whether two of these read the same tensor, directly or through a pooling that keeps its shape."""
     read = []
     for use in uses:
         source = use.inputs[0]
@@ -198,20 +198,20 @@ def _keeps_shape(node: Operation) -> bool:
 
 
 def _batch_norm_one(seen: _Seen) -> Iterator[Finding]:
-    """Find batch norms of maps of one pixel. After a linear layer they are common, and their need is well known."""
+    """Find batch norms of maps of one pixel. After a linear layer they are common and well understood."""
     norms = [n for n in seen.trace.operations if n.op == "batch_norm" and n.output_shape[1:] == (1, 1)]
     if norms:
         others = f" (and {len(norms) - 1} more)" if len(norms) > 1 else ""
         yield seen.finding(
             "batch-norm-one",
             norms[0].path,
-            f"`{norms[0].path}`{others} normalises maps of 1×1: in training a batch of one image has one value per "
-            "channel, and fails. Use batches of at least 2 and drop a smaller last one, or remove the norm.",
+            f"`{norms[0].path}`{others} normalises maps of 1×1: in training, a batch of one image has a single value "
+            "per channel and fails. Use batches of at least 2 and drop a smaller last one, or remove the norm.",
         )
 
 
 def _softmax_end(seen: _Seen) -> Iterator[Finding]:
-    """Find a softmax at the end, in training too: probabilities in eval mode alone are right."""
+    """Find a softmax at the end that also runs in training: probabilities in eval mode only are fine."""
     nodes = seen.nodes
     last = nodes.get(seen.trace.outputs[0]) if len(seen.trace.outputs) == 1 else None
     while last is not None and last.op in VIEWS:
@@ -223,8 +223,8 @@ def _softmax_end(seen: _Seen) -> Iterator[Finding]:
         return
     harm = "squeezes the gradients" if last.op == "softmax" else "gains nothing"
     message = (
-        f"the net ends in {last.op}, and cross-entropy applies log_softmax itself: twice {harm}. Return the logits, "
-        "and take softmax where probabilities are shown."
+        f"the net ends in {last.op}, but cross-entropy applies log_softmax itself: applying it twice {harm}. Return "
+        "the logits, and apply softmax where probabilities are shown."
     )
     yield Finding("softmax-end", last.path, last.file, last.line, message)
 
@@ -234,7 +234,7 @@ def _sums_to_one(output: Tensor) -> bool:
 
 
 def _output_type(seen: _Seen) -> Iterator[Finding]:
-    """Find outputs of another type or structure in training."""
+    """Find outputs whose type or structure differs in training."""
     if seen.eval is None or seen.train is None:
         return
     in_eval, in_train = _kind(seen.eval.output), _kind(seen.train.output)
@@ -243,8 +243,8 @@ def _output_type(seen: _Seen) -> Iterator[Finding]:
             "output-type",
             "",
             *seen._forward(""),
-            f"the net gives {in_train} in train mode and {in_eval} in eval mode: return one tensor of logits in both, "
-            "and let the training read auxiliary heads by their names.",
+            f"the net returns {in_train} in train mode and {in_eval} in eval mode: return one tensor of logits in "
+            "both, and let the training read auxiliary heads by name.",
         )
 
 
@@ -270,12 +270,12 @@ def _affine(seen: _Seen) -> Iterator[Finding]:
         if segment.collapsed_macs < segment.macs:
             cost = f"{written} as written, {collapsed} as {segment.collapsed}"
         else:
-            cost = f"{written} as written, and {collapsed} as {segment.collapsed}: what is saved is bought with rank"
+            cost = f"{written} as written, and {collapsed} as {segment.collapsed}: the saving comes from a lower rank"
         yield seen.finding(
             "affine",
             names[0].strip("`"),
-            f"{title} one affine map: nothing in between is an activation. {cost}. "
-            "Put a ReLU after each convolution or linear layer but the net's last, or collapse them into one.",
+            f"{title} one affine map: there is no activation in between. {cost}. "
+            "Put a ReLU after each convolution or linear layer except the net's last, or collapse them into one.",
         )
 
 

@@ -36,7 +36,7 @@ def arms(preset: Preset) -> tuple[Arm, ...]:
 
 
 def setting(preset: Preset, images: int) -> Setting:
-    """The nets run as written: with merged kernels, they would cost the same with the 1×1 and without."""
+    """Return the setting. Nets run as written: with merged kernels, the 1×1 would cost and save nothing."""
     changes = {"validation": 0.0, "precision": "fp32"}
     if preset == "full":
         return Setting(course("inception", images).but(changes), seeds=10, execute="written")
@@ -77,7 +77,7 @@ def answer(records: Records) -> Answer:
         _saving(
             records,
             NARROW,
-            say("Does it save work if it reduces the channels, to 4?", "真正压缩到 4 个通道时呢？"),
+            say("Does a 1×1 that reduces the channels to 4 save work?", "压到 4 通道的 1×1 省计算量吗？"),
         ),
         *(
             compared(records, pair, time, measure="seconds", question=question, margin=time_margin, yes="less")
@@ -101,10 +101,11 @@ def _saving_on_slide() -> Conclusion:
     direct, through = macs(SLIDE)
     question = say("On the slide's layer, does the 1×1 save work?", "在课件上的那一层，1×1 省计算量吗？")
     words = say(
-        f"192 to 32 channels by a 5×5 at 28×28: {direct:,} MACs directly, {through:,} through a 1×1 to 16, "
-        f"{direct / through:.2f} times fewer. (The slide prints 12,433,648, which is a slip.)",
-        f"28×28 上用 5×5 从 192 到 32 通道：直接做要 {direct:,} 次乘加，先经 1×1 压到 16 通道只要 {through:,} 次，"
-        f"是直接做的 1/{direct / through:.2f}。（课件上写的 12,433,648 是笔误。）",
+        f"From 192 to 32 channels by a 5×5 at 28×28: {direct:,} MACs directly, {through:,} through a 1×1 to 16, "
+        f"{direct / through:.2f} times fewer. (The slide prints 12,433,648, which is a typo.)",
+        f"在 28×28 上用 5×5 把 192 通道变成 32 通道：直接做要 {direct:,} 次乘加，"
+        f"先经 1×1 压到 16 通道只要 {through:,} 次，是直接做的 1/{direct / through:.2f}。"
+        "（课件上写的 12,433,648 是笔误。）",
     )
     return Conclusion(question, "yes" if through < direct else "no", words)
 
@@ -113,7 +114,7 @@ def _saving(records: Records, label: str, question: str) -> Conclusion:
     reduced, direct = (records.first(arm).macs for arm in (label, DIRECT))
     change = reduced / direct - 1
     words = say(
-        f"{label}: {reduced:,} MACs per image; {DIRECT}: {direct:,}. With it, {abs(change):.1%} "
+        f"{label}: {reduced:,} MACs per image; {DIRECT}: {direct:,}. With the 1×1, {abs(change):.1%} "
         + ("fewer." if change < 0 else "more: a 1×1 from 10 up to 16 channels makes the next kernel more expensive."),
         f"{label}：每张图 {reduced:,} 次乘加；{DIRECT}：{direct:,} 次。有 1×1 时"
         + (
@@ -126,7 +127,7 @@ def _saving(records: Records, label: str, question: str) -> Conclusion:
 
 
 def _layers() -> Table:
-    """The saving layer by layer: the 1×1 saves work if it leaves fewer channels than it is given."""
+    """Return the saving layer by layer: the 1×1 saves work if it reduces the channels enough."""
     layers = {
         say("the slide", "课件"): SLIDE,
         "inception incep1.b5": Layer(10, 16, 24, 5, 12 * 12),
@@ -151,8 +152,8 @@ def _layers() -> Table:
     return Table(
         say("Layer by layer", "逐层来看"),
         say(
-            "MACs of one kernel directly, and through the 1×1 before it. Below 1.00×, the 1×1 costs work.",
-            "直接卷积与先经 1×1 的乘加次数。小于 1.00× 表示反而更费。",
+            "MACs of each kernel directly, and through the 1×1 before it. Below 1.00×, the 1×1 adds work.",
+            "直接卷积与先经 1×1 的乘加次数。小于 1.00× 表示加了 1×1 反而更费。",
         ),
         (
             say("layer", "层"),

@@ -1,4 +1,4 @@
-"""`study branches`: every set of branches that the lecture's Inception modules can have, and what each is worth."""
+"""`study branches`: all sets of branches of the lecture's Inception modules, and what each branch is worth."""
 
 import statistics
 from functools import partial
@@ -47,9 +47,9 @@ def setting(preset: Preset, images: int) -> Setting:
 
 
 def gains(records: Records, measure: str) -> Gains:
-    """Return the gain of each branch by seed: the error that adding it removes, a mean over the seven nets without it.
+    """Return the gain of each branch by seed: how much adding it reduces the error, over the seven nets without it.
 
-    Seeds with which one of the trainings diverged are left out.
+    Seeds for which one of the trainings diverged are left out.
     """
     errors = {arm.facts["branches"]: records.values(arm.label, measure) for arm in records.arms}
     seeds = [seed for seed in records.seeds if all(seed in values for values in errors.values())]
@@ -131,15 +131,15 @@ def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | Non
     question = say("Is one branch worth more than every other?", "有没有一条分支比其他每一条都更有用？")
     values = ", ".join(f"{branch} {_gain_words(values)}" for branch, values in by_branch.items())
     words = say(
-        f"The error that adding a branch removes, averaged over the seven nets without it, in points: {values}. ",
-        f"加上一条分支平均减少的误差（对不含它的七个网络取平均），百分点：{values}。",
+        f"How much adding a branch reduces the error, averaged over the seven nets without it, in points: {values}. ",
+        f"加上一条分支后误差平均减少多少（对不含它的七个网络取平均，单位为百分点）：{values}。",
     )
     if all(map(_lost, contests)):
         words += say(f"{leader} is worth more than each of the others.", f"{leader} 胜过其他每一条。")
         return Conclusion(question, "yes", words)
     words += say(
-        f"{leader} leads, but not significantly against each of the others.",
-        f"{leader} 领先，但并非对其他每一条都显著。",
+        f"{leader} leads, but not significantly over every other branch.",
+        f"{leader} 领先，但并非比其他每一条都显著更好。",
     )
     return Conclusion(question, "too close to call", words)
 
@@ -159,10 +159,10 @@ def _heaviest(
     words = say(
         f"Root mean square of the kernels in the net with all four: {values}. The weights of {heaviest} are the "
         f"largest, and {leader} is worth most; rank correlation of weights and worth over the four: {rank}. ",
-        f"四条分支都在的网络里，卷积核的均方根：{values}。权重最大的是 {heaviest}，最有用的是 {leader}；"
+        f"四条分支俱全的网络里，卷积核权重的均方根：{values}。权重最大的是 {heaviest}，最有用的是 {leader}；"
         f"权重与作用的秩相关（四条分支）：{rank}。",
     )
-    # For a no, the best branch need not be known: it is enough that the heaviest is worth less than another.
+    # A "no" does not need the best branch: it is enough that the heaviest is worth less than another.
     if any(contest.second == heaviest and _lost(contest) for contest in contests if contest is not None):
         words += say(f"{heaviest} is worth less than {leader}.", f"{heaviest} 不如 {leader}。")
         return Conclusion(question, "no", words)
@@ -173,12 +173,13 @@ def _heaviest(
 
 
 def _superfluous(differences: list[PairedDifference | None]) -> Conclusion:
-    question = say("Can a branch be left out at no cost?", "能不能白白去掉一条分支？")
+    question = say("Can a branch be left out at no cost?", "能不能无代价地去掉一条分支？")
     known = [d for d in differences if d is not None]
     judgements = {d.first: d.judge(MARGIN) for d in known}
     values = ", ".join(f"{d.first} {points_words(d.difference, d.low, d.high)}" for d in known)
     words = say(
-        f"Test error of three branches against all four, in points: {values}; equal means within ±{100 * MARGIN:g}.",
+        f"Test error of three branches minus that of all four, in points: {values}; "
+        f"equal means within ±{100 * MARGIN:g}.",
         f"三条分支与四条分支的测试误差之差（百分点）：{values}；相差在 ±{100 * MARGIN:g} 以内视为相等。",
     )
     spare = ", ".join(label for label, judgement in judgements.items() if judgement in ("same", "less"))
@@ -202,7 +203,7 @@ def _plots(records: Records, by_branch: Gains) -> tuple[Plot, ...]:
     worth = Plot(
         say("What each branch is worth", "每条分支的作用"),
         say("Means over the seeds with their 95% intervals.", "各种子的均值和 95% 区间。"),
-        partial(gain_bars, rows, say("error that it removes, points", "减少的误差，百分点")),
+        partial(gain_bars, rows, say("error reduction, points", "误差减少量（百分点）")),
     )
     return sets, worth
 
@@ -214,14 +215,14 @@ def _table(records: Records, by_branch: Gains) -> Table:
         say(
             "The gain is the mean over the seven nets without the branch; the weights are those of the net with all "
             "four.",
-            "作用是对不含该分支的七个网络取的平均；权重取自四条分支都在的网络。",
+            "作用是对不含该分支的七个网络取的平均值；权重取自四条分支俱全的网络。",
         ),
         (
             say("branch", "分支"),
             say("gain, points", "作用（百分点）"),
-            say("size of its weights", "权重大小"),
-            say("test error as the only branch", "只用它时的测试误差"),
-            say("MACs as the only branch", "只用它时的 MAC 数"),
+            say("weights (root mean square)", "权重（均方根）"),
+            say("test error as the only branch", "只有它时的测试误差"),
+            say("MACs as the only branch", "只有它时的乘加次数 (MACs)"),
         ),
         tuple(
             (
@@ -240,7 +241,7 @@ BRANCHES = Study(
     name="branches",
     data="auto",
     claim=(
-        "The lecture: which kernel is best is hard to say, so an Inception module tries several, and the good one "
+        "The lecture: it is hard to say which kernel is best, so an Inception module tries several, and the good one "
         "ends up with the larger weights.",
         "课上说：选多大的卷积核很难定，所以 Inception 模块把几种都试一遍，好用的那个最后权重会变大。",
     ),

@@ -16,8 +16,7 @@ DEPTHS: dict[Preset, tuple[int, ...]] = {"quick": (8, 20, 56), "full": (8, 14, 2
 UNNORMED = (8, 20, 56)
 # Errors that differ by no more than this count as equal.
 MARGIN = 0.005
-# Decades by which a gradient is smaller than in the shallowest net: beyond the first, it has vanished; above the
-# second, it has not.
+# The gradient relative to the shallowest net, in decades: below the first it has vanished, above the second it has not.
 VANISHED, LEFT = -2.0, -1.0
 SMALLEST = 1e-45  # the smallest positive float32
 
@@ -58,7 +57,7 @@ def paper_recipe(preset: Preset) -> Recipe:
         "momentum": 0.9,
         "weight_decay": 1e-4,
         "warmup": 0.1,
-        "clip": 1.0,  # or nets without norms diverge at their first steps
+        "clip": 1.0,  # otherwise nets without norms diverge in their first steps
         "flip": 0.5,
         "shift": 4.0,
         "validation": 0.0,
@@ -108,7 +107,10 @@ def answer(records: Records) -> Answer:
                 "Without norms and with PyTorch's default initialisation, do they vanish?",
                 "没有归一化、用 PyTorch 默认初始化时，梯度会消失吗？",
             ),
-            "he": say("Without norms and with He initialisation, do they vanish?", "没有归一化、用何恺明初始化时呢？"),
+            "he": say(
+                "Without norms and with He initialisation, do they vanish?",
+                "没有归一化、用 He 初始化时，梯度会消失吗？",
+            ),
         }.items()
     )
     return Answer(
@@ -126,11 +128,11 @@ def _vanishing(records: Records, norm: str, question: str) -> Conclusion:
         math.log10(max(deep[seed], SMALLEST) / max(shallow[seed], SMALLEST)) for seed in deep.keys() & shallow.keys()
     ]
     if not ratios:
-        return Conclusion(question, "too close to call", say("They are infinite.", "它们是无穷大。"))
+        return Conclusion(question, "too close to call", say("The gradients are infinite.", "梯度为无穷大。"))
     mean = mean_interval(ratios)
     words = say(
         f"At the start, the gradient of the first layer is {_factor(mean.mean)} times as large with {DEEP} layers as "
-        f"with {min(depths)}{_range(mean)}; vanished means less than a hundredth.",
+        f"with {min(depths)}{_range(mean)}; less than a hundredth counts as vanished.",
         f"训练开始时，第一层的梯度在 {DEEP} 层网络中是 {min(depths)} 层网络中的 {_factor(mean.mean)} 倍{_range(mean)}；"
         "小于百分之一才算消失。",
     )
@@ -138,7 +140,7 @@ def _vanishing(records: Records, norm: str, question: str) -> Conclusion:
 
 
 def _first_norms(records: Records, label: str) -> dict[int, float]:
-    """Return, by seed, the norm of the first layer's gradient at the start, where it is finite."""
+    """Return, by seed, the norm of the first layer's gradient at the start, if finite."""
     norms = {seed: records.by_training[label, seed].gradients[0].norms for seed in records.seeds}
     first = {seed: next(iter(by_layer.values())) for seed, by_layer in norms.items()}
     return {seed: norm for seed, norm in first.items() if norm is not None}
@@ -200,8 +202,8 @@ def _plots(records: Records) -> tuple[Plot, ...]:
         say("Gradient by layer, at the start and during training", "每一层的梯度：训练开始时和训练之中"),
         say(
             f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same "
-            f"{GRADIENT_IMAGES} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and are "
-            "missing after a training has diverged.",
+            f"{GRADIENT_IMAGES} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and end "
+            "where a training has diverged.",
             f"{DEEP} 层的普通网络与残差网络：同样 {GRADIENT_IMAGES} 张图上每一层梯度的范数，第一个种子；"
             "范数为 0 或无穷处断开，训练发散后没有线。",
         ),
@@ -211,7 +213,7 @@ def _plots(records: Records) -> tuple[Plot, ...]:
 
 
 def _deep(records: Records) -> list[Arm]:
-    """Return the deep nets with batch norm, and those without norms from PyTorch's initialisation."""
+    """Return the deep nets with batch norm, and those without norms and with PyTorch's initialisation."""
     return [arm for arm in records.arms if arm.facts["depth"] == DEEP and arm.facts["norm"] in ("batch", "torch")]
 
 
@@ -242,8 +244,8 @@ DEPTH = Study(
     name="depth",
     data="fashion-mnist",
     claim=(
-        "The lecture: nets cannot be stacked without end; 20 layers do better than 50 because the gradients vanish, "
-        "and a shortcut, H(x) = F(x) + x, solves it.",
+        "The lecture: nets cannot be stacked indefinitely; 20 layers do better than 50 because the gradients vanish, "
+        "and a shortcut, H(x) = F(x) + x, fixes it.",
         "课上说：网络不能无限加深，20 层比 50 层好，因为梯度消失；加上捷径 H(x) = F(x) + x 就能解决。",
     ),
     question=("Does a deeper net get worse, and why?", "网络更深会更差吗？为什么？"),

@@ -1,4 +1,4 @@
-"""What a study consists of: a question, the nets trained to answer it, and how their records make the answer."""
+"""The parts of a study: a question, the nets trained to answer it, and how their records become the answer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +27,9 @@ Verdict = Literal["yes", "no", "too close to call"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One of the nets that a study compares: its label in figures and tables, and the net argument.
+    """One net of a study: its label in figures and tables, and its NET argument.
 
-    `facts` are what the answer sorts by; `changes` are where its recipe differs from that of the other arms.
+    `facts` are what the answer groups arms by; `changes` are the fields of its recipe that differ from the study's.
     """
 
     label: str
@@ -61,7 +61,7 @@ class Conclusion:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the report. `draw` returns it as SVG; it takes a second, which only the report needs."""
+    """A figure of the report. `draw` returns it as SVG; it takes a second, so only the report calls it."""
 
     title: str
     words: str
@@ -80,7 +80,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a study found, and what its report shows of it."""
+    """What a study found, with the plots and tables of its report."""
 
     findings: tuple[Conclusion, ...]
     comparisons: tuple[PairedDifference, ...]
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Records:
-    """A record for each arm's label and seed. Trainings that diverged have no errors and no seconds."""
+    """The records of a study by arm label and seed. Trainings that diverged have no errors and no seconds."""
 
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
@@ -102,7 +102,7 @@ class Records:
         return {seed: record for seed, record in records.items() if record.outcome == "trained"}
 
     def first(self, label: str) -> Record:
-        """Return the record of an arm with the first seed, for what does not depend on the seed."""
+        """Return an arm's record for the first seed, for figures that do not depend on the seed."""
         return self.by_training[label, self.seeds[0]]
 
     def diverged(self, label: str) -> int:
@@ -119,9 +119,9 @@ class Records:
         return mean_interval(values) if values else None
 
     def compare(self, pairs: Sequence[tuple[str, str]], measure: str) -> list[PairedDifference | None]:
-        """Compare each pair of labels seed by seed, corrected for all of them together.
+        """Compare each pair of labels seed by seed, with a correction for all comparisons together.
 
-        None for a pair if no seed was trained with both.
+        A pair without a seed that trained in both arms gives None.
         """
         return holm(
             [paired(self.values(a, measure), self.values(b, measure), names=(a, b), measure=measure) for a, b in pairs]
@@ -134,10 +134,10 @@ class Records:
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `claim` and `question` are in English and Chinese; `data` is what it trains on by default.
+    """A study. `claim` and `question` are in English and Chinese; `data` is its default data set.
 
     `setting` takes the preset and the number of training images. `measures` are the columns of the table of nets; the
-    first one is what the study decides by.
+    first one decides.
     """
 
     name: str
@@ -152,7 +152,7 @@ class Study:
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One net of a study: how many trainings diverged, and its means over the others; None if all did."""
+    """One net of a study: how many of its trainings diverged, and its means over the others (None if all did)."""
 
     label: str
     net: str
@@ -164,9 +164,9 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class StudyResult:
-    """A study's answer. Of its `trainings`, `trained` were run now, the others before.
+    """A study's answer. Of its `trainings`, `trained` were run by this call, the others before it.
 
-    `seconds` is the sum over all trainings, with their tests, wherever they ran.
+    `seconds` is the total time of all trainings and their tests, on whatever machine.
     """
 
     study: str
@@ -201,7 +201,7 @@ def compared(
     margin: float,
     yes: Literal["more", "less"],
 ) -> Conclusion:
-    """Answer `question` by the `difference` of a `pair` of arms: yes if its judgement is `yes`.
+    """Answer `question` from the `difference` between a `pair` of arms: yes if its judgement is `yes`.
 
     Differences within `margin` count as equal.
     """
@@ -209,10 +209,12 @@ def compared(
     values = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, means, strict=True)]
     words = measure_name(measure) + say(": ", "：") + say(", ", "，").join(values) + _diverged_words(records, pair)
     if difference is None:
-        return Conclusion(question, "too close to call", words + say("; no two to compare.", "；没有可比的两次训练。"))
+        return Conclusion(
+            question, "too close to call", words + say("; there is nothing to compare.", "；没有可比的两次训练。")
+        )
     if difference.low is None or difference.high is None or difference.adjusted is None:
         words += say(
-            "; one seed gives no interval: take --seeds 3 or more.",
+            "; one seed gives no interval: use --seeds 3 or more.",
             "；只有一个种子，得不出区间：请用 --seeds 3 或更多。",
         )
         return Conclusion(question, "too close to call", words)
@@ -233,14 +235,14 @@ def compared(
         return Conclusion(question, "too close to call", words + say(".", "。"))
     if judgement == "same":
         words += say(
-            f". That is equal within the margin of {margin_words(measure, margin)}.",
-            f"。在 {margin_words(measure, margin)} 的界限内可视为相等。",
+            f". The two are equal within the margin of {margin_words(measure, margin)}.",
+            f"。差别在 {margin_words(measure, margin)} 以内，可视为相等。",
         )
     else:
         first, second = means
-        assert first is not None and second is not None, "arms that were compared have means"
+        assert first is not None and second is not None, "compared arms have means"
         words += (
-            say(". The intervals overlap all the same.", "。不过两个区间有重叠。")
+            say(". The intervals overlap nevertheless.", "。不过两个区间有重叠。")
             if first.overlaps(second)
             else say(". The intervals do not overlap.", "。两个区间不重叠。")
         )
@@ -248,7 +250,7 @@ def compared(
 
 
 def _diverged_words(records: Records, labels: tuple[str, ...]) -> str:
-    """Return how many trainings of each arm diverged; nothing for arms without any."""
+    """Return how many trainings of each arm diverged; nothing about arms without any."""
     total = len(records.seeds)
     counts = {label: records.diverged(label) for label in labels}
     return "".join(

@@ -1,4 +1,4 @@
-"""The trainings of a study: what each depends on, and the record of it that is kept in a file."""
+"""The trainings of a study: what each depends on, and its record, which is kept in a file."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from branchwork.files import read_json, reading
 from branchwork.nets.resolve import short_name
 from branchwork.training.options import Execute
 
-# The gradient is measured on this many images, the same ones throughout a training.
+# The gradient is measured on this many images, the same throughout a training.
 GRADIENT_IMAGES = 128
 # The largest norm of a gradient that a record can hold: float32 ends at 3.4e38.
 _LARGEST_NORM = 1e50
@@ -23,8 +23,8 @@ class Job:
     """Everything that a training of a study depends on; it can be sent to any machine.
 
     `data`, with `size` and `fit`, must have training images of this `checksum`. At most `images` of them are used,
-    drawn by the seed; with `side`, squares of pixels are averaged until the images are about that high. With
-    `gradients`, the norms of the gradients are measured by layer.
+    drawn by the seed; with `side`, squares of pixels are averaged, so that the shorter side is about `side` pixels.
+    With `gradients`, the norms of the gradients are measured layer by layer.
     """
 
     net: str
@@ -43,14 +43,14 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The name of its record, different for anything that changes the training's result."""
+        """The name of its record; it changes with anything that changes the training's result."""
         content = json.dumps(asdict(self), sort_keys=True).encode()
         return f"{short_name(self.net)}-seed-{self.seed}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """The L2 norm of the gradient of each kernel and matrix after `epoch` epochs; None where it is infinite."""
+    """The L2 norm of the gradient of each kernel and matrix after `epoch` epochs; None if not finite."""
 
     epoch: int
     norms: dict[str, float | None]
@@ -58,11 +58,11 @@ class GradientNorms:
 
 @dataclass(frozen=True)
 class Record:
-    """One training: what came of it, and all that was measured.
+    """One training: its outcome, and everything that was measured.
 
-    Errors are fractions, in eval mode on images without augmentation. What comes after `gradients` is None if the
+    Errors are fractions, in eval mode on images without augmentation. The fields after `gradients` are None if the
     training `diverged`, for the reason in `message`; `validation_error` also if no images were held out.
-    `whole_seconds` is everything from loading the data to testing.
+    `whole_seconds` is the time from loading the data to the end of the test.
     """
 
     job: Job
@@ -94,7 +94,7 @@ def read_record(path: Path, job: Job) -> Record | None:
     """Return the record of `job`; None if there is no file. Raises `StudyError` if it is damaged."""
     if not path.exists():
         return None
-    remedy = "delete it, and this training is run again"
+    remedy = "delete it, and this training will run again"
     record = read_json(path, Record, error=StudyError, remedy=remedy)
     with reading(path, error=StudyError, remedy=remedy):
         _check(record, job)

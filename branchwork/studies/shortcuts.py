@@ -66,10 +66,10 @@ SHORTCUTS = Study(
     name="shortcuts",
     data="fashion-mnist",
     claim=(
-        "The lecture leaves an exercise: from Identity Mappings in Deep Residual Networks (He et al. 2016), try "
+        "The lecture leaves an exercise: read Identity Mappings in Deep Residual Networks (He et al. 2016), and try "
         "constant scaling and a 1×1 convolution on the shortcut. The paper finds the identity best, and pre-activation "
-        "better still: ResNet-110 on CIFAR-10 errs by 6.61% with the identity, by 12.22% with a convolution, by 12.86% "
-        "with a gate on the shortcut.",
+        "better still: the error of ResNet-110 on CIFAR-10 is 6.61% with the identity, 12.22% with a convolution and "
+        "12.86% with a gate on the shortcut.",
         "课后练习：读《Identity Mappings in Deep Residual Networks》（何恺明等，2016），"
         "试试在捷径上乘常数、加 1×1 卷积。论文的结论：恒等捷径最好，预激活更好；"
         "ResNet-110 在 CIFAR-10 上的误差，恒等 6.61%，卷积 12.22%，捷径门控 12.86%。",

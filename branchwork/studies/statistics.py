@@ -1,6 +1,6 @@
-"""What several seeds say: means with intervals, paired differences and their tests, and all of it in words.
+"""Statistics over seeds: means with intervals, paired differences with their tests, and how they are worded.
 
-scipy is imported where it is needed, since it takes a second.
+scipy is imported only where it is needed, since importing it takes a second.
 """
 
 import math
@@ -91,7 +91,7 @@ def paired(
 
 
 def holm(differences: Sequence[PairedDifference | None]) -> list[PairedDifference | None]:
-    """Return the same list with `adjusted` set for all of them together (Holm 1979)."""
+    """Return the same list with `adjusted` set by Holm's correction (1979) for all of them together."""
     tested = [(d.p, index) for index, d in enumerate(differences) if d is not None and d.p is not None]
     result = list(differences)
     largest = 0.0
@@ -119,13 +119,13 @@ def _p_value(differences: Sequence[float]) -> float | None:
 
 
 def measure_name(measure: str) -> str:
-    """Return what a measure of the records is called in tables and sentences."""
+    """Return the name of a measure of the records, for tables and sentences."""
     names = {
         "train_error": say("training error", "训练误差"),
         "validation_error": say("validation error", "验证误差"),
         "test_error": say("test error", "测试误差"),
-        "seconds": say("seconds of training", "训练秒数"),
-        "macs": say("MACs per image", "每张图的 MAC 数"),
+        "seconds": say("training time", "训练时间"),
+        "macs": say("MACs per image", "每张图的乘加次数 (MACs)"),
         "parameters": say("parameters", "参数量"),
         "gain": say("gain", "作用"),
     }

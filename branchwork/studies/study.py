@@ -1,4 +1,4 @@
-"""A study: run the trainings that are missing, keep each record as it comes, and answer."""
+"""The verb `study`: run the missing trainings, keep each record as it arrives, and answer the question."""
 
 import json
 import os
@@ -38,8 +38,8 @@ class StudyOptions:
     """How to run the trainings of a study. Raises `StudyError` for an impossible value.
 
     `seed` is the first seed. `workers` is an executor, or the number of processes that train at once; 1 trains in this
-    process. The default is as many as there are cores, and 1 for `full` and on a GPU. Each training has `threads`
-    threads, so that where it runs changes nothing.
+    process. The default is the number of cores, but 1 for `full` and on a GPU. Each training uses `threads` threads, so
+    its result does not depend on where it runs.
     """
 
     seed: int = 0
@@ -51,7 +51,7 @@ class StudyOptions:
         if not 0 <= self.seed < 2**63 - 1000:
             raise StudyError(f"seed must be at least 0 and less than 2^63 - 1000, got {self.seed}")
         if isinstance(self.workers, int) and self.workers < 1:
-            raise StudyError(f"workers must be at least 1, which trains in this process, got {self.workers}")
+            raise StudyError(f"workers must be at least 1 (1 trains in this process), got {self.workers}")
         check_threads(self.threads, StudyError)
 
 
@@ -67,17 +67,17 @@ def study(
 ) -> StudyResult:
     """Answer one of the questions `branches`, `bottleneck`, `depth` and `shortcuts` by training.
 
-    Every net of the study is trained on `data` with `seeds` seeds, by default the preset's number. The record of each
-    training is kept in the folder `out`, by default `studies/NAME-DATA-PRESET`, as it comes: the same call continues a
-    study that was stopped, and with more seeds trains only those. `quick` takes some minutes on two cores; `full` is
-    the papers' setting, for GPUs.
+    Every net of the study is trained on `data` with `seeds` seeds, by default the preset's number. Each record is
+    written to the folder `out`, by default `studies/NAME-DATA-PRESET`, when its training ends: the same call continues
+    an interrupted study, and a call with more seeds trains only the new ones. `quick` takes some minutes on two cores;
+    `full` is the papers' setting, for GPUs.
 
-    Raises `StudyError`, `DataError` or `NetError`; and `Interrupted` after Ctrl-C, with what is finished kept.
+    Raises `StudyError`, `DataError` or `NetError`, and `Interrupted` after Ctrl-C, with finished trainings kept.
     """
     observer, options = observer or Observer(), options or StudyOptions()
     chosen = _find(name, preset)
     if seeds is not None and not 1 <= seeds <= 1000:
-        raise StudyError(f"seeds must be from 1 to 1000, got {seeds}; an interval takes 2, and better 3 or more")
+        raise StudyError(f"seeds must be from 1 to 1000, got {seeds}; an interval needs at least 2, better 3 or more")
     data_set = load_data(data or chosen.data, observer=observer)
     setting = chosen.setting(preset, len(data_set.train))
     arms = chosen.arms(preset)
@@ -100,7 +100,7 @@ def study(
         "arms": [asdict(arm) for arm in arms],
     }
     _claim(folder, about)
-    with hold_lock(folder / ".lock", f"works on the study in {folder}", error=StudyError):
+    with hold_lock(folder / ".lock", f"is working on the study in {folder}", error=StudyError):
         workers = options.workers
         if workers is None:
             quick = preset == "quick" and pick_device(options.device).type == "cpu"
@@ -168,7 +168,7 @@ def _job(arm: Arm, setting: Setting, *, data: DataSet, seed: int, options: Study
 
 
 def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Begin this study in `folder`, or continue it. Raises `StudyError` if it holds another."""
+    """Start this study in `folder`, or continue it. Raises `StudyError` if the folder holds another study."""
     if not holds(folder, ABOUT):
         write_json(claim_folder(folder, "") / ABOUT, about)
         return
@@ -185,15 +185,15 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
 def _complete(
     folder: Path, jobs: list[Job], workers: int | Executor, *, observer: Observer
 ) -> tuple[dict[str, Record], int]:
-    """Return every job's record by its key, and how many were trained for that."""
+    """Return every job's record by its key, and how many of them were trained now."""
     paths = {job.key: folder / TRAININGS / f"{job.key}.json" for job in jobs}
     records = {job.key: record for job in jobs if (record := read_record(paths[job.key], job)) is not None}
     missing = [job for job in jobs if job.key not in records]
     if records and missing:
-        observer.note(f"{folder}: {len(records)} of {len(jobs)} trainings are here already")
+        observer.note(f"{folder}: {len(records)} of {len(jobs)} trainings are already done")
     if not missing:
         return records, 0
-    missing.sort(key=_size, reverse=True)  # the longest first, so that the last ones end together
+    missing.sort(key=_size, reverse=True)  # the longest first, so that all workers finish at about the same time
     title = f"trainings, into {folder}"
     try:
         with _executor(workers, len(missing)) as executor:
@@ -205,7 +205,8 @@ def _complete(
                 observer.count(title, len(records), len(jobs))
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped: {len(records)} of {len(jobs)} trainings are kept in {folder}. Give the same command to continue"
+            f"stopped: {len(records)} of {len(jobs)} trainings are kept in {folder}. Run the same command again to "
+            "continue"
         ) from None
     finally:
         observer.count_end()
@@ -225,7 +226,7 @@ def _executor(workers: int | Executor, most: int) -> Iterator[Executor | None]:
 
 
 def _size(job: Job) -> int:
-    """Return the number in the name of a net, which is larger for a deeper one."""
+    """Return the number in the name of a net, which grows with its depth."""
     return int("".join(filter(str.isdigit, job.net.partition("[")[0])) or 0)
 
 

@@ -65,7 +65,7 @@ def norm_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
 
 
 def error_dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean | None]]]) -> str:
-    """Draw a row for each label and a panel for each column of errors, in percent; the smallest has a colour."""
+    """Draw a row for each label and a panel for each column of errors, in percent; the smallest is highlighted."""
     with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         every = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
         for axes, (title, means) in zip(every, columns, strict=True):
@@ -74,10 +74,10 @@ def error_dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean |
 
 
 def dots_words() -> str:
-    """Return what stands above figures of dots."""
+    """Return the sentence above figures of dots."""
     return say(
-        "Means over the seeds with their 95% intervals; the smallest is coloured.",
-        "各种子的均值和 95% 区间；最小的着色。",
+        "Means over the seeds with their 95% intervals; the lowest is highlighted.",
+        "各种子的均值和 95% 区间；最低的突出显示。",
     )
 
 
@@ -88,7 +88,7 @@ def cost_and_error(costs: Sequence[tuple[str, int, Mean | None]], errors: str) -
     with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.barh(range(len(rows)), [macs / 1e6 for _, macs, _ in costs], 0.6, color=INK, alpha=0.35)
-        left.set(xlabel=say("MACs per image, millions", "每张图的 MAC 数（百万）"))
+        left.set(xlabel=say("MACs per image, millions", "每张图的乘加次数（MACs，百万）"))
         plain_axes(left)
         _dots(right, rows, title=errors, means=[error for _, _, error in costs])
         return inline_svg(figure)

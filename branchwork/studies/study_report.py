@@ -1,4 +1,4 @@
-"""The answer of a study as one HTML file that opens anywhere, offline, in the reader's language."""
+"""The report of a study: one HTML file that opens anywhere, offline, in the reader's language."""
 
 import shlex
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def study_page(
         section(say("The answer", "回答"), _method(result), "\n".join(map(_conclusion, answer.findings))),
         *(section(drawn.title, drawn.words, plot(drawn.draw())) for drawn in answer.plots),
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
-        f"<h2>{say('How it was run', '如何得到')}</h2>",
+        f"<h2>{say('How it was run', '运行方式')}</h2>",
         f"<p><code>{escape(_command(result, data, records))}</code></p>",
         facts(_facts(result, setting, data=data, records=records)),
         footer(
@@ -60,13 +60,14 @@ def _method(result: StudyResult) -> str:
     )
     if seeds == 1:
         return words + say(
-            "Each net was trained with one seed, which gives no interval and decides nothing: take --seeds 3 or more.",
+            "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more.",
             "每个网络只用一个种子训练，得不出区间，也不能下结论：请用 --seeds 3 或更多。",
         )
     return words + say(
         f"Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), and pairs are "
         "compared seed by seed (paired t-test, Holm's correction).",
-        f"每个网络用 {seeds} 个种子训练；区间为 95%（学生 t 区间），两两比较按相同种子配对（配对 t 检验，Holm 校正）。",
+        f"每个网络用 {seeds} 个种子训练；区间为 95% 置信区间（学生 t 分布），"
+        "两两比较按相同种子配对（配对 t 检验，Holm 校正）。",
     )
 
 
@@ -86,11 +87,11 @@ def _nets(study: Study, records: Records) -> Table:
         label = arm.label + (say(f" ({diverged} diverged)", f"（{diverged} 次发散）") if diverged else "")
         rows.append((label, *means, f"{record.macs:,}", f"{record.parameters:,}"))
     return Table(
-        say("Every net", "每个网络"),
+        say("All nets", "全部网络"),
         say(
             "Means over the seeds, with 95% intervals. Training errors are those of the finished net on its training "
             "images, without augmentation. Trainings that diverged are left out.",
-            "对种子的均值和 95% 区间。训练误差是训练完的网络在未增强的训练图上的误差。发散的训练不计入。",
+            "各种子的均值和 95% 区间。训练误差是训练完成的网络在未增强的训练图上的误差。发散的训练不计入。",
         ),
         (say("net", "网络"), *map(measure_name, (*study.measures, "macs", "parameters"))),
         tuple(rows),
@@ -109,7 +110,7 @@ def _comparisons(differences: Sequence[PairedDifference]) -> Table:
     return Table(
         say("Compared on the same seeds", "相同种子下的比较"),
         say(
-            "Paired t-tests; differences of errors in points, of times in seconds.",
+            "Paired t-tests; differences of errors are in points, of times in seconds.",
             "配对 t 检验；误差之差以百分点计，时间之差以秒计。",
         ),
         (
@@ -138,9 +139,7 @@ def _facts(result: StudyResult, setting: Setting, *, data: DataSet, records: Rec
         say("test images", "测试图"): f"{len(data.test):,}",
         say("recipe", "训练方案"): _recipe_words(setting, records),
         say("seeds", "种子"): ", ".join(map(str, result.seeds)),
-        say("time of all trainings", "全部训练用时"): say(
-            f"{minutes:.1f} minutes, added up", f"合计 {minutes:.1f} 分钟"
-        ),
+        say("total training time", "训练总用时"): say(f"{minutes:.1f} minutes", f"{minutes:.1f} 分钟"),
         say("machines", "机器"): "; ".join(result.machines),
         say("versions", "版本"): " | ".join(
             "; ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions
@@ -149,7 +148,7 @@ def _facts(result: StudyResult, setting: Setting, *, data: DataSet, records: Rec
 
 
 def _recipe_words(setting: Setting, records: Records) -> str:
-    """Return the recipe, and where the recipes of some nets differ from it."""
+    """Return the recipe, and the fields in which the recipes of some nets differ from it."""
     recipe = setting.recipe
     changed: dict[str, list[str]] = {}
     for arm in records.arms:

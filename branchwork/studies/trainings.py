@@ -44,8 +44,8 @@ _ONE_TRAINING = threading.Lock()
 def run_jobs(jobs: Iterable[Job], executor: Executor | None) -> Iterator[tuple[Job, Record]]:
     """Yield each job with its record as they finish; without an executor, train in this process.
 
-    When the caller stops early, jobs that have not begun are cancelled. Raises what the trainings raise, and
-    `StudyError` if the executor loses its workers or they have other versions than this process.
+    If the caller stops early, jobs that have not started are cancelled. Raises what the trainings raise, and
+    `StudyError` if the executor loses its workers or if their versions differ from this process's.
     """
     if executor is None:
         for job in jobs:
@@ -60,7 +60,7 @@ def run_jobs(jobs: Iterable[Job], executor: Executor | None) -> Iterator[tuple[J
     except (BrokenExecutor, CancelledError) as reason:
         raise StudyError(
             f"the executor lost a training ({first_line(reason)}): the system may have ended its process for lack of "
-            "memory. Finished trainings are kept. Give the same command again, perhaps with a smaller --workers"
+            "memory. Finished trainings are kept. Run the same command again, perhaps with a smaller --workers"
         ) from reason
     finally:
         for future in futures:
@@ -68,7 +68,7 @@ def run_jobs(jobs: Iterable[Job], executor: Executor | None) -> Iterator[tuple[J
 
 
 def _check_versions(record: Record) -> None:
-    """Raise `StudyError` if a training ran with other versions of what its result depends on."""
+    """Raise `StudyError` if a training ran with different versions of what its result depends on."""
     here, there = (", ".join(f"{name} {v}" for name, v in found.items()) for found in (versions(), record.versions))
     if there != here:
         raise StudyError(
@@ -79,7 +79,7 @@ def _check_versions(record: Record) -> None:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[Executor]:
-    """Yield an executor of `workers` processes, which end with this process, however it ends."""
+    """Yield an executor of `workers` processes that end with this one, however it ends."""
     before = {child.pid for child in multiprocessing.active_children()}
     # A forked process would wait for ever for the threads of torch, which it does not inherit.
     context = multiprocessing.get_context("spawn")
@@ -108,10 +108,10 @@ def _end_with_parent() -> None:
 
 
 def train_job(job: Job) -> Record:
-    """Train, and return the record of it.
+    """Run one training and return its record.
 
-    Raises what `train` does, except that a training which diverges is an outcome; and `DataError` if the data here
-    are not those that the study began with.
+    Raises what `train` raises, except that a training which diverges is recorded; and `DataError` if the data here
+    differ from those that the study started with.
     """
     began = time.perf_counter()
     with _ONE_TRAINING, using_threads(job.threads), tempfile.TemporaryDirectory(prefix="branchwork-") as folder:
@@ -188,11 +188,12 @@ def branch_sizes(net: nn.Module) -> dict[str, dict[str, float]]:
 
 @functools.lru_cache(maxsize=2)
 def _load(name: str, size: tuple[int, int] | None, *, fit: str | None, checksum: int) -> DataSet:
-    """Load the data, once per process. Raises `DataError` if they are not those that the study began with."""
+    """Load the data, once per process. Raises `DataError` if they differ from those that the study started with."""
     data = load_data(name, size=size, fit=fit)
     if data.train.checksum() != checksum:
         raise DataError(
-            f"{name} has other training images here than where the study was started: give every worker the same files"
+            f"the training images of {name} here differ from those where the study was started: give every worker the "
+            "same files"
         )
     return data
 
@@ -213,7 +214,7 @@ def reduce_data(data: DataSet, job: Job) -> DataSet:
 
 
 def shrinking(image_size: tuple[int, int], side: int | None) -> int:
-    """Return the side of the squares of pixels that become one, so that the shorter side is about `side` pixels."""
+    """Return the side of the squares of pixels to average, so that the shorter side becomes about `side` pixels."""
     return 1 if side is None else max(1, min(image_size) // side)
 
 
@@ -237,7 +238,7 @@ class _GradientWatch(Observer):
         self.job = job
         with torch.random.fork_rng(devices=[]):
             build = Model.of(job.net, data).builder()
-            torch.manual_seed(job.seed)  # as `train` does, so that it begins with these weights
+            torch.manual_seed(job.seed)  # as `train` does, so that these are its initial weights
             self.net = build()
         split, _ = train_and_validation(data, recipe.validation, job.seed, used=recipe.fraction)
         few = split.pick(torch.arange(min(GRADIENT_IMAGES, len(split))))
@@ -253,7 +254,7 @@ class _GradientWatch(Observer):
     def measure(self, epoch: int) -> None:
         """Note the norms of the gradients of the mean loss after `epoch` epochs."""
         if self.job.gradients:
-            with torch.random.fork_rng(devices=[]):  # the training's dropout draws as it would without
+            with torch.random.fork_rng(devices=[]):  # so that the training's dropout draws the same numbers
                 torch.manual_seed(self.job.seed)
                 norms = gradient_norms(self.net, self.images, self.labels)
             self.gradients.append(GradientNorms(epoch, norms))
@@ -262,7 +263,7 @@ class _GradientWatch(Observer):
 def gradient_norms(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Return the L2 norm of the gradient of the mean cross-entropy by each kernel and matrix of `net`, in its order.
 
-    None where it is infinite. Taken in float64, because the squares of vanishing values are 0 in float32. The net
+    None if not finite. Taken in float64, because the squares of vanishing values are 0 in float32. The net
     runs in training mode, which changes the statistics of batch norms.
     """
     net.train().zero_grad()

@@ -46,7 +46,7 @@ def check_heads(net: str, recipe: Recipe, options: Options) -> None:
     if name not in READ:
         problem = f"{net} has no auxiliary heads, only {', '.join(READ)} has"
     elif options.freeze:
-        problem = "with --freeze its heads have nothing to teach"
+        problem = "with --freeze there is nothing for its heads to train"
     elif options.execute == "collapsed":
         problem = "its heads read layers that a collapsed net no longer has"
     else:
@@ -55,7 +55,7 @@ def check_heads(net: str, recipe: Recipe, options: Options) -> None:
 
 
 def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:
-    """Return the heads of `net` by the layer that each reads; none if the recipe gives them no weight."""
+    """Return the heads of `net` by the layer that each reads; none if their weight in the recipe is 0."""
     name, _ = split_options(model.net)
     taps = READ[name] if recipe.auxiliary else ()
     shapes = {tap: layer_shape(net, tap, in_channels=model.in_channels, image_size=model.image_size) for tap in taps}

@@ -1,4 +1,4 @@
-"""Which batch fits, and which of those is fast: whole steps are tried, each of twice as many images as the last."""
+"""The measured batch size: whole steps are timed with doubling batches, until one no longer fits or gains nothing."""
 
 import time
 from collections.abc import Callable
@@ -13,22 +13,22 @@ from branchwork.training.recipe import Recipe
 from branchwork.training.state import TrainState
 from branchwork.training.step import Moment, train_step
 
-# A larger batch has to be faster by at least this, or the smaller one is taken: it learns more an epoch.
+# A larger batch must be faster by at least this factor: a smaller one learns more per epoch.
 WORTH = 1.05
-# The share of a CPU's free memory that a step may take: other programs, and the evaluation, want some too.
+# The share of a CPU's free memory that a step may take: other programs and the evaluation need some too.
 SHARE = 0.6
-# Where the system does not tell its free memory, no more images than this are tried.
+# If the free memory is unknown, no more images than this are tried.
 UNTOLD = 256
-# Of each size, so many steps at least, for so many seconds.
+# Each size is timed for at least this many steps and seconds.
 TRIES, TRY_SECONDS = 3, 0.1
 
 
 def fitting_batch(rate_of: Callable[[int], float], most: int, device: torch.device) -> int:
-    """Return the smallest power of two, up to `most`, of images in a step that are as fast as larger steps.
+    """Return the smallest batch size, a power of two up to `most`, that is as fast per image as larger ones.
 
-    `rate_of` takes steps of so many images, and gives images per second. A step has to fit: on a GPU that is tried, on
-    a CPU twice the peak of the step before is compared with the free memory (on Linux; elsewhere at most 256 images
-    are tried). And no larger step that fits is more than a twentieth faster per image. Raises `BatchTooLarge` if not
+    `rate_of` takes steps of a batch size and returns images per second. "As fast" means that no larger batch is more
+    than a twentieth faster. A batch must fit: on a GPU it is tried; on a CPU twice the peak of the previous step is
+    compared with the free memory (on Linux; elsewhere at most 256 images are tried). Raises `BatchTooLarge` if not
     even two images fit.
     """
     free, before = available_memory(), resident_memory()
@@ -46,7 +46,7 @@ def fitting_batch(rate_of: Callable[[int], float], most: int, device: torch.devi
                 torch.cuda.empty_cache()
             break
         *smaller, previous, last = 0.0, *rates.values()
-        # One that brings nothing may have been disturbed; two in a row were not.
+        # One size without a gain may have been disturbed; two in a row were not.
         if smaller and max(previous, last) < WORTH * max(smaller):
             break
         if 2 * size > most or (device.type == "cpu" and _would_not_fit(free, before)):
@@ -56,9 +56,9 @@ def fitting_batch(rate_of: Callable[[int], float], most: int, device: torch.devi
 
 
 def images_per_second(batch_size: int, *, state: TrainState, images: Split, recipe: Recipe) -> float:
-    """Return the rate of the fastest of some steps of `batch_size` images, for which `images` are repeated.
+    """Return the rate of the fastest of several steps of `batch_size` images, for which `images` are repeated.
 
-    The steps train the net of `state`: it is not to be used afterwards.
+    The steps train the net of `state`: do not use it afterwards.
     """
     chosen = torch.arange(batch_size, device=images.labels.device) % len(images)
     seconds: list[float] = []
@@ -73,6 +73,6 @@ def images_per_second(batch_size: int, *, state: TrainState, images: Split, reci
 
 
 def _would_not_fit(free: int | None, before: int | None) -> bool:
-    """Whether twice what the process has grown by is more than it may take."""
+    """Return whether twice the growth of the process exceeds the memory that it may take."""
     peak = peak_memory(torch.device("cpu"))
     return None not in (free, before, peak) and 2 * (peak - before) > SHARE * free  # type: ignore[operator]

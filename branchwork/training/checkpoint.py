@@ -1,4 +1,4 @@
-"""All that an exact resume needs, in one file of tensors: `last/state.safetensors`."""
+"""Everything that an exact resume needs, in one file of tensors: `last/state.safetensors`."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from branchwork.training.state import TrainState
 
 @dataclass
 class Position:
-    """Where a training stands. `step` counts within the epoch; `losses` are those of the epoch so far.
+    """The position of a training. `step` counts within the epoch; `losses` are those of the epoch so far.
 
     `step_seconds` is the part of `seconds` that was not spent on validation. `history` has the figures of each epoch.
     """
@@ -36,7 +36,7 @@ class Position:
 
 
 def save_state(folder: Path, plan: Plan, position: Position, *, state: TrainState, best: Mapping[str, Tensor]) -> None:
-    """Write all that an exact resume needs; `best` are the best weights so far."""
+    """Write everything that an exact resume needs; `best` are the best weights so far."""
     tensors = {f"net.{key}": tensor for key, tensor in state.net.state_dict().items()}
     tensors |= {f"heads.{key}": tensor for key, tensor in state.heads.state_dict().items()}
     tensors |= {f"best.{key}": tensor for key, tensor in best.items()}
@@ -77,10 +77,12 @@ class SavedState:
             if state.average is not None:
                 state.average.load_state_dict(self._part("average."))
         except RuntimeError as reason:
-            raise RunError(f"{self.plan.net} is no longer the net that this training began with: {reason}") from reason
+            raise RunError(
+                f"{self.plan.net} is no longer the net that this training started with: {reason}"
+            ) from reason
         for index, parameter in enumerate((*state.net.parameters(), *state.heads.parameters())):
             for key, value in self._part(f"optimizer.{index}.").items():
-                # The fused optimisers read raw memory, so moments must lie as their parameter lies.
+                # The fused optimisers read raw memory, so moments must have the memory layout of their parameter.
                 like = parameter if value.shape == parameter.shape else value.to(parameter.device)
                 state.optimizer.state[parameter][key] = torch.empty_like(like).copy_(value)
         torch.set_rng_state(self.tensors["random.cpu"])
@@ -90,23 +92,21 @@ class SavedState:
 
 
 def load_state(folder: Path) -> SavedState:
-    """Load the state of a run folder. Raises `RunError` if it has none, or not the one that was saved."""
+    """Load the state of a run folder. Raises `RunError` if it is missing or damaged."""
     path = folder / STATE
     if not os.path.isfile(path):
-        raise RunError(
-            f"{folder} cannot be continued: {STATE} is missing. Give a folder that branchwork train has made."
-        )
+        raise RunError(f"{folder} cannot be continued: {STATE} is missing. Give a run folder made by branchwork train.")
     with reading(path, remedy=_AGAIN):
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
         if about.pop("checksum") != _checksum(tensors, about):
-            raise ValueError("its checksum is that of other contents")
+            raise ValueError("its checksum does not match its contents")
     plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)
     return SavedState(plan, parse_json(about["position"], Position, path, remedy=_AGAIN), tensors)
 
 
-_AGAIN = "the training must be started again, with another --out"
+_AGAIN = "start the training again, with another --out"
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

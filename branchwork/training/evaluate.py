@@ -22,7 +22,7 @@ Z_95 = 1.959963984540054
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """One class: fractions, and how many images it has. A ratio with nothing below it is 0, as in scikit-learn."""
+    """The figures of one class, as fractions, and its number of images. A ratio of 0/0 is 0, as in scikit-learn."""
 
     name: str
     images: int
@@ -43,10 +43,10 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a net does on test images. Accuracies are fractions; `interval` is the 95% Wilson interval.
+    """The performance of a net on test images. Accuracies are fractions; `interval` is the 95% Wilson interval.
 
-    `confusion` counts images by true class, then by predicted class. `worst` are the most confident mistakes, the most
-    confident first.
+    `confusion` counts images by true class, then by predicted class. `worst` are the most confident mistakes,
+    most confident first.
     """
 
     net: str
@@ -147,21 +147,21 @@ def check_match(model: Model, data: DataSet) -> None:
     if set(data.classes) != set(model.classes):
         only_net, only_data = set(model.classes) - set(data.classes), set(data.classes) - set(model.classes)
         raise DataError(
-            f"the classes of {data.name} are not those that {model.net} was trained on ({model.data}):\n"
+            f"the classes of {data.name} differ from those that {model.net} was trained on ({model.data}):\n"
             f"  only in the net: {', '.join(sorted(only_net)) or 'none'}\n"
             f"  only in {data.name}: {', '.join(sorted(only_data)) or 'none'}\n"
-            "Take data with the same class names, or train a net on these."
+            "Use data with the same class names, or train a net on these."
         )
     found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
     if found != needed:
         raise DataError(
-            f"the images of {data.name} are {'×'.join(map(str, found))}, and {model.net} takes "
+            f"the images of {data.name} are {'×'.join(map(str, found))}, but {model.net} takes "
             f"{'×'.join(map(str, needed))}"
         )
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """The 95% interval of a proportion (Wilson 1927): it holds near 0 and 1, where ±1.96·SE does not."""
+    """Return the 95% interval of a proportion (Wilson 1927), which holds near 0 and 1, where ±1.96·SE does not."""
     share, z2 = correct / total, Z_95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z_95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
@@ -170,11 +170,11 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def paired_interval(lost: int, gained: int, total: int) -> tuple[float, float]:
-    """The 95% interval of (lost − gained) / total, what accuracy changes by on the same images.
+    """Return the 95% interval of (lost − gained) / total, the change of accuracy on the same images.
 
-    `lost` images were right before and are wrong after, `gained` the other way round. Bonett and Price 2012, equation
-    2: Wald's interval for paired proportions with one image added to both counts, so that it holds for few images too,
-    and is not empty where nothing changes.
+    `lost` images were right before and are wrong after, `gained` the other way round. After Bonett and Price 2012,
+    equation 2: Wald's interval for paired proportions with one image added to both counts, so that it holds for few
+    images too, and is not empty where nothing changes.
     """
     total += 2
     down, up = (lost + 1) / total, (gained + 1) / total
@@ -184,7 +184,7 @@ def paired_interval(lost: int, gained: int, total: int) -> tuple[float, float]:
 
 
 def confusion_matrix(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
-    """int64 K×K: row by true class, column by predicted class."""
+    """Return counts, int64 K×K: rows are true classes, columns predicted ones."""
     return torch.bincount(labels * classes + predictions, minlength=classes**2).view(classes, classes)
 
 

@@ -1,4 +1,4 @@
-"""Epochs: an iterator that trains a net and yields, after some steps and after each epoch, how it goes."""
+"""Epochs: an iterator that trains a net and yields its progress after some steps and after each epoch."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from branchwork.training.recipe import Recipe
 from branchwork.training.state import TrainState, split_batch
 from branchwork.training.step import Moment, train_step
 
-# Losses on a GPU are read about this often: reading waits for the GPU, which costs more than a short step.
+# How often losses are read from a GPU: reading waits for the GPU, which costs more than a short step.
 READ_SECONDS = 0.5
 MOST_UNREAD = 50
 # Points of the loss curve that an epoch leaves in metrics.jsonl.
@@ -30,12 +30,12 @@ CURVE_POINTS = 40
 def fit(
     state: TrainState, train: Split, validation: Split, *, recipe: Recipe, seed: int, position: Position
 ) -> Iterator[Step | Epoch]:
-    """Train from `position` on to the end of `recipe`, and yield a `Step` when losses are read and each `Epoch`.
+    """Train from `position` to the end of `recipe`, and yield a `Step` when losses are read and each `Epoch`.
 
-    `position` moves along, and with it, `state` and torch's random state all that an exact resume needs. An `Epoch`
-    has the live weights that were validated: the averaged ones, if the recipe averages. It is the best so far if
-    `position.best_epoch` is its number. Raises `Diverged` as soon as a loss or, at the end of an epoch, a weight is not
-    finite, and `BatchTooLarge` if a batch does not fit into memory. In several processes, all yield alike.
+    `position` moves along: with `state` and torch's random state, it is everything that an exact resume needs. An
+    `Epoch` has the live weights that were validated: the averaged ones, if the recipe averages. It is the best so far
+    if `position.best_epoch` is its number. Raises `Diverged` as soon as a loss or, at the end of an epoch, a weight is
+    not finite, and `BatchTooLarge` if a batch does not fit into memory. In several processes, all yield alike.
     """
     while position.step or not is_over(recipe, position):
         _train_mode(state)
@@ -44,7 +44,7 @@ def fit(
 
 
 def is_over(recipe: Recipe, position: Position) -> bool:
-    """Whether no further epoch is begun: by their number, the time, or `patience`."""
+    """Return whether training is over: by the number of epochs, the time, or `patience`."""
     return (
         position.epoch == recipe.epochs
         or (position.epoch > 0 and recipe.out_of_time(position.seconds))
@@ -53,19 +53,19 @@ def is_over(recipe: Recipe, position: Position) -> bool:
 
 
 def ends_epoch(recipe: Recipe, position: Position, step: Step) -> bool:
-    """Whether `step` is the last of its epoch."""
+    """Return whether `step` is the last of its epoch."""
     return step.step == step.steps or recipe.out_of_time(position.seconds)
 
 
 def check_finite(net: nn.Module, position: Position) -> None:
-    """Raise `Diverged` if a weight of `net`, or a statistic of its batch norms, is infinite or not a number."""
+    """Raise `Diverged` if a weight of `net`, or a statistic of its batch norms, is infinite or NaN."""
     tensors = (tensor for tensor in net.state_dict().values() if tensor.is_floating_point())
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise _diverged("a weight", position)
 
 
 def next_unread(unread: int, seconds: float) -> int:
-    """After how many steps to read losses next, if the last `unread` steps took `seconds`."""
+    """Return after how many steps to read losses next, if the last `unread` steps took `seconds`."""
     return min(MOST_UNREAD, 2 * unread) if seconds < READ_SECONDS else max(1, unread // 2)
 
 
@@ -77,7 +77,7 @@ def _train_mode(state: TrainState) -> None:
 
 
 def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, position: Position) -> Iterator[Step]:
-    """Train the rest of the epoch, or as much of it as there is time for."""
+    """Train the rest of the epoch, or as much of it as time allows."""
     device, processes = train.labels.device, state.processes
     steps = count_batches(len(train), recipe.images_a_step)
     unread: list[Tensor] = []
@@ -133,8 +133,8 @@ def _step(recipe: Recipe, position: Position, *, steps: int, images: int) -> Ste
 
 
 def _close_epoch(state: TrainState, images: int, validation: Split, *, recipe: Recipe, position: Position) -> Epoch:
-    """Validate, and move `position` to the start of the next epoch. The epoch went over `images` images."""
-    if position.step < count_batches(images, recipe.images_a_step):  # the time was over before
+    """Validate, and move `position` to the start of the next epoch. The epoch had `images` images."""
+    if position.step < count_batches(images, recipe.images_a_step):  # time ran out first
         images = position.step * recipe.images_a_step
     began = time.perf_counter()
     check_finite(state.net, position)
@@ -173,7 +173,7 @@ def _close_epoch(state: TrainState, images: int, validation: Split, *, recipe: R
 
 
 def _validate(state: TrainState, validation: Split) -> float | None:
-    """Return the validation accuracy, of which each process measures a share; None without validation images."""
+    """Return the validation accuracy, measured by all processes together; None without validation images."""
     if not len(validation):
         return None
     net = state.execution.validate if state.average is None else state.average
@@ -187,13 +187,12 @@ def _validate(state: TrainState, validation: Split) -> float | None:
 
 def _diverged(what: str, position: Position) -> Diverged:
     return Diverged(
-        f"{what} became infinite or not a number in epoch {position.epoch + 1}, step {position.step}: the training has "
-        "diverged"
+        f"{what} became infinite or NaN in epoch {position.epoch + 1}, step {position.step}: the training has diverged"
     )
 
 
 def _thin(losses: list[float]) -> list[float]:
-    """Return the losses as at most CURVE_POINTS means of neighbours, of nearly equally many each."""
+    """Return the losses as at most CURVE_POINTS means over neighbouring losses, about the same number in each."""
     count = min(CURVE_POINTS, len(losses))
     bounds = [len(losses) * point // count for point in range(count + 1)]
     return [sum(losses[low:high]) / (high - low) for low, high in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""Images through a net: devices, precision, memory layout, and logits in large batches."""
+"""Inference with a net: devices, precision, memory layout, and logits in large batches."""
 
 from contextlib import AbstractContextManager
 
@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
         reason = None
     except (RuntimeError, AssertionError, ImportError) as fault:
         reason = fault
-    raise RecipeError(f"there is no device {name!r} here to train on: take cpu, or auto") from reason
+    raise RecipeError(f"device {name!r} is not available here: use cpu, or auto") from reason
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -44,9 +44,9 @@ def pick_precision(name: str, device: torch.device) -> str:
     """
     native = _has_bf16(device)
     if name == "bf16" and not native:
-        raise RecipeError(f"precision is bf16, and this {device.type} multiplies no such numbers by itself: take fp32")
+        raise RecipeError(f"precision is bf16, but this {device.type} has no bf16 instructions: use fp32")
     if name == "fp64" and device.type == "mps":
-        raise RecipeError("precision is fp64, and mps has no such numbers: take fp32, or --device cpu")
+        raise RecipeError("precision is fp64, which mps does not support: use fp32, or --device cpu")
     if name != "auto":
         return name
     return "bf16" if native else "fp32"
@@ -71,9 +71,9 @@ def weight_dtype(precision: torch.dtype) -> torch.dtype:
 def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     """Move `net` to `channels_last` (faster), unless it calls `.view` on a tensor that this makes non-contiguous.
 
-    Returns the layout. It is tried in eval mode, and in training mode too if `net` is in it.
+    Returns the layout. It is tried in eval mode, and also in training mode if `net` is in it.
     """
-    # A fused net may have buffers alone.
+    # A fused net may have only buffers.
     weight = next(tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
     images = torch.zeros(2, model.in_channels, *model.image_size, device=weight.device, dtype=weight.dtype)
     images = images.to(memory_format=torch.channels_last)
@@ -116,5 +116,5 @@ def predict_logits(net: nn.Module, images: Images, model: Model, *, precision: t
     net.train(training)
     result = torch.cat(logits)
     if not bool(result.isfinite().all()):
-        raise WeightsError(f"{model.net} answers with numbers that are infinite or none: its weights are damaged")
+        raise WeightsError(f"{model.net} returns infinite or NaN logits: its weights are damaged")
     return result

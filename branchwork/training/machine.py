@@ -1,4 +1,4 @@
-"""The machine that a figure was measured on, and this process's threads and memory."""
+"""The machine that figures are measured on, and the threads and memory of this process."""
 
 import ctypes
 import os
@@ -53,12 +53,12 @@ def compiler_problem(device: torch.device) -> str | None:
         return None if find_spec("triton") else "torch.compile needs triton on a GPU: pip install triton"
     if any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
         return None
-    return "torch.compile needs a C++ compiler, and there is none: install g++ or clang++"
+    return "torch.compile needs a C++ compiler, but none was found: install g++ or clang++"
 
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """Let torch use so many threads, and afterwards as many as before; None changes nothing."""
+    """Let torch use `count` threads, and afterwards as many as before; None changes nothing."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -95,13 +95,13 @@ _USUAL = {-3: 2**25, -1: 2**26}
 
 
 def is_out_of_memory(reason: BaseException) -> bool:
-    """Whether torch failed to allocate memory. On a CPU it raises no error of its own for that."""
+    """Return whether torch failed to allocate memory. On a CPU, torch has no error class for that."""
     words = ("can't allocate memory", "bad_alloc", "not enough memory")
     return isinstance(reason, torch.OutOfMemoryError | MemoryError) or any(word in str(reason) for word in words)
 
 
 def resident_memory() -> int | None:
-    """Return the bytes that this process takes now; None except on Linux."""
+    """Return the memory of this process in bytes; None except on Linux."""
     return _kilobytes(Path("/proc/self/status"), "VmRSS:")
 
 
@@ -115,13 +115,13 @@ def _kilobytes(path: Path, name: str) -> int | None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting again on a GPU. For a CPU, the system counts from the start of the process."""
+    """Reset the peak of a GPU. On a CPU, the system counts from the start of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return bytes: the most GPU memory that tensors took, or on a CPU this process's largest resident size so far.
+    """Return the peak in bytes: of GPU memory taken by tensors, or on a CPU of this process's resident size so far.
 
     None on Windows, where Python cannot ask for it.
     """
@@ -149,7 +149,7 @@ def _processor() -> str:
 
 @contextmanager
 def process_settings(threads: int | None, device: torch.device) -> Iterator[None]:
-    """Use so many threads and keep freed memory; afterwards restore these and torch's random state."""
+    """Use `threads` threads and keep freed memory; afterwards restore both and torch's random state."""
     with (
         using_threads(threads),
         keeping_freed_memory(),

@@ -1,4 +1,4 @@
-"""The optimisers: Adam and SGD are torch's own, and Muon, which needs about half the steps, is written here."""
+"""The optimisers: torch's Adam and SGD, and Muon, which needs about half as many steps."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch.optim import SGD, Adam, Optimizer
 
 from branchwork.training.recipe import Recipe
 
-# Newton-Schulz: the polynomial of Jordan et al. 2024, and how often it is applied. It maps singular values between
+# Newton-Schulz: the polynomial of Jordan et al. 2024, and how many times it is applied. It maps singular values between
 # 0.0015 and 1 to values between 0.68 and 1.21, which train as well as exactly 1.
 POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 APPLIED = 5
@@ -70,7 +70,7 @@ class Muon(Optimizer):
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return each matrix U·S·V with its singular values S brought to about 1, by Newton-Schulz.
+    """Return each matrix U·S·V with singular values S of about 1, by Newton-Schulz iteration.
 
     An odd polynomial of a matrix X is a polynomial of its Gram matrix, times X. Gram matrices are small, and those of
     many weights are multiplied at once.

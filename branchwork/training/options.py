@@ -19,28 +19,27 @@ class Options:
     """How to run a training. Raises `RecipeError` for an impossible value.
 
     The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` is
-    a file or a run folder whose weights the net starts from; where its number of classes differs, the head is new. With
+    a file or a run folder whose weights the net starts from; if the number of classes differs, the head is new. With
     `freeze`, only the head is trained. The defaults of `device` and `threads` depend on the machine: a checkpoint holds
     the values that they had when the training began.
     """
 
-    seed: int = field(default=0, metadata=_about("Fixes weights, split and order; 0 by default."))
+    seed: int = field(default=0, metadata=_about("Seed of weights, split and order; 0 by default."))
     device: str = field(default="auto", metadata=_about("cpu, cuda, mps or auto (the default)."))
     threads: int | None = field(
         default=None, metadata=_about("Threads on the CPU; by default as many as there are cores.")
     )
     execute: Execute = field(
         default="auto",
-        metadata=_about("As written, or with merged kernels, the same computation; auto takes the cheaper one."),
+        metadata=_about("written, or collapsed: merged kernels that compute the same; auto takes the cheaper one."),
     )
     compile: bool = field(
-        default=False, metadata=_about("Compile the steps with torch.compile, which takes a minute. Never by default.")
+        default=False,
+        metadata=_about("Compile training steps with torch.compile, which takes a minute or more; off by default."),
     )
-    log: Log | None = field(
-        default=None, metadata=_about("Also write the figures for TensorBoard, into RUN/tensorboard.")
-    )
+    log: Log | None = field(default=None, metadata=_about("Also log to TensorBoard, in RUN/tensorboard."))
     weights: str | None = field(
-        default=None, metadata=_about("Start from the weights of a run, or of a file of ours or torchvision's.")
+        default=None, metadata=_about("Start from the weights of a run, or of a weight file of ours or torchvision's.")
     )
     freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
 

@@ -1,4 +1,4 @@
-"""The plan of a training: all that it depends on, checked before anything is written."""
+"""The plan of a training: everything that it depends on, checked before anything is written."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,9 +27,9 @@ from branchwork.training.state import freeze_body, make_state
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a training depends on: enough to begin it again in another process.
+    """Everything that a training depends on, enough to start it again in another process.
 
-    `checksum` is that of the training data. `size` and `fit` say to what size a user's own pictures were brought, and
+    `checksum` is that of the training data. `size` and `fit` say to what size the user's own pictures were brought, and
     how. `normalisation` is the mean and standard deviation expected by the weights it starts from, if not the data's.
     """
 
@@ -64,7 +64,7 @@ def make_plan(
     check_heads(net, recipe, options)
     device = pick_device(options.device)
     if recipe.batch_norm == "shared" and device.type != "cuda":
-        raise RecipeError(f"batch_norm shared needs GPUs, but the device is {device}: leave it out")
+        raise RecipeError(f"batch_norm = shared needs GPUs, but the device is {device}: leave it out")
     train, _ = train_and_validation(data, recipe.validation, options.seed, used=recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(

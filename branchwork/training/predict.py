@@ -16,7 +16,7 @@ from branchwork.nets.resolve import short_name
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
 
-# Pictures on a sheet of what the net saw: more would be too small.
+# Pictures on a sheet: more would be too small.
 MOST_SHOWN = 200
 
 
@@ -30,7 +30,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, in order; or `error`, why it could not be read."""
+    """The most probable classes of one picture, in order; or `error`, the reason why it could not be read."""
 
     image: str
     guesses: tuple[Guess, ...]
@@ -40,10 +40,11 @@ class Prediction:
 def predict(
     run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, show: Path | None = None
 ) -> tuple[Prediction, ...]:
-    """Return the `top` classes of each picture in `images`, files or folders, by the net of a run folder.
+    """Return the `top` most probable classes of each picture in `images`, files or folders, by the net of a run.
 
-    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of what the net
-    really saw is drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run.
+    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of
+    the pictures as the net received them is drawn into that file. Raises `ImageError` for an empty folder, `RunError`
+    for a damaged run and `RecipeError` if `top` is less than 1.
     """
     if top < 1:
         raise RecipeError(f"top must be at least 1, got {top}")
@@ -52,7 +53,7 @@ def predict(
     trained = load_run(run)
     paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
     if not paths:
-        raise ImageError("no pictures are named: give files, or a folder of them")
+        raise ImageError("no pictures were given: name files, or a folder of them")
     read: dict[Path, Tensor] = {}
     errors: dict[Path, str] = {}
     for path in paths:
@@ -69,13 +70,13 @@ def predict(
             for path in shown
         ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
-        title = f"{few} as {short_name(trained.model.net)} got it, and its answer"
+        title = f"{few} as {short_name(trained.model.net)} received it, with its answer"
         draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title=title)
     return predictions
 
 
 def read_image(path: Path, model: Model) -> Tensor:
-    """Return the picture at `path` as the net sees it: uint8 C×H×W. Raises `ImageError`."""
+    """Return the picture at `path` as the net receives it: uint8 C×H×W. Raises `ImageError`."""
     picture = read_picture(path)
     try:
         return to_image(picture, channels=model.in_channels, size=model.image_size, method=model.pictures)

@@ -56,11 +56,11 @@ class Processes:
         return [float(number) for number in total]
 
     def of_first(self, number: float) -> float:
-        """`number` in the first process and 0 in the others, so that a sum is the first one's."""
+        """Return `number` in the first process and 0 in the others, so that a sum is the first one's."""
         return number if self.first else 0.0
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """Whether each of the flags is set in some process."""
+        """Return whether each of the flags is set in some process."""
         return tuple(count > 0 for count in self.sum([float(flag) for flag in flags]))
 
     def every(self, value: T) -> list[T]:
@@ -123,7 +123,7 @@ def joined() -> Iterator[Processes]:
     except (RuntimeError, ValueError) as reason:
         raise RunError(
             f"process {rank} of {count} cannot reach the others ({reason}): start it with torchrun, the same "
-            "command on each machine, with one --rdzv-endpoint that all of them can reach"
+            "command on each machine, with an --rdzv-endpoint that all machines can reach"
         ) from reason
     try:
         yield processes
@@ -142,14 +142,16 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 def check_single_process(what: str) -> None:
-    """Raise `RunError` if torchrun has started several processes for `what`, which takes one."""
+    """Raise `RunError` if torchrun has started several processes for `what`, which runs in one."""
     with_others = int(os.environ.get("WORLD_SIZE", "1"))
     if with_others > 1:
-        raise RunError(f"torchrun has started {with_others} processes, and {what} takes one: leave torchrun out")
+        raise RunError(
+            f"torchrun has started {with_others} processes, but {what} must run in one: start it without torchrun"
+        )
 
 
 def is_lost(reason: BaseException) -> bool:
-    """Whether a process stopped answering. NCCL raises `DistBackendError` then; Gloo has no error of its own."""
+    """Return whether a process stopped answering. NCCL raises `DistBackendError` then; Gloo has no error of its own."""
     words = ("by peer", "gloo", "Gloo", "Broken pipe")
     return isinstance(reason, dist.DistError) or any(word in str(reason) for word in words)
 
@@ -166,7 +168,7 @@ def distribute(step: nn.Module, shape: tuple[int, ...], processes: Processes) ->
 
 
 def _has_unused(step: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Whether some weight gets no gradient: all processes would wait for it."""
+    """Return whether some weight gets no gradient: all processes would wait for it."""
     weights = {name: weight.detach().requires_grad_(weight.requires_grad) for name, weight in step.named_parameters()}
     buffers = {name: buffer.clone() for name, buffer in step.named_buffers()}  # a batch norm counts what it sees
     like = next(iter(weights.values()))

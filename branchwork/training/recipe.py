@@ -31,8 +31,8 @@ class Recipe:
     """
 
     epochs: int = _about("passes over the training images")
-    batch_size: int | Literal["auto"] = _about("images in one optimiser step; auto measures what fits and is fast")
-    accumulate: int = _about("parts in which a batch goes through the net, where it does not fit at once")
+    batch_size: int | Literal["auto"] = _about("images per optimiser step; auto measures which size fits and is fast")
+    accumulate: int = _about("number of parts in which a batch goes through the net, if it does not fit at once")
     optimizer: Literal["adam", "muon", "sgd"] = _about(
         "adam (Kingma and Ba 2014), sgd, or muon (Jordan et al. 2024), which needs fewer steps"
     )
@@ -40,38 +40,44 @@ class Recipe:
     momentum: float = _about("SGD's and Muon's momentum, and Adam's first beta")
     beta2: float = _about("Adam's second beta, with muon that for biases and norms; 0 with sgd, which has none")
     weight_decay: float = _about(
-        "L2 penalty of kernels and matrices, added to the gradient, with muon taken off the weights; not of biases and "
-        "norms"
+        "L2 penalty on kernels and matrices, not on biases and norms: added to the gradient; decoupled with muon"
     )
-    clip: float = _about("the gradient's greatest norm: a longer one is shortened to it; 0 for none")
+    clip: float = _about("largest norm of the gradient: larger ones are scaled down to it; 0 for no limit")
     schedule: Literal["constant", "linear", "onecycle"] = _about(
-        "the learning rate over a run: constant, or up and down again by straight lines or by half cosines (onecycle)"
+        "the learning rate over a run: constant, or rising and falling, in straight lines (linear) or half cosines "
+        "(onecycle)"
     )
     warmup: float = _about("share of a run in which the learning rate rises; 0 with a constant schedule")
     label_smoothing: float = _about("share of the target spread evenly over all classes")
-    auxiliary: float = _about("weight of the losses of auxiliary heads, which googlenet has in training; 0 for none")
-    shift: float = _about("training images are moved by up to this many pixels each way")
-    rotation: float = _about("training images are turned by up to this many degrees each way")
-    scaling: float = _about("training images are enlarged or reduced by up to this share")
-    elastic: float = _about("pixels by which training images are bent (the standard deviation)")
+    auxiliary: float = _about("weight of the losses of auxiliary heads, which only googlenet has; 0 for none")
+    shift: float = _about("training images are shifted by up to this many pixels in each direction")
+    rotation: float = _about("training images are rotated by up to this many degrees in either direction")
+    scaling: float = _about("training images are scaled up or down by up to this share")
+    elastic: float = _about("elastic distortion of training images: standard deviation of the displacement, in pixels")
     erasing: float = _about("share of the training images that lose a rectangle")
     flip: float = _about("share of the training images that are mirrored left to right")
-    crop: float = _about("training images are cut to a part, enlarged, that lacks up to this share of the area")
+    crop: float = _about("training images are cropped by up to this share of their area, then enlarged")
     colour: float = _about("brightness, contrast and saturation change by up to this share")
     mixup: float = _about(
         "images are mixed in pairs by a share from Beta(mixup, mixup), and so are targets; 0 for none"
     )
-    refine: float = _about("share of the run, its last part, in which images stay as they are; 0 for none")
-    ema: float = _about("decay of the moving average of the weights, which is kept in their place; 0 for none")
+    refine: float = _about("last share of the run, trained on undistorted images; 0 for none")
+    ema: float = _about(
+        "decay of the moving average of the weights, which the run keeps instead of the weights themselves; 0 for none"
+    )
     validation: float = _about(
         "share of the training images held out, unless there is a val folder; 0 trains on all and keeps the last epoch"
     )
-    fraction: float = _about("share of the other training images that are trained on, of every class; 1 for all")
-    patience: int = _about("stop after this many epochs without a better validation; 0 for never")
-    minutes: float = _about("stop, with the learning rate brought down, after this time of training; 0 for never")
-    top: int = _about("how many of the best epochs are kept in top/, beside the best of all; 0 for none")
-    batch_norm: Literal["own", "shared"] = _about("each process's own images, or those of all, on GPUs alone")
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = _about("bf16 convolutions; auto where the processor has them")
+    fraction: float = _about("share of the remaining training images to train on, in every class; 1 for all")
+    patience: int = _about("stop after this many epochs without a better validation accuracy; 0 for never")
+    minutes: float = _about("lower the learning rate within this training time, and stop; 0 for no limit")
+    top: int = _about("number of best epochs whose weights are also kept in top/; 0 for none")
+    batch_norm: Literal["own", "shared"] = _about(
+        "statistics of batch norms: from each process's own images, or shared by all processes (GPUs only)"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = _about(
+        "precision of convolutions and matrix products; auto takes bf16 where the processor has it"
+    )
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -124,9 +130,9 @@ class Recipe:
         return self.batch_size
 
     def learning_rate_at(self, progress: float) -> float:
-        """Return the learning rate once the fraction `progress` of all steps, 0 to 1, is done.
+        """Return the learning rate after the fraction `progress` (0 to 1) of all steps.
 
-        Without a constant schedule it rises from 1/25 of the peak. `onecycle` rises by a half cosine and falls to
+        Unless the schedule is constant, it starts at 1/25 of the peak. `onecycle` rises by a half cosine and falls to
         nearly 0 by another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight
         lines, which suits short trainings better (Bergsma et al. 2025, "Straight to zero").
         """
@@ -138,31 +144,31 @@ class Recipe:
         return change(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
 
     def progress(self, share: float, seconds: float) -> float:
-        """Return how far a training is, 0 to 1, after the `share` of its steps and `seconds` of training.
+        """Return the progress of a training, 0 to 1, after the `share` of its steps and `seconds` of training.
 
-        With `minutes`, it is the larger of the shares of steps and of time, so that the learning rate has come down
-        when the time is over. Such a training depends on the speed of the machine and cannot be repeated bit for bit.
+        With `minutes`, it is the larger of the shares of steps and of time, so that the learning rate is down
+        when the time is up. Such a training depends on the speed of the machine and cannot be repeated bit for bit.
         """
         return min(1.0, max(share, seconds / (60 * self.minutes))) if self.minutes else share
 
     def at(self, progress: float) -> Self:
-        """Return the recipe that holds once the fraction `progress` of all steps is done.
+        """Return the recipe that applies after the fraction `progress` of all steps.
 
-        Distorted images differ from those that the net is for. If the last part of a run shows it only real ones, it
+        Distorted images differ from those that the net will meet. With only real images in the last part of a run, it
         learns from both (He et al. 2019, "Data Augmentation Revisited", arXiv 1909.09148).
         """
         return self._without_changes if self.refine and progress >= 1 - self.refine else self
 
-    @cached_property  # it is asked for at each step
+    @cached_property  # read at every step
     def _without_changes(self) -> Self:
         return self.but(dict.fromkeys((*AUGMENTATIONS, "refine"), 0.0))
 
     def out_of_time(self, seconds: float) -> bool:
-        """Whether `minutes` are over after `seconds` of training, including validation but not the test."""
+        """Return whether `minutes` are up after `seconds` of training, including validation but not the test."""
         return self.minutes > 0 and seconds >= 60 * self.minutes
 
     def out_of_patience(self, accuracies: Sequence[float]) -> bool:
-        """Whether none of the last `patience` epochs was better, given each epoch's validation accuracy."""
+        """Return whether none of the last `patience` epochs improved, given each epoch's validation accuracy."""
         if not self.patience or not accuracies:
             return False
         return len(accuracies) - 1 - accuracies.index(max(accuracies)) >= self.patience
@@ -175,7 +181,7 @@ class Recipe:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
         A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a constant
-        and another `schedule` sets `warmup`, unless they are given too.
+        and another `schedule` sets `warmup`, unless they are given as well.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -195,7 +201,7 @@ class Recipe:
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(self).items())
 
 
-# Images that nothing changes, gradients and weights as they are, and all epochs.
+# No augmentation, no clipping or averaging, and all epochs.
 _PLAIN: dict[str, Any] = {
     **dict.fromkeys((*AUGMENTATIONS, "refine", "ema", "clip", "minutes", "auxiliary"), 0.0),
     **dict.fromkeys(("patience", "top"), 0),
@@ -205,14 +211,15 @@ _PLAIN: dict[str, Any] = {
 }
 
 
-# How handwriting differs from hand to hand.
+# Handwriting varies from hand to hand.
 _HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0}
 
 
 def fast(net: str = "inception", images: int = 60_000) -> Recipe:
-    """The default: high accuracy in seconds, tuned on validation images. See docs/experiments/training.md.
+    """Return the default recipe: high accuracy in seconds, tuned on validation images.
 
-    With fewer than 60,000 training `images` it makes more epochs, by the root of the ratio.
+    See docs/experiments/training.md. With fewer than 60,000 training `images` it takes more epochs, by the square root
+    of the ratio.
     """
     return Recipe(
         epochs=max(2, round(2 * math.sqrt(60_000 / images))),
@@ -232,7 +239,7 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
 
 
 def course(net: str = "inception", images: int = 60_000) -> Recipe:
-    """The lecture's own, as written: batch 64, SGD 0.01 with momentum 0.5, ten epochs on all training images."""
+    """Return the lecture's recipe: batch 64, SGD 0.01 with momentum 0.5, ten epochs on all training images."""
     del net, images  # one recipe for both nets and any data
     return Recipe(
         epochs=10,
@@ -252,11 +259,11 @@ def course(net: str = "inception", images: int = 60_000) -> Recipe:
 
 
 def best(net: str = "residual", images: int = 60_000) -> Recipe:
-    """The highest accuracy in ten minutes on two cores, tuned on validation images. See docs/experiments/training.md.
+    """Return the recipe with the highest accuracy in ten minutes on two cores, tuned on validation images.
 
-    It trains on all images, at the end without augmentation, and keeps the averaged weights. It works best with
-    `residual[width=32,norm=batch]`. With fewer than 60,000 training `images` it makes more epochs, by the root of the
-    ratio.
+    See docs/experiments/training.md. It trains on all images, at the end without augmentation, and keeps the averaged
+    weights. It works best with `residual[width=32,norm=batch]`. With fewer than 60,000 training `images` it takes more
+    epochs, by the square root of the ratio.
     """
     return fast(net, images).but(
         {
@@ -275,12 +282,12 @@ def best(net: str = "residual", images: int = 60_000) -> Recipe:
 
 
 def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
-    """For nets with batch norms on photographs: what He et al. 2016 (section 4.2) and He et al. 2019 train with.
+    """Return a recipe for photographs and nets with batch norms (He et al. 2016, section 4.2; He et al. 2019).
 
     Flips, crops and colour, smoothed labels, SGD with momentum and weight decay, warm-up and a half cosine. A net
-    without norms needs a learning rate ten times lower. With fewer than 60,000 training `images` it makes more epochs,
-    by the root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. Not tuned: the values are those of
-    the papers, except for milder crops and colours.
+    without norms needs a learning rate ten times lower. With fewer than 60,000 training `images` it takes more epochs,
+    by the square root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. The values are those of the
+    papers, not tuned, except for milder crops and colours.
     """
     auxiliary = 0.3 if net.split("[")[0] == "googlenet" else 0.0
     return Recipe(
@@ -301,7 +308,7 @@ def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
 
 
 def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
-    """`photos` for digits, letters and signs: images are distorted and moved as in `best`, and never mirrored."""
+    """Return `photos` for digits, letters and signs: images are distorted and shifted as in `best`, never mirrored."""
     unlike = {"flip": 0.0, "crop": 0.0, "colour": 0.0, "label_smoothing": 0.0}
     return photos(net, images).but(unlike | _HANDWRITING)
 

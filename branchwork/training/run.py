@@ -1,4 +1,4 @@
-"""The run folder: one training's recipe, figures, weights and report. Its files appear whole or not at all."""
+"""The run folder: a training's recipe, figures, weights and report. Each file appears whole or not at all."""
 
 import copy
 import dataclasses
@@ -35,7 +35,7 @@ SEEDS, STEPS, SCRIPT = "seeds.json", "steps.json", "net.py"
 class Model:
     """What is needed to use the weights of a run: the net, its input, its classes; stored as `model.json`.
 
-    `recipe` is the one it was trained with, None for a net that was not trained here.
+    `recipe` is the one that the net was trained with; None for a net that was not trained by Branchwork.
     """
 
     net: str
@@ -53,7 +53,7 @@ class Model:
         if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
             raise ValueError("its image size, channels, mean and standard deviation do not match")
         if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in METHODS:
-            raise ValueError("its classes are not different names, or its kind of pictures is unknown")
+            raise ValueError("its class names are missing or repeated, or its way of placing pictures is unknown")
 
     @classmethod
     def of(cls, net: str, data: DataSet, recipe: Recipe | None = None) -> "Model":
@@ -78,7 +78,7 @@ class Model:
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net in eval mode with a run's weights, and what it was trained for."""
+    """A net in eval mode with the weights of a run, its description, and its folder."""
 
     net: nn.Module
     model: Model
@@ -93,10 +93,10 @@ def load_run(folder: str | Path) -> TrainedNet:
         if holds(folder, SEEDS):
             raise RunError(f"{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0")
         if holds(folder, STEPS):
-            raise RunError(f"{folder} holds a selection that was stopped: repeat branchwork select with --out {folder}")
+            raise RunError(f"{folder} holds an interrupted selection: run branchwork select again with --out {folder}")
         begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
-            f"{folder} holds no trained net ({MODEL} is missing): give a folder that branchwork train has made{begun}"
+            f"{folder} holds no trained net ({MODEL} is missing): give a run folder made by branchwork train{begun}"
         )
     model = read_json(path, Model, remedy="copy the run again, or train again")
     with torch.random.fork_rng(devices=[]):
@@ -162,7 +162,7 @@ def kept_net(folder: Path, net: str) -> str:
 
 
 def holds(folder: Path, *names: str) -> list[str]:
-    """Return those of `names` that exist in `folder`."""
+    """Return which of `names` exist in `folder`."""
     return [name for name in names if os.path.exists(folder / name)]
 
 
@@ -182,7 +182,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
 
 
 def _first_free(name: str) -> Path:
-    """Make the folder at once, so that two trainings that start together do not share one."""
+    """Create the folder at once, so that two trainings started together do not share one."""
     number = 0
     while True:
         number += 1
@@ -197,13 +197,13 @@ def _first_free(name: str) -> Path:
 
 
 def check_net(net: nn.Module, model: Model) -> None:
-    """Raise `NetError` unless `net` gives one logit per class and image, in train and eval mode, and can be trained.
+    """Raise `NetError` unless `net` returns one logit per class and image, in train and eval mode, and can be trained.
 
-    A copy of it makes one forward in each mode, since a learner's net can go wrong in either, and one backward.
+    A copy of it runs forward once in each mode, since a learner's net can fail in either, and backward once.
     """
     shape = (model.in_channels, *model.image_size)
     for mode in (True, False):
-        # Two images: a batch norm in train mode refuses one, and a view that mixes images shows.
+        # Two images: a batch norm in train mode refuses one, and with two a view that mixes images is noticed.
         try:
             twin = copy.deepcopy(net).train(mode)
         except Exception as reason:
@@ -225,18 +225,18 @@ def check_net(net: nn.Module, model: Model) -> None:
 def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
     """Run one backward pass: a net whose logits have no gradient can be run but not trained."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise NetError(f"{name} has no parameter to train: give it layers, and leave requires_grad as it is")
+        raise NetError(f"{name} has no parameter to train: give it layers, and do not switch off requires_grad")
     try:
         F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     except Exception as reason:
         raise NetError(
-            f"{name} cannot be trained: no gradient comes back from its logits ({reason}). Look for no_grad, detach(), "
+            f"{name} cannot be trained: no gradient flows back from its logits ({reason}). Look for no_grad, detach(), "
             ".item() or an in-place operation"
         ) from reason
 
 
 def check_output(output: object, classes: int, net: str) -> None:
-    """Raise `NetError` unless `output` is what a net must give for two images: one logit per class."""
+    """Raise `NetError` unless `output` is what a net must return for two images: one logit per class and image."""
     if output is None:
         raise NetError(
             say(
@@ -248,8 +248,8 @@ def check_output(output: object, classes: int, net: str) -> None:
         found = type(output).__name__
         raise NetError(
             say(
-                f"{net} gives a {found}, and one tensor of logits is needed: return the logits alone",
-                f"{net} 返回的是 {found}，需要的是一个 logits 张量：只返回 logits",
+                f"{net} returns a {found}, but one tensor of logits is needed: return only the logits",
+                f"{net} 返回的是 {found}，需要的是一个 logits 张量：请只返回 logits",
             )
         )
     if tuple(output.shape) == (2, classes):
@@ -258,14 +258,14 @@ def check_output(output: object, classes: int, net: str) -> None:
     if output.dim() == 2 and rows != 2:
         raise NetError(
             say(
-                f"{net} makes {rows} rows of 2 images: a view mixes them; write x.view(x.size(0), -1)",
+                f"{net} turns 2 images into {rows} rows: a view mixes them; write x.view(x.size(0), -1)",
                 f"{net} 把 2 张图变成了 {rows} 行：某个 view 把不同的图混在了一起；应写成 x.view(x.size(0), -1)",
             )
         )
     found = times(tuple(output.shape[1:]))
     raise NetError(
         say(
-            f"{net} gives {found} numbers for an image, and {classes} are needed: a logit for each class",
-            f"{net} 对每张图给出 {found} 个数，需要 {classes} 个：每一类一个 logit",
+            f"{net} returns {found} numbers per image, but {classes} are needed: one logit per class",
+            f"{net} 对每张图输出 {found} 个数，需要 {classes} 个：每一类一个 logit",
         )
     )

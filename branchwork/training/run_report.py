@@ -70,17 +70,17 @@ def write_report(
         section("Most confident mistakes", _mistake_words(evaluation), _mistakes(evaluation, data)),
         _batch(batch, data),
         section(
-            "How this run was made",
+            "How this run was trained",
             "The recipe, the data, the machine, and the versions of the software.",
             facts(
                 {
                     **asdict(recipe),
                     "precision used": result["precision"],
                     "training images": f"{result['train_images']:,}",
-                    "data from": result["data_origin"],
+                    "data source": result["data_origin"],
                     "threads": result["threads"],
                     **result["versions"],
-                    "commit": result["commit"] or "not from a checkout",
+                    "commit": result["commit"] or "not a git checkout",
                 }
             ),
         ),
@@ -183,7 +183,7 @@ def _mistakes(evaluation: Evaluation, data: DataSet) -> str:
 
 
 def _batch(batch: Split, data: DataSet) -> str:
-    """The section on what the net is given: each pixel's grey is its number after normalising."""
+    """Return the section with the net's input: each pixel's grey is its value after normalising."""
     numbers = normalise(batch.images[:], data.mean, data.std)
     low, high = float(numbers.min()), float(numbers.max())
     images = ((numbers - low) / (high - low) * 255).round().byte()

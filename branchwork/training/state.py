@@ -29,7 +29,7 @@ from branchwork.training.run import Model
 class Execution:
     """The modules that run a net over its own parameters: `step` in training mode, `validate` in eval mode.
 
-    Both give logits N×K, except `step` of a net with auxiliary heads: see `WithHeads`. `validate` is made when it is
+    Both return logits N×K, except `step` of a net with auxiliary heads: see `WithHeads`. `validate` is made when it is
     first used, since a training without validation does not need it.
     """
 
@@ -48,7 +48,7 @@ def pick_execution(
 ) -> Execution:
     """Return how `net`, which stays on its device, is run in steps of `batch` images.
 
-    `auto` collapses if the estimated cost is lower. With auxiliary `heads`, the step gives their logits too, and the
+    `auto` collapses if the estimated cost is lower. With auxiliary `heads`, the step also returns their logits, and the
     net is run as written. Raises `NetError` if the net should be collapsed and cannot be.
     """
     layout = pick_layout(net, model)
@@ -87,9 +87,9 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
 
 
 class Compilable(nn.Module):
-    """`net` through torch.compile for batches of `sizes` images, and as it is for others.
+    """`net` compiled for batches of `sizes` images, and as written for other sizes.
 
-    For another size torch would compile it once more, for any size, which is slower for all sizes
+    For another size torch would compile again, for any size, which is slower for all sizes
     (docs/experiments/training.md).
     """
 
@@ -106,13 +106,13 @@ class Compilable(nn.Module):
 
 
 def is_of_compiler(reason: BaseException) -> bool:
-    """Whether torch.compile failed. The error's module tells: importing its class would take a second."""
+    """Return whether torch.compile failed, by the module of the error: importing its class would take a second."""
     return type(reason).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 @dataclass
 class TrainState:
-    """A net in training: all that a step reads and changes.
+    """A net in training: everything that a step reads and changes.
 
     `execution` runs `net` over its own parameters. `precision` is the dtype of convolutions and products. `heads` are
     auxiliary heads, which are trained with the net. `average` is a copy of the net that holds the moving average of its
@@ -141,8 +141,8 @@ def make_state(
 ) -> TrainState:
     """Prepare `net` for its first step: move it, pick how it is run, and make its optimiser.
 
-    `precision` is fp32, bf16 or fp64. Raises `NetError` if the net cannot be run as `options.execute` asks, or if it
-    has no linear layer and only that is to be trained.
+    `precision` is fp32, bf16 or fp64. Raises `NetError` if the net cannot be run as `options.execute` asks, or if
+    only its last linear layer is to be trained and it has none.
     """
     processes, dtype = processes or Processes(), TRAINING_DTYPES[precision]
     heads = make_heads(net, model, recipe)
@@ -176,7 +176,7 @@ def freeze_body(net: nn.Module) -> None:
     """Leave only the last linear layer of `net` trainable. Raises `NetError` if it has none."""
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise NetError(f"{type(net).__name__} has no linear layer that could be trained alone: leave out --freeze")
+        raise NetError(f"{type(net).__name__} has no linear layer to train as its head: leave out --freeze")
     net.requires_grad_(False)
     linear[-1].requires_grad_(True)
 

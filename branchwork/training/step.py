@@ -42,8 +42,8 @@ def train_step(
     """Take one optimiser step on the images `chosen` of `data`; return this process's share of their mean loss.
 
     Every image weighs the same, whatever part of the batch and process it is in. The loss, a scalar that stays on the
-    device, leaves out auxiliary heads; the gradient has them. `decay` is that of `state.average`. Reads nothing back
-    from the device. Raises `BatchTooLarge` if the memory does not hold what the step needs, and `RecipeError` if
+    device, leaves out auxiliary heads; the gradient includes them. `decay` is that of `state.average`. Reads nothing
+    back from the device. Raises `BatchTooLarge` if the step does not fit into memory, and `RecipeError` if
     torch.compile fails.
     """
     device, dtype = data.labels.device, weight_dtype(state.precision)
@@ -52,10 +52,10 @@ def train_step(
         group["lr"] = learning_rate
     state.optimizer.zero_grad(set_to_none=True)
 
-    # As many parts for each process, since batch norms that share their statistics wait for one another.
+    # The same number of parts for each process, since batch norms that share statistics wait for one another.
     count = processes.count * min(recipe.accumulate, max(1, len(chosen) // 2 // processes.count))
     parts = processes.own(split_batch(len(chosen), count))
-    # If a last batch has too few images for all processes, this one joins in with two that weigh nothing.
+    # If the last batch has too few images for all processes, this one takes part with two of weight 0.
     weight, parts = (1 / len(chosen), parts) if parts else (0.0, [slice(0, 2)])
     with _advice(state, recipe, len(chosen)):
         for part in parts:
@@ -125,7 +125,7 @@ def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
 
 @contextmanager
 def _advice(state: TrainState, recipe: Recipe, batch_size: int) -> Iterator[None]:
-    """Raise what says how to go on, if it is known why a step of `batch_size` images fails."""
+    """Turn a known failure of a step of `batch_size` images into an error that says what to change."""
     try:
         yield
     except (RuntimeError, MemoryError) as reason:
@@ -139,7 +139,7 @@ def _advice(state: TrainState, recipe: Recipe, batch_size: int) -> Iterator[None
         smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
         device = next(state.net.parameters()).device.type
         raise BatchTooLarge(
-            f"{part} images at once do not fit into the memory of {device} with what a step of {name} needs ({text}). "
+            f"{part} images at once do not fit into the memory of {device} in a step of {name} ({text}). "
             f"Train with --batch-size {smaller}, or with --accumulate {2 * recipe.accumulate}, which takes the same "
             "batch in smaller parts"
         ) from reason

@@ -1,6 +1,6 @@
 """What a NET argument names, for every verb: a run folder, a net of the catalogue, a user's own net, or a module.
 
-A run folder is training's concept, so this file is here. `nets.resolve` below it knows all the other kinds.
+Run folders belong to training, so this file is here; `nets.resolve`, a layer below, knows the other kinds.
 """
 
 import os
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Subject:
-    """A net, its name for tables, and its input C×H×W. `run` is the run whose weights it has, if there is one."""
+    """A net, its name for tables, and its input C×H×W. `run` is the run whose weights it has, if any."""
 
     net: nn.Module
     name: str
@@ -30,7 +30,7 @@ class Subject:
 
 
 def is_run(net: str | Path | nn.Module) -> bool:
-    """Tell whether `net` is a run folder, or a folder that can be nothing else."""
+    """Return whether `net` is a run folder, or a folder that can be nothing else."""
     if isinstance(net, nn.Module):
         return False
     return bool(holds(Path(net), MODEL)) or (str(net) not in NETS and os.path.isdir(net))
@@ -39,7 +39,7 @@ def is_run(net: str | Path | nn.Module) -> bool:
 def resolve(
     net: str | Path | nn.Module, input_shape: Shape | None = None, *, num_classes: int | None = None
 ) -> Subject:
-    """Return the net that `net` names: a run's in eval mode, a module as it is, any other with weights of seed 0.
+    """Return the net that `net` names: a run's in eval mode, a module as it is, any other with weights from seed 0.
 
     `input_shape` is C×H×W, or whatever else a user's own net takes, without the batch. By default it is what the run
     was trained on or the net was designed for, else 1×28×28; `num_classes` is by default the net's own. Raises

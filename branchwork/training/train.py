@@ -33,10 +33,10 @@ def train(
     """Train `net` on `data` into a run folder, and test it once at the end.
 
     `recipe` says what to train and defaults to `fast(net, images)`; `options` say how to run it. `out` defaults to the
-    first free one of `runs/NET-DATA-1`, `-2`, …; `source` is a folder that holds the files of `data`. A net that starts
-    from `weights` gets images normalised as those weights expect. With `log="tensorboard"`, figures are also written to
-    the run's `tensorboard/`, step by step. Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError`
-    if the loss is no longer finite.
+    first free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
+    from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also written
+    to the run's `tensorboard/`, step by step. Raises `Interrupted` after Ctrl-C, with the state saved, and
+    `TrainingError` if the loss is no longer finite.
     """
     with joined() as processes:
         observer = observer if observer and processes.first else Observer()
@@ -50,7 +50,7 @@ def train(
         data_set, plan, claimed = processes.together(prepare)
         folder = processes.share(claimed)
         assert folder is not None
-        # Each process may have measured another batch size: the smallest fits all.
+        # Each process may have measured a different batch size: the smallest fits all.
         batch_size = min(processes.every(plan.recipe.images_a_step))
         plan = processes.share(plan)
         plan = replace(plan, recipe=replace(plan.recipe, batch_size=batch_size))
@@ -63,10 +63,10 @@ def train(
 def resume(
     run: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
 ) -> Result:
-    """Continue the training of a run folder that was stopped at any point, to the same weights, bit for bit.
+    """Continue the interrupted training of a run folder, to the same weights, bit for bit.
 
-    `data` defaults to the data set that the training began with. Raises `RunError` if the folder holds no training, a
-    damaged or a finished one, and if the data have changed.
+    `data` defaults to the data set that the training started with. Raises `RunError` if the folder holds no training,
+    or a damaged or finished one, or if the data have changed.
     """
     with joined() as processes:
         observer = observer if observer and processes.first else Observer()
@@ -91,7 +91,7 @@ def resume(
 
 
 def _load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
-    """Load the data that a training began with."""
+    """Load the data that a training started with."""
     return load_data(plan.data, source=source, size=plan.size, fit=plan.fit, observer=observer)
 
 
@@ -119,15 +119,15 @@ def train_seeds(
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> SeedsResult:
-    """Train with `seeds` seeds, from that of `options` on, each in a folder of its own in `out`.
+    """Train `net` with `seeds` consecutive seeds, the first from `options`, each in its own folder in `out`.
 
-    Everything else is as for `train`.
+    The other arguments and the errors are those of `train`.
     """
     options = options or Options()
     observer = observer or Observer()
     check_single_process("several seeds")
     if not 2 <= seeds <= 1000:
-        raise RecipeError(f"seeds must be from 2, for a deviation, to 1000, got {seeds}: for one seed, leave it out")
+        raise RecipeError(f"seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out")
     data_set = load_data(data, observer=observer) if isinstance(data, str) else data
     plan = make_plan(net, data_set, recipe=recipe, options=options)
     plans = [
@@ -141,7 +141,10 @@ def train_seeds(
 def resume_seeds(
     folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
 ) -> SeedsResult:
-    """Train the seeds in a folder of `train_seeds` that are not trained yet."""
+    """Train the seeds that are not finished in a folder of `train_seeds`, and return the result of all.
+
+    Raises `RunError` if the folder is damaged, and whatever `resume` raises.
+    """
     observer = observer or Observer()
     check_single_process("several seeds")
     path, remedy = Path(folder) / SEEDS, "train again into another folder"
@@ -173,8 +176,8 @@ def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Ob
 def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:
     """Return the results of several trainings on `data`, each in the folder that `plans` gives it.
 
-    Finished ones are read, a stopped one is continued, the others are trained. Raises `Interrupted` after Ctrl-C, with
-    the message `again`, which says how to continue.
+    Finished ones are read, interrupted ones are continued, and the others are trained. Raises `Interrupted` after
+    Ctrl-C, with the message `again`, which says how to continue.
     """
     results = []
     with interruptible() as interrupted:
@@ -182,7 +185,7 @@ def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer
             if interrupted.is_set():
                 raise Interrupted(again)
             if holds(folder, RESULT):
-                observer.note(f"{folder} is trained already; delete it to train it again")
+                observer.note(f"{folder} is already trained: delete it to train again")
                 results.append(read_result(folder))
                 continue
             saved = load_state(folder) if holds(folder, STATE) else None
@@ -207,7 +210,7 @@ def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer
 def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observer | None = None) -> tuple[Result, ...]:
     """Train `inception` and `residual` on `data` into folders in `out`.
 
-    A net that is already trained there is not trained again; one that was stopped is continued.
+    A finished net is not trained again; an interrupted one is continued.
     """
     observer = observer or Observer()
     check_single_process("the demo")

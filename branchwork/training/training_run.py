@@ -45,7 +45,7 @@ from branchwork.training.run_report import write_report
 from branchwork.training.state import TrainState, make_state
 from branchwork.training.step import Moment, augment_batch
 
-# A state is saved at the end of every epoch, and within an epoch when the last is older than this.
+# A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
 
 
@@ -95,7 +95,7 @@ def run_training(
     observer: Observer,
     processes: Processes,
 ) -> Result:
-    """Train in `folder` to the end, from the state `saved` if there is one, and return the result.
+    """Train in `folder` to the end, from the state `saved` if given, and return the result.
 
     Raises `RunError` if the training images are not those of the plan, or if another training uses the folder.
     """
@@ -103,12 +103,14 @@ def run_training(
     def prepare() -> None:
         if data.train.checksum() != plan.checksum:
             raise RunError(
-                f"process {processes.rank} has other training images as {data.name} than the first: give all the same"
+                f"process {processes.rank} has different training images in {data.name} from the first process: give "
+                "all of them the same files"
                 if saved is None
-                else f"{folder} was begun on other training images than {data.name} has now: train into another folder"
+                else f"the training images of {data.name} have changed since {folder} was begun: train into another "
+                "folder"
             )
         if processes.first:
-            lock.enter_context(hold_lock(folder / ".lock", f"trains in {folder}"))
+            lock.enter_context(hold_lock(folder / ".lock", f"is training in {folder}"))
             for name in (*FILES, "top/*"):
                 remove_parts(folder / name)
 
@@ -145,7 +147,7 @@ class _Run:
     macs: int
 
     def save(self) -> None:
-        """Write the state. If the disk is full, the last one is still there, and the error says how to go on."""
+        """Write the state. If that fails, the previous state remains, and the error says how to continue."""
         if not self.state.processes.first:
             return
         try:
@@ -153,13 +155,13 @@ class _Run:
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
-            raise RunError(f"{reason} Then continue with branchwork train --resume {self.folder}") from reason
+            raise RunError(f"{reason} Then continue with: branchwork train --resume {self.folder}") from reason
 
 
 def _prepare(
     plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
 ) -> _Run:
-    """Build the net, and stand where `saved` was saved; without it, at the start, and save that."""
+    """Build the net and restore `saved`; without it, start from the beginning and save that state."""
     if processes.first:
         keep_script(folder, plan.net)
     processes.together(lambda: None)  # the others find the script that is kept
@@ -231,24 +233,24 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
         if processes.count > 1 and is_lost(reason):
             raise TrainingError(
                 f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
-                f"Continue, with as many as you like: branchwork train --resume {run.folder}"
+                f"Continue, with any number of processes: branchwork train --resume {run.folder}"
             ) from reason
         if ":" not in plan.net:
-            raise  # our own net: our own mistake, to be seen whole
+            raise  # our own net: our own bug, shown with its traceback
         where = f"epoch {position.epoch + 1}, step {position.step + 1}"
         raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
     if position.epoch < plan.recipe.epochs:
         why = (
-            f"the {plan.recipe.minutes:g} minutes are over"
+            f"the {plan.recipe.minutes:g} minutes are up"
             if plan.recipe.out_of_time(position.seconds)
-            else f"{plan.recipe.patience} epochs brought nothing better on validation"
+            else f"no better validation accuracy in {plan.recipe.patience} epochs"
         )
         observer.note(f"ended after epoch {position.epoch} of {plan.recipe.epochs}: {why}")
     state.net.load_state_dict(run.best)
 
 
 def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
-    """Write what an epoch gave, and keep its `weights` if they are the best."""
+    """Write the files of an epoch, and keep its `weights` if they are the best."""
     position, top = run.position, run.plan.recipe.top
     if position.best_epoch == position.epoch:
         run.best = _copy(weights)
@@ -265,14 +267,14 @@ def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _moved(split: Split, device: torch.device) -> Split:
-    """Return `split` on `device`; mapped images stay in their file. Raises `DataError` if it does not fit."""
+    """Return `split` on `device`; memory-mapped images stay in their file. Raises `DataError` if it does not fit."""
     try:
         return Split(split.images.to(device), split.labels.to(device))
     except torch.OutOfMemoryError as reason:
         size = math.prod(split.images.shape) / 1e9
         raise DataError(
-            f"the training images take {size:.1f} GB, and {device} does not hold them: make a pack with "
-            "branchwork data pack FOLDER, of which batch after batch is brought there"
+            f"the training images take {size:.1f} GB, which do not fit on {device}: make a pack with "
+            "branchwork data pack FOLDER, which is read batch by batch"
         ) from reason
 
 
