@@ -153,9 +153,9 @@ def test_the_average_is_validated_and_kept(small, monkeypatch):
     validated = []
     predict = fit.predict_logits
 
-    def spy(net, *rest):
+    def spy(net, *rest, **options):
         validated.append({key: tensor.clone() for key, tensor in net.state_dict().items()})
-        return predict(net, *rest)
+        return predict(net, *rest, **options)
 
     monkeypatch.setattr(fit, "predict_logits", spy)
     result = bw.train(NORMED, data=small, recipe=QUICK.but({"ema": 0.99}), out="run")
