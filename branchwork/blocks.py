@@ -67,7 +67,7 @@ class _Join(nn.Module):
 
 
 class Concat(_Join):
-    """Branches stacked along channels in the order of the arguments: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out.
+    """A concatenation of branches along channels, in the order of the arguments: N×C×H×W in, N×(C₁+C₂+…)×H′×W′ out.
 
     All branches must return the same H′ and W′; otherwise `NetError` shows every shape and what to change. The join of
     Inception (Szegedy et al. 2014, section 4) and DenseNet (Huang et al. 2017, section 3).
@@ -98,7 +98,7 @@ class Concat(_Join):
 
 
 class Add(_Join):
-    """Branches summed: N×C×H×W in, N×C′×H′×W′ out.
+    """A sum of branches: N×C×H×W in, N×C′×H′×W′ out.
 
     All branches must return the same shape; otherwise `NetError` shows every shape and what to change. The join of
     residual nets (He et al. 2015, section 3.2): one branch is the residual F(x), the other the shortcut, which is

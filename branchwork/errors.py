@@ -1,4 +1,4 @@
-"""What a user can do wrong. The message of each error says what was found, where, what was needed, what to change."""
+"""The errors that a user can fix: each message says what was found, where, what was needed, and what to change."""
 
 import difflib
 import os
@@ -40,7 +40,7 @@ class TrainingError(BranchworkError):
 
 
 class Diverged(TrainingError):
-    """A training whose loss or weights became infinite or not a number."""
+    """A training whose loss or weights became infinite or NaN."""
 
 
 class BatchTooLarge(TrainingError):
@@ -60,7 +60,7 @@ class StudyError(BranchworkError):
 
 
 class ExportError(BranchworkError):
-    """A net cannot be exported, or the file cannot be written or computes something else than the net."""
+    """A net cannot be exported, or the file cannot be written or differs from the net."""
 
 
 class ExplainError(BranchworkError):
@@ -81,7 +81,7 @@ def own_line(reason: BaseException) -> str:
 
 
 def first_line(reason: BaseException) -> str:
-    """Return what another library says is wrong, in one line of at most 300 characters."""
+    """Return the first line of another library's message, at most 300 characters."""
     lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception from ")]  # positions in OpenVINO's own source
     return f"{lines[0] if lines else type(reason).__name__:.300}"

@@ -1,4 +1,4 @@
-"""The one set-up for matplotlib: fonts, file formats, and the palette of every drawing.
+"""The only set-up of matplotlib: fonts, file formats, and the palette of every drawing.
 
 matplotlib is imported where it is needed, since it takes a second.
 """
@@ -45,7 +45,7 @@ _FONTS = (
 def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
     """Raise `error` unless `save` knows the format that the ending of `path` stands for."""
     if path.suffix.lower() not in _ENDINGS:
-        raise error(f"{path}: figures cannot be written as {path.suffix}. Take .svg, .png, .jpg or .pdf.")
+        raise error(f"{path}: figures cannot be written as {path.suffix}. Use .svg, .png, .jpg or .pdf.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Words and numbers for people: English or Chinese, chosen by `BRANCHWORK_LANG`, else by the locale."""
+"""Messages and numbers for people, in English or Chinese, chosen by `BRANCHWORK_LANG`, else by the locale."""
 
 import os
 from collections.abc import Iterable, Sequence

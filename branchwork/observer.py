@@ -42,7 +42,7 @@ class Observer:
     """Receives progress and ignores it. The command line's subclass draws a progress bar."""
 
     def note(self, message: str) -> None:
-        """Receive something that the user should read; the first line says it all."""
+        """Receive a message for the user; its first line is enough to read."""
 
     def download(self, name: str, done: int, total: int) -> None:
         """Receive that `done` of `total` bytes of `name` have arrived; `total` is 0 while it is unknown."""

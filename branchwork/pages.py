@@ -1,4 +1,4 @@
-"""The one scaffolding for HTML reports: a file that opens anywhere, offline, in light and dark."""
+"""The scaffolding of all HTML reports: one file that opens anywhere, offline, in light and dark mode."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 def page(title: str, parts: Iterable[str], language: str = "en") -> str:
-    """Return the whole file: `parts` are HTML, written in `language`."""
+    """Return the whole file; `parts` are HTML in `language`."""
     style = (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
@@ -71,7 +71,7 @@ def plot(svg: str) -> str:
 
 
 def image_grid(images: Iterable[tuple[NDArray[np.uint8], str, str]], *, small: bool = False) -> str:
-    """Return a grid of images H×W or H×W×3, each with its text for those who cannot see it, and an HTML caption."""
+    """Return a grid of images H×W or H×W×3, each with an alternative text and an HTML caption."""
     cells = "".join(
         f'<figure><img alt="{escape(alt)}" src="{_png_url(pixels)}"><figcaption>{caption}</figcaption></figure>'
         for pixels, alt, caption in images

@@ -102,7 +102,7 @@ def test_a_run_is_timed_at_its_own_size_and_a_net_at_any(run, command):
     code, _, _ = command("bench", run.folder, "--engines", "torch", "--batch-sizes", 1, "--seconds", 0.02)
     assert code == 0 and Path(run.folder, "bench.svg").exists()
     Path(run.folder, "bench.svg").unlink()
-    with pytest.raises(NetError, match=r"was trained on images of 1×28×28 and takes no others"):
+    with pytest.raises(NetError, match=r"was trained on images of 1×28×28 and accepts no others"):
         bw.bench(run.folder, input_shape=(3, 28, 28), options=QUICK)
     wide = bw.bench("residual", input_shape=(3, 32, 36), options=QUICK)
     assert wide.input_shape == (3, 32, 36) and wide.macs > 2_013_184
@@ -117,7 +117,9 @@ def test_an_engine_that_gives_other_logits_is_not_timed(monkeypatch):
 
     ship = module.ship
     monkeypatch.setattr(module, "ship", wrong)
-    with pytest.raises(EngineError, match=r"torch fp32, as written: the logits are not those of the net as written"):
+    with pytest.raises(
+        EngineError, match=r"torch fp32, as written: its logits differ from those of the net as written"
+    ):
         bw.bench(Small(), options=QUICK)
 
 

@@ -541,7 +541,7 @@ def test_the_verdict_in_words_and_a_drawing_for_light_and_dark(monkeypatch):
     found = Explanation(
         "net", "d", "test", 9, branches=branches, relations=relations(branches), timed_batch=1, **figures
     )
-    assert "by the size of a weight: yes" in verdict_lines(found)[1]
+    assert "by the mean size of its weights: yes" in verdict_lines(found)[1]
     monkeypatch.setenv("BRANCHWORK_LANG", "zh")
     assert "权重真的更大吗" in verdict_lines(found)[0] and "是的" in verdict_lines(found)[1]
     draw_contributions(found, Path("b.svg"))

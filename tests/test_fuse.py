@@ -223,7 +223,7 @@ def test_blocks_are_filled_for_no_other_reader_and_no_other_engine():
 
 @pytest.mark.parametrize(("batch", "precision"), [(0, "fp32"), (8, "fp16")])
 def test_what_a_net_cannot_be_fused_for_is_refused(batch, precision):
-    with pytest.raises(NetError, match="it must be 1 or more, and fp32 or bf16"):
+    with pytest.raises(NetError, match="batch must be at least 1 and precision fp32 or bf16"):
         fuse(build_net("inception").eval(), (1, 28, 28), batch=batch, precision=precision)
     with pytest.raises(NetError, match=r"no engine called 'openvion'\. Did you mean 'openvino'"):
         fuse(build_net("inception").eval(), (1, 28, 28), engine="openvion")
@@ -381,7 +381,7 @@ def test_a_graph_is_for_any_number_of_images(forward):
         (lambda net, x: net.fc1(x) * (1 / len(x)), "same operations on every batch"),
         (lambda net, x: net.fc1(x) + torch.tensor([float(len(x))]), "same operations on every batch"),
         (lambda net, x: net.fc1(x)[: len(x) // 2], "same operations on every batch"),
-        (lambda net, x: (net.fc1(x), net.fc2(x)), "Says gives 2 tensors, and one is needed"),
+        (lambda net, x: (net.fc1(x), net.fc2(x)), "Says returns 2 tensors, but one is needed"),
     ],
 )
 def test_a_net_without_one_graph_is_refused(forward, words):

@@ -219,7 +219,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(pets, tmp_path, refused):
 
 
 def test_the_command_refuses_in_one_message(pets, packed, refused):
-    assert "is there already" in refused("data", "pack", pets)
+    assert "already exists" in refused("data", "pack", pets)
     assert "ends in .pack" in refused("data", "pack", pets, "--out", "x.bin")
     assert "there is no folder gone" in refused("data", "pack", "gone")
     assert "was packed with --size 20x20, and 16x16 is needed" in refused(
@@ -241,7 +241,7 @@ def test_a_grey_pack_serves_a_net_for_colour_and_not_the_other_way_round(packed,
     assert torch.equal(mapped.test.images[:], plain.test.images) and torch.equal(
         mapped.train.images[3], plain.train.images[3]
     )
-    with pytest.raises(DataError, match=r"has colour images, and grey ones are needed: name .*pets itself"):
+    with pytest.raises(DataError, match=r"has colour images, but grey ones are needed: name .*pets itself"):
         bw.load_data(packed, channels=1)
 
 

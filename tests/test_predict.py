@@ -57,7 +57,7 @@ def test_show_draws_what_the_net_got(run, digits, tmp_path):
 
 
 def test_nothing_to_read_is_refused(run, tmp_path):
-    with pytest.raises(ImageError, match="no pictures are named"):
+    with pytest.raises(ImageError, match="no pictures were given"):
         bw.predict(run.folder, [])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="contains no pictures"):

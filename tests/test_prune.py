@@ -209,7 +209,7 @@ class Typed(nn.Module):
     [
         (
             nn.Conv2d(6, 6, 1, groups=3),
-            "behind reads the branch's channels, and a grouped .* cannot be narrowed",
+            "behind reads the branch's channels, but a grouped .* cannot be narrowed",
         ),
         (nn.GroupNorm(1, 6), "behind reads .* a GroupNorm cannot be narrowed"),
         (Add(residual=nn.Conv2d(6, 6, 1), shortcut=nn.Identity()), "cannot run without join.b: .*of this Add"),

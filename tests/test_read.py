@@ -131,7 +131,7 @@ def test_pixels_a_single_image_and_tensors_changed_for_others_are_told():
     assert shared.any_number and [row.op for row in trace_graph(shared).operations][-2:] == ["add", "linear"]
     with pytest.raises(NetError, match="add_ changes a tensor in place that others see"):
         shared.rewritable()
-    with pytest.raises(NetError, match="gives 2 tensors, and one is needed"):
+    with pytest.raises(NetError, match="returns 2 tensors, but one is needed"):
         read(Net(several, fc=linear()), (1, 8, 8)).rewritable()
 
 

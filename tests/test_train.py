@@ -406,7 +406,7 @@ def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
     state = Path("run/last/state.safetensors")
     whole = state.read_bytes()
     state.write_bytes(whole.replace(b"net.rblock2.conv1.bias", b"net.rblock9.conv1.bias"))
-    with pytest.raises(RunError, match=r"is no longer the net that this training began with|is damaged"):
+    with pytest.raises(RunError, match=r"is no longer the net that this training started with|is damaged"):
         bw.resume("run", data=small)
     state.write_bytes(whole)
     bw.resume("run", data=small)

@@ -136,16 +136,16 @@ def verdict_lines(found: "Explanation") -> list[str]:
     )
     answers = {
         "yes": say("yes, the two orders agree", "是的，两种排序一致"),
-        "no": say("no, their size says little about the worth", "不是，权重的大小说明不了多少价值"),
-        "too close to call": say("too close to call", "难分高下，无法下结论"),
+        "no": say("no, the size of the weights says little about the worth", "不是，权重的大小说明不了多少价值"),
+        "too close to call": say("too close to call", "尚无定论"),
         "too few branches to tell": say(
             "too few branches to tell: with fewer than five, any order may be chance",
             "分支太少，无法判断：少于五个时，任何顺序都可能只是偶然",
         ),
     }
     by_mean, by_total = (
-        say("by the size of a weight: ", "按单个权重的大小："),
-        say("by that of all: ", "按全部权重的大小："),
+        say("by the mean size of its weights: ", "按权重的平均大小："),
+        say("by their total size: ", "按权重的总大小："),
     )
     return [
         claim,

@@ -77,7 +77,7 @@ def inspect(
         return
     if net is None or kernel is not None or out is not None or through is not None:
         raise NetError(
-            "name a net to inspect: branchwork inspect inception, or give --conv, --kernel, --out and --through"
+            "name a net to inspect, as in branchwork inspect inception, or give --conv, --kernel, --out and --through"
         )
     from branchwork.nets.resolve import with_options
 
@@ -146,7 +146,7 @@ def _totals(inspection: "Inspection") -> list[str]:
     if inspection.depends_on_pixels:
         lines.append("its operations depend on the pixels: these are the ones for a black image")
     if inspection.smallest_input is not None:
-        lines.append(f"the smallest square image that it takes as built: {inspection.smallest_input} pixels")
+        lines.append(f"the smallest square image that it accepts: {inspection.smallest_input} pixels")
     if inspection.unreached:
         lines.append(f"parameters that no operation uses: {', '.join(inspection.unreached)}")
     if inspection.classes is not None and inspection.mean is not None and inspection.std is not None:

@@ -1,4 +1,4 @@
-"""What of a folder of images can be used: every file is decoded once, and judged by its contents."""
+"""Check a folder of images: every file is decoded once, and judged by its contents."""
 
 import math
 import statistics
@@ -109,7 +109,7 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
         rest = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
             f"{printable(layout.folder)}: {rest} has a picture to train on once {len(problems):,} of {len(files):,} "
-            f"files are left out, and two are needed. {first.path}: {first.message}"
+            f"files are left out, but two are needed. {first.path}: {first.message}"
         )
     parts: dict[SplitName, list[int]] = {
         split: [i for i in usable if i not in problems and files[i].split == split] for split in layout.splits
@@ -125,7 +125,7 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
         parts["train"], parts["test"] = _hold_out(parts["train"], files, records)
         if not parts["test"]:
             raise DataError(
-                f"{printable(layout.folder)} has one picture of each class, and two are needed: add some to test on"
+                f"{printable(layout.folder)} has one picture of each class, but two are needed: add some to test on"
             )
     for name in sorted(set(classes) - {files[i].label for i in parts["test"]}):
         message = "the class has no picture to test on: add some, or its accuracy is unknown"

@@ -1,4 +1,4 @@
-"""What a data set is: images with labels, in memory or mapped from a file that may be larger than memory."""
+"""A data set: images with labels, in memory or mapped from a file that may be larger than memory."""
 
 import mmap
 import zlib

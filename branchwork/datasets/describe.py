@@ -1,4 +1,4 @@
-"""What a data set holds and where it came from."""
+"""The verb `data`: what a data set holds and where it came from."""
 
 import os
 from collections import Counter
@@ -53,10 +53,11 @@ def data(
     sheet: Path | bool = False,
     observer: Observer | None = None,
 ) -> DataSummary:
-    """Return what the data set `name` holds.
+    """Describe the data set `name`: its images, classes, source and, for a folder, its problems.
 
     With `sheet`, examples of each class are drawn into that file, or into NAME-examples.png if it is True. Every file
-    of a folder is decoded once, and no more images are kept in memory than are drawn; a pack is read whole.
+    of a folder is decoded once, and only the images to draw are kept in memory; a pack is read whole. Raises
+    `DataError`.
     """
     observer = observer or Observer()
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):

@@ -1,4 +1,4 @@
-"""Which files a folder of images has, by class and split, before any of them is opened."""
+"""The files of a folder of images, by class and split, before any of them is opened."""
 
 import os
 import unicodedata
@@ -58,7 +58,7 @@ def find_files(folder: Path) -> FolderLayout:
     if len(trained) < 2:
         classes = f"one class with pictures, {min(trained)!r}" if trained else "no sub-folder with pictures"
         raise DataError(
-            f"{printable(parts['train'])} has {classes}, and two classes are needed at least: make a sub-folder for "
+            f"{printable(parts['train'])} has {classes}, but at least two classes are needed: make a sub-folder for "
             f"each class, named after it, with its pictures inside. Or did you mean another folder than "
             f"{printable(folder)}?"
         )
@@ -66,7 +66,7 @@ def find_files(folder: Path) -> FolderLayout:
         for label in sorted({file.label for file in files if file.split == split} - trained):
             raise DataError(
                 f"{printable(part)} has a class {label!r} that {printable(parts['train'])} has no pictures of: "
-                f"no net can learn it. Add pictures to train, or take it away.{nearest(label, trained)}"
+                f"no net can learn it. Add pictures to train, or remove it.{nearest(label, trained)}"
             )
     files.sort(key=lambda file: (file.split, file.label, os.fsencode(file.path)))
     splits = tuple(split for split in parts if any(file.split == split for file in files))

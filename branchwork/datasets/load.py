@@ -38,11 +38,11 @@ def load_data(
     """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
     or a pack.
 
-    `auto` is MNIST if it is available, else `sample`; `observer` is told which. `source` is a folder that holds the
+    `auto` is MNIST if it is available, else `sample`; a note to `observer` says which. `source` is a folder with the
     files of MNIST or Fashion-MNIST; no other place is then tried. A folder, named by its path, has a sub-folder for
     each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size` (height and
     width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures are,
-    unless `channels` says 1 or 3. A pack, made of a folder by `pack`, is mapped. Raises `DataError`.
+    unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped. Raises `DataError`.
     """
     observer = observer or Observer()
     if is_path(name):
@@ -88,8 +88,9 @@ def _load_folder(
     needed, free = 2 * len(layout.files) * image_format.bytes, available_memory()
     if free is not None and needed > free:
         raise DataError(
-            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(image_format.shape)}, and {free / 1e9:.1f} GB "
-            f"of memory are free: make a pack with branchwork data pack {folder}, and name that as --data"
+            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(image_format.shape)}, but only "
+            f"{free / 1e9:.1f} GB of memory are free: make a pack with branchwork data pack {folder}, "
+            "and name that as --data"
         )
     images = np.empty((len(layout.files), *image_format.shape), np.uint8)
     records = []

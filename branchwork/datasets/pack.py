@@ -73,15 +73,15 @@ def pack(
 ) -> Packed:
     """Decode every file of `folder` once into the pack `out`, by default NAME.pack; the rest is as for `load_data`.
 
-    The pack appears under its name only when it is whole. Raises `DataError` if the folder cannot be used or `out`
+    The pack appears under its name only once it is whole. Raises `DataError` if the folder cannot be used or `out`
     exists, and if the disk has too little space, before anything is written.
     """
     observer = observer or Observer()
     path = Path(f"{title_of(Path(folder))}{SUFFIX}") if out is None else Path(out)
     if path.suffix != SUFFIX:
-        raise DataError(f"{printable(path)} cannot be the pack: name a file that ends in {SUFFIX}")
+        raise DataError(f"a pack's name must end in {SUFFIX}, got {printable(path)}")
     if os.path.lexists(path):
-        raise DataError(f"{printable(path)} is there already: delete it, or choose another --out")
+        raise DataError(f"{printable(path)} already exists: delete it, or choose another --out")
     layout, image_format = survey(Path(folder), observer, size=size, fit=fit)
     part = path.with_name(f".{path.name}.part")
     with (
@@ -123,7 +123,7 @@ def open_pack(
                 f"pack {header.folder} again with that"
             )
     if channels is not None and channels < shape[0]:
-        raise DataError(f"{printable(path)} has colour images, and grey ones are needed: name {header.folder} itself")
+        raise DataError(f"{printable(path)} has colour images, but grey ones are needed: name {header.folder} itself")
     repeats = 1 if channels is None else channels // shape[0]
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), math.prod(header.shape), access=mmap.ACCESS_READ)
@@ -219,7 +219,7 @@ def _read_header(path: Path) -> tuple[_PackHeader, NDArray[np.int32]]:
         count = header.shape[0]
         start = math.prod(header.shape)
         if min(header.shape) < 1 or start + 8 * count + length + _END.size != size:
-            raise ValueError(f"it has {size:,} bytes, and its header speaks of {times(header.shape)} images")
+            raise ValueError(f"it has {size:,} bytes, but its header says {times(header.shape)} images")
         file.seek(start)
         content = file.read(8 * count)
         if zlib.crc32(content) != header.index_crc32:
@@ -231,7 +231,7 @@ def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.absolute().parent).free
     if free < needed:
         raise DataError(
-            f"{printable(path)} takes {needed / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free there: free some "
+            f"{printable(path)} takes {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free there: free some "
             "space, choose another --out, or a smaller --size"
         )
 

@@ -129,7 +129,7 @@ def _extract_ink(grey: Grey) -> Grey:
     ink = np.clip(difference if lighter else -difference, 0, None)
     strongest = float(ink.max())
     if strongest < _LEAST_CONTRAST:
-        raise ImageError("there is nothing to recognise: it is all of one colour. Write larger or with more contrast.")
+        raise ImageError("there is nothing to recognise: it is a single colour. Write larger or with more contrast.")
     threshold = _otsu_threshold(ink)
     level = float(np.median(ink[ink > threshold]))
     # Up to half of the threshold is ground; between that and the level is the soft edge of a stroke.
@@ -173,7 +173,7 @@ def _bounding_box(ink: Grey) -> tuple[slice, slice]:
     rows = np.flatnonzero(strong.sum(1) >= least)
     columns = np.flatnonzero(strong.sum(0) >= least)
     if not len(rows) or not len(columns):
-        raise ImageError("there is nothing to recognise: it holds specks, but no figure. Write larger.")
+        raise ImageError("there is nothing to recognise: it contains only specks. Write larger.")
     # One more pixel all around keeps the soft edge.
     return (
         slice(max(0, rows[0] - 1), min(ink.shape[0], rows[-1] + 2)),

@@ -135,7 +135,7 @@ def _choose(options: BenchOptions) -> tuple[tuple[Engine, ...], tuple[str, ...]]
         for problem in (engine.problem for engine in engines if engine.problem is not None):
             raise EngineError(problem)
     if not engines or (precisions is not None and not precisions):
-        raise EngineError("no engine or no precision is named: leave the flag out to time all that this machine has")
+        raise EngineError("no engine or no precision is given: leave the flag out to time all that are installed")
     for precision in precisions or ():
         if not any(precision in engine.precisions for engine in engines if engine.problem is None):
             need_engine(engines[0].name, precision)  # raises the reason
@@ -224,8 +224,8 @@ def _check(contender: Contender, runner: Runner, images: Tensor, *, expected: Te
     comparison = compare(logits, expected, contender.precision)
     if contender.precision == "fp32" and not comparison.good:
         raise EngineError(
-            f"{contender}: the logits are not those of the net as written. With {len(images)} images they differ by up "
-            f"to {comparison.difference:.2g}, where at most {comparison.tolerance:.2g} is allowed. Leave this engine "
+            f"{contender}: its logits differ from those of the net as written by up to {comparison.difference:.2g} on "
+            f"{len(images)} images, but at most {comparison.tolerance:.2g} is allowed. Leave this engine "
             "out, with --engines"
         )
     return comparison.difference

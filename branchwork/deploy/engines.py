@@ -1,4 +1,4 @@
-"""The inference engines: which are on this machine, what they compute in, and a net run and compared in one of them."""
+"""The inference engines: which are installed, their precisions, and a net run and compared in one of them."""
 
 import ctypes
 import importlib

@@ -80,7 +80,7 @@ def export(
     source: Path | None = None,
     observer: Observer | None = None,
 ) -> Exported:
-    """Write `net`, a run folder, a name in `NETS`, a script's `file.py:Class` or a module, for an inference engine.
+    """Export `net`: a run folder, a name in `NETS`, a script's `file.py:Class` or a module, for an inference engine.
 
     The file takes any number of raw images N×C×H×W, `uint8` or `float` in [0, 1], and returns logits float32 N×K; its
     metadata describe classes and input. `out` is by default `model` in the run folder, or the net's name, with the
@@ -155,10 +155,10 @@ def export(
 def _check_path(path: Path, file_format: Format, force: bool) -> None:
     suffix = file_format.suffixes[-1]
     if path.suffix != suffix or os.path.isdir(path):
-        raise ExportError(f"{path} cannot be the file: its name must end in {suffix}, such as {path.stem}{suffix}")
+        raise ExportError(f"{path} cannot be written: its name must end in {suffix}, such as {path.stem}{suffix}")
     existing = [str(path.with_suffix(s)) for s in file_format.suffixes if os.path.lexists(path.with_suffix(s))]
     if existing and not force:
-        raise ExportError(f"{' and '.join(existing)} would be replaced: choose another --out, or add --force")
+        raise ExportError(f"{' and '.join(existing)} already exists: choose another --out, or add --force")
 
 
 def _resized_sample(model: Model, source: Path | None) -> DataSet:

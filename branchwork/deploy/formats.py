@@ -138,7 +138,7 @@ def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOpti
         except Exception as reason:  # torch's errors here have no common base
             subject.need_fixed_graph()
             raise ExportError(
-                f"{subject.name} has no graph for any number of images: {first_line(reason)} "
+                f"{subject.name} has no single graph for any number of images: {first_line(reason)} "
                 "Write x.size(0) for the number of images, and use only torch's operations."
             ) from reason
     for node in program.graph.nodes:

@@ -1,4 +1,4 @@
-"""What is exported or timed: a net with all that describes it, and the module that contains its normalisation."""
+"""What is exported or timed: a net with its description, and the module that contains its normalisation."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ class Deployable:
         """Raise `NetError` if the operations of the net depend on the pixels."""
         if self.graph.depends_on_pixels:
             raise NetError(
-                f"{self.name} has data-dependent control flow, and a file holds one graph for all images: remove what "
+                f"{self.name} has data-dependent control flow, but a file holds one graph for all images: remove what "
                 "reads a tensor's values (if, while, .item(), int(tensor))"
             )
 
@@ -80,7 +80,7 @@ def find_deployable(
     if subject.run is not None:
         model = subject.run.model
         if input_shape not in (None, subject.input_shape):
-            raise NetError(f"{net} was trained on images of {times(subject.input_shape)} and takes no others")
+            raise NetError(f"{net} was trained on images of {times(subject.input_shape)} and accepts no others")
     assert model is not None
     twin = eval_copy(subject.net).to("cpu", torch.float32)
     problem = failure(twin, subject.input_shape)

@@ -38,11 +38,11 @@ def explain_pictures(
     target: str | None = None,
     picture: Path | None = None,
 ) -> tuple[PictureExplanation, ...]:
-    """Explain what in each of `pictures`, files or folders, speaks for a class, by the net of a run folder.
+    """Explain what in each of `pictures`, files or folders, makes the net of a run folder choose a class.
 
-    The class is `target`, by default the one that the net predicts. Everything is compared with a black picture.
-    Heat maps and branches are drawn into `picture`, an `.svg` or `.png`, if it is given. Raises `ImageError` for a
-    picture that cannot be read, and `ExplainError` for a class that the net lacks and if captum is not installed.
+    The class is `target`, by default the predicted one. The reference is a black picture. Heat maps and branches are
+    drawn into `picture`, an `.svg` or `.png`, if given. Raises `ImageError` for a
+    picture that cannot be read, and `ExplainError` for a class that the net lacks or if captum is not installed.
     """
     if importlib.util.find_spec("captum") is None:
         raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
@@ -54,7 +54,7 @@ def explain_pictures(
         raise ExplainError(f"{model.net} has no class {target!r}.{nearest(target, model.classes)}")
     paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
     if not paths:
-        raise ImageError("no pictures are named: give files, or a folder of them")
+        raise ImageError("no pictures were given: name files, or a folder of them")
     images = [read_image(path, model) for path in paths]
     branched = read_branches(trained.net, (model.in_channels, *model.image_size))
     explanations = tuple(

@@ -1,4 +1,4 @@
-"""The joins of a net whose branches can be taken out, and its graph run up to them and on from them."""
+"""The joins of a net whose branches can be removed, and its graph run up to those joins and on from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The pictures of `explain`: worth beside cost for each branch, and what in a picture speaks for a class."""
+"""The figures of `explain`: worth and cost of each branch, and what in a picture speaks for a class."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Measure branches: what they give to their joins, what is lost without each of them, and how long each takes."""
+"""Measurements of branches: their outputs, what is lost without each of them, and how long each takes."""
 
 import statistics
 import time
@@ -53,7 +53,7 @@ def observe(branched: BranchedNet, model: Model, split: Split) -> Observed:
         for images, labels in _batches(branched, model, split):
             logits, entering = branched.run_to_joins(images)
             if not bool(logits.isfinite().all()):
-                raise WeightsError(f"{model.net} gives logits that are not finite: its weights are damaged")
+                raise WeightsError(f"{model.net} returns infinite or NaN logits: its weights are damaged")
             correct.append(logits.argmax(1) == labels)
             for join, branches in entering.items():
                 for branch, tensors in branches.items():

@@ -1,4 +1,4 @@
-"""Rank correlation with ties, and what so few pairs allow one to conclude.
+"""Rank correlation with ties, and what can be concluded from a few pairs.
 
 scipy is imported inside the function, since that takes a second.
 """

@@ -38,9 +38,9 @@ def explain(
 ) -> Explanation:
     """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
 
-    By default on the validation images that the run held out, or on the test images if it held out none; with `data`,
-    on the test images of that; with `images`, on that many of them, drawn at random. The branches are drawn into
-    `picture`, an `.svg` or `.png`, if it is given. Raises `NetError` for a net without joins or with data-dependent
+    It is measured on the validation images that the run held out, or on the test images if there are none; with `data`,
+    on the test images of that data set; with `images`, on that many of them, drawn at random. The branches are drawn
+    into `picture`, an `.svg` or `.png`, if given. Raises `NetError` for a net without joins or with data-dependent
     control flow, and `DataError` if the classes or the images are not those that the net takes.
     """
     observer = observer or Observer()
@@ -67,7 +67,7 @@ def branches_of(trained: TrainedNet) -> BranchedNet:
         single = _single_joins(branched)
         why = f"{', '.join(single)} joins one branch alone" if single else "no operation joins branches (torch.cat, +)"
         raise NetError(
-            f"{short_name(model.net)} has no branches that could be taken out: {why}. Give the run of a net that "
+            f"{short_name(model.net)} has no branches to remove: {why}. Give the run of a net that "
             "branches or skips, such as inception or residual"
         )
     return branched

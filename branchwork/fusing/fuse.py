@@ -24,18 +24,17 @@ def fuse(
     precision: str = "fp32",
     engine: str | None = None,
 ) -> fx.GraphModule:
-    """Return an equal net for images N×C×H×W, in eval mode, that costs less. `net` is left as it was.
+    """Return an equal but cheaper net for images N×C×H×W, in eval mode. `net` is left as it was.
 
-    Batch norm is folded into the layer before it, convolutions that read one tensor become one, and every affine
-    segment becomes the cheapest equal form, by an estimate for batches of `batch` images computed in `precision` (fp32
-    or bf16) by torch, or by an `engine` (onnxruntime or openvino). The weights keep the type of those of `net`. Raises
-    `NetError` for a net in training mode, whose batch norm and dropout cannot be folded, and for a net with
-    data-dependent control flow.
+    Batch norm is folded into the layer before it, convolutions that read the same tensor become one, and every affine
+    segment takes its cheapest equal form, by an estimate for batches of `batch` images computed in `precision` (fp32 or
+    bf16) by torch, or by an `engine` (onnxruntime or openvino). The weights keep their dtype. Raises `NetError` for a
+    net in training mode, whose batch norm and dropout cannot be folded, and for a net with data-dependent control flow.
     """
     if batch < 1 or precision not in ("fp32", "bf16"):
-        raise NetError(f"batch is {batch} and precision {precision!r}: it must be 1 or more, and fp32 or bf16")
+        raise NetError(f"batch must be at least 1 and precision fp32 or bf16, got {batch} and {precision!r}")
     if engine not in (None, *ENGINES):
-        raise NetError(f"nets are fused for no engine called {engine!r}.{nearest(str(engine), ENGINES)} None is torch.")
+        raise NetError(f"there is no engine {engine!r} to fuse for.{nearest(str(engine), ENGINES)} None means torch.")
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
     target = Target(batch, precision == "bf16", engine)
@@ -58,12 +57,12 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     """Return an equal net in the same mode, over the parameters of `net` themselves, for batches of `batch` images.
 
     Its kernels are merged from those parameters each time it runs, so that gradients reach them unchanged. Returns None
-    where the estimate finds nothing that pays. Raises `NetError` where the graph of `net` cannot be read, or where
-    `net` does more in training than its graph says: has its own gradients, keeps what it computes, or draws random
-    numbers in Python.
+    if nothing would be cheaper by the estimate. Raises `NetError` if the graph of `net` cannot be read, or if `net`
+    does more in training than its graph says: has its own gradients, keeps what it computes, or draws random numbers in
+    Python.
     """
     if batch < 1:
-        raise NetError(f"batch is {batch}, and it must be at least 1: how many images a step has")
+        raise NetError(f"batch, the number of images in a step, must be at least 1, got {batch}")
     written = read(net, input_shape, train=True).rewritable()
     pooled = pool_before_relu(written.graph)
     # Kernels are merged once forward, and in training twice backward.
@@ -85,7 +84,7 @@ OF_ITS_OWN, OF_ALL = 0.05, 1e-5
 
 
 def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequence[int]) -> None:
-    """Raises `NetError` where a step of `other`, over the parameters of `net`, gives other gradients or buffers.
+    """Raise `NetError` if a step of `other`, over the parameters of `net`, gives other gradients or buffers.
 
     A graph knows operations alone: neither `no_grad` around them, nor functions and hooks with their own gradients, nor
     a buffer that is replaced.
@@ -100,9 +99,8 @@ def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequen
         least = OF_ALL * everything if index < len(weights) else 1e-6
         if one.shape != two.shape or not bool((one - two).norm() <= OF_ITS_OWN * one.norm() + least):
             raise NetError(
-                f"{type(net).__name__} trains otherwise than its operations say, as with no_grad, a function or a hook "
-                "that has a gradient of its own, or a buffer that becomes another tensor: train it with --execute "
-                "written"
+                f"{type(net).__name__} trains differently from what its graph says: it may use no_grad, a function or "
+                "a hook with its own gradient, or replace a buffer: train it with --execute written"
             )
 
 

@@ -1,4 +1,4 @@
-"""What a net is fused for, and what operations cost there.
+"""The target of fusing: batch size, precision and engine, and what operations cost there.
 
 The unit of cost is the time of one multiply-accumulate in a large matrix product of float32
 (docs/experiments/fusing.md has the timings).

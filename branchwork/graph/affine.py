@@ -1,4 +1,4 @@
-"""What is affine in a net: operations, and segments, parts that are one affine map of what enters them."""
+"""The affine operations of a net, and its segments: parts that are one affine map of their input."""
 
 import operator
 from collections.abc import Collection

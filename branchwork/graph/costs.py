@@ -1,4 +1,4 @@
-"""The operations of a graph by name, and what they cost: multiply-accumulates, which are counted here alone."""
+"""The operations of a graph by name, and their cost in multiply-accumulates, which are counted only here."""
 
 from collections.abc import Sequence
 from functools import cache

@@ -72,13 +72,13 @@ class Graph:
         return "input" if node is self.input else self.names.get(node)
 
     def check_runnable(self) -> None:
-        """Raise `NetError` if the graph cannot stand for the net, or gives anything but one tensor."""
+        """Raise `NetError` if the graph cannot stand for the net, or returns anything but one tensor."""
         if self.obstacle is not None:
             raise NetError(self.obstacle)
         assert self.any_number, "read without `single`"
         if len(self.outputs) != 1:
             kind = type(self.net).__name__
-            raise NetError(f"{kind} gives {len(self.outputs)} tensors, and one is needed: the logits")
+            raise NetError(f"{kind} returns {len(self.outputs)} tensors, but one is needed: the logits")
 
     def rewritable(self) -> fx.GraphModule:
         """Return a copy of `module` to be rewritten, over the same weights. Raises `NetError` if that is unsafe."""

@@ -63,7 +63,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         obstacle = obstacle or _make_functional(graph, learns)
         if learns and reader.changed:
             obstacle = obstacle or (
-                f"the forward of {type(net).__name__} changes {enumerated(reader.changed)}, which its graph would not: "
+                f"the forward of {type(net).__name__} changes {enumerated(reader.changed)}, but its graph would not: "
                 "train it with --execute written"
             )
         module = fx.GraphModule(held, graph)
@@ -83,7 +83,8 @@ def _not_for_any_number(net: nn.Module, reason: Exception) -> str:
     message = str(reason).strip().split("\n")[0]
     return (
         f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
-        f"({message}): take branches on pixels out of its forward, and write x.size(0) for the number of images"
+        f"({message}): remove control flow that depends on pixels from its forward, and write x.size(0) "
+        "for the number of images"
     )
 
 

@@ -78,8 +78,8 @@ class Trace:
 def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
     """Return the trace of `net`, in eval mode, for one image of `input_shape` (C, H, W).
 
-    `net` is left as it was. If its operations depend on the pixels, they are those for a black image, and
-    `depends_on_pixels` says so. Raises `NetError` if its forward fails.
+    `net` is left as it was. If its operations depend on the pixels, the trace is that of a black image,
+    and `depends_on_pixels` is True. Raises `NetError` if its forward fails.
     """
     return trace_graph(read(net, input_shape, single=True))
 

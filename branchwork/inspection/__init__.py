@@ -1,1 +1,1 @@
-"""What a person sees of a net without training it: the table, the findings of lint, and the drawing."""
+"""Views of an untrained net: the table, the findings of lint, and the drawing."""

@@ -1,4 +1,4 @@
-"""What a 1×1 convolution in front of a larger one saves or costs (Szegedy et al. 2014, section 4)."""
+"""The MACs that a 1×1 convolution before a larger one saves or costs (Szegedy et al. 2014, section 4)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Reduction:
 
 
 def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, through: int) -> Reduction:
-    """Return what a 1×1 saves for one convolution that keeps height and width, on an input C×H×W.
+    """Return how many MACs a 1×1 saves before a convolution that keeps height and width, on an input C×H×W.
 
     Raises `NetError` if a number is below 1.
     """

@@ -1,4 +1,4 @@
-"""Layers in a row without an activation, which are one affine map: what they cost, and what that map would cost."""
+"""Consecutive layers without an activation, which are one affine map: their cost, and the cost of that map."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

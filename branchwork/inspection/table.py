@@ -89,9 +89,9 @@ def inspect(
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
     `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default what the net was designed
-    for, what a run was trained on, or else 1×28×28. `by` folds the rows by the child of the net that they are in, by
-    branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With `lint`,
-    `findings` are probable mistakes; otherwise None. Raises `NetError`.
+    for, what a run was trained on, or else 1×28×28. `by` sums the rows by block (the child of the net that contains
+    them), by branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With
+    `lint`, `findings` are the probable mistakes; otherwise None. Raises `NetError` if the net cannot be built or read.
     """
     subject = resolve(net, input_shape)
     inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, picture=picture, lint=lint)

@@ -1,4 +1,4 @@
-"""Which image sizes a net takes, and the shapes it gives, mostly on the `meta` device, which computes no pixels."""
+"""The image sizes that a net accepts, and the shapes of its layers, mostly on the `meta` device, without pixels."""
 
 import torch
 from torch import nn

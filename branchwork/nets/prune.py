@@ -131,13 +131,13 @@ def _note_lost(
     marks = x.isnan().transpose(0, -1 if isinstance(module, nn.Linear) else 1).flatten(1)
     inputs = marks.all(1)
     if module in lost and not torch.equal(lost[module], inputs):
-        raise NetError(f"{path} is used more than once, and only one of its uses reads the branch's channels")
+        raise NetError(f"{path} is used more than once, but only one of its uses reads the branch's channels")
     lost[module] = inputs
     if not bool(marks.any()):
         return None
     if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d) or getattr(module, "groups", 1) > 1:
         layer = "grouped convolution" if isinstance(module, nn.Conv2d) else type(module).__name__
-        raise NetError(f"{path} reads the branch's channels, and a {layer} cannot be narrowed to its other inputs")
+        raise NetError(f"{path} reads the branch's channels, but a {layer} cannot be narrowed to its other inputs")
     if bool((marks.any(1) != inputs).any()):
         raise NetError(f"{path} reads the branch's channels mixed with others: they cannot be separated")
     if bool(inputs.all()):
@@ -176,7 +176,7 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
         raise NetError(f"the net cannot run without {names}: {_describe(reason)}") from reason
     if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-9, atol=1e-9):
         raise NetError(
-            f"the channels of {names} meet others outside convolutions, linear layers and joins, so that the net "
+            f"the channels of {names} meet others outside convolutions, linear layers and joins, so the net "
             "without them would compute something else: keep them"
         )
 

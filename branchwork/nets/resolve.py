@@ -33,10 +33,10 @@ def build_net(
     num_classes: int | None = None,
     image_size: ImageSize | None = None,
 ) -> nn.Module:
-    """Build the net that `net` names. Sizes that are not given are the net's defaults.
+    """Build the net that `net` names. Sizes that are not given take the net's defaults.
 
     `net` is a name in `NETS`, with options in brackets: `resnet20[shortcut=conv]`; `path/to/file.py:Class`; or
-    `package.module:callable`. The user's own code is called without arguments: it chooses its input and its classes.
+    `package.module:callable`. The user's own code is called without arguments: it decides its input and its classes.
     Every net has the option `without`, which leaves out branches: `inception[without=b5+incep1.pool]` (see `prune`).
     Raises `NetError`.
     """
@@ -91,7 +91,7 @@ def split_options(net: str) -> tuple[str, dict[str, str]]:
         raise NetError(f"{net!r} is not a valid net: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]")
     options = {key.strip(): value.strip() for key, _, value in pairs}
     if len(options) < len(pairs):
-        raise NetError(f"{net!r} gives an option twice: write it once")
+        raise NetError(f"{net!r} repeats an option: write it once")
     return name, options
 
 

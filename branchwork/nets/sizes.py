@@ -20,10 +20,10 @@ class NetSize:
 
 
 def list_nets(*prefixes: str) -> tuple[NetSize, ...]:
-    """List the nets of the catalogue, in its order: those whose names begin with one of `prefixes`, by default all.
+    """List the nets of the catalogue, in its order, whose names begin with one of `prefixes`; by default all.
 
     The sizes are in `sizes.json`, written by `scripts/measure_nets.py`: tracing every net takes minutes. Raises
-    `NetError` for a prefix that no net has.
+    `NetError` for a prefix without a net.
     """
     content = (resources.files("branchwork") / "nets/sizes.json").read_bytes()
     nets = parse_json(content, tuple[NetSize, ...], Path("nets/sizes.json"))

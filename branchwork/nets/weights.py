@@ -118,7 +118,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     The keys are ours, the lecture's, or torchvision's for GoogLeNet (built with `b5="3x3"`; auxiliary heads are
     dropped) and the ResNets. All tensors must match, except that with `new_head` the last linear layer keeps its fresh
     weights if its number of classes differs. Otherwise `net` stays as it is, and `WeightsError` names the missing and
-    surplus keys and the tensors of another shape.
+    unexpected keys and the tensors whose shape differs.
     """
     where, weights = read_weights(source)
     state = net.state_dict()
