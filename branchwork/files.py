@@ -210,9 +210,9 @@ def _check_fields(fields: Any, value: object, position: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process can take without swapping; None outside Linux, which alone says.
+    """Return the bytes that this process can take without swapping; None outside Linux.
 
-    A container's limit counts, which the system's own figure leaves out.
+    The limit of a container is included, which the system's own figure leaves out.
     """
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

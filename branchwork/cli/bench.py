@@ -78,7 +78,7 @@ def _show(result: "Bench", picture: Path) -> None:
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
     title = f"{result.net}, {result.macs:,} MACs per image of {times(result.input_shape)}, {threads}"
     table = make_table(
-        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of ceiling", "off by", title=title
+        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by", title=title
     )
     table.columns[1].justify = table.columns[2].justify = "left"
     for size in dict.fromkeys(row.batch for row in result.rows):

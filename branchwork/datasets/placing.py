@@ -42,7 +42,7 @@ _STROKE = 0.12
 
 
 def to_image(picture: Image.Image, *, channels: int, size: tuple[int, int], method: str) -> Tensor:
-    """Return a picture as an image that a net was trained on: uint8 C×H×W, of `size` (height, width).
+    """Return a picture as an image like those that a net was trained on: uint8 C×H×W, of `size` (height, width).
 
     `method` is one of `METHODS`. Raises `ImageError` if a figure is needed and none is found.
     """
@@ -101,7 +101,7 @@ def place_figure(picture: Image.Image, size: tuple[int, int], rule: FigureRule) 
 
 
 def _follows(grey: NDArray[np.uint8], rule: FigureRule) -> bool:
-    """Whether an image of the right size is light on black and placed by the rule already."""
+    """Return whether an image of the right size is light on black and placed by the rule already."""
     corners = grey[[0, 0, -1, -1], [0, -1, 0, -1]]
     rows, columns = np.nonzero(grey)
     if not len(rows) or np.median(corners) > 0:

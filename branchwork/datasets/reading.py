@@ -1,4 +1,4 @@
-"""Reading picture files, which may hold anything: each gives a sound picture or one clear error.
+"""Reading picture files, which may contain anything: each becomes a valid picture or one clear error.
 
 Many files are read by threads: Pillow decodes and scales without holding Python's lock, so that photographs keep every
 core busy, no process needs to be started, and a script needs no `if __name__ == "__main__"`.
@@ -103,7 +103,7 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Silence Pillow's warnings about damage and large sizes, both of which are checked here.
+    """Silence Pillow's warnings about damage and large sizes, which are checked here.
 
     Threads share the filter of warnings: enter this once, around all of them.
     """

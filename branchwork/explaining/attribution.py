@@ -166,7 +166,7 @@ def occlude(run: Callable[[Tensor], Tensor], x: Tensor, *, black: Tensor, index:
 
 
 def explain_joins(branched: BranchedNet, *, x: Tensor, black: Tensor, index: int) -> tuple[JoinEvidence, ...]:
-    """Explain what each branch of each join says for class `index` of an image 1×C×H×W, against a `black` one."""
+    """Return the evidence of each branch of each join for class `index` of an image 1×C×H×W, against a `black` one."""
     with torch.no_grad():
         (logits, entering), (_, entering_black) = branched.run_to_joins(x), branched.run_to_joins(black)
     evidence = []

@@ -37,7 +37,7 @@ class Group:
         return branch_paths(self.branches)
 
     def is_in(self, joins: Mapping[str, Concat | Add]) -> bool:
-        """Whether all of its branches exist: a join inside a branch is removed with that branch."""
+        """Return whether all of its branches exist: a join inside a branch is removed with that branch."""
         return all(path in joins and name in joins[path].branches() for path, name in self.branches)
 
 

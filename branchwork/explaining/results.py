@@ -74,11 +74,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class BranchEvidence:
-    """What a branch of a join says for a class, on one picture.
+    """The evidence of a branch for a class, on one picture.
 
-    `share` is its part of the difference in `JoinEvidence`. `lost_blind` is by how much the class's logit falls if this
-    branch alone gives what it gives for the black picture, and `probability_blind` is the class's probability then;
-    `lost_by_zero` is by how much the logit falls if the branch gives zeros.
+    `share` is its part of the difference in `JoinEvidence`. `lost_blind` is how much the class's logit falls if only
+    this branch reads a black picture, and `probability_blind` is the probability of the class then; `lost_by_zero` is
+    how much the logit falls if the branch returns zeros.
     """
 
     branch: str
@@ -90,7 +90,7 @@ class BranchEvidence:
 
 @dataclass(frozen=True)
 class JoinEvidence:
-    """What the branches of a join say for a class: integrated gradients (Sundararajan et al. 2017) at the join.
+    """The evidence of a join's branches for a class: integrated gradients (Sundararajan et al. 2017) at the join.
 
     The shares add up to `difference`: the class's logit, minus that with all branches of the join as for the black
     picture. `error` is by how much they do not after `steps` steps; `complete` tells whether that is within tolerance.

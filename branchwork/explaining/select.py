@@ -75,7 +75,7 @@ def select(
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> Selection:
-    """Take branches out of a trained net, the least important first, and train what is left into a run folder.
+    """Remove branches from a trained net, the least important first, and train the rest into a run folder.
 
     `net` is a run folder, or a net argument, which is then trained first by the recipe `fast`. `goal` says how far to
     go and defaults to `Goal(keep=2)`: two branches in each join. Each step removes the branches whose removal raises
@@ -83,8 +83,8 @@ def select(
     recipe of the whole net, for `epochs` if given. The test images are read only then, for the figures before and
     after. The seed of a run decides what is held out, so `options.seed` is only for a net that is trained first.
 
-    `out` defaults to the first free one of `runs/NET-DATA-selected-1`, `-2`, …; called again with the same arguments
-    and the folder of a selection that was stopped, `select` continues it. Raises `NetError` if no branch can be removed
+    `out` defaults to the first free folder of `runs/NET-DATA-selected-1`, `-2`, …; called again with the same arguments
+    and the folder of an interrupted selection, `select` continues it. Raises `NetError` if no branch can be removed
     or the goal cannot be reached, `RecipeError` for an impossible goal or recipe, `DataError` if the data do not match
     the run's net, and `RunError` if `out` holds something else.
     """
@@ -114,7 +114,7 @@ def select(
     folder = _claim(out, steps, f"{short_name(whole)}-{data_set.name}-selected")
     try:
         # Not the lock of the trainings, which take their own in this folder.
-        with hold_lock(folder / ".selecting", f"selects branches in {folder}"):
+        with hold_lock(folder / ".selecting", f"is selecting branches in {folder}"):
             run = run or load_run(_train(search, folder / WHOLE, whole, weights=None))
             with using_threads(plan.options.threads):
                 sizes = _shrink(search, folder, steps, whole=run.net)

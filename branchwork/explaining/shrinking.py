@@ -56,16 +56,16 @@ def start_search(plan: Plan, data: DataSet, goal: Goal, *, observer: Observer) -
 
 
 def build(plan: Plan, data: DataSet, net: str) -> nn.Module:
-    """Return `net`, for the plan's data, in eval mode with weights that are to be replaced."""
+    """Build `net` for the plan's data, in eval mode; its weights will be replaced."""
     with torch.random.fork_rng(devices=[]):
         return Model.of(net, data, plan.recipe).builder()().eval()
 
 
 def shrink(search: Search, net: nn.Module, sizes: Sequence[Size]) -> Iterator[tuple[Size, nn.Module]]:
-    """Yield size after size, each with its net, until the goal is reached.
+    """Yield each smaller size with its net until the goal is reached.
 
-    `sizes` are those that exist already and `net` is the last of them; if there are none, `net` is the whole net, which
-    is then yielded first. Raises `NetError` if the goal cannot be reached.
+    `sizes` are those that already exist, and `net` is the last of them; if there are none, `net` is the whole net,
+    which is then yielded first. Raises `NetError` if the goal cannot be reached.
     """
     sizes, goal = [*sizes], search.goal
     tuner = Tuner.of(search.plan, search.data)

@@ -145,9 +145,9 @@ def _cost_as_written(node: fx.Node, images: set[fx.Node], target: Target) -> flo
 
 
 def _pooling_and_relu(node: fx.Node) -> list[fx.Node]:
-    """Return the pooling, of windows side by side that cover all of it, that alone reads `node`, and a ReLU behind it.
+    """Return the only reader of `node`, a pooling with adjacent windows that cover it all, and a ReLU after it.
 
-    An empty list where there is no such pooling.
+    The list is empty if there is no such pooling.
     """
     pool = _only_reader(node)
     window = pooling_window(pool) if pool else None

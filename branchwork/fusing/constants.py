@@ -21,7 +21,7 @@ _FOLDABLE = ("conv2d", "linear", "batch_norm", "cat")
 
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Replace all that depends on weights alone by a weight, of the widest type among the weights of the net."""
+    """Replace everything that depends only on weights by one weight, of the widest dtype among the net's weights."""
     graph, known = module.graph, dict[fx.Node, Any]()
     dtypes: set[torch.dtype] = set()
     with torch.no_grad():
@@ -69,7 +69,7 @@ def _exact(value: Any) -> Any:
 
 
 def norm_before_concat(graph: fx.Graph) -> None:
-    """Move batch norm in eval mode into the branches of a concatenation that it alone reads, where it can be folded."""
+    """Move batch norm in eval mode into the branches of a concatenation, where it can be folded."""
     images = image_nodes(graph)
     norms = [node for node in graph.nodes if node in images and _is_norm(node)]
     while norms:

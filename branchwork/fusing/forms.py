@@ -1,8 +1,8 @@
 """The forms in which an affine map runs, exact at the border of the image.
 
-Outputs near the border may read through slices of the kernel of their own. `Matrix` is one product for all outputs,
+Outputs near the border may have their own slices of the kernel. `Matrix` is one product for all outputs,
 `Fourier` and `BatchedFourier` (fourier.py) take few products of whole rows, and `Tiles` (tiles.py) is for wide images.
-Each form has `cost`, by which it is chosen, `prepare`, which gives what it multiplies by, and `forward`.
+Each form has a `cost`, by which it is chosen, `prepare`, which computes its factors, and `forward`.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from branchwork.fusing.target import MOVE, Target
 class MapShape:
     """The shape of an affine map, C×H×W to O×P×Q; a vector has one pixel.
 
-    A row of an image lies as W·C numbers, or as C·W without `channels_last`. The map is followed by a max pooling whose
-    windows, `pool`, lie side by side, and then by ReLU where `relu` is set.
+    A row of an image is stored as W·C numbers, or as C·W without `channels_last`. The map is followed by a max pooling
+    with adjacent windows, `pool`, and then by ReLU if `relu` is set.
     """
 
     channels: int
@@ -70,7 +70,7 @@ class Form(nn.Module):
         raise NotImplementedError
 
     def prepare(self, kernel: Kernel) -> Tensor:
-        """Return what `forward` multiplies by."""
+        """Return the factors that `forward` multiplies by."""
         raise NotImplementedError
 
     def multiply(self, x: Tensor, prepared: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""Forms that take few products of rows: the discrete Fourier transform along the height.
+"""Forms that need few products of rows, thanks to the discrete Fourier transform along the height.
 
-Row by row, an affine map takes a matrix product for each pair of a row of outputs and a row that it reads. Where all
-outputs read alike that is a convolution along the height, and by the convolution theorem it takes one product for each
+Row by row, an affine map takes a matrix product for each pair of an output row and a row that it reads. If all outputs
+have the same window, it is a convolution along the height, and by the convolution theorem it takes one product per
 frequency, of transformed rows with transformed slices; a complex product takes three real ones (Gauss). A transform is
-circular: its last row is followed by its first. What it gets wrong there, and what outputs near the border read through
-other slices, is corrected by a product for each such pair.
+circular: its last row is followed by its first. Its error there, and the outputs near the border that read through
+other slices, are corrected by one product for each such pair.
 """
 
 from collections import Counter
@@ -170,7 +170,7 @@ def fewest_products(axis: Axis, size: int) -> tuple[int, int] | None:
 
 
 def make_scheme(axis: Axis, size: int, points: int) -> Scheme:
-    """Return the scheme by a transform of so many points."""
+    """Return the scheme with a transform of `points` points."""
     read, usual = _read(axis, size), _usual(axis)
     circular = _circular(axis, size, usual, points=points)
     scheme = _transform(axis, size, _one_hot(usual, int(read.max())), points=points)
@@ -182,7 +182,7 @@ _NOTHING = -1
 
 
 def _read(axis: Axis, size: int) -> Tensor:
-    """The slice through which each output reads each input."""
+    """Return the slice through which each output reads each input."""
     read = torch.full((axis.outputs, size), _NOTHING)
     for output in range(axis.outputs):
         for position, number in axis.reads(output):
@@ -191,12 +191,12 @@ def _read(axis: Axis, size: int) -> Tensor:
 
 
 def _usual(axis: Axis) -> Tensor:
-    """The slice that most outputs have at each tap."""
+    """Return the slice that most outputs have at each tap."""
     return torch.tensor([_commonest(tap) for tap in zip(*axis.windows, strict=True)])
 
 
 def _circular(axis: Axis, size: int, usual: Tensor, *, points: int) -> Tensor:
-    """The slice through which each output would read each input in a circular convolution of so many points."""
+    """Return the slice through which each output would read each input in a circular convolution of `points` points."""
     taps = torch.arange(size) - torch.arange(axis.outputs)[:, None] - axis.offset
     beyond = usual.new_full((points - axis.taps,), _NOTHING)
     return torch.cat([usual, beyond])[taps % points]
@@ -208,12 +208,12 @@ def _commonest(numbers: tuple[int | None, ...]) -> int:
 
 
 def _one_hot(numbers: Tensor, most: int) -> Tensor:
-    """A row for each number that picks its slice, of those up to `most`."""
+    """Return a row for each number that selects its slice among those up to `most`."""
     return F.one_hot(numbers + 1, most + 2)[:, 1:].double()
 
 
 def _real_products(points: int) -> int:
-    """One or two frequencies are real, and the others pairs of conjugates, of which one is computed."""
+    """Return the number of real products: one or two frequencies are real, the others conjugate pairs computed once."""
     real = 2 - points % 2
     return real + 3 * (points - real) // 2
 

@@ -86,8 +86,8 @@ OF_ITS_OWN, OF_ALL = 0.05, 1e-5
 def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequence[int]) -> None:
     """Raise `NetError` if a step of `other`, over the parameters of `net`, gives other gradients or buffers.
 
-    A graph knows operations alone: neither `no_grad` around them, nor functions and hooks with their own gradients, nor
-    a buffer that is replaced.
+    A graph holds only operations: neither `no_grad` around them, nor functions and hooks with their own gradients, nor
+    a replaced buffer.
     """
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     buffers = [buffer for buffer in net.buffers() if buffer.is_floating_point()]

@@ -1,11 +1,12 @@
-"""The algebra of affine maps between images: what an output reads of an earlier tensor, exact at the border.
+"""The algebra of affine maps between images: which inputs each output reads, exact at the border.
 
-An affine layer reads its input through a window. Two layers in a row are one map, whose kernel is *composed* of theirs:
-the second reads the first, and through it what the first reads. Where the second reads beyond the image between them,
-it reads zeros, whatever the first would have given there; so near the border some products are left out.
+An affine layer reads its input through a window. Two consecutive layers are one map, whose kernel is *composed* of
+theirs: the second reads the first and, through it, the inputs of the first. Where the second reads beyond the image
+between them, it reads zeros, whatever the first layer would compute there, so some products near the border are left
+out.
 
 A window is a product of rows and columns, and so is a border, so kernels are composed along one axis at a time. A slice
-of a kernel is what a window multiplies one row (or column) of an image by. Outputs that read alike share slices: an
+of a kernel is the part that multiplies one row (or column) of an image. Outputs with the same window share slices: an
 `Axis` says which output reads which position through which slice.
 """
 
@@ -88,7 +89,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Diagonal:
-    """The map that multiplies each channel by its `scale`, from which composing begins."""
+    """The map that multiplies each channel by its `scale`, where composition starts."""
 
     scale: Tensor
     size: tuple[int, int]

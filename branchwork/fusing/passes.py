@@ -16,7 +16,7 @@ aten = torch.ops.aten
 
 
 def pool_before_relu(graph: fx.Graph) -> bool:
-    """Move ReLU behind the max pooling that alone reads it, where it has fewer numbers to read.
+    """Move a ReLU behind the max pooling that is its only reader, where it has fewer numbers to read.
 
     max-pool(ReLU(x)) is ReLU(max-pool(x)), since ReLU keeps the order of numbers. Returns whether anything changed.
     """
@@ -59,7 +59,7 @@ def is_operation(node: fx.Node, op: str) -> bool:
 
 
 def is_single_use(node: fx.Node, op: str) -> bool:
-    """Whether `node` is such an operation that one other node reads."""
+    """Return whether `node` is such an operation that one other node reads."""
     return is_operation(node, op) and len(node.users) == 1
 
 

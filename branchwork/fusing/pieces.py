@@ -17,10 +17,10 @@ from branchwork.graph.program import shape_of, size_of
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a segment that is computed at once: its nodes in order, of which the last gives the output.
+    """A part of a segment that is computed at once: its nodes in order; the last one is its output.
 
-    `entries` are the images that it reads, `weights` the other tensors, and `sizes` what is no tensor: the number of
-    images.
+    `entries` are the images that it reads, `weights` the other tensors, and `sizes` the inputs that are no tensors: the
+    number of images.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -57,7 +57,7 @@ class Piece:
         return None if value is None else value.view(-1, *size_of(self.end))
 
     def has_uniform_bias(self) -> bool:
-        """Whether `bias` is the same at all pixels, since only zeros are padded with zeros. False where in doubt."""
+        """Return whether `bias` is equal at all pixels, since only zeros are padded with zeros. False if in doubt."""
         black = set(self.entries)
         for node in self.nodes:
             if pads(node) and not black.issuperset(self._images_of(node)) and size_of(self.end) != (1, 1):
@@ -157,13 +157,13 @@ class _Composer:
         return {entry: total(kernels) for entry, kernels in parts.items()}
 
     def _is_smaller(self, reader: Kernel, layer: fx.Node) -> bool:
-        """Whether composing `reader` with `layer` first takes fewer products than with all that lies before it."""
+        """Return whether composing `reader` with `layer` first takes fewer products than with all layers before."""
         weight = layer.all_input_nodes[1].meta["val"]
         channels = reader.weight.shape[2]
         return not self._is_shared(layer) and reader.weight.numel() // channels <= weight.numel() // weight.shape[1]
 
     def _is_shared(self, node: fx.Node) -> bool:
-        """Whether several nodes of the piece read `node`, so that it is composed once for all of them."""
+        """Return whether several nodes of the piece read `node`, so that it is composed once for all of them."""
         return sum(user in self.piece.nodes for user in node.users) > 1
 
 

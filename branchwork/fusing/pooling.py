@@ -1,8 +1,8 @@
 """The first convolution of a net for grey images, with its max pooling and ReLU, as products of patches.
 
-Such a convolution gives far more numbers than it reads, and torch loops over its handful of channels. Here the images
-lie along the last dimension, so that every loop is long: a matrix times a patch gives all outputs of one pooling
-window, in slabs of which the elementwise maximum is kept.
+Such a convolution writes far more numbers than it reads, and torch loops over its few channels. Here the images are the
+last dimension, so every loop is long: a matrix times a patch gives all outputs of one pooling window as slabs, and
+their elementwise maximum is kept.
 """
 
 from typing import Any

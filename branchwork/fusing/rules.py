@@ -22,7 +22,7 @@ FREE = _RESHAPING + _PASSING
 
 
 def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
-    """Whether `node` is affine and the rules below know its kernel: one map, the same for each image of a batch."""
+    """Return whether `node` is affine and the rules below know its kernel: the same map for each image of a batch."""
     if not is_affine(node, images) or not _is_per_image(node, images):
         return False
     op, images_read = op_name(node), list(parents(node, images))
@@ -52,7 +52,7 @@ def has_kernel(node: fx.Node, images: set[fx.Node]) -> bool:
 
 
 def _is_by_channel(node: fx.Node) -> bool:
-    """Whether the second argument is a weight with one number, or one for each channel of the images."""
+    """Return whether the second argument is a weight with one number, or one for each channel of the images."""
     other: Any = node.args[1]
     weight = other.meta.get("val") if isinstance(other, fx.Node) else None
     if not isinstance(weight, Tensor):
@@ -63,7 +63,7 @@ def _is_by_channel(node: fx.Node) -> bool:
 
 
 def _is_per_image(node: fx.Node, images: set[fx.Node]) -> bool:
-    """Whether each image that comes in gives one image or vector."""
+    """Return whether each input image becomes one image or vector."""
     values = [other.meta["val"] for other in (node, *parents(node, images))]
     if not all(isinstance(value, Tensor) for value in values):
         return False
@@ -81,14 +81,14 @@ def _is_mean_of_all(node: fx.Node) -> bool:
 
 
 def pads(node: fx.Node) -> bool:
-    """Whether `node`, which is affine, reads zeros beyond the image."""
+    """Return whether `node`, which is affine, reads zeros beyond the image."""
     op = op_name(node)
     padding: Any = argument(node, {"conv2d": 4, "avg_pool2d": 3}.get(op, len(node.args)), 0)
     return op == "pad" or padding not in (0, "valid", [0, 0], (0, 0))
 
 
 def shifts(node: fx.Node) -> bool:
-    """Whether `node`, which is affine, adds a weight to images or subtracts it."""
+    """Return whether `node`, which is affine, adds a weight to images or subtracts it."""
     return op_name(node) in ("add", "sub") and _node(node, 1).meta["val"].shape != node.meta["val"].shape
 
 
@@ -199,7 +199,7 @@ def _average(node: fx.Node) -> _Sum:
 
 
 def batch_norm(node: fx.Node, weights: Weights) -> tuple[Tensor, Tensor]:
-    """Return the factor of each channel and what is added then (Ioffe and Szegedy 2015, section 3.1)."""
+    """Return the scale and shift of each channel (Ioffe and Szegedy 2015, section 3.1)."""
     scale: Tensor = (weights(_node(node, 4)) + argument(node, 7, 1e-5)).rsqrt()
     if node.args[1] is not None:
         scale = scale * weights(_node(node, 1))

@@ -84,7 +84,7 @@ _UNREAD = -1
 def _shared_windows(axis: Axis, size: int) -> tuple[list[Window], list[int]]:
     """Return windows that serve all outputs, and for each output the number of its window.
 
-    Outputs share a window where theirs agree on what lies in the image for both.
+    Outputs share a window if their own windows agree on the part that is inside the image for both.
     """
     shared: list[Window] = []
     numbers = []

@@ -81,7 +81,7 @@ class _Merged:
         return name
 
     def _argument(self, one: Any, other: Any) -> Any:
-        """Return what is `one` with few images and `other` with many."""
+        """Return the merged argument that is `one` with few images and `other` with many."""
         if isinstance(one, fx.Node) and self.partners[one] is other:
             return self.nodes[one]
         if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):

@@ -20,12 +20,12 @@ SymSize = torch.ops.aten.sym_size.int
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """The operations of `net` on images of `input_shape` (C, H, W), as `read` gives them.
+    """The operations of `net` on images of `input_shape` (C, H, W), as `read` returns them.
 
     `module` computes what the net computes, over the net's own parameters and buffers. Its nodes have in `meta` the
     modules that called them (`nn_module_stack`), `line`, the file and line of the user's own code, `val`, a tensor
     without numbers for `images` images, and `shape`, that of the output for a single image, its batch of one included.
-    `names` has each node that gives a tensor, in the order in which they run, by the name that people see.
+    `names` maps each node with a tensor, in the order of execution, to the name that people see.
 
     `any_number` is False if the graph is for one image alone, and `depends_on_pixels` is True if the operations depend
     on the pixels: these are those for a black image, and cannot be run. `obstacle` says why the graph must not take the
@@ -44,7 +44,7 @@ class Graph:
 
     @cached_property
     def image_nodes(self) -> set[fx.Node]:
-        """The nodes that give a tensor, or several as a split does, that depends on the images."""
+        """The nodes whose tensor (or tensors, for a split) depends on the images."""
         return image_nodes(self.module.graph)
 
     @cached_property
@@ -56,7 +56,7 @@ class Graph:
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
-        """What the net returns: tensors alone, in the order of its tuple, list or dict."""
+        """The tensors that the net returns, in the order of its tuple, list or dict."""
         return tuple(self.module.graph.output_node().all_input_nodes)
 
     @cached_property
@@ -135,7 +135,7 @@ class Graph:
 
 
 def image_nodes(graph: fx.Graph) -> set[fx.Node]:
-    """Return the nodes that give a tensor, or several as a split does, that depends on the images."""
+    """Return the nodes whose tensor (or tensors, for a split) depends on the images."""
     nodes: set[fx.Node] = set()
     for node in graph.nodes:
         depends = node.op == "placeholder" or any(parent in nodes for parent in node.all_input_nodes)
@@ -158,18 +158,18 @@ def shape_of(node: fx.Node) -> Shape:
 
 
 def size_of(node: fx.Node) -> tuple[int, int]:
-    """Return height and width; a vector is an image of one pixel."""
+    """Return the height and width of a node; a vector is an image of one pixel."""
     shape = shape_of(node)
     return (shape[1], shape[2]) if len(shape) == 3 else (1, 1)
 
 
 def elements(node: fx.Node) -> int:
-    """Return how many numbers a node gives per image."""
+    """Return how many numbers a node has per image."""
     return prod(shape_of(node))
 
 
 def parents(node: fx.Node, images: Collection[fx.Node]) -> Iterator[fx.Node]:
-    """Yield what `node` reads and what depends on the images."""
+    """Yield the inputs of `node` that depend on the images."""
     return (parent for parent in node.all_input_nodes if parent in images)
 
 
@@ -181,10 +181,10 @@ def module_of(net: nn.Module, node: fx.Node) -> tuple[str, bool]:
 
 
 def name_nodes(net: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
-    """Return the name of each operation in a graph of `net` that gives a tensor, in order.
+    """Return the name of each operation with a tensor in a graph of `net`, in order.
 
-    That is the path of the layer that called it; with the operation if a module's own `forward` did (`incep1.cat`), and
-    with `@2` at the second use. One part of a split stands for its source, and has its name.
+    The name is the path of the layer that called it; followed by the operation if a module's own `forward` called it
+    (`incep1.cat`), and by `@2` at the second use. A part of a split has the name of its source.
     """
     names: dict[fx.Node, str] = {}
     uses: dict[str, int] = {}

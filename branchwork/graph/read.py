@@ -1,6 +1,6 @@
 """Read a net as a graph: torch's operations on images, over the net's own weights, with the user's lines of code.
 
-There is one way to do it: `read` runs the net on tensors without numbers and keeps what it does.
+`read` is the only way to do it: it runs the net on tensors without numbers and records its operations.
 """
 
 import logging
@@ -25,9 +25,9 @@ from branchwork.graph.teach import failure
 from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated
 
-# A net is read with few images and with many. A number that differs between the two is the number of images, or some
-# times that; a net that does something else for many has no one graph. MANY is a prime that no image side or number of
-# channels is likely to be.
+# A net is read with few images and with many. A number that differs between the two is the number of images, or a
+# multiple of it; a net that does something different for many has no single graph. MANY is a prime that no image side
+# or number of channels is likely to be.
 FEW, MANY = 2, 1009
 
 
@@ -35,8 +35,8 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     """Return the graph of `net` for images C×H×W, in eval mode, or with `train` in the mode that each module is in.
 
     `net` is left as it was. It runs twice on tensors without numbers, with few images and with many, and once more if
-    it serves one image alone. With `single`, which is enough for rows and takes half the time, it runs once, with one.
-    A net whose operations depend on the pixels is really run, on one black image. Raises `NetError` if its forward
+    it works only with one image. With `single`, which is enough for rows and takes half the time, it runs once, with
+    one. A net whose operations depend on the pixels actually runs, on one black image. Raises `NetError` if its forward
     fails.
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
@@ -167,10 +167,10 @@ class _Reader(TorchFunctionMode):
 
 
 def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
-    """Operations in place on images, such as `relu_`, become those that give a new tensor; says if that is impossible.
+    """Replace in-place operations on images, such as `relu_`, by functional ones; return why if that is impossible.
 
     `view`, which refuses tensors whose channels lie last in memory, becomes `reshape`. If the net does not learn, the
-    switches of `no_grad` within go, the last of which would switch gradients on for whoever runs the graph.
+    switches of `no_grad` in it are removed: the last one would enable gradients for the caller of the graph.
     """
     obstacle = None
     images = image_nodes(graph)

@@ -1,4 +1,4 @@
-"""What a net does while it runs: every operation of torch, the module that calls it, and the user's line of code."""
+"""Recording a net while it runs: every torch operation, the module that calls it, and the user's line of code."""
 
 import linecache
 import os

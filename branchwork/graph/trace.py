@@ -1,4 +1,4 @@
-"""The trace: what a net does to one image, operation by operation, with what each costs, as rows for people."""
+"""The trace of a net on one image: its operations and their costs, as rows for people."""
 
 import operator
 from collections.abc import Mapping, Sequence

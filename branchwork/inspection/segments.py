@@ -14,7 +14,7 @@ from branchwork.graph.trace import Operation, Trace
 
 @dataclass(frozen=True)
 class AffineChain:
-    """Two convolutions or linear layers or more, each read by others of them alone, except the last.
+    """Two or more convolutions or linear layers, each read only by others of them, except the last.
 
     `layers` and `nodes`, which also has the joins, views and so on between them, are names in order. `macs` are those
     as written, `collapsed_macs` those of the cheapest equal map, and `collapsed` is that map in words.
@@ -95,7 +95,7 @@ def _next_layers(
 
 
 def _linked(readers: Mapping[fx.Node, Sequence[fx.Node]]) -> Iterator[list[fx.Node]]:
-    """Yield the layers that are linked by reading each other, in order; those that stand alone are left out."""
+    """Yield the groups of layers that read each other, in order; single layers are left out."""
     chains: list[set[fx.Node]] = []
     for layer, others in readers.items():
         if others:
@@ -107,7 +107,7 @@ def _linked(readers: Mapping[fx.Node, Sequence[fx.Node]]) -> Iterator[list[fx.No
 
 
 def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Collection[fx.Node]) -> list[fx.Node]:
-    """Return these layers and what is affine between and before them, in order."""
+    """Return these layers and the affine operations between and before them, in order."""
     nodes, ahead = set(layers), list(layers)
     while ahead:
         for parent in ahead.pop().all_input_nodes:

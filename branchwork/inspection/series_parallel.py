@@ -27,7 +27,7 @@ class Parallel:
     """Branches that part at one box and meet at another, with the box where they meet.
 
     `link` is the edge between these two. `branches` are in the order in which they are joined, each with its number
-    there; one without items is a shortcut. `join` is None if a larger part, of which this is the end, has that box.
+    there; one without items is a shortcut. `join` is None if that box belongs to a larger part that ends with this one.
     `path` is the module that made the branches and the join, or empty.
     """
 
@@ -38,7 +38,7 @@ class Parallel:
 
 
 def series_of(boxes: Sequence[Box]) -> Series:
-    """The series of all `boxes`."""
+    """Return the series of all `boxes`."""
     number = {box.id: index for index, box in enumerate(boxes)}
     links = [(number[source], number[target]) for source, target in links_of(boxes)]
     # What nothing reads is linked to the end, and what reads nothing to the input, so that every path has both ends.
@@ -49,7 +49,7 @@ def series_of(boxes: Sequence[Box]) -> Series:
 
 
 def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Span], *, ends: Span) -> Series:
-    """The series of `members` between the boxes `ends`. Each of `links` begins or ends at a member.
+    """Return the series of `members` between the boxes `ends`. Each of `links` begins or ends at a member.
 
     The members over which no link passes are in series. If there are none, the part is neither series nor parallel:
     a member over which the fewest links pass is taken nevertheless, and these links become arcs.

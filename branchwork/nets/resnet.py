@@ -1,7 +1,7 @@
 """Residual nets for ImageNet and CIFAR (He et al. 2015), with pre-activation (He et al. 2016), and without shortcuts.
 
-A net is a row of the table and two loops. A block is an `Add` of a residual and a shortcut; a plain net has the
-residual alone.
+A net is a row of the table and two loops. A block is an `Add` of a residual and a shortcut; a plain net has
+only the residual.
 """
 
 from collections.abc import Callable
