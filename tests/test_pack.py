@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(pets, tmp_path, refused):
 
 def test_the_command_refuses_in_one_message(pets, packed, refused):
     assert "already exists" in refused("data", "pack", pets)
-    assert "ends in .pack" in refused("data", "pack", pets, "--out", "x.bin")
+    assert "must end in .pack" in refused("data", "pack", pets, "--out", "x.bin")
     assert "there is no folder gone" in refused("data", "pack", "gone")
     assert "was packed with --size 20x20, and 16x16 is needed" in refused(
         "train", "residual", "--data", packed, "--size", 16

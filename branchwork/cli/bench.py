@@ -32,13 +32,16 @@ class OptionFlags:
     precisions: Annotated[
         tuple[Literal["fp32", "bf16"], ...] | None,
         SEVERAL,
-        Parameter(help="fp32, bf16; by default both if the processor has bf16."),
+        Parameter(help="fp32, bf16 or both; by default both if the processor has bf16."),
     ] = None
     seconds: Annotated[
         float, Parameter(help="Time for each engine, precision and batch size, as written and fused.")
     ] = 1.0
     loads: Annotated[
-        int, Parameter(help="How often each engine loads the net: its place in memory matters by a few hundredths.")
+        int,
+        Parameter(
+            help="How many times each engine loads the net: its place in memory changes the time by a few percent."
+        ),
     ] = 1
     threads: Threads = None
 
@@ -49,7 +52,7 @@ def bench(
     *,
     options: Annotated[OptionFlags, Parameter(name="*")] = OptionFlags(),
     input_size: Annotated[
-        str | None, Parameter(name="--input", help="Channels, height and width, such as 3x32x32; a run has its own.")
+        str | None, Parameter(name="--input", help="Channels, height and width, such as 3x32x32; by default the run's.")
     ] = None,
     picture: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ class OptionFlags:
 
     fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")] = "fp32"
-    batch: Annotated[int, Parameter(help="With --fuse: the batch size for which the net is fastest.")] = 8
+    batch: Annotated[int, Parameter(help="With --fuse: the batch size to make the net fastest for.")] = 8
     input: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
         "uint8"
     )
@@ -36,12 +36,13 @@ def export(
         Parameter(help="For ONNX Runtime (.onnx), OpenVINO (.xml and .bin), or torch (.pt2)."),
     ] = "onnx",
     out: Annotated[
-        Path | None, Parameter(help="The file; by default model.onnx and so on in the run folder, or NET.onnx.")
+        Path | None,
+        Parameter(help="The file; by default model.onnx, model.xml or model.pt2 in the run folder, or NET.onnx."),
     ] = None,
     options: Annotated[OptionFlags, Parameter(name="*")] = OptionFlags(),
     data: Annotated[
         str | None,
-        Parameter(help=f"What the file is tried on: {DATA}; by default what the run was trained on, or sample."),
+        Parameter(help=f"Data to try the file on: {DATA}; by default what the run was trained on, or sample."),
     ] = None,
     source: Source = None,
     json_file: Json = None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def select(
-    net: Annotated[str, Parameter(help="A run folder, or a net, which is trained first.")],
+    net: Annotated[str, Parameter(help="A run folder, or a net, which is then trained first.")],
     /,
     *,
     data: RunData = None,
@@ -32,7 +32,9 @@ def select(
     each: Annotated[
         bool,
         Parameter(
-            negative=(), help="Decide for each join by itself: b5 of incep1 may go without b5 of incep2.", group="Goal"
+            negative=(),
+            help="Decide for each join separately: b5 of incep1 may go while b5 of incep2 stays.",
+            group="Goal",
         ),
     ] = False,
     epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the recipe's.")] = None,
@@ -45,7 +47,7 @@ def select(
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Take branches out of a trained net, the least important first, and fine-tune, until the goal is reached.
+    """Remove branches from a trained net, the least important first, and fine-tune, until the goal is reached.
 
     Validation images decide. The result is a run folder like any other. After Ctrl-C, the same command with --out
     continues.

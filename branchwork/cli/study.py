@@ -21,14 +21,14 @@ class Trainings:
 
     seeds: Annotated[
         int | None,
-        Parameter(help="How many trainings of each net; by default the preset's number."),
+        Parameter(help="Number of trainings of each net; by default the preset's."),
     ] = None
     seed: Annotated[int, Parameter(help="The first seed.")] = 0
     workers: Annotated[
         int | None,
         Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
     ] = None
-    threads: Annotated[int, Parameter(help="Threads of each training. The number changes the rounding.")] = 1
+    threads: Annotated[int, Parameter(help="Threads per training; the number changes the rounding of results.")] = 1
     device: Device = "auto"
 
 

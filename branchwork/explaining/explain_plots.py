@@ -37,13 +37,13 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
                 weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
         _name_rows(worth, rows, [row.value.branch for row in rows])
         worth.set_xlabel(
-            "accuracy lost without it, points (95% interval)\nbar: its mean in its place · ○ zeros in its place"
+            "accuracy lost without it, points (95% interval)\nbar: replaced by its mean · ○ replaced by zeros"
         )
         worth.axvline(0, color=INK, linewidth=0.8)
         macs.set_xlabel("MACs per image")
         macs.xaxis.set_major_formatter(_short_number)
         macs.xaxis.get_major_locator().set_params(nbins=4)
-        weights.set_xlabel("size of its weights\n(root of mean square)")
+        weights.set_xlabel("weights\n(root mean square)")
         weights.xaxis.get_major_locator().set_params(nbins=4)
 
 
@@ -55,11 +55,11 @@ def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> Non
 
 
 def draw_evidence(explanations: Sequence[PictureExplanation], images: Tensor, path: Path) -> None:
-    """Draw each picture, uint8 N×C×H×W as the net got it, under its maps, and beside it what each branch says.
+    """Draw each picture, uint8 N×C×H×W as the net received it, under its maps, and beside it the evidence of each branch.
 
     No more than the first `MOST_DRAWN`, and the title then says so.
     """
-    title = "what speaks for the class, over the picture and over the branches of each join"
+    title = "evidence for the class, over the picture and over the branches of each join"
     if len(explanations) > MOST_DRAWN:
         title += f" (the first {MOST_DRAWN} of {len(explanations)} pictures)"
         explanations, images = explanations[:MOST_DRAWN], images[:MOST_DRAWN]
@@ -112,7 +112,9 @@ def _evidence(axes: Any, joins: Sequence[JoinEvidence], target: str) -> None:
         axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=4)
     axes.axvline(0, color=INK, linewidth=0.8)
     _name_rows(axes, rows, [row.value.branch for row in rows])
-    axes.set_xlabel(f"logits for {_short(target)} · bar: share, adds up · ○ lost when it is blind", fontsize=8)
+    axes.set_xlabel(
+        f"logits for {_short(target)} · bar: share, adds up · ○ lost if it reads a black picture", fontsize=8
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class _Row:
 
 
 def _rows(values: Sequence[tuple[str, Any]]) -> list[_Row]:
-    """A line for each value, and before the first one of each join a line for the name of the join."""
+    """Return a line for each value, with a line for the name of the join before its first value."""
     rows: list[_Row] = []
     joins = list(dict.fromkeys(join for join, _ in values))
     place = 0.0

@@ -34,7 +34,7 @@ def fuse(
     if batch < 1 or precision not in ("fp32", "bf16"):
         raise NetError(f"batch must be at least 1 and precision fp32 or bf16, got {batch} and {precision!r}")
     if engine not in (None, *ENGINES):
-        raise NetError(f"there is no engine {engine!r} to fuse for.{nearest(str(engine), ENGINES)} None means torch.")
+        raise NetError(f"there is no engine called {engine!r}.{nearest(str(engine), ENGINES)} None means torch.")
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
     target = Target(batch, precision == "bf16", engine)
