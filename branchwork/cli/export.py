@@ -49,7 +49,7 @@ def export(
 ) -> None:
     """Write a net for an inference engine, with its normalisation and its classes, and try it on real images.
 
-    The file appears only if on 1,000 test images its logits are those of the net as written.
+    The file appears only if its logits on 1,000 test images equal those of the net as written.
     """
     import branchwork
     from branchwork.cli.progress import Screen

@@ -55,7 +55,7 @@ def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> Non
 
 
 def draw_evidence(explanations: Sequence[PictureExplanation], images: Tensor, path: Path) -> None:
-    """Draw each picture, uint8 N×C×H×W as the net received it, under its maps, and beside it the evidence of each branch.
+    """Draw each picture, uint8 N×C×H×W as the net received it, under its maps and beside its branches.
 
     No more than the first `MOST_DRAWN`, and the title then says so.
     """
