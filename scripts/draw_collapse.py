@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.blocks import InceptionA
-from branchwork.figures import COLOURS, PAPER
-from branchwork.figures import PAPER_INK as INK
+from branchwork.figures import COLOURS, INK
 
 FOLDER = Path(__file__).parents[1] / "docs/collapse"
 LANGUAGES = ("en", "zh")
 
 ORANGE, SKY, GREEN, PINK, RED, BLUE, _ = COLOURS
-FAINT = "#8a8a8a"
+FAINT, PAPER = "#8a8a8a", "#ffffff"
 _FONTS = ["DejaVu Sans", "Verdana", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 STYLE: Any = {
     "svg.fonttype": "none",
