@@ -160,7 +160,7 @@ def test_the_metadata_says_the_classes_and_what_the_input_is(copy, to, read):
     model = json.loads((copy / "model.json").read_text())
     names = ["零", *"123456789"]
     (copy / "model.json").write_text(json.dumps(model | {"classes": names}))
-    with pytest.raises(DataError, match="classes of sample are not those"):
+    with pytest.raises(DataError, match="classes of sample differ from those"):
         bw.export(copy, to=to)
     (copy / "model.json").write_text(json.dumps(model))
     exported = bw.export(copy, to=to, options=bw.ExportOptions(input="float"))

@@ -171,7 +171,7 @@ def test_names():
         ("inception[without=b1+b3+b5+pool]", "incep1 would lose all of its branches (b1, b5, b3, pool): keep one"),
         ("residual[without=rblock2.residual+shortcut]", "rblock2 would lose all"),
         ("plain20[without=b5]", "no join with named branches. Write its blocks as branchwork.Concat"),
-        ("inception[without=b5,without=b1]", "an option twice"),
+        ("inception[without=b5,without=b1]", "repeats an option"),
         ("inception[without]", "write inception[KEY=VALUE]"),
         ("net.py:Net[with=b5]", "no option 'with': a net of your own has only without"),
         ("net.py:Net[without=b5", "is not a valid net"),

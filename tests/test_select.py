@@ -270,7 +270,7 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     with pytest.raises(Interrupted, match="repeat the command with --out half"):
         select(folder, data=data, goal=Goal(keep=1), out="half", observer=stop)
     if words != "epoch":  # after an epoch, the folder holds a trained net
-        with pytest.raises(RunError, match="a selection that was stopped: repeat branchwork select with --out half"):
+        with pytest.raises(RunError, match="an interrupted selection: run branchwork select again with --out half"):
             load_run("half")
     with pytest.raises(RunError, match="the steps of another selection"):
         select(folder, data=data, goal=Goal(keep=2), out="half")

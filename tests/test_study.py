@@ -211,7 +211,7 @@ def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
         ({"seed": -1}, "seed must be at least 0 and less than 2^63 - 1000, got -1"),
         ({"preset": "fast"}, "preset must be one of quick, full, got 'fast'"),
         ({"threads": 0}, "threads"),
-        ({"workers": 0}, "workers must be at least 1, which trains in this process, got 0"),
+        ({"workers": 0}, "workers must be at least 1 (1 trains in this process), got 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(options, message, tmp_path):
@@ -284,7 +284,7 @@ def test_a_record_with_impossible_values_is_damaged(change, words, alone, tmp_pa
     change(record)
     (tmp_path / "record.json").write_text(json.dumps(record))
     with pytest.raises(
-        StudyError, match=rf"record\.json is damaged \((.*{words}.*)\): delete it, and this training is"
+        StudyError, match=rf"record\.json is damaged \((.*{words}.*)\): delete it, and this training will"
     ):
         read_record(tmp_path / "record.json", job)
 

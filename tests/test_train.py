@@ -629,7 +629,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
                 patch.setattr(os, "fsync", full)
 
         patch.setattr(training_run, "SAVE_SECONDS", 0.0)
-        with pytest.raises(RunError, match=r"No space left on device.*continue with branchwork train --resume run"):
+        with pytest.raises(RunError, match=r"No space left on device.*continue with: branchwork train --resume run"):
             bw.train("residual", data=small, recipe=QUICK, out="run", observer=FillUp())
     assert list(Path("run").rglob("*.part")) == []
     bw.resume("run", data=small)
