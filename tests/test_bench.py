@@ -192,7 +192,7 @@ def test_threads_are_as_before_afterwards():
         (["--threads", "200000"], "threads must be from 1 to"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "onnxruntime cannot compute in bf16 here"),
-        (["--picture", "a.txt"], "Take .svg, .png, .jpg or .pdf"),
+        (["--picture", "a.txt"], "Use .svg, .png, .jpg or .pdf"),
         (["--input", "28"], "--input must be channels, height and width"),
     ],
 )

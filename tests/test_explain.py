@@ -621,7 +621,7 @@ def test_bad_input_gets_one_message(run, folder, refused, digits, tmp_path, monk
     assert "leave out the pictures" in refused("explain", run.folder, digits[0], "--data", "sample")
     assert "--images must be at least 1, got 0" in refused("explain", run.folder, "--images", 0)
     for arguments in ((), (digits[0],)):
-        assert "Take .svg, .png, .jpg or .pdf" in refused("explain", run.folder, *arguments, "--draw", "e.gif")
+        assert "Use .svg, .png, .jpg or .pdf" in refused("explain", run.folder, *arguments, "--draw", "e.gif")
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "captum" else find(name, *more)

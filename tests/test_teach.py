@@ -123,7 +123,7 @@ def test_the_flow_of_shapes_leads_up_to_the_failure(monkeypatch):
 
 def test_a_wrong_input_on_the_command_line_says_what_the_net_needs(refused):
     text = refused("inspect", f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--input", "3x28x28")
-    assert "`conv1` expects 1 channels, and the images have 3" in text and "images of 1×28×28" in text
+    assert "`conv1` expects 1 channels, but the images have 3" in text and "images of 1×28×28" in text
     text = refused("inspect", f"{ROOT}/tests/helpers/lecture.py:ResidualNet", "--input", "1x32x32")
     assert "`fc` expects 512 features, but 32×5×5 = 800 arrive: nn.Linear(800, 10)" in text
     for wrong in ("", "1x0x28", "1x-3x28", "axbxc"):

@@ -363,7 +363,7 @@ def test_the_command_draws_and_lints(command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("residual", "--draw", "r.txt"), "Take .svg, .png, .jpg or .pdf"),
+        (("residual", "--draw", "r.txt"), "Use .svg, .png, .jpg or .pdf"),
         ((), "name a net to inspect"),
         (("--conv", "192x28x28", "--kernel", "5"), "all three"),
         (("residual", "--conv", "192x28x28", "--kernel", "5", "--out", "3", "--through", "2"), "and no net"),
