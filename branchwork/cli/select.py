@@ -1,6 +1,7 @@
 """branchwork select"""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,35 +16,39 @@ if TYPE_CHECKING:
     from branchwork.explaining.selection import Figures, Selection
 
 
+@dataclass(frozen=True)
+class GoalFlags:
+    """How far to go."""
+
+    keep: Annotated[int | None, Parameter(help="Keep this many branches of each join; 2 by default.")] = None
+    macs: Annotated[float | None, Parameter(help="Keep at most this share of the net's MACs, such as 0.5.")] = None
+    drop: Annotated[str | None, Parameter(help="Lose at most this much validation accuracy, such as 0.2%.")] = None
+    each: Annotated[
+        bool,
+        Parameter(negative=(), help="Decide for each join separately: b5 of incep1 may go while b5 of incep2 stays."),
+    ] = False
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """How the nets are trained."""
+
+    epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the recipe's.")] = None
+    seed: Annotated[int | None, Parameter(help="Seed of a net that is trained first; 0 by default.")] = None
+    device: Device = "auto"
+    threads: Threads = None
+
+
 def select(
     net: Annotated[str, Parameter(help="A run folder, or a net, which is then trained first.")],
     /,
     *,
     data: RunData = None,
-    keep: Annotated[
-        int | None, Parameter(help="Keep this many branches of each join; 2 by default.", group="Goal")
-    ] = None,
-    macs: Annotated[
-        float | None, Parameter(help="Keep at most this share of the net's MACs, such as 0.5.", group="Goal")
-    ] = None,
-    drop: Annotated[
-        str | None, Parameter(help="Lose at most this much validation accuracy, such as 0.2%.", group="Goal")
-    ] = None,
-    each: Annotated[
-        bool,
-        Parameter(
-            negative=(),
-            help="Decide for each join separately: b5 of incep1 may go while b5 of incep2 stays.",
-            group="Goal",
-        ),
-    ] = False,
-    epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the recipe's.")] = None,
-    seed: Annotated[int | None, Parameter(help="Seed of a net that is trained first; 0 by default.")] = None,
+    goal: Annotated[GoalFlags, Parameter(name="*", group="Goal")] = GoalFlags(),
+    training: Annotated[TrainFlags, Parameter(name="*")] = TrainFlags(),
     out: Annotated[
         Path | None, Parameter(help="The smaller net's run folder; by default runs/NET-DATA-selected-1, -2, …")
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
@@ -52,19 +57,17 @@ def select(
     Validation images decide. The result is a run folder like any other. After Ctrl-C, the same command with --out
     continues.
     """
-    fraction = None if drop is None else _fraction(drop)
-    if keep is None and macs is None and fraction is None:
-        keep = 2
+    fraction = None if goal.drop is None else _fraction(goal.drop)
+    keep = 2 if (goal.keep, goal.macs, fraction) == (None, None, None) else goal.keep
 
     import branchwork
     from branchwork.cli.progress import Screen
     from branchwork.training.evaluate import load_for
     from branchwork.training.run import MODEL, holds
 
-    goal = branchwork.Goal(keep=keep, macs=macs, drop=fraction, each=each)
-    options = branchwork.Options(seed=seed or 0, device=device, threads=threads)
+    options = branchwork.Options(seed=training.seed or 0, device=training.device, threads=training.threads)
     is_run, screen = bool(holds(Path(net), MODEL)), Screen()
-    if is_run and seed is not None:
+    if is_run and training.seed is not None:
         raise RecipeError(f"{net} is a run, whose seed decides what is held out: leave out --seed")
     data_set: str | DataSet | None = data
     if source is not None and is_run:
@@ -72,7 +75,13 @@ def select(
     elif source is not None:
         data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
     selection = branchwork.select(
-        net, data=data_set, goal=goal, epochs=epochs, options=options, out=out, observer=screen
+        net,
+        data=data_set,
+        goal=branchwork.Goal(keep=keep, macs=goal.macs, drop=fraction, each=goal.each),
+        epochs=training.epochs,
+        options=options,
+        out=out,
+        observer=screen,
     )
     deliver(selection, json_file, lambda: _show(selection))
 
