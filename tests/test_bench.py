@@ -133,7 +133,7 @@ def test_loads_are_of_one_file_and_share_the_seconds(monkeypatch):
 
     write, load = module.write, module.load
     monkeypatch.setattr(
-        module, "write", lambda name, path, *rest, **kind: written.append(path) or write(name, path, *rest, **kind)
+        module, "write", lambda path, subject, **kind: written.append(path) or write(path, subject, **kind)
     )
     monkeypatch.setattr(module, "load", lambda name, what, kind: loaded.append(what) or load(name, what, kind))
     monkeypatch.setattr(module, "take_turns", take)
@@ -153,7 +153,7 @@ def test_a_net_is_fused_for_each_batch_size(monkeypatch):
     made = []
 
     def noted(subject, shipping):
-        made.append((shipping.precision, shipping.fused, shipping.batch))
+        made.append((shipping.precision, shipping.fuse, shipping.batch))
         return ship(subject, shipping)
 
     ship = module.ship

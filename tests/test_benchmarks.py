@@ -259,7 +259,8 @@ def test_the_command_trains_by_the_recipe_of_the_table(name, command, monkeypatc
     assert command(*words[2:])[0] == 2
     base = branchwork.training.recipe.RECIPES[CANDIDATES[name].recipe](CANDIDATES[name].net, 6000)
     assert seen["recipe"] == base.but(CANDIDATES[name].changes)
-    assert (seen["net"], seen["seed"], seen["device"]) == (CANDIDATES[name].net, 3, "cpu")
+    assert seen["net"] == CANDIDATES[name].net
+    assert (seen["options"].seed, seen["options"].device) == (3, "cpu")
 
 
 def test_a_run_measures_and_writes_and_shows(tmp_path):
