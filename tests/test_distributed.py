@@ -146,7 +146,7 @@ def test_each_thing_is_one_processs_own(count):
 
 
 def test_what_takes_one_process_and_what_takes_gpus_is_refused(small, monkeypatch):
-    with pytest.raises(RecipeError, match="batch_norm shared needs GPUs, but the device is cpu"):
+    with pytest.raises(RecipeError, match="batch_norm = shared needs GPUs, but the device is cpu"):
         bw.train(SMALL, data=small, recipe=SGD.but({"batch_norm": "shared"}), options=bw.Options(device="cpu"))
     monkeypatch.setenv("WORLD_SIZE", "2")
     for verb in (lambda: bw.train_seeds(SMALL, data=small), lambda: bw.demo("sample")):

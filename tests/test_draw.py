@@ -279,7 +279,7 @@ def test_every_net_is_drawn_and_alike_each_time(name, tmp_path):
 
 
 def test_another_ending_is_refused_and_nothing_written(tmp_path):
-    with pytest.raises(NetError, match=r"Take \.svg, \.png, \.jpg or \.pdf"):
+    with pytest.raises(NetError, match=r"Use \.svg, \.png, \.jpg or \.pdf"):
         draw(traced("mlp"), tmp_path / "net.gif", "mlp")
     with pytest.raises(NetError, match="cannot write"):
         (tmp_path / "file").write_text("")

@@ -202,7 +202,7 @@ def test_a_flipped_pixel_is_found_by_the_check(packed, refused):
 def test_too_little_space_is_said_before_anything_is_written(pets, tmp_path, refused, monkeypatch):
     free = shutil.disk_usage(tmp_path)._replace(free=500_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    assert "takes 1 MB, and 0 MB are free" in refused("data", "pack", pets)
+    assert "takes 1 MB, but only 0 MB are free" in refused("data", "pack", pets)
     assert left(tmp_path) == []
 
 

@@ -584,7 +584,7 @@ def test_seeds_are_trained_each_and_summed_up(small):
     assert several.deviation == pytest.approx(float(accuracies.std()))
     bw.train("residual", data=small, recipe=one, options=bw.Options(seed=5), out="alone")
     assert same("alone", "seeds/seed-5")
-    with pytest.raises(RecipeError, match=r"seeds must be from 2, .* got 1"):
+    with pytest.raises(RecipeError, match=r"seeds must be from 2 .* got 1"):
         bw.train_seeds("residual", seeds=1, data=small)
 
 
