@@ -1,5 +1,6 @@
 """One training in its run folder: prepare, train, test, report."""
 
+import importlib
 import json
 import math
 import threading
@@ -172,6 +173,9 @@ def _prepare(
     if plan.options.weights is not None and saved is None:
         observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
     macs = count_macs(net, (model.in_channels, *model.image_size))
+    if plan.options.execute != "written":
+        # torch imports its compiler with the first graph that it reads, for two seconds: start-up, not training.
+        importlib.import_module("torch._dynamo")
     began = time.perf_counter()
     state = make_state(
         net, model, recipe=plan.recipe, options=plan.options, precision=plan.precision, processes=processes
