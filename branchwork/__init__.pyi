@@ -14,7 +14,7 @@ from .explaining.select import select as select
 from .explaining.selection import Goal as Goal
 from .fusing.fuse import collapse as collapse, fuse as fuse
 from .graph.trace import trace as trace
-from .inspection.bottlenecks import reduction as reduction
+from .graph.bottlenecks import reduction as reduction
 from .inspection.lint import lint as lint
 from .inspection.table import inspect as inspect
 from .nets.catalogue import NETS as NETS

@@ -14,8 +14,8 @@ from torch import nn
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
 from branchwork.errors import NetError
+from branchwork.graph.bottlenecks import reduction, reductions
 from branchwork.graph.costs import count_macs
-from branchwork.inspection.bottlenecks import reduction, reductions
 from branchwork.nets.catalogue import NETS
 
 

@@ -16,7 +16,7 @@ from branchwork.language import listed, times
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from branchwork.inspection.bottlenecks import Reduction
+    from branchwork.graph.bottlenecks import Reduction
     from branchwork.inspection.table import Inspection, Row
 
 

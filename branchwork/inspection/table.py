@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import nn
 
+from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
 from branchwork.graph.trace import Operation, Trace, trace_graph
-from branchwork.inspection.bottlenecks import Reduction, reductions
 from branchwork.inspection.drawing import draw
 from branchwork.inspection.lint import Finding, lint_graph
 from branchwork.nets.input_size import smallest_square

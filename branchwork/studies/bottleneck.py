@@ -1,8 +1,8 @@
 """`study bottleneck`: what the 1×1 convolution before larger kernels saves, and what it costs."""
 
 from functools import partial
-from typing import NamedTuple
 
+from branchwork.graph.bottlenecks import reduction
 from branchwork.language import say
 from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
@@ -17,18 +17,8 @@ MARGIN, TIME_MARGIN = 0.002, 0.03
 IMAGES = 12_000
 
 
-class Layer(NamedTuple):
-    """A convolution that keeps its `pixels`, and the 1×1 to `reduced` channels that may go before it."""
-
-    in_channels: int
-    reduced: int
-    out_channels: int
-    kernel: int
-    pixels: int
-
-
 # The layer on the slide: 192 channels to 32 by a 5×5 at 28×28, directly or through 16 channels.
-SLIDE = Layer(192, 16, 32, 5, 28 * 28)
+SLIDE = reduction((192, 28, 28), kernel=5, out=32, through=16)
 
 
 def arms(preset: Preset) -> tuple[Arm, ...]:
@@ -42,13 +32,6 @@ def setting(preset: Preset, images: int) -> Setting:
         return Setting(course("inception", images).but(changes), seeds=10, execute="written")
     recipe = fast("inception", min(images, IMAGES)).but(changes)
     return Setting(recipe, seeds=4, images=IMAGES, side=28, execute="written")
-
-
-def macs(layer: Layer) -> tuple[int, int]:
-    """Return the MACs of a convolution: directly, and through its 1×1."""
-    in_channels, reduced, out_channels, kernel, pixels = layer
-    direct = pixels * kernel**2 * in_channels * out_channels
-    return direct, pixels * (in_channels * reduced + kernel**2 * reduced * out_channels)
 
 
 def answer(records: Records) -> Answer:
@@ -98,7 +81,7 @@ def answer(records: Records) -> Answer:
 
 
 def _saving_on_slide() -> Conclusion:
-    direct, through = macs(SLIDE)
+    direct, through = SLIDE.direct, SLIDE.total
     question = say("On the slide's layer, does the 1×1 save work?", "在课件上的那一层，1×1 省计算量吗？")
     words = say(
         f"From 192 to 32 channels by a 5×5 at 28×28: {direct:,} MACs directly, {through:,} through a 1×1 to 16, "
@@ -130,25 +113,24 @@ def _layers() -> Table:
     """Return the saving layer by layer: the 1×1 saves work if it reduces the channels enough."""
     layers = {
         say("the slide", "课件"): SLIDE,
-        "inception incep1.b5": Layer(10, 16, 24, 5, 12 * 12),
-        "inception incep1.b3": Layer(10, 16, 24, 3, 12 * 12),
-        "inception incep2.b5": Layer(20, 16, 24, 5, 4 * 4),
-        "inception incep2.b3": Layer(20, 16, 24, 3, 4 * 4),
+        "inception incep1.b5": reduction((10, 12, 12), kernel=5, out=24, through=16),
+        "inception incep1.b3": reduction((10, 12, 12), kernel=3, out=24, through=16),
+        "inception incep2.b5": reduction((20, 4, 4), kernel=5, out=24, through=16),
+        "inception incep2.b3": reduction((20, 4, 4), kernel=3, out=24, through=16),
     }
     width = 192
     for name, (b1, b3, b5, pool) in MODULES.items():
-        pixels = {"3": 28, "4": 14, "5": 7}[name[0]] ** 2
+        side = {"3": 28, "4": 14, "5": 7}[name[0]]
         if name in ("3a", "5b"):
-            layers[f"googlenet incep{name}.b3"] = Layer(width, *b3, 3, pixels)
-            layers[f"googlenet incep{name}.b5"] = Layer(width, *b5, 5, pixels)
+            for branch, kernel, (through, out) in (("b3", 3, b3), ("b5", 5, b5)):
+                layer = reduction((width, side, side), kernel=kernel, out=out, through=through)
+                layers[f"googlenet incep{name}.{branch}"] = layer
         width = b1 + b3[1] + b5[1] + pool
     rows = []
     for name, layer in layers.items():
-        in_channels, reduced, out_channels, kernel, _ = layer
-        direct, through = macs(layer)
-        channels = f"{in_channels}→{reduced}→{out_channels}"
-        saving = f"{direct / through:.2f}×"
-        rows.append((name, channels, f"{kernel}×{kernel}", f"{direct:,}", f"{through:,}", saving))
+        channels = f"{layer.channels}→{layer.through}→{layer.out}"
+        kernels = "×".join(map(str, layer.kernel))
+        rows.append((name, channels, kernels, f"{layer.direct:,}", f"{layer.total:,}", f"{layer.times:.2f}×"))
     return Table(
         say("Layer by layer", "逐层来看"),
         say(
