@@ -26,10 +26,12 @@ class _Join(nn.Module):
     def __init__(self, **branches: nn.Module) -> None:
         super().__init__()
         if not branches:
-            raise NetError(f"{type(self).__name__} needs at least one branch: {type(self).__name__}(b1=nn.Conv2d(…))")
+            raise NetError("{name} needs at least one branch: {name}(b1=nn.Conv2d(…))", name=type(self).__name__)
         for name, branch in branches.items():
             if not isinstance(branch, nn.Module):
-                raise NetError(f"branch {name} must be a torch.nn.Module, got a {type(branch).__name__}")
+                raise NetError(
+                    "branch {name} must be a torch.nn.Module, got a {type}", name=name, type=type(branch).__name__
+                )
             self.add_module(name, branch)
 
     def branches(self) -> dict[str, nn.Module]:
@@ -40,7 +42,9 @@ class _Join(nn.Module):
         outputs = {name: branch(x) for name, branch in self.branches().items()}
         for name, output in outputs.items():
             if not isinstance(output, Tensor):
-                raise NetError(f"branch {name} must return a tensor, got a {type(output).__name__}")
+                raise NetError(
+                    "branch {name} must return a tensor, got a {type}", name=name, type=type(output).__name__
+                )
         return outputs
 
     def _size_advice(self, names: Iterable[str]) -> list[str]:
@@ -57,12 +61,13 @@ class _Join(nn.Module):
         shapes = "\n".join(f"  {name:<{width}}  {times(output.shape[1:])}" for name, output in outputs.items())
         join = type(self).__name__
         return NetError(
-            say(
-                f"the branches of this {join} do not fit: {need}.\n"
-                f"  the input is {times(x.shape[1:])}; the branches return\n{shapes}\n{advice}",
-                f"这个 {join} 的各分支无法合并：{need}。\n"
-                f"  输入是 {times(x.shape[1:])}，各分支的输出是\n{shapes}\n{advice}",
-            )
+            "the branches of this {join} do not fit: {need}.\n"
+            "  the input is {shape}; the branches return\n{shapes}\n{advice}",
+            join=join,
+            need=need,
+            shape=times(x.shape[1:]),
+            shapes=shapes,
+            advice=advice,
         )
 
 
@@ -80,7 +85,7 @@ class Concat(_Join):
             raise self._mismatch(
                 x,
                 outputs,
-                need=say("Concat needs equal height and width", "Concat 要求高和宽都相同"),
+                need=say("Concat needs equal height and width"),
                 advice=self._advice(x, outputs),
             )
         return torch.cat(list(outputs.values()), dim=1)
@@ -92,8 +97,7 @@ class Concat(_Join):
         usual = same if same in sizes else max(sizes, key=sizes.count)
         odd = [name for name, output in outputs.items() if tuple(output.shape[2:]) != usual]
         return "\n".join(self._size_advice(odd)) or say(
-            "Change the odd branch so that all have the same height and width.",
-            "修改不一致的那条分支，使各分支的高和宽相同。",
+            "Change the odd branch so that all have the same height and width."
         )
 
 
@@ -112,7 +116,7 @@ class Add(_Join):
             raise self._mismatch(
                 x,
                 outputs,
-                need=say("Add needs equal channels, height and width", "Add 要求通道数、高和宽都相同"),
+                need=say("Add needs equal channels, height and width"),
                 advice=self._advice(x, outputs),
             )
         total, *others = outputs.values()
@@ -132,16 +136,14 @@ class Add(_Join):
             projection = f"{shortcut[0]}=nn.Conv2d({x.shape[1]}, {out}, 1{step})"
             lines = [
                 say(
-                    f"Give the shortcut a 1×1 projection, {projection}, "
+                    "Give the shortcut a 1×1 projection, {projection}, "
                     "or keep channels and stride in the other branch.",
-                    f"给捷径加一个 1×1 投影：{projection}；或者让另一条分支保持通道数和步长。",
+                    projection=projection,
                 )
             ]
         if stride == 1:
             lines += self._size_advice(others)
-        return "\n".join(lines) or say(
-            "Change the odd branch so that all have the same shape.", "修改不一致的那条分支，使各分支的形状相同。"
-        )
+        return "\n".join(lines) or say("Change the odd branch so that all have the same shape.")
 
 
 class InceptionA(Concat):
@@ -204,27 +206,26 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
     dilation = pair(getattr(layer, "dilation", 1))
     span = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
     if stride != (1, 1):
-        return [
-            say(
-                f"`{path}` has stride {short(stride)}: stride=1 keeps height and width.",
-                f"`{path}` 的步长是 {short(stride)}：改成 stride=1 才能保持高和宽。",
-            )
-        ]
+        return [say("`{path}` has stride {stride}: stride=1 keeps height and width.", path=path, stride=short(stride))]
     if tuple(2 * p for p in padding) == span:
         return []
     if any(s % 2 for s in span):
         return [
             say(
-                f"`{path}` has an even kernel, {short(kernel)}, which cannot keep height and width: use an odd one.",
-                f"`{path}` 的卷积核边长 {short(kernel)} 是偶数，无法保持高和宽：请用奇数。",
+                "`{path}` has an even kernel, {kernel}, which cannot keep height and width: use an odd one.",
+                path=path,
+                kernel=short(kernel),
             )
         ]
     keeps = short(tuple(s // 2 for s in span))
     k, p = short(kernel), short(padding)
     return [
         say(
-            f"`{path}` has kernel {k} and padding {p}: padding={keeps} keeps height and width.",
-            f"`{path}` 的核是 {k}，填充是 {p}：改成 padding={keeps} 才能保持高和宽。",
+            "`{path}` has kernel {k} and padding {p}: padding={keeps} keeps height and width.",
+            path=path,
+            k=k,
+            p=p,
+            keeps=keeps,
         )
     ]
 

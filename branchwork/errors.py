@@ -6,9 +6,17 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
+from branchwork.language import say
+
 
 class BranchworkError(Exception):
-    """Base of every error that the user can fix. The command prints it without a traceback and exits 2."""
+    """Base of every error that the user can fix. The command prints it without a traceback and exits 2.
+
+    `message` is said in the user's language, with `values` in place of their {names}.
+    """
+
+    def __init__(self, message: str = "", /, **values: object) -> None:
+        super().__init__(say(message, **values))
 
 
 class NetError(BranchworkError):

@@ -45,7 +45,11 @@ _FONTS = (
 def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
     """Raise `error` unless `save` knows the format that the ending of `path` stands for."""
     if path.suffix.lower() not in _ENDINGS:
-        raise error(f"{path}: figures cannot be written as {path.suffix}. Use .svg, .png, .jpg or .pdf.")
+        raise error(
+            "{path}: figures cannot be written as {suffix}. Use .svg, .png, .jpg or .pdf.",
+            path=path,
+            suffix=path.suffix,
+        )
 
 
 @contextmanager

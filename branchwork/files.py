@@ -38,7 +38,12 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         try:
             target.write_bytes(data)
         except OSError as reason:
-            raise error(f"cannot write {path} ({len(data):,} bytes): {_cause_and_remedy(reason)}") from reason
+            raise error(
+                "cannot write {path} ({data:,} bytes): {cause_and_remedy}",
+                path=path,
+                data=len(data),
+                cause_and_remedy=_cause_and_remedy(reason),
+            ) from reason
         return
     handle, temporary = _open_beside(target, error, path)
     try:
@@ -50,7 +55,12 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         os.replace(temporary, target)
         _sync_folder(target.parent)
     except OSError as reason:
-        raise error(f"cannot write {path} ({len(data):,} bytes): {_cause_and_remedy(reason)}") from reason
+        raise error(
+            "cannot write {path} ({data:,} bytes): {cause_and_remedy}",
+            path=path,
+            data=len(data),
+            cause_and_remedy=_cause_and_remedy(reason),
+        ) from reason
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -77,7 +87,9 @@ def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Ite
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as reason:
-        raise error(f"cannot write {path}: {_cause_and_remedy(reason)}") from reason
+        raise error(
+            "cannot write {path}: {cause_and_remedy}", path=path, cause_and_remedy=_cause_and_remedy(reason)
+        ) from reason
     try:
         yield Path(folder)
     finally:
@@ -101,14 +113,16 @@ def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkE
             os.replace(source, target)
         _sync_folder(targets[-1][1].parent)
     except OSError as reason:
-        raise error(f"cannot write {moves[-1][1]}: {_cause_and_remedy(reason)}") from reason
+        raise error(
+            "cannot write {moves}: {cause_and_remedy}", moves=moves[-1][1], cause_and_remedy=_cause_and_remedy(reason)
+        ) from reason
 
 
 def check_writable(path: Path, *, error: type[BranchworkError] = RunError) -> None:
     """Raise `error` if `write_whole` could not write `path`. Its folder is made if it is missing."""
     target = Path(os.path.realpath(path))
     if os.path.isdir(target):
-        raise error(f"cannot write {path}: it is a folder. Name a file in it.")
+        raise error("cannot write {path}: it is a folder. Name a file in it.", path=path)
     if os.path.isfile(target) or not os.path.exists(target):
         handle, temporary = _open_beside(target, error, path)
         os.close(handle)
@@ -131,9 +145,11 @@ def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunEr
     try:
         file_lock.acquire(timeout=0)
     except Timeout:
-        raise error(f"another process {activity}: wait for it, or choose another --out") from None
+        raise error("another process {activity}: wait for it, or choose another --out", activity=activity) from None
     except OSError as reason:
-        raise error(f"cannot write into {lock.parent}: {reason.strerror or reason}") from reason
+        raise error(
+            "cannot write into {parent}: {strerror}", parent=lock.parent, strerror=reason.strerror or reason
+        ) from reason
     try:
         yield
     finally:
@@ -170,15 +186,20 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
     except error:
         raise
     except FileNotFoundError as reason:
-        raise error(f"{shown} is missing: {remedy}") from reason
+        raise error("{shown} is missing: {remedy}", shown=shown, remedy=remedy) from reason
     except OSError as reason:
-        raise error(f"{shown} cannot be read ({reason.strerror or reason}): {remedy}") from reason
+        raise error(
+            "{shown} cannot be read ({strerror}): {remedy}",
+            shown=shown,
+            strerror=reason.strerror or reason,
+            remedy=remedy,
+        ) from reason
     except RecursionError as reason:
-        raise error(f"{shown} is damaged (it is nested too deeply): {remedy}") from reason
+        raise error("{shown} is damaged (it is nested too deeply): {remedy}", shown=shown, remedy=remedy) from reason
     except (
         msgspec.MsgspecError, SafetensorError, BranchworkError, ValueError, TypeError, LookupError, ArithmeticError,
     ) as reason:  # fmt: skip
-        raise error(f"{shown} is damaged ({reason}): {remedy}") from reason
+        raise error("{shown} is damaged ({reason}): {remedy}", shown=shown, reason=reason, remedy=remedy) from reason
 
 
 def _decode(text: bytes | str, kind: type[T]) -> T:
@@ -254,7 +275,9 @@ def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
-        raise error(f"cannot write {shown}: {_cause_and_remedy(reason)}") from reason
+        raise error(
+            "cannot write {shown}: {cause_and_remedy}", shown=shown, cause_and_remedy=_cause_and_remedy(reason)
+        ) from reason
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,20 +1,48 @@
-"""Messages and numbers for people, in English or Chinese, chosen by `BRANCHWORK_LANG`, else by the locale."""
+"""Words for people: messages in the user's language, and numbers as people write them.
 
+The code holds English alone. Chinese is in one catalogue, `locale/zh/LC_MESSAGES/branchwork.po`, which
+`scripts/messages.py` keeps up with the code.
+"""
+
+import functools
+import gettext
+import locale
 import os
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
-def say(english: str, chinese: str) -> str:
-    """Return the message in the user's language."""
-    return chinese if _language().lower().startswith("zh") else english
+def say(message: str, /, **values: object) -> str:
+    """Return `message` in the user's language, with `values` in place of their {names}.
+
+    The language is that of `BRANCHWORK_LANG`, else of the locale, on Windows that of the desktop.
+    """
+    text = _catalogue(language()).gettext(message) if message else ""
+    return text.format(**values) if values else text
 
 
-def _language() -> str:
+def mark(message: str) -> str:
+    """Return `message` itself: it is collected for translation here, and said where it is shown."""
+    return message
+
+
+def language() -> str:
+    """Return `zh` if people are to read Chinese, else `en`."""
     # In the order in which a POSIX system reads them.
-    for name in ("BRANCHWORK_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
-        if os.environ.get(name):
-            return os.environ[name]
-    return "en"
+    names = ("BRANCHWORK_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
+    name = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    if not name and sys.platform == "win32":
+        import ctypes
+
+        name = locale.windows_locale.get(ctypes.windll.kernel32.GetUserDefaultUILanguage(), "")
+    return "zh" if name.lower().startswith("zh") else "en"
+
+
+@functools.cache
+def _catalogue(language: str) -> gettext.NullTranslations:
+    folder = Path(__file__).parent / "locale"
+    return gettext.NullTranslations() if language == "en" else gettext.translation("branchwork", folder, [language])
 
 
 def times(shape: Iterable[int]) -> str:

@@ -130,22 +130,16 @@ def verdict_lines(found: "Explanation") -> list[str]:
         next(r for r in found.relations if r.measure == measure and r.join is None)
         for measure in ("weight_rms", "weight_norm")
     )
-    claim = say(
-        "Does the branch that is worth more end up with the larger weights, as the lecture says?",
-        "课上说，好的卷积核最后权重更大。更有价值的分支，权重真的更大吗？",
-    )
+    claim = say("Does the branch that is worth more end up with the larger weights, as the lecture says?")
     answers = {
-        "yes": say("yes, the two orders agree", "是的，两种排序一致"),
-        "no": say("no, the size of the weights says little about the worth", "不是，权重的大小说明不了多少价值"),
-        "too close to call": say("too close to call", "尚无定论"),
-        "too few branches to tell": say(
-            "too few branches to tell: with fewer than five, any order may be chance",
-            "分支太少，无法判断：少于五个时，任何顺序都可能只是偶然",
-        ),
+        "yes": say("yes, the two orders agree"),
+        "no": say("no, the size of the weights says little about the worth"),
+        "too close to call": say("too close to call"),
+        "too few branches to tell": say("too few branches to tell: with fewer than five, any order may be chance"),
     }
     by_mean, by_total = (
-        say("by the mean size of its weights: ", "按权重的平均大小："),
-        say("by their total size: ", "按权重的总大小："),
+        say("by the mean size of its weights: "),
+        say("by their total size: "),
     )
     return [
         claim,

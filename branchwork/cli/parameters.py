@@ -55,7 +55,7 @@ def parse_sizes(text: str, flag: str) -> tuple[int, ...]:
     """Parse `1x28x28`. Raises `NetError` unless all sizes are numbers above 0."""
     sizes = re.split("[x×]", text)
     if not all(size.isdecimal() and int(size) for size in sizes):
-        raise NetError(f"{flag} must be channels, height and width, such as 1x28x28, got {text!r}")
+        raise NetError("{flag} must be channels, height and width, such as 1x28x28, got {text!r}", flag=flag, text=text)
     return tuple(map(int, sizes))
 
 
@@ -64,7 +64,7 @@ def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:
     match parse_sizes(text, flag):
         case (channels, height, width):
             return channels, height, width
-    raise NetError(f"{flag} must be channels, height and width, such as 1x28x28, got {text!r}")
+    raise NetError("{flag} must be channels, height and width, such as 1x28x28, got {text!r}", flag=flag, text=text)
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -73,5 +73,5 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
         return None
     sides = re.split("[x×]", text)
     if len(sides) > 2 or not all(side.isdecimal() and len(side) < 10 for side in sides):
-        raise DataError(f"--size must be one side, or height and width such as 48x64, got {text!r}")
+        raise DataError("--size must be one side, or height and width such as 48x64, got {text!r}", text=text)
     return int(sides[0]), int(sides[-1])

@@ -68,7 +68,7 @@ def select(
     options = branchwork.Options(seed=training.seed or 0, device=training.device, threads=training.threads)
     is_run, screen = bool(holds(Path(net), MODEL)), Screen()
     if is_run and training.seed is not None:
-        raise RecipeError(f"{net} is a run, whose seed decides what is held out: leave out --seed")
+        raise RecipeError("{net} is a run, whose seed decides what is held out: leave out --seed", net=net)
     data_set: str | DataSet | None = data
     if source is not None and is_run:
         data_set = load_for(branchwork.load_run(net).model, data, source, observer=screen)
@@ -88,7 +88,7 @@ def select(
 
 def _fraction(text: str) -> float:
     if not re.fullmatch(r"\d+(\.\d*)?%", text, re.ASCII):
-        raise RecipeError(f"--drop must be a percentage of accuracy, such as 0.2%, got {text!r}")
+        raise RecipeError("--drop must be a percentage of accuracy, such as 0.2%, got {text!r}", text=text)
     return float(text[:-1]) / 100
 
 

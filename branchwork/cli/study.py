@@ -81,7 +81,7 @@ def _show(result: "StudyResult") -> None:
     from branchwork.studies.statistics import mean_words, measure_name
 
     measures = list(result.rows[0].means)
-    table = make_table(say("net", "网络"), *map(measure_name, measures), measure_name("macs"))
+    table = make_table(say("net"), *map(measure_name, measures), measure_name("macs"))
     for row in result.rows:
         means = [mean_words(measure, row.means[measure]) for measure in measures]
         table.add_row(row.label, *means, f"{row.macs:,}")
@@ -92,7 +92,10 @@ def _show(result: "StudyResult") -> None:
             for finding in result.findings
         ),
         say(
-            f"{result.trainings} trainings on {result.data}, {len(result.seeds)} seeds; report: {result.report}",
-            f"在 {result.data} 上训练 {result.trainings} 次，{len(result.seeds)} 个种子；报告：{result.report}",
+            "{trainings} trainings on {data}, {seeds} seeds; report: {report}",
+            trainings=result.trainings,
+            data=result.data,
+            seeds=len(result.seeds),
+            report=result.report,
         ),
     )

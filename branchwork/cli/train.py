@@ -146,7 +146,7 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
     assert folder is not None
     if others:
         names = ", ".join(key if key == "NET" else f"--{key.replace('_', '-')}" for key in others)
-        raise RecipeError(f"--resume takes everything from {folder}: leave out {names}")
+        raise RecipeError("--resume takes everything from {folder}: leave out {names}", folder=folder, names=names)
 
     import branchwork
     from branchwork.cli.progress import Screen

@@ -49,8 +49,11 @@ def hold_out(split: Split, fraction: float, seed: int, *, classes: Sequence[str]
         if not 0 < count < len(members):
             name = classes[label] if classes else int(label)
             raise DataError(
-                f"class {name} has {len(members)} images, too few to hold out {fraction:.0%} for validation: "
-                "set --validation 0 or another fraction"
+                "class {name} has {members} images, too few to hold out {fraction:.0%} for validation: "
+                "set --validation 0 or another fraction",
+                name=name,
+                members=len(members),
+                fraction=fraction,
             )
         held.append(_draw(members, count, generator))
     validation = torch.cat(held).sort().values

@@ -53,15 +53,21 @@ def survey(
     `fit` is one of `placing.METHODS`. Raises `DataError`.
     """
     if fit is not None and fit not in METHODS:
-        raise DataError(f"--fit must be one of {', '.join(FITS)}, got {fit!r}")
+        raise DataError("--fit must be one of {fits}, got {fit!r}", fits=", ".join(FITS), fit=fit)
     if size is not None:
         size = (size, size) if isinstance(size, int) else size
         if not all(1 <= side <= _MOST_SIDE for side in size):
-            raise DataError(f"each side of size must be from 1 to {_MOST_SIDE}, got {times(size)}")
+            raise DataError(
+                "each side of size must be from 1 to {_most_side}, got {size}", _most_side=_MOST_SIDE, size=times(size)
+            )
     layout = find_files(folder)
     headers = read_headers([file.path for file in layout.files], f"scanning {printable(folder.name)}", observer)
     if not headers:
-        raise DataError(f"none of the {len(layout.files):,} files in {printable(folder)} is a picture that can be read")
+        raise DataError(
+            "none of the {files:,} files in {folder} is a picture that can be read",
+            files=len(layout.files),
+            folder=printable(folder),
+        )
     grey = all(header.grey for header in headers)
     return layout, ImageFormat(channels or (1 if grey else 3), size or choose_size(headers), fit or FITS[0])
 
@@ -108,8 +114,14 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
         first = next(iter(problems.values()))
         rest = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
-            f"{printable(layout.folder)}: {rest} has a picture to train on once {len(problems):,} of {len(files):,} "
-            f"files are left out, but two are needed. {first.path}: {first.message}"
+            "{folder}: {rest} has a picture to train on once {problems:,} of {files:,} "
+            "files are left out, but two are needed. {path}: {message}",
+            folder=printable(layout.folder),
+            rest=rest,
+            problems=len(problems),
+            files=len(files),
+            path=first.path,
+            message=first.message,
         )
     parts: dict[SplitName, list[int]] = {
         split: [i for i in usable if i not in problems and files[i].split == split] for split in layout.splits
@@ -118,14 +130,17 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
         if not rows:
             folder = printable(layout.folder)
             raise DataError(
-                f"{folder}: none of the pictures for {split} can be used: branchwork data {folder} says why"
+                "{folder}: none of the pictures for {split} can be used: branchwork data {folder} says why",
+                folder=folder,
+                split=split,
             )
     has_test = "test" in parts
     if not has_test:
         parts["train"], parts["test"] = _hold_out(parts["train"], files, records)
         if not parts["test"]:
             raise DataError(
-                f"{printable(layout.folder)} has one picture of each class, but two are needed: add some to test on"
+                "{folder} has one picture of each class, but two are needed: add some to test on",
+                folder=printable(layout.folder),
             )
     for name in sorted(set(classes) - {files[i].label for i in parts["test"]}):
         message = "the class has no picture to test on: add some, or its accuracy is unknown"

@@ -48,7 +48,9 @@ def find_files(folder: Path) -> FolderLayout:
     or if `val` or `test` have one that `train` lacks.
     """
     if not os.path.isdir(folder):
-        raise DataError(f"there is no folder {printable(folder)}: name one that has a sub-folder for each class")
+        raise DataError(
+            "there is no folder {folder}: name one that has a sub-folder for each class", folder=printable(folder)
+        )
     problems: list[FolderProblem] = []
     parts = _find_splits(folder, problems)
     files: list[PictureFile] = []
@@ -58,15 +60,22 @@ def find_files(folder: Path) -> FolderLayout:
     if len(trained) < 2:
         classes = f"one class with pictures, {min(trained)!r}" if trained else "no sub-folder with pictures"
         raise DataError(
-            f"{printable(parts['train'])} has {classes}, but at least two classes are needed: make a sub-folder for "
-            f"each class, named after it, with its pictures inside. Or did you mean another folder than "
-            f"{printable(folder)}?"
+            "{train} has {classes}, but at least two classes are needed: make a sub-folder for "
+            "each class, named after it, with its pictures inside. Or did you mean another folder than "
+            "{folder}?",
+            train=printable(parts["train"]),
+            classes=classes,
+            folder=printable(folder),
         )
     for split, part in parts.items():
         for label in sorted({file.label for file in files if file.split == split} - trained):
             raise DataError(
-                f"{printable(part)} has a class {label!r} that {printable(parts['train'])} has no pictures of: "
-                f"no net can learn it. Add pictures to train, or remove it.{nearest(label, trained)}"
+                "{part} has a class {label!r} that {train} has no pictures of: "
+                "no net can learn it. Add pictures to train, or remove it.{hint}",
+                part=printable(part),
+                label=label,
+                train=printable(parts["train"]),
+                hint=nearest(label, trained),
             )
     files.sort(key=lambda file: (file.split, file.label, os.fsencode(file.path)))
     splits = tuple(split for split in parts if any(file.split == split for file in files))
@@ -78,7 +87,7 @@ def check_unicode(path: str | Path, error: type[BranchworkError]) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as reason:
-        raise error(f"{printable(path)} has a name that is not valid UTF-8: rename it") from reason
+        raise error("{path} has a name that is not valid UTF-8: rename it", path=printable(path)) from reason
 
 
 def title_of(path: Path) -> str:
@@ -99,7 +108,12 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
         for name, path in named.items():
             first = parts[SPLIT_NAMES[name.casefold()]]
             if path != first:
-                raise DataError(f"{printable(folder)} has both {first.name} and {path.name}: move all into one of them")
+                raise DataError(
+                    "{folder} has both {name} and {other}: move all into one of them",
+                    folder=printable(folder),
+                    name=first.name,
+                    other=path.name,
+                )
         problems += at_top
         message = "it is next to train: if it is a class, move it into train"
         problems += [
@@ -110,8 +124,9 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
         return parts
     if parts and "train" not in parts and any(map(_has_folders, parts.values())):
         raise DataError(
-            f"{printable(folder)} has {' and '.join(sorted(path.name for path in parts.values()))}, but no train: "
-            "name the folder with training images train"
+            "{folder} has {values}, but no train: name the folder with training images train",
+            folder=printable(folder),
+            values=" and ".join(sorted(path.name for path in parts.values())),
         )
     return {"train": folder}
 
@@ -122,7 +137,9 @@ def _read_split(part: Path, split: SplitName, *, folder: Path, problems: list[Fo
         # macOS writes é as two characters and others write one; it is the same name.
         label = unicodedata.normalize("NFC", name)
         if label in labels:
-            raise DataError(f"{printable(part)} has two folders for the class {label!r}: move all into one")
+            raise DataError(
+                "{part} has two folders for the class {label!r}: move all into one", part=printable(part), label=label
+            )
         labels.add(label)
         empty = True
         for picture in _find_pictures(path, folder, problems):
@@ -156,8 +173,10 @@ def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> di
             )
     if loose and not folders:
         raise DataError(
-            f"{printable(parent)} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
-            "and move the pictures into them"
+            "{parent} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
+            "and move the pictures into them",
+            parent=printable(parent),
+            loose=loose,
         )
     return folders
 

@@ -16,7 +16,7 @@ from branchwork.datasets.pack import SUFFIX, open_pack
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Files, fetch, read_idx
 from branchwork.errors import DataError, nearest
 from branchwork.files import available_memory, printable
-from branchwork.language import times
+from branchwork.language import say, times
 from branchwork.observer import Observer
 
 NAMES = ("auto", "mnist", "fashion-mnist", "sample")
@@ -47,18 +47,25 @@ def load_data(
     observer = observer or Observer()
     if is_path(name):
         if source is not None:
-            raise DataError(f"{name} is read in place: leave out --source")
+            raise DataError("{name} is read in place: leave out --source", name=name)
         if os.path.isfile(name):
             data = open_pack(Path(name), size=size, fit=fit, channels=channels)
-            observer.note(f"data: {data.origin}, images {times(data.train.images.shape[1:])} by --fit {data.pictures}")
+            observer.note(
+                say(
+                    "data: {origin}, images {shape} by --fit {pictures}",
+                    origin=data.origin,
+                    shape=times(data.train.images.shape[1:]),
+                    pictures=data.pictures,
+                )
+            )
             return data
         if name.endswith(SUFFIX) and not os.path.exists(name):
             raise DataError(
-                f"there is no pack {printable(name)}: make it with branchwork data pack FOLDER --out {printable(name)}"
+                "there is no pack {name}: make it with branchwork data pack FOLDER --out {name}", name=printable(name)
             )
         return _load_folder(Path(name), size=size, fit=fit, channels=channels, observer=observer)
     if size is not None or fit is not None:
-        raise DataError(f"{name} has images of one size: leave out --size and --fit, which are for folders")
+        raise DataError("{name} has images of one size: leave out --size and --fit, which are for folders", name=name)
     if name == "auto":
         return _load_mnist_or_sample(source, observer)
     if name == "mnist":
@@ -72,7 +79,9 @@ def load_data(
             raise DataError("the sample comes with the package: leave out --source")
         return _load_sample()
     raise DataError(
-        f"there is no data set called {name!r}.{nearest(name, NAMES)} To use your own images, name their folder."
+        "there is no data set called {name!r}.{hint} To use your own images, name their folder.",
+        name=name,
+        hint=nearest(name, NAMES),
     )
 
 
@@ -88,9 +97,13 @@ def _load_folder(
     needed, free = 2 * len(layout.files) * image_format.bytes, available_memory()
     if free is not None and needed > free:
         raise DataError(
-            f"{folder} takes {needed / 1e9:.1f} GB as images of {times(image_format.shape)}, but only "
-            f"{free / 1e9:.1f} GB of memory are free: make a pack with branchwork data pack {folder}, "
-            "and name that as --data"
+            "{folder} takes {needed:.1f} GB as images of {shape}, but only "
+            "{free:.1f} GB of memory are free: make a pack with branchwork data pack {folder}, "
+            "and name that as --data",
+            folder=folder,
+            needed=needed / 1000000000.0,
+            shape=times(image_format.shape),
+            free=free / 1000000000.0,
         )
     images = np.empty((len(layout.files), *image_format.shape), np.uint8)
     records = []
@@ -141,9 +154,11 @@ def _load_mnist_or_sample(source: Path | None, observer: Observer) -> DataSet:
     except DataError as reason:
         if source is not None:
             raise
-        observer.note(f"MNIST is not available, so the 7,000 built-in digits of `sample` are used.\n{reason}")
+        observer.note(
+            say("MNIST is not available, so the 7,000 built-in digits of `sample` are used.\n{reason}", reason=reason)
+        )
         return _load_sample()
-    observer.note(f"data: MNIST, from {data.origin}")
+    observer.note(say("data: MNIST, from {origin}", origin=data.origin))
     return data
 
 

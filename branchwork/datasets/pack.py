@@ -79,9 +79,9 @@ def pack(
     observer = observer or Observer()
     path = Path(f"{title_of(Path(folder))}{SUFFIX}") if out is None else Path(out)
     if path.suffix != SUFFIX:
-        raise DataError(f"a pack's name must end in {SUFFIX}, got {printable(path)}")
+        raise DataError("a pack's name must end in {suffix}, got {path}", suffix=SUFFIX, path=printable(path))
     if os.path.lexists(path):
-        raise DataError(f"{printable(path)} already exists: delete it, or choose another --out")
+        raise DataError("{path} already exists: delete it, or choose another --out", path=printable(path))
     layout, image_format = survey(Path(folder), observer, size=size, fit=fit)
     part = path.with_name(f".{path.name}.part")
     with (
@@ -119,11 +119,19 @@ def open_pack(
     for flag, wanted, actual in (("--fit", fit, header.pictures), ("--size", size, tuple(shape[1:]))):
         if wanted is not None and wanted != actual:
             raise DataError(
-                f"{printable(path)} was packed with {flag} {_as_typed(actual)}, and {_as_typed(wanted)} is needed: "
-                f"pack {header.folder} again with that"
+                "{path} was packed with {flag} {actual}, and {wanted} is needed: pack {folder} again with that",
+                path=printable(path),
+                flag=flag,
+                actual=_as_typed(actual),
+                wanted=_as_typed(wanted),
+                folder=header.folder,
             )
     if channels is not None and channels < shape[0]:
-        raise DataError(f"{printable(path)} has colour images, but grey ones are needed: name {header.folder} itself")
+        raise DataError(
+            "{path} has colour images, but grey ones are needed: name {folder} itself",
+            path=printable(path),
+            folder=header.folder,
+        )
     repeats = 1 if channels is None else channels // shape[0]
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), math.prod(header.shape), access=mmap.ACCESS_READ)
@@ -207,8 +215,8 @@ def _read_header(path: Path) -> tuple[_PackHeader, NDArray[np.int32]]:
         end = file.read(_END.size)
         if len(end) < _END.size or not end.endswith(MAGIC):
             raise DataError(
-                f"{printable(path)} is not a pack, or was cut off: copy it again, or make one with "
-                "branchwork data pack FOLDER"
+                "{path} is not a pack, or was cut off: copy it again, or make one with branchwork data pack FOLDER",
+                path=printable(path),
             )
         length, checksum, _ = _END.unpack(end)
         file.seek(max(0, size - _END.size - length))
@@ -231,8 +239,11 @@ def _check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path.absolute().parent).free
     if free < needed:
         raise DataError(
-            f"{printable(path)} takes {needed / 1e6:,.0f} MB, but only {free / 1e6:,.0f} MB are free there: free some "
-            "space, choose another --out, or a smaller --size"
+            "{path} takes {needed:,.0f} MB, but only {free:,.0f} MB are free there: free some "
+            "space, choose another --out, or a smaller --size",
+            path=printable(path),
+            needed=needed / 1000000.0,
+            free=free / 1000000.0,
         )
 
 
@@ -244,7 +255,9 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as reason:
         raise DataError(
-            f"cannot write {printable(path)}: {reason.strerror or reason}. Free some space, or choose another --out"
+            "cannot write {path}: {strerror}. Free some space, or choose another --out",
+            path=printable(path),
+            strerror=reason.strerror or reason,
         ) from reason
 
 

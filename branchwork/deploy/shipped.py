@@ -58,8 +58,9 @@ class Deployable:
         """Raise `NetError` if the operations of the net depend on the pixels."""
         if self.graph.depends_on_pixels:
             raise NetError(
-                f"{self.name} has data-dependent control flow, but a file holds one graph for all images: remove what "
-                "reads a tensor's values (if, while, .item(), int(tensor))"
+                "{name} has data-dependent control flow, but a file holds one graph for all images: remove what "
+                "reads a tensor's values (if, while, .item(), int(tensor))",
+                name=self.name,
             )
 
 
@@ -80,7 +81,11 @@ def find_deployable(
     if subject.run is not None:
         model = subject.run.model
         if input_shape not in (None, subject.input_shape):
-            raise NetError(f"{net} was trained on images of {times(subject.input_shape)} and accepts no others")
+            raise NetError(
+                "{net} was trained on images of {input_shape} and accepts no others",
+                net=net,
+                input_shape=times(subject.input_shape),
+            )
     assert model is not None
     twin = eval_copy(subject.net).to("cpu", torch.float32)
     problem = failure(twin, subject.input_shape)
@@ -162,9 +167,13 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise ExportError(f"batch must be at least 1, got {self.batch}: it is the number of images at a time")
+            raise ExportError(
+                "batch must be at least 1, got {batch}: it is the number of images at a time", batch=self.batch
+            )
         if self.input not in get_args(Pixels):
-            raise ExportError(f"there is no input {self.input!r}.{nearest(self.input, get_args(Pixels))}")
+            raise ExportError(
+                "there is no input {input!r}.{hint}", input=self.input, hint=nearest(self.input, get_args(Pixels))
+            )
 
 
 def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = None) -> Shipped:

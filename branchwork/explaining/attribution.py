@@ -51,7 +51,9 @@ def explain_pictures(
     trained = load_run(run)
     model = trained.model
     if target is not None and target not in model.classes:
-        raise ExplainError(f"{model.net} has no class {target!r}.{nearest(target, model.classes)}")
+        raise ExplainError(
+            "{net} has no class {target!r}.{hint}", net=model.net, target=target, hint=nearest(target, model.classes)
+        )
     paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
     if not paths:
         raise ImageError("no pictures were given: name files, or a folder of them")

@@ -53,7 +53,7 @@ def observe(branched: BranchedNet, model: Model, split: Split) -> Observed:
         for images, labels in _batches(branched, model, split):
             logits, entering = branched.run_to_joins(images)
             if not bool(logits.isfinite().all()):
-                raise WeightsError(f"{model.net} returns infinite or NaN logits: its weights are damaged")
+                raise WeightsError("{net} returns infinite or NaN logits: its weights are damaged", net=model.net)
             correct.append(logits.argmax(1) == labels)
             for join, branches in entering.items():
                 for branch, tensors in branches.items():

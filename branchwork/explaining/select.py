@@ -106,7 +106,7 @@ def select(
         recipe = recipe.but({"epochs": epochs})
     if recipe.validation == 0 and data_set.validation is None:
         raise RecipeError(
-            f"{net} was trained on all images, so none are left to validate on: train it with --validation 0.1"
+            "{net} was trained on all images, so none are left to validate on: train it with --validation 0.1", net=net
         )
     search = start_search(make_plan(whole, data_set, recipe=recipe, options=options), data_set, goal, observer=observer)
     plan, weights = search.plan, None if run is None else _hash(run.net)
@@ -123,16 +123,22 @@ def select(
             write_json(folder / SELECTION, asdict(selection))
             return selection
     except (KeyboardInterrupt, Interrupted):
-        raise Interrupted(f"stopped, with all steps so far saved: repeat the command with --out {folder}") from None
+        raise Interrupted(
+            "stopped, with all steps so far saved: repeat the command with --out {folder}", folder=folder
+        ) from None
 
 
 def _seed_of(run: Path, given: int) -> int:
     """Return the seed of a finished run. Raises `RecipeError` if another one is given."""
     if not holds(run, RESULT):
-        raise RunError(f"the training in {run} is not finished: continue it with branchwork train --resume {run}")
+        raise RunError(
+            "the training in {run} is not finished: continue it with branchwork train --resume {run}", run=run
+        )
     seed = read_result(run).seed
     if given not in (Options.seed, seed):
-        raise RecipeError(f"{run} was trained with seed {seed}, which decides what is held out: leave out --seed")
+        raise RecipeError(
+            "{run} was trained with seed {seed}, which decides what is held out: leave out --seed", run=run, seed=seed
+        )
     return seed
 
 
@@ -144,7 +150,9 @@ def _data_of(run: TrainedNet, data: str | DataSet | None, observer: Observer) ->
         data = load_for(run.model, data, None, observer=observer)
     if data.classes != run.model.classes:
         raise DataError(
-            f"{data.name} has the classes of {run.folder} in another order: select from a net trained on it"
+            "{name} has the classes of {folder} in another order: select from a net trained on it",
+            name=data.name,
+            folder=run.folder,
         )
     return replace(data, mean=run.model.mean, std=run.model.std)
 
@@ -168,10 +176,11 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
         return folder
     folder = Path(out)
     if holds(folder, SELECTION):
-        raise RunError(f"{folder} holds a finished selection: choose another --out")
+        raise RunError("{folder} holds a finished selection: choose another --out", folder=folder)
     if replace(_read_steps(folder), sizes=()) != steps:
         raise RunError(
-            f"{folder} holds the steps of another selection: give it the same arguments, or choose another --out"
+            "{folder} holds the steps of another selection: give it the same arguments, or choose another --out",
+            folder=folder,
         )
     return folder
 

@@ -24,13 +24,17 @@ class Goal:
         if not given:
             raise RecipeError("a goal needs one of --keep, --macs and --drop")
         if len(given) > 1:
-            raise RecipeError(f"{' and '.join(f'--{name}' for name in given)} cannot be combined: give one of them")
+            raise RecipeError(
+                "{given} cannot be combined: give one of them", given=" and ".join(f"--{name}" for name in given)
+            )
         if self.keep is not None and self.keep < 1:
-            raise RecipeError(f"--keep must be at least 1, got {self.keep}")
+            raise RecipeError("--keep must be at least 1, got {keep}", keep=self.keep)
         if self.macs is not None and not 0 < self.macs < 1:
-            raise RecipeError(f"--macs must be a share of the net's MACs, above 0 and below 1, got {self.macs:g}")
+            raise RecipeError(
+                "--macs must be a share of the net's MACs, above 0 and below 1, got {macs:g}", macs=self.macs
+            )
         if self.drop is not None and not 0 <= self.drop < 1:
-            raise RecipeError(f"--drop must be at least 0% and below 100%, got {self.drop:%}")
+            raise RecipeError("--drop must be at least 0% and below 100%, got {drop:%}", drop=self.drop)
 
     def __str__(self) -> str:
         if self.keep is not None:

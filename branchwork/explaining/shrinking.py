@@ -12,6 +12,7 @@ from branchwork.errors import NetError, RecipeError, first_line
 from branchwork.explaining.candidates import Group, Tuner, branch_paths, find_groups, weight_size
 from branchwork.explaining.selection import Goal, Size, Trial, Worth
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.language import say
 from branchwork.nets.prune import find_branches, find_joins, prune
 from branchwork.nets.resolve import WITHOUT, short_name, split_options, with_options
 from branchwork.observer import Observer
@@ -42,15 +43,20 @@ def start_search(plan: Plan, data: DataSet, goal: Goal, *, observer: Observer) -
     counts = [len(join.branches()) for join in find_joins(net).values()]
     if not counts:
         raise NetError(
-            f"{name} has no join with named branches, so there is nothing to select. Write its blocks as "
-            "branchwork.Concat(b1=…, b5=…), or branchwork.Add(residual=…, shortcut=…)"
+            "{name} has no join with named branches, so there is nothing to select. Write its blocks as "
+            "branchwork.Concat(b1=…, b5=…), or branchwork.Add(residual=…, shortcut=…)",
+            name=name,
         )
     if max(counts) == 1:
-        raise NetError(f"each join of {name} has only one branch, which must stay: there is nothing to select")
+        raise NetError(
+            "each join of {name} has only one branch, which must stay: there is nothing to select", name=name
+        )
     if goal.keep is not None and goal.keep >= max(counts):
         raise RecipeError(
-            f"--keep must be less than {max(counts)}, the largest number of branches in a join of {name}, "
-            f"got {goal.keep}"
+            "--keep must be less than {counts}, the largest number of branches in a join of {name}, got {keep}",
+            counts=max(counts),
+            name=name,
+            keep=goal.keep,
         )
     return Search(plan, data, goal, find_groups(net, goal.each), observer)
 
@@ -160,7 +166,7 @@ def _prune_each(search: Search, net: nn.Module, now: Size) -> tuple[dict[str, nn
             smaller = prune(net, _input_shape(search), group.paths).eval()
         except NetError as reason:
             if now.removed is None:
-                search.observer.note(f"{group.name} stays: {first_line(reason)}")
+                search.observer.note(say("{name} stays: {reason}", name=group.name, reason=first_line(reason)))
             continue
         macs = count_macs(smaller, _input_shape(search))
         if macs < now.macs:  # an identity shortcut costs nothing
@@ -202,18 +208,23 @@ def _check_reached(search: Search, sizes: Sequence[Size]) -> None:
     goal, name, share = search.goal, short_name(search.plan.net), sizes[-1].macs / sizes[0].macs
     if goal.macs is not None and sizes[-1].macs > goal.macs * sizes[0].macs:
         raise NetError(
-            f"--macs is {goal.macs:g}, but removing the least important branches of {name} until each join has one "
-            f"leaves {share:.2f} of its MACs: ask for more than that, or remove branches of your own choice, as in "
-            "net[without=b5]"
+            "--macs is {macs:g}, but removing the least important branches of {name} until each join has one "
+            "leaves {share:.2f} of its MACs: ask for more than that, or remove branches of your own choice, as in "
+            "net[without=b5]",
+            macs=goal.macs,
+            name=name,
+            share=share,
         )
     if len(sizes) > 1:
         return
     if goal.drop is not None:
         raise NetError(
-            f"removing any one of the least important branches of {name} loses more than {goal.drop:.2%} of "
-            "validation accuracy: allow a larger --drop, or keep the net as it is"
+            "removing any one of the least important branches of {name} loses more than {drop:.2%} of "
+            "validation accuracy: allow a larger --drop, or keep the net as it is",
+            name=name,
+            drop=goal.drop,
         )
-    raise NetError(f"no branch that costs anything can be removed from {name}: there is nothing to select")
+    raise NetError("no branch that costs anything can be removed from {name}: there is nothing to select", name=name)
 
 
 def _input_shape(search: Search) -> tuple[int, ...]:

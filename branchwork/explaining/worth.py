@@ -45,7 +45,7 @@ def explain(
     """
     observer = observer or Observer()
     if images is not None and images < 1:
-        raise ExplainError(f"--images must be at least 1, got {images}")
+        raise ExplainError("--images must be at least 1, got {images}", images=images)
     if picture is not None:
         check_ending(picture, ExplainError)
     trained = load_run(run)
@@ -67,8 +67,10 @@ def branches_of(trained: TrainedNet) -> BranchedNet:
         single = _single_joins(branched)
         why = f"{', '.join(single)} joins one branch alone" if single else "no operation joins branches (torch.cat, +)"
         raise NetError(
-            f"{short_name(model.net)} has no branches to remove: {why}. Give the run of a net that "
-            "branches or skips, such as inception or residual"
+            "{short_name} has no branches to remove: {why}. Give the run of a net that "
+            "branches or skips, such as inception or residual",
+            short_name=short_name(model.net),
+            why=why,
         )
     return branched
 

@@ -32,9 +32,17 @@ def fuse(
     net in training mode, whose batch norm and dropout cannot be folded, and for a net with data-dependent control flow.
     """
     if batch < 1 or precision not in ("fp32", "bf16"):
-        raise NetError(f"batch must be at least 1 and precision fp32 or bf16, got {batch} and {precision!r}")
+        raise NetError(
+            "batch must be at least 1 and precision fp32 or bf16, got {batch} and {precision!r}",
+            batch=batch,
+            precision=precision,
+        )
     if engine not in (None, *ENGINES):
-        raise NetError(f"there is no engine called {engine!r}.{nearest(str(engine), ENGINES)} None means torch.")
+        raise NetError(
+            "there is no engine called {engine!r}.{hint} None means torch.",
+            engine=engine,
+            hint=nearest(str(engine), ENGINES),
+        )
     if any(module.training for module in net.modules()):
         raise NetError("only a net in eval mode can be fused: call net.eval() first")
     target = Target(batch, precision == "bf16", engine)
@@ -62,7 +70,7 @@ def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.Gr
     Python.
     """
     if batch < 1:
-        raise NetError(f"batch, the number of images in a step, must be at least 1, got {batch}")
+        raise NetError("batch, the number of images in a step, must be at least 1, got {batch}", batch=batch)
     written = read(net, input_shape, train=True).rewritable()
     pooled = pool_before_relu(written.graph)
     # Kernels are merged once forward, and in training twice backward.
@@ -99,8 +107,9 @@ def _require_same_training(net: nn.Module, other: nn.Module, input_shape: Sequen
         least = OF_ALL * everything if index < len(weights) else 1e-6
         if one.shape != two.shape or not bool((one - two).norm() <= OF_ITS_OWN * one.norm() + least):
             raise NetError(
-                f"{type(net).__name__} trains differently from what its graph says: it may use no_grad, a function or "
-                "a hook with its own gradient, or replace a buffer: train it with --execute written"
+                "{name} trains differently from what its graph says: it may use no_grad, a function or "
+                "a hook with its own gradient, or replace a buffer: train it with --execute written",
+                name=type(net).__name__,
             )
 
 

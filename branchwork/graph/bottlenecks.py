@@ -41,7 +41,7 @@ def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, throu
     numbers = {"channels": input_shape[0], "height": input_shape[1], "width": input_shape[2]}
     for name, number in (numbers | {"kernel": kernel, "out": out, "through": through}).items():
         if number < 1:
-            raise NetError(f"{name} must be at least 1, got {number}")
+            raise NetError("{name} must be at least 1, got {number}", name=name, number=number)
     channels, height, width = input_shape
     pixels = height * width
     return Reduction(

@@ -78,7 +78,9 @@ class Graph:
         assert self.any_number, "read without `single`"
         if len(self.outputs) != 1:
             kind = type(self.net).__name__
-            raise NetError(f"{kind} returns {len(self.outputs)} tensors, but one is needed: the logits")
+            raise NetError(
+                "{kind} returns {outputs} tensors, but one is needed: the logits", kind=kind, outputs=len(self.outputs)
+            )
 
     def rewritable(self) -> fx.GraphModule:
         """Return a copy of `module` to be rewritten, over the same weights. Raises `NetError` if that is unsafe."""

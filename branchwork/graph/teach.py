@@ -37,12 +37,12 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
         problem = _diagnose(net, recorder, reason, input_shape=tuple(input_shape))
         line = own_line(reason)
         problem += f" ({line})" if line else ""
-    return NetError(f"{problem}\n{_flow(recorder.calls, tuple(input_shape))}")
+    return NetError("{problem}\n{flow}", problem=problem, flow=_flow(recorder.calls, tuple(input_shape)))
 
 
 def _flow(calls: Sequence[RecordedCall], input_shape: tuple[int, ...]) -> str:
     """Return the shapes up to the failure, one line per operation."""
-    rows = [(say("input", "输入"), "", times(input_shape))]
+    rows = [(say("input"), "", times(input_shape))]
     for recorded in calls:
         shape = "✗" if recorded.output is None else times(recorded.output.shape[1:])
         rows.append((recorded.path or "forward", recorded.op, shape))
@@ -80,8 +80,9 @@ def _diagnose(net: nn.Module, recorder: Recorder, reason: Exception, *, input_sh
 
 def _module_passed(path: str, name: str) -> str:
     return say(
-        f"`{path}` was given the module `{name}` itself, not its output: write self.{path}(self.{name}(x))",
-        f"传给 `{path}` 的是模块 `{name}` 本身，而不是它的输出：应写成 self.{path}(self.{name}(x))",
+        "`{path}` was given the module `{name}` itself, not its output: write self.{path}(self.{name}(x))",
+        path=path,
+        name=name,
     )
 
 
@@ -92,9 +93,11 @@ def _linear(case: _Case) -> str | None:
         features = prod(shape)
         change = "" if features == needed else f", nn.Linear({features}, {out})"
         return say(
-            f"`{name}` expects a row of numbers per image, but {times(shape)} arrives: flatten it first, "
-            f"x = x.view(x.size(0), -1){change}",
-            f"`{name}` 要求每张图是一行数，输入却是 {times(shape)}：先展平，x = x.view(x.size(0), -1){change}",
+            "`{name}` expects a row of numbers per image, but {shape} arrives: flatten it first, "
+            "x = x.view(x.size(0), -1){change}",
+            name=name,
+            shape=times(shape),
+            change=change,
         )
     if shape[-1] == needed:
         return None
@@ -102,8 +105,12 @@ def _linear(case: _Case) -> str | None:
     before = tuple(source.arguments[0].shape[1:]) if source is not None and source.op in ("view", "flatten") else ()
     arrive = f"{times(before)} = {shape[-1]}" if prod(before) == shape[-1] else str(shape[-1])
     return say(
-        f"`{name}` expects {needed} features, but {arrive} arrive: nn.Linear({shape[-1]}, {out})",
-        f"`{name}` 需要 {needed} 个特征，输入却是 {arrive} 个：改成 nn.Linear({shape[-1]}, {out})",
+        "`{name}` expects {needed} features, but {arrive} arrive: nn.Linear({shape}, {out})",
+        name=name,
+        needed=needed,
+        arrive=arrive,
+        shape=shape[-1],
+        out=out,
     )
 
 
@@ -114,23 +121,31 @@ def _conv(case: _Case) -> str | None:
     name, needed, channels = case.call.path or "conv2d", weight.shape[1] * groups, x.shape[1]
     if x.dim() != 4:
         return say(
-            f"`{name}` expects images N×C×H×W, but {times(tuple(x.shape))} arrives: it must come before the flattening",
-            f"`{name}` 要求输入 N×C×H×W 的图像，输入却是 {times(tuple(x.shape))}：它应该放在展平之前",
+            "`{name}` expects images N×C×H×W, but {shape} arrives: it must come before the flattening",
+            name=name,
+            shape=times(tuple(x.shape)),
         )
     if channels == needed:
         return _too_small(case)
     out, kernel = weight.shape[0], weight.shape[2] if weight.shape[2] == weight.shape[3] else tuple(weight.shape[2:])
     if case.recorder.maker(x) is None:
         return say(
-            f"`{name}` expects {needed} channels, but the images have {channels}: "
-            f"nn.Conv2d({channels}, {out}, {kernel}), or images of {needed}×{times(case.input_shape[1:])}",
-            f"`{name}` 需要 {needed} 个通道，而图像有 {channels} 个：改成 nn.Conv2d({channels}, {out}, {kernel})，"
-            f"或者用 {needed}×{times(case.input_shape[1:])} 的图像",
+            "`{name}` expects {needed} channels, but the images have {channels}: "
+            "nn.Conv2d({channels}, {out}, {kernel}), or images of {needed}×{input_shape}",
+            name=name,
+            needed=needed,
+            channels=channels,
+            out=out,
+            kernel=kernel,
+            input_shape=times(case.input_shape[1:]),
         )
     arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({channels}, {out}, {kernel})"
     return say(
-        f"`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
-        f"`{name}` 需要 {needed} 个通道，输入却是 {arrives}：改成 {layer_words}",
+        "`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
+        name=name,
+        needed=needed,
+        arrives=arrives,
+        layer_words=layer_words,
     )
 
 
@@ -140,13 +155,16 @@ def _too_small(case: _Case) -> str | None:
     size, shape = times(case.input_shape[1:]), times(tuple(case.call.arguments[0].shape[1:]))
     smallest = _smallest_above(case.net, case.input_shape)
     remedy = (
-        say(f"the smallest size that works is {smallest}×{smallest}", f"最小可用的是 {smallest}×{smallest}")
+        say("the smallest size that works is {smallest}×{smallest}", smallest=smallest)
         if smallest
-        else say("use fewer poolings, or pad the convolutions", "请减少池化，或给卷积加填充")
+        else say("use fewer poolings, or pad the convolutions")
     )
     return say(
-        f"images of {size} are too small: only {shape} is left at `{case.call.path or case.call.op}`; {remedy}",
-        f"{size} 的图像太小：到 `{case.call.path or case.call.op}` 只剩 {shape}；{remedy}",
+        "images of {size} are too small: only {shape} is left at `{path}`; {remedy}",
+        size=size,
+        shape=shape,
+        path=case.call.path or case.call.op,
+        remedy=remedy,
     )
 
 
@@ -162,8 +180,9 @@ def _cat(case: _Case) -> str | None:
         if size != usual:
             advice += _advice(case.net, case.recorder, tensor)
     return say(
-        f"torch.cat needs equal height and width, but its inputs are {parts}. {' '.join(advice)}",
-        f"torch.cat 要求高和宽都相同，各输入却是 {parts}。{''.join(advice)}",
+        "torch.cat needs equal height and width, but its inputs are {parts}. {advice}",
+        parts=parts,
+        advice=" ".join(advice),
     ).rstrip()
 
 
@@ -180,14 +199,16 @@ def _add(case: _Case) -> str | None:
         stride_text = f", stride={stride}" if stride > 1 else ""
         layer = f"nn.Conv2d({first.shape[1]}, {last.shape[1]}, 1{stride_text})"
         return say(
-            f"a sum needs equal channels, height and width, but here it is {parts}: "
-            f"give the shortcut a 1×1 projection, {layer}",
-            f"相加要求通道数、高和宽都相同，这里却是 {parts}：给捷径加一个 1×1 投影 {layer}",
+            "a sum needs equal channels, height and width, but here it is {parts}: "
+            "give the shortcut a 1×1 projection, {layer}",
+            parts=parts,
+            layer=layer,
         )
     advice = _advice(case.net, case.recorder, last) or _advice(case.net, case.recorder, first)
     return say(
-        f"a sum needs equal channels, height and width, but here it is {parts}. {' '.join(advice)}",
-        f"相加要求通道数、高和宽都相同，这里却是 {parts}。{''.join(advice)}",
+        "a sum needs equal channels, height and width, but here it is {parts}. {advice}",
+        parts=parts,
+        advice=" ".join(advice),
     ).rstrip()
 
 
@@ -195,15 +216,12 @@ def _view(case: _Case) -> str | None:
     x = case.call.arguments[0]
     shape = tuple(x.shape[1:])
     if not x.is_contiguous():
-        return say(
-            "view needs a contiguous tensor, and this one is not: write x.reshape(…) instead",
-            "view 要求张量在内存中连续，而这里不是：改用 x.reshape(…)",
-        )
+        return say("view needs a contiguous tensor, and this one is not: write x.reshape(…) instead")
     return say(
-        f"the sizes in this view do not match: each image is {times(shape)} = {prod(shape)} here; write "
-        f"x.view(x.size(0), -1), and make the next layer nn.Linear({prod(shape)}, …)",
-        f"这个 view 的尺寸不匹配：此处每张图是 {times(shape)} = {prod(shape)}；写成 x.view(x.size(0), -1)，"
-        f"下一层用 nn.Linear({prod(shape)}, …)",
+        "the sizes in this view do not match: each image is {shape} = {prod} here; write "
+        "x.view(x.size(0), -1), and make the next layer nn.Linear({prod}, …)",
+        shape=times(shape),
+        prod=prod(shape),
     )
 
 
@@ -213,18 +231,15 @@ def _python(net: nn.Module, reason: Exception) -> str:
     missing = re.search(r"object has no attribute '(\w+)'", message)
     if isinstance(reason, AttributeError) and missing:
         close = difflib.get_close_matches(missing[1], [name for name, _ in net.named_children()], n=1)
-        hint = say(f" Did you mean self.{close[0]}?", f" 是不是想写 self.{close[0]}？") if close else ""
+        hint = say(" Did you mean self.{close}?", close=close[0]) if close else ""
         return f"{type(reason).__name__}: {message}.{hint}"
     if isinstance(reason, NotImplementedError) and "forward" in message:
-        return say(
-            "the class has no forward: define `def forward(self, x)`, at the same indentation as __init__",
-            "这个类没有 forward：请定义 `def forward(self, x)`，缩进与 __init__ 相同",
-        )
+        return say("the class has no forward: define `def forward(self, x)`, at the same indentation as __init__")
     passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
-            f"a module ({passed[1]}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
-            f"传入的是模块本身（{passed[1]}），而不是它的输出：应调用它，例如 F.relu(self.conv1(x))",
+            "a module ({passed}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
+            passed=passed[1],
         )
     return f"{type(reason).__name__}: {message}"
 

@@ -16,7 +16,7 @@ def height_and_width(image_size: ImageSize) -> tuple[int, int]:
     """Return height and width, which may be given as one side. Raises `NetError` if either is below 1."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
-        raise NetError(f"image_size must be at least 1×1, got {height}×{width}")
+        raise NetError("image_size must be at least 1×1, got {height}×{width}", height=height, width=width)
     return height, width
 
 
@@ -31,8 +31,12 @@ def flat_features(body: nn.Module, in_channels: int, image_size: ImageSize, *, n
     if count is None:
         smallest = _smallest_side(_on_meta(body), in_channels)
         raise NetError(
-            f"{name} needs images of at least {smallest}×{smallest} pixels, got {height}×{width}: "
-            "enlarge the images, or choose a net with fewer poolings"
+            "{name} needs images of at least {smallest}×{smallest} pixels, got {height}×{width}: "
+            "enlarge the images, or choose a net with fewer poolings",
+            name=name,
+            smallest=smallest,
+            height=height,
+            width=width,
         )
     return count
 

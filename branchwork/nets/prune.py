@@ -57,14 +57,17 @@ def find_branches(net: nn.Module, names: Collection[str]) -> list[Branch]:
     joins = find_joins(net)
     if not joins:
         raise NetError(
-            f"{', '.join(names)} cannot be left out: this net has no join with named branches. Write its blocks "
-            "as branchwork.Concat(b1=…, b5=…), or branchwork.Add(residual=…, shortcut=…)"
+            "{names} cannot be left out: this net has no join with named branches. Write its blocks "
+            "as branchwork.Concat(b1=…, b5=…), or branchwork.Add(residual=…, shortcut=…)",
+            names=", ".join(names),
         )
     chosen = {branch for name in names for branch in _matching(joins, name)}
     for path, join in joins.items():
         if all((path, name) in chosen for name in join.branches()):
             raise NetError(
-                f"{path or 'the join'} would lose all of its branches ({', '.join(join.branches())}): keep one"
+                "{path} would lose all of its branches ({branches}): keep one",
+                path=path or "the join",
+                branches=", ".join(join.branches()),
             )
     return [(path, name) for path, join in joins.items() for name in join.branches() if (path, name) in chosen]
 
@@ -75,13 +78,18 @@ def _matching(joins: dict[str, Concat | Add], name: str) -> list[Branch]:
         matches = [(path, branch) for path, join in joins.items() if branch in join.branches()]
         if not matches:
             known = {known for join in joins.values() for known in join.branches()}
-            raise NetError(f"no join has a branch {branch!r}.{nearest(branch, known)}")
+            raise NetError("no join has a branch {branch!r}.{hint}", branch=branch, hint=nearest(branch, known))
         return matches
     if path not in joins:
         near = difflib.get_close_matches(path, joins, n=MOST_NAMES, cutoff=0.0)
-        raise NetError(f"there is no join {path!r}.{nearest(path, near)}")
+        raise NetError("there is no join {path!r}.{hint}", path=path, hint=nearest(path, near))
     if branch not in joins[path].branches():
-        raise NetError(f"{path} has no branch {branch!r}.{nearest(branch, joins[path].branches())}")
+        raise NetError(
+            "{path} has no branch {branch!r}.{hint}",
+            path=path,
+            branch=branch,
+            hint=nearest(branch, joins[path].branches()),
+        )
     return [(path, branch)]
 
 
@@ -119,7 +127,11 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
     except NetError:
         raise
     except Exception as reason:  # a user's forward may raise anything
-        raise NetError(f"the net cannot run on inputs of {tuple(image.shape[1:])}: {_describe(reason)}") from reason
+        raise NetError(
+            "the net cannot run on inputs of {shape}: {describe}",
+            shape=tuple(image.shape[1:]),
+            describe=_describe(reason),
+        ) from reason
     return {module: inputs for module, inputs in lost.items() if bool(inputs.any())}, logits
 
 
@@ -131,17 +143,21 @@ def _note_lost(
     marks = x.isnan().transpose(0, -1 if isinstance(module, nn.Linear) else 1).flatten(1)
     inputs = marks.all(1)
     if module in lost and not torch.equal(lost[module], inputs):
-        raise NetError(f"{path} is used more than once, but only one of its uses reads the branch's channels")
+        raise NetError("{path} is used more than once, but only one of its uses reads the branch's channels", path=path)
     lost[module] = inputs
     if not bool(marks.any()):
         return None
     if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d) or getattr(module, "groups", 1) > 1:
         layer = "grouped convolution" if isinstance(module, nn.Conv2d) else type(module).__name__
-        raise NetError(f"{path} reads the branch's channels, but a {layer} cannot be narrowed to its other inputs")
+        raise NetError(
+            "{path} reads the branch's channels, but a {layer} cannot be narrowed to its other inputs",
+            path=path,
+            layer=layer,
+        )
     if bool((marks.any(1) != inputs).any()):
-        raise NetError(f"{path} reads the branch's channels mixed with others: they cannot be separated")
+        raise NetError("{path} reads the branch's channels mixed with others: they cannot be separated", path=path)
     if bool(inputs.all()):
-        raise NetError(f"{path} reads only channels of removed branches: keep one of them")
+        raise NetError("{path} reads only channels of removed branches: keep one of them", path=path)
     return None if isinstance(module, nn.BatchNorm2d) else (x.nan_to_num(nan=0.0),)
 
 
@@ -173,11 +189,14 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
         with torch.no_grad():
             logits = copy.deepcopy(pruned).to("cpu", torch.float64).eval()(image)
     except Exception as reason:
-        raise NetError(f"the net cannot run without {names}: {_describe(reason)}") from reason
+        raise NetError(
+            "the net cannot run without {names}: {describe}", names=names, describe=_describe(reason)
+        ) from reason
     if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-9, atol=1e-9):
         raise NetError(
-            f"the channels of {names} meet others outside convolutions, linear layers and joins, so the net "
-            "without them would compute something else: keep them"
+            "the channels of {names} meet others outside convolutions, linear layers and joins, so the net "
+            "without them would compute something else: keep them",
+            names=names,
         )
 
 

@@ -53,7 +53,7 @@ def find_builder(
     sizes = {"in_channels": in_channels, "num_classes": num_classes}
     for size_name, size in sizes.items():
         if size is not None and size < 1:
-            raise NetError(f"{size_name} must be at least 1, got {size}")
+            raise NetError("{size_name} must be at least 1, got {size}", size_name=size_name, size=size)
     name, options = split_options(net)
     if WITHOUT in options:
         branches = options.pop(WITHOUT).split("+")
@@ -68,12 +68,21 @@ def find_builder(
         keywords: dict[str, Any] = {**sizes, "image_size": image_size}
         return partial(NETS[name], **{key: size for key, size in keywords.items() if size is not None}, **options)
     if net and os.path.isdir(net):
-        raise NetError(f"{net} is a folder: name a net, or continue a run with branchwork train --resume {net}")
+        raise NetError("{net} is a folder: name a net, or continue a run with branchwork train --resume {net}", net=net)
     if options:
-        raise NetError(f"{name} has no option {next(iter(options))!r}: a net of your own has only {WITHOUT}")
+        raise NetError(
+            "{name} has no option {next!r}: a net of your own has only {without}",
+            name=name,
+            next=next(iter(options)),
+            without=WITHOUT,
+        )
     location, _, attribute = net.rpartition(":")
     if not location:
-        raise NetError(f"there is no net called {name!r}.{nearest(name, NETS)} A net of your own is file.py:Class.")
+        raise NetError(
+            "there is no net called {name!r}.{hint} A net of your own is file.py:Class.",
+            name=name,
+            hint=nearest(name, NETS),
+        )
     return find_own_builder(location, attribute)
 
 
@@ -88,10 +97,12 @@ def split_options(net: str) -> tuple[str, dict[str, str]]:
         return net, {}
     pairs = [part.partition("=") for part in inside.removesuffix("]").split(",")]
     if not inside.endswith("]") or not all(key and value for key, _, value in pairs):
-        raise NetError(f"{net!r} is not a valid net: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]")
+        raise NetError(
+            "{net!r} is not a valid net: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]", net=net, name=name
+        )
     options = {key.strip(): value.strip() for key, _, value in pairs}
     if len(options) < len(pairs):
-        raise NetError(f"{net!r} repeats an option: write it once")
+        raise NetError("{net!r} repeats an option: write it once", net=net)
     return name, options
 
 
@@ -129,9 +140,20 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
     choices = {key: get_args(hint) for key, hint in hints.items() if get_args(hint) and key not in excluded}
     for key, value in options.items():
         if key not in choices:
-            raise NetError(f"{name} has no option {key!r}: it has {', '.join((*choices, WITHOUT))}")
+            raise NetError(
+                "{name} has no option {key!r}: it has {choices}",
+                name=name,
+                key=key,
+                choices=", ".join((*choices, WITHOUT)),
+            )
         if value not in choices[key]:
-            raise NetError(f"{key} of {name} must be one of {', '.join(choices[key])}, got {value!r}")
+            raise NetError(
+                "{key} of {name} must be one of {choices}, got {value!r}",
+                key=key,
+                name=name,
+                choices=", ".join(choices[key]),
+                value=value,
+            )
 
 
 def absolute_name(net: str) -> str:

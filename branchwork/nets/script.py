@@ -32,10 +32,18 @@ def find_own_builder(location: str, attribute: str) -> Callable[[], nn.Module]:
             with redirect_stdout(sys.stderr):  # a script's output must not mix with the command's
                 net = make()
         except (Exception, SystemExit) as reason:
-            raise NetError(f"{location}:{attribute} failed to build: {_describe(reason)}") from reason
+            raise NetError(
+                "{location}:{attribute} failed to build: {describe}",
+                location=location,
+                attribute=attribute,
+                describe=_describe(reason),
+            ) from reason
         if not isinstance(net, nn.Module):
             raise NetError(
-                f"{location}:{attribute} returns a {type(net).__name__}, not a torch.nn.Module: return the net"
+                "{location}:{attribute} returns a {name}, not a torch.nn.Module: return the net",
+                location=location,
+                attribute=attribute,
+                name=type(net).__name__,
             )
         return net
 
@@ -48,7 +56,7 @@ def _import(location: str) -> ModuleType:
     load: Callable[[], ModuleType] = partial(_run_script if is_script else importlib.import_module, location)
     folder, cwd = str(path.resolve().parent if is_script else Path.cwd()), os.getcwd()
     if is_script and not os.path.isfile(path):
-        raise NetError(f"there is no file {path}")
+        raise NetError("there is no file {path}", path=path)
     sys.path.insert(0, folder)  # so that a script imports its neighbours, as when it is run
     try:
         with redirect_stdout(sys.stderr):
@@ -59,9 +67,13 @@ def _import(location: str) -> ModuleType:
             if is_script
             else "Give a file as path/to/file.py:Class."
         )
-        raise NetError(f"{location} cannot be imported: {reason}. {remedy}") from reason
+        raise NetError(
+            "{location} cannot be imported: {reason}. {remedy}", location=location, reason=reason, remedy=remedy
+        ) from reason
     except (Exception, SystemExit) as reason:
-        raise NetError(f"{location} failed to import: {_describe(reason)}") from reason
+        raise NetError(
+            "{location} failed to import: {describe}", location=location, describe=_describe(reason)
+        ) from reason
     finally:
         os.chdir(cwd)  # a script that changes it must not move where runs are written
         with suppress(ValueError):
@@ -87,17 +99,28 @@ def _find_callable(module: ModuleType, attribute: str, location: str) -> Callabl
             for name, member in vars(module).items()
             if isinstance(member, type) and issubclass(member, nn.Module) and member.__module__ == module.__name__
         ]
-        raise NetError(f"{location} has no {attribute!r}.{nearest(attribute, nets) if nets else ' It defines no net.'}")
+        raise NetError(
+            "{location} has no {attribute!r}.{hint}",
+            location=location,
+            attribute=attribute,
+            hint=nearest(attribute, nets) if nets else say(" It defines no net."),
+        )
     if not callable(value):
         raise NetError(
-            f"{location}:{attribute} is a {type(value).__name__}: name a class, or a function that returns the net"
+            "{location}:{attribute} is a {name}: name a class, or a function that returns the net",
+            location=location,
+            attribute=attribute,
+            name=type(value).__name__,
         )
     parameters = inspect.signature(value).parameters.values()
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in _OPTIONAL]
     if required:
         raise NetError(
-            f"{location}:{attribute} cannot be built without arguments ({', '.join(required)}): "
-            f"write a function that builds it and name that, {location}:make_net"
+            "{location}:{attribute} cannot be built without arguments ({required}): "
+            "write a function that builds it and name that, {location}:make_net",
+            location=location,
+            attribute=attribute,
+            required=", ".join(required),
         )
     return lambda: value()
 
@@ -106,6 +129,6 @@ def _describe(reason: BaseException) -> str:
     """Python's message and the line of the user's file that raised it, with a hint for a common mistake."""
     message = f"{type(reason).__name__}: {reason}"
     if "before Module.__init__" in message:
-        message = say("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()")
+        message = say("call super().__init__() first, in __init__")
     line = own_line(reason)
     return f"{message} ({line})" if line and not isinstance(reason, SyntaxError) else message

@@ -30,5 +30,7 @@ def list_nets(*prefixes: str) -> tuple[NetSize, ...]:
     for prefix in prefixes:
         if not any(net.name.startswith(prefix) for net in nets):
             names = [net.name for net in nets]
-            raise NetError(f"there is no net whose name begins with {prefix!r}.{nearest(prefix, names)}")
+            raise NetError(
+                "there is no net whose name begins with {prefix!r}.{hint}", prefix=prefix, hint=nearest(prefix, names)
+            )
     return tuple(net for net in nets if not prefixes or net.name.startswith(prefixes))

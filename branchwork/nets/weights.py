@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from branchwork.errors import WeightsError
 from branchwork.files import read_json, reading
+from branchwork.language import mark, say
 
 # From our keys, which are paths of branches, to the lecture's, which are attributes of one flat class.
 _LECTURE_NAMES = (
@@ -42,7 +43,7 @@ _TORCHVISION_GOOGLENET = (
     (r"\.pool\.conv\.", ".branch4.1."),
 )
 
-PUBLISHED = (
+PUBLISHED = mark(
     "\nPublished weights are for three channels and the nets as torchvision has them: googlenet[b5=3x3,stem=large], "
     "resnet18[stem=large]."
 )
@@ -141,9 +142,11 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     lines = [line for label, entries in problems.items() for line in _first_lines(label, entries)]
     if lines:
         raise WeightsError(
-            f"the weights in {where} do not belong to this net:\n" + "\n".join(lines) + "\n"
-            "Load them into the net that they were saved from, with the same input size and number of classes."
-            + (PUBLISHED if dialect.normalisation else "")
+            "the weights in {where} do not belong to this net:\n{lines}\n"
+            "Load them into the net that they were saved from, with the same input size and number of classes.{hint}",
+            where=where,
+            lines="\n".join(lines),
+            hint=say(PUBLISHED) if dialect.normalisation else "",
         )
     kept = {key: weights[name] for name, key in keys.items() if key not in new and name in weights}
     net.load_state_dict(state | kept, strict=True)
@@ -193,27 +196,32 @@ def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[s
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise WeightsError(f"there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder")
+        raise WeightsError(
+            "there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder", path=path
+        )
     if path.suffix == ".safetensors":
         try:
             return str(path), safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as reason:
             raise WeightsError(
-                f"{path} is damaged ({reason}): copy it again from its source, or train again"
+                "{path} is damaged ({reason}): copy it again from its source, or train again", path=path, reason=reason
             ) from reason
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as reason:  # torch raises pickle, zip, runtime and end-of-file errors alike
         raise WeightsError(
-            f"{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
-            "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code."
+            "{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
+            "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code.",
+            path=path,
         ) from reason
     return str(path), _only_tensors(str(path), loaded)
 
 
 def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
-        raise WeightsError(f"{where} holds no state dict, which maps names to tensors: save net.state_dict()")
+        raise WeightsError(
+            "{where} holds no state dict, which maps names to tensors: save net.state_dict()", where=where
+        )
     return dict(loaded)
 
 

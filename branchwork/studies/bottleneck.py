@@ -3,7 +3,7 @@
 from functools import partial
 
 from branchwork.graph.bottlenecks import reduction
-from branchwork.language import say
+from branchwork.language import mark, say
 from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import percent_name
@@ -40,27 +40,24 @@ def answer(records: Records) -> Answer:
     direct_seconds = records.mean(DIRECT, "seconds")
     time_margin = TIME_MARGIN * direct_seconds.mean if direct_seconds else 0.0
     faster = (
-        say(
-            "In the lecture's net, does the 1×1 to 16 make training faster?",
-            "在课上的网络里，压到 16 通道的 1×1 让训练更快吗？",
-        ),
-        say("Does a 1×1 to 4 make training faster?", "压到 4 通道的 1×1 让训练更快吗？"),
+        say("In the lecture's net, does the 1×1 to 16 make training faster?"),
+        say("Does a 1×1 to 4 make training faster?"),
     )
     less_accurate = (
-        say("Does the 1×1 to 16 cost accuracy?", "压到 16 通道的 1×1 会损失准确率吗？"),
-        say("Does the 1×1 to 4 cost accuracy?", "压到 4 通道的 1×1 会损失准确率吗？"),
+        say("Does the 1×1 to 16 cost accuracy?"),
+        say("Does the 1×1 to 4 cost accuracy?"),
     )
     findings = (
         _saving_on_slide(),
         _saving(
             records,
             LECTURE,
-            say("In the lecture's own net, does the 1×1 save work?", "在课上的网络里，1×1 省计算量吗？"),
+            say("In the lecture's own net, does the 1×1 save work?"),
         ),
         _saving(
             records,
             NARROW,
-            say("Does a 1×1 that reduces the channels to 4 save work?", "压到 4 通道的 1×1 省计算量吗？"),
+            say("Does a 1×1 that reduces the channels to 4 save work?"),
         ),
         *(
             compared(records, pair, time, measure="seconds", question=question, margin=time_margin, yes="less")
@@ -72,7 +69,7 @@ def answer(records: Records) -> Answer:
         ),
     )
     plot = Plot(
-        say("Test error by cost", "测试误差与计算量"),
+        say("Test error by cost"),
         dots_words(),
         partial(cost_and_error, records.costs_and_errors(), percent_name("test_error")),
     )
@@ -82,13 +79,13 @@ def answer(records: Records) -> Answer:
 
 def _saving_on_slide() -> Conclusion:
     direct, through = SLIDE.direct, SLIDE.total
-    question = say("On the slide's layer, does the 1×1 save work?", "在课件上的那一层，1×1 省计算量吗？")
+    question = say("On the slide's layer, does the 1×1 save work?")
     words = say(
-        f"From 192 to 32 channels by a 5×5 at 28×28: {direct:,} MACs directly, {through:,} through a 1×1 to 16, "
-        f"{direct / through:.2f} times fewer. (The slide prints 12,433,648, which is a typo.)",
-        f"在 28×28 上用 5×5 把 192 通道变成 32 通道：直接做要 {direct:,} 次乘加，"
-        f"先经 1×1 压到 16 通道只要 {through:,} 次，是直接做的 1/{direct / through:.2f}。"
-        "（课件上写的 12,433,648 是笔误。）",
+        "From 192 to 32 channels by a 5×5 at 28×28: {direct:,} MACs directly, {through:,} through a 1×1 to 16, "
+        "{ratio:.2f} times fewer. (The slide prints 12,433,648, which is a typo.)",
+        direct=direct,
+        through=through,
+        ratio=direct / through,
     )
     return Conclusion(question, "yes" if through < direct else "no", words)
 
@@ -97,22 +94,26 @@ def _saving(records: Records, label: str, question: str) -> Conclusion:
     reduced, direct = (records.first(arm).macs for arm in (label, DIRECT))
     change = reduced / direct - 1
     words = say(
-        f"{label}: {reduced:,} MACs per image; {DIRECT}: {direct:,}. With the 1×1, {abs(change):.1%} "
-        + ("fewer." if change < 0 else "more: a 1×1 from 10 up to 16 channels makes the next kernel more expensive."),
-        f"{label}：每张图 {reduced:,} 次乘加；{DIRECT}：{direct:,} 次。有 1×1 时"
-        + (
-            f"少 {abs(change):.1%}。"
-            if change < 0
-            else f"多 {abs(change):.1%}：从 10 通道升到 16 通道，后面的卷积核反而更贵。"
-        ),
+        "{label}: {reduced:,} MACs per image; {without}: {direct:,}. ",
+        label=label,
+        reduced=reduced,
+        without=DIRECT,
+        direct=direct,
     )
+    if change < 0:
+        words += say("With the 1×1, {change:.1%} fewer.", change=-change)
+    else:
+        words += say(
+            "With the 1×1, {change:.1%} more: a 1×1 from 10 up to 16 channels makes the next kernel more expensive.",
+            change=change,
+        )
     return Conclusion(question, "yes" if change < 0 else "no", words)
 
 
 def _layers() -> Table:
     """Return the saving layer by layer: the 1×1 saves work if it reduces the channels enough."""
     layers = {
-        say("the slide", "课件"): SLIDE,
+        say("the slide"): SLIDE,
         "inception incep1.b5": reduction((10, 12, 12), kernel=5, out=24, through=16),
         "inception incep1.b3": reduction((10, 12, 12), kernel=3, out=24, through=16),
         "inception incep2.b5": reduction((20, 4, 4), kernel=5, out=24, through=16),
@@ -132,18 +133,15 @@ def _layers() -> Table:
         kernels = "×".join(map(str, layer.kernel))
         rows.append((name, channels, kernels, f"{layer.direct:,}", f"{layer.total:,}", f"{layer.times:.2f}×"))
     return Table(
-        say("Layer by layer", "逐层来看"),
-        say(
-            "MACs of each kernel directly, and through the 1×1 before it. Below 1.00×, the 1×1 adds work.",
-            "直接卷积与先经 1×1 的乘加次数。小于 1.00× 表示加了 1×1 反而更费。",
-        ),
+        say("Layer by layer"),
+        say("MACs of each kernel directly, and through the 1×1 before it. Below 1.00×, the 1×1 adds work."),
         (
-            say("layer", "层"),
-            say("channels", "通道"),
-            say("kernel", "核"),
-            say("directly", "直接"),
-            say("through the 1×1", "经 1×1"),
-            say("saving", "节省"),
+            say("layer"),
+            say("channels"),
+            say("kernel"),
+            say("directly"),
+            say("through the 1×1"),
+            say("saving"),
         ),
         tuple(rows),
     )
@@ -152,11 +150,10 @@ def _layers() -> Table:
 BOTTLENECK = Study(
     name="bottleneck",
     data="auto",
-    claim=(
-        "The lecture: a 1×1 convolution before a large kernel reduces the channels and so saves most of the work.",
-        "课上说：在大卷积核之前用 1×1 卷积减少通道数，可以省下大部分计算量。",
+    claim=mark(
+        "The lecture: a 1×1 convolution before a large kernel reduces the channels and so saves most of the work."
     ),
-    question=("Does the 1×1 convolution save work, and what does it cost?", "1×1 卷积省计算量吗？代价是什么？"),
+    question=mark("Does the 1×1 convolution save work, and what does it cost?"),
     arms=arms,
     setting=setting,
     measures=("test_error", "train_error", "seconds"),

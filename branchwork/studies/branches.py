@@ -5,7 +5,7 @@ from functools import partial
 from itertools import combinations
 
 from branchwork.explaining.ranks import spearman
-from branchwork.language import say
+from branchwork.language import mark, say
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import (
     ALPHA,
@@ -88,10 +88,7 @@ def answer(records: Records) -> Answer:
             (EVERY, best),
             all_against_best,
             measure="test_error",
-            question=say(
-                "Are all four branches better than the best one alone?",
-                "四条分支一起比最好的单条分支更好吗？",
-            ),
+            question=say("Are all four branches better than the best one alone?"),
             margin=MARGIN,
             yes="less",
         ),
@@ -122,78 +119,75 @@ def _lost(contest: PairedDifference | None) -> bool:
 
 def _gain_words(values: dict[int, float]) -> str:
     if not values:
-        return say("unknown", "未知")
+        return say("unknown")
     mean = mean_interval(values.values())
     return points_words(mean.mean, mean.low, mean.high)
 
 
 def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | None]) -> Conclusion:
-    question = say("Is one branch worth more than every other?", "有没有一条分支比其他每一条都更有用？")
+    question = say("Is one branch worth more than every other?")
     values = ", ".join(f"{branch} {_gain_words(values)}" for branch, values in by_branch.items())
     words = say(
-        f"How much adding a branch reduces the error, averaged over the seven nets without it, in points: {values}. ",
-        f"加上一条分支后误差平均减少多少（对不含它的七个网络取平均，单位为百分点）：{values}。",
+        "How much adding a branch reduces the error, averaged over the seven nets without it, in points: {values}. ",
+        values=values,
     )
     if all(map(_lost, contests)):
-        words += say(f"{leader} is worth more than each of the others.", f"{leader} 胜过其他每一条。")
+        words += say("{leader} is worth more than each of the others.", leader=leader)
         return Conclusion(question, "yes", words)
-    words += say(
-        f"{leader} leads, but not significantly over every other branch.",
-        f"{leader} 领先，但并非比其他每一条都显著更好。",
-    )
+    words += say("{leader} leads, but not significantly over every other branch.", leader=leader)
     return Conclusion(question, "too close to call", words)
 
 
 def _heaviest(
     records: Records, by_branch: Gains, *, leader: str, contests: list[PairedDifference | None]
 ) -> Conclusion:
-    question = say("Does the best kernel end up with the largest weights?", "最好的卷积核最后权重最大吗？")
+    question = say("Does the best kernel end up with the largest weights?")
     sizes = weights(records)
     if not sizes or not by_branch[leader]:
-        return Conclusion(question, "too close to call", say("The trainings diverged.", "训练发散了。"))
+        return Conclusion(question, "too close to call", say("The trainings diverged."))
     order = [statistics.mean(by_branch[branch].values()) for branch in BRANCHES_OF]
     correlation = spearman(order, [sizes[branch] for branch in BRANCHES_OF])
     rank = "–" if correlation is None else f"{correlation:+.2f}"
     heaviest = max(sizes, key=lambda branch: sizes[branch])
     values = ", ".join(f"{branch} {size:.3f}" for branch, size in sizes.items())
     words = say(
-        f"Root mean square of the kernels in the net with all four: {values}. The weights of {heaviest} are the "
-        f"largest, and {leader} is worth most; rank correlation of weights and worth over the four: {rank}. ",
-        f"四条分支俱全的网络里，卷积核权重的均方根：{values}。权重最大的是 {heaviest}，最有用的是 {leader}；"
-        f"权重与作用的秩相关（四条分支）：{rank}。",
+        "Root mean square of the kernels in the net with all four: {values}. The weights of {heaviest} are the "
+        "largest, and {leader} is worth most; rank correlation of weights and worth over the four: {rank}. ",
+        values=values,
+        heaviest=heaviest,
+        leader=leader,
+        rank=rank,
     )
     # A "no" does not need the best branch: it is enough that the heaviest is worth less than another.
     if any(contest.second == heaviest and _lost(contest) for contest in contests if contest is not None):
-        words += say(f"{heaviest} is worth less than {leader}.", f"{heaviest} 不如 {leader}。")
+        words += say("{heaviest} is worth less than {leader}.", heaviest=heaviest, leader=leader)
         return Conclusion(question, "no", words)
     if heaviest == leader and all(map(_lost, contests)):
         return Conclusion(question, "yes", words.strip())
-    words += say("Which branch is best is not settled.", "哪条最好还没有定论。")
+    words += say("Which branch is best is not settled.")
     return Conclusion(question, "too close to call", words)
 
 
 def _superfluous(differences: list[PairedDifference | None]) -> Conclusion:
-    question = say("Can a branch be left out at no cost?", "能不能无代价地去掉一条分支？")
+    question = say("Can a branch be left out at no cost?")
     known = [d for d in differences if d is not None]
     judgements = {d.first: d.judge(MARGIN) for d in known}
     values = ", ".join(f"{d.first} {points_words(d.difference, d.low, d.high)}" for d in known)
     words = say(
-        f"Test error of three branches minus that of all four, in points: {values}; "
-        f"equal means within ±{100 * MARGIN:g}.",
-        f"三条分支与四条分支的测试误差之差（百分点）：{values}；相差在 ±{100 * MARGIN:g} 以内视为相等。",
+        "Test error of three branches minus that of all four, in points: {values}; equal means within ±{margin:g}.",
+        values=values,
+        margin=100 * MARGIN,
     )
     spare = ", ".join(label for label, judgement in judgements.items() if judgement in ("same", "less"))
     if spare:
-        return Conclusion(
-            question, "yes", words + say(f" No worse than all four: {spare}.", f"不比四条差的：{spare}。")
-        )
+        return Conclusion(question, "yes", words + say(" No worse than all four: {spare}.", spare=spare))
     worse = len(known) == len(differences) and all(judgement == "more" for judgement in judgements.values())
     return Conclusion(question, "no" if worse else "too close to call", words)
 
 
 def _plots(records: Records, by_branch: Gains) -> tuple[Plot, ...]:
     sets = Plot(
-        say("All fifteen sets of branches", "全部十五种分支组合"),
+        say("All fifteen sets of branches"),
         dots_words(),
         partial(cost_and_error, records.costs_and_errors(), percent_name("test_error")),
     )
@@ -201,9 +195,9 @@ def _plots(records: Records, by_branch: Gains) -> tuple[Plot, ...]:
     if not rows:
         return (sets,)
     worth = Plot(
-        say("What each branch is worth", "每条分支的作用"),
-        say("Means over the seeds with their 95% intervals.", "各种子的均值和 95% 区间。"),
-        partial(gain_bars, rows, say("error reduction, points", "误差减少量（百分点）")),
+        say("What each branch is worth"),
+        say("Means over the seeds with their 95% intervals."),
+        partial(gain_bars, rows, say("error reduction, points")),
     )
     return sets, worth
 
@@ -211,18 +205,17 @@ def _plots(records: Records, by_branch: Gains) -> tuple[Plot, ...]:
 def _table(records: Records, by_branch: Gains) -> Table:
     sizes = weights(records)
     return Table(
-        say("Branch by branch", "逐条分支"),
+        say("Branch by branch"),
         say(
             "The gain is the mean over the seven nets without the branch; the weights are those of the net with all "
-            "four.",
-            "作用是对不含该分支的七个网络取的平均值；权重取自四条分支俱全的网络。",
+            "four."
         ),
         (
-            say("branch", "分支"),
-            say("gain, points", "作用（百分点）"),
-            say("weights (root mean square)", "权重（均方根）"),
-            say("test error as the only branch", "只有它时的测试误差"),
-            say("MACs as the only branch", "只有它时的乘加次数 (MACs)"),
+            say("branch"),
+            say("gain, points"),
+            say("weights (root mean square)"),
+            say("test error as the only branch"),
+            say("MACs as the only branch"),
         ),
         tuple(
             (
@@ -240,12 +233,11 @@ def _table(records: Records, by_branch: Gains) -> Table:
 BRANCHES = Study(
     name="branches",
     data="auto",
-    claim=(
+    claim=mark(
         "The lecture: it is hard to say which kernel is best, so an Inception module tries several, and the good one "
-        "ends up with the larger weights.",
-        "课上说：选多大的卷积核很难定，所以 Inception 模块把几种都试一遍，好用的那个最后权重会变大。",
+        "ends up with the larger weights."
     ),
-    question=("Which branch earns its place?", "哪条分支值得保留？"),
+    question=mark("Which branch earns its place?"),
     arms=arms,
     setting=setting,
     measures=("test_error", "validation_error", "train_error", "seconds"),

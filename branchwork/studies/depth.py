@@ -3,7 +3,7 @@
 import math
 from functools import partial
 
-from branchwork.language import say
+from branchwork.language import mark, say
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Verdict, compared
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms
 from branchwork.studies.statistics import Mean, mean_interval, measure_name
@@ -78,20 +78,16 @@ def setting(preset: Preset, images: int) -> Setting:
 def answer(records: Records) -> Answer:
     questions = {
         (label("plain", DEEP), label("plain", SHALLOW)): say(
-            f"Does the plain net of {DEEP} layers train worse than that of {SHALLOW}?",
-            f"{DEEP} 层的普通网络比 {SHALLOW} 层的训练得更差吗？",
+            "Does the plain net of {deep} layers train worse than that of {shallow}?", deep=DEEP, shallow=SHALLOW
         ),
         (label("residual", DEEP), label("residual", SHALLOW)): say(
-            f"Does the residual net of {DEEP} layers train worse than that of {SHALLOW}?",
-            f"{DEEP} 层的残差网络比 {SHALLOW} 层的训练得更差吗？",
+            "Does the residual net of {deep} layers train worse than that of {shallow}?", deep=DEEP, shallow=SHALLOW
         ),
         (label("plain", DEEP), label("residual", DEEP)): say(
-            f"At {DEEP} layers, does the plain net train worse than the residual one?",
-            f"同为 {DEEP} 层，普通网络比残差网络训练得更差吗？",
+            "At {deep} layers, does the plain net train worse than the residual one?", deep=DEEP
         ),
         (label("plain", DEEP, "torch"), label("residual", DEEP, "torch")): say(
-            f"Without norms at {DEEP} layers, does the plain net train worse than the residual one?",
-            f"没有归一化、同为 {DEEP} 层时，普通网络比残差网络训练得更差吗？",
+            "Without norms at {deep} layers, does the plain net train worse than the residual one?", deep=DEEP
         ),
     }
     training, testing = (records.compare(list(questions), measure) for measure in ("train_error", "test_error"))
@@ -102,15 +98,9 @@ def answer(records: Records) -> Answer:
     vanishing, vanishing_torch, vanishing_he = (
         _vanishing(records, norm, question)
         for norm, question in {
-            "batch": say("With batch norm, do its gradients vanish?", "有批归一化时，它的梯度会消失吗？"),
-            "torch": say(
-                "Without norms and with PyTorch's default initialisation, do they vanish?",
-                "没有归一化、用 PyTorch 默认初始化时，梯度会消失吗？",
-            ),
-            "he": say(
-                "Without norms and with He initialisation, do they vanish?",
-                "没有归一化、用 He 初始化时，梯度会消失吗？",
-            ),
+            "batch": say("With batch norm, do its gradients vanish?"),
+            "torch": say("Without norms and with PyTorch's default initialisation, do they vanish?"),
+            "he": say("Without norms and with He initialisation, do they vanish?"),
         }.items()
     )
     return Answer(
@@ -128,13 +118,15 @@ def _vanishing(records: Records, norm: str, question: str) -> Conclusion:
         math.log10(max(deep[seed], SMALLEST) / max(shallow[seed], SMALLEST)) for seed in deep.keys() & shallow.keys()
     ]
     if not ratios:
-        return Conclusion(question, "too close to call", say("The gradients are infinite.", "梯度为无穷大。"))
+        return Conclusion(question, "too close to call", say("The gradients are infinite."))
     mean = mean_interval(ratios)
     words = say(
-        f"At the start, the gradient of the first layer is {_factor(mean.mean)} times as large with {DEEP} layers as "
-        f"with {min(depths)}{_range(mean)}; less than a hundredth counts as vanished.",
-        f"训练开始时，第一层的梯度在 {DEEP} 层网络中是 {min(depths)} 层网络中的 {_factor(mean.mean)} 倍{_range(mean)}；"
-        "小于百分之一才算消失。",
+        "At the start, the gradient of the first layer is {factor} times as large with {deep} layers as "
+        "with {depths}{range}; less than a hundredth counts as vanished.",
+        factor=_factor(mean.mean),
+        deep=DEEP,
+        depths=min(depths),
+        range=_range(mean),
     )
     return Conclusion(question, _verdict(mean), words)
 
@@ -154,9 +146,9 @@ def _verdict(decades: Mean) -> Verdict:
 
 def _range(decades: Mean) -> str:
     if decades.low is None or decades.high is None:
-        return say(" (one seed, no interval)", "（只有一个种子，没有区间）")
+        return say(" (one seed, no interval)")
     low, high = _factor(decades.low), _factor(decades.high)
-    return say(f" ({low} to {high})", f"（{low} 到 {high}）")
+    return say(" ({low} to {high})", low=low, high=high)
 
 
 def _factor(decades: float) -> str:
@@ -167,15 +159,11 @@ def _factor(decades: float) -> str:
 def _plots(records: Records) -> tuple[Plot, ...]:
     words = say(
         "Means over the seeds with their 95% intervals. A training error that grows with depth is degradation; "
-        "if only the test error grew, it would be overfitting.",
-        "各种子的均值和 95% 区间。训练误差随深度上升才是退化；若只有测试误差上升，则是过拟合。",
+        "if only the test error grew, it would be overfitting."
     )
     titles = {
-        "batch": say("Error by depth, with batch norm", "误差与深度（有批归一化）"),
-        "torch": say(
-            "Error by depth, without norms, PyTorch's default initialisation",
-            "误差与深度（无归一化，PyTorch 默认初始化）",
-        ),
+        "batch": say("Error by depth, with batch norm"),
+        "torch": say("Error by depth, without norms, PyTorch's default initialisation"),
     }
     errors = [
         Plot(
@@ -184,7 +172,7 @@ def _plots(records: Records) -> tuple[Plot, ...]:
             partial(
                 error_curves,
                 [(measure_name(m), _error_curves(records, norm, m)) for m in ("train_error", "test_error")],
-                say("layers", "层数"),
+                say("layers"),
             ),
         )
         for norm, title in titles.items()
@@ -193,19 +181,19 @@ def _plots(records: Records) -> tuple[Plot, ...]:
     # The start, the middle and the end of what was measured.
     panels = [
         (
-            say(f"after {epoch} epochs", f"训练 {epoch} 轮后") if epoch else say("at the start", "开始时"),
+            say("after {epoch} epochs", epoch=epoch) if epoch else say("at the start"),
             [_norm_curve(arm, records.first(arm.label).gradients, epoch) for arm in _deep(records)],
         )
         for epoch in dict.fromkeys((0, *epochs[-2:]))
     ]
     gradients = Plot(
-        say("Gradient by layer, at the start and during training", "每一层的梯度：训练开始时和训练之中"),
+        say("Gradient by layer, at the start and during training"),
         say(
-            f"Plain and residual nets of {DEEP} layers: the norm of each layer's gradient on the same "
-            f"{GRADIENT_IMAGES} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and end "
+            "Plain and residual nets of {deep} layers: the norm of each layer's gradient on the same "
+            "{gradient_images} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and end "
             "where a training has diverged.",
-            f"{DEEP} 层的普通网络与残差网络：同样 {GRADIENT_IMAGES} 张图上每一层梯度的范数，第一个种子；"
-            "范数为 0 或无穷处断开，训练发散后没有线。",
+            deep=DEEP,
+            gradient_images=GRADIENT_IMAGES,
         ),
         partial(norm_curves, panels),
     )
@@ -228,27 +216,24 @@ def _error_curves(records: Records, norm: str, measure: str) -> list[Curve]:
 
 def _norm_curve(arm: Arm, gradients: tuple[GradientNorms, ...], epoch: int) -> Curve:
     kind, norm = arm.facts["kind"], arm.facts["norm"]
-    name = f"{_kind_name(kind)}{say(', ', '，')}" + (
-        say("batch norm", "批归一化") if norm == "batch" else say("no norm", "无归一化")
-    )
+    name = f"{_kind_name(kind)}{say(', ')}" + (say("batch norm") if norm == "batch" else say("no norm"))
     norms = next((list(moment.norms.values()) for moment in gradients if moment.epoch == epoch), [])
     points = {layer: Mean(1, value, None, None) if value else None for layer, value in enumerate(norms, 1)}
     return Curve(name, points, good=kind == "residual", dashed=norm == "torch")
 
 
 def _kind_name(kind: str) -> str:
-    return say(kind, {"plain": "普通", "residual": "残差"}[kind])
+    return say("plain") if kind == "plain" else say("residual")
 
 
 DEPTH = Study(
     name="depth",
     data="fashion-mnist",
-    claim=(
+    claim=mark(
         "The lecture: nets cannot be stacked indefinitely; 20 layers do better than 50 because the gradients vanish, "
-        "and a shortcut, H(x) = F(x) + x, fixes it.",
-        "课上说：网络不能无限加深，20 层比 50 层好，因为梯度消失；加上捷径 H(x) = F(x) + x 就能解决。",
+        "and a shortcut, H(x) = F(x) + x, fixes it."
     ),
-    question=("Does a deeper net get worse, and why?", "网络更深会更差吗？为什么？"),
+    question=mark("Does a deeper net get worse, and why?"),
     arms=arms,
     setting=setting,
     measures=("train_error", "test_error", "seconds"),

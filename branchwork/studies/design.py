@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from branchwork.language import say
+from branchwork.language import mark, say
 from branchwork.studies.records import Record
 from branchwork.studies.statistics import (
     Mean,
@@ -134,7 +134,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Study:
-    """A study. `claim` and `question` are in English and Chinese; `data` is its default data set.
+    """A study. `data` is its default data set.
 
     `setting` takes the preset and the number of training images. `measures` are the columns of the table of nets; the
     first one decides.
@@ -142,8 +142,8 @@ class Study:
 
     name: str
     data: str
-    claim: tuple[str, str]
-    question: tuple[str, str]
+    claim: str
+    question: str
     arms: Callable[[Preset], tuple[Arm, ...]]
     setting: Callable[[Preset, int], Setting]
     measures: tuple[str, ...]
@@ -187,8 +187,7 @@ class StudyResult:
 
 def verdict_name(verdict: Verdict) -> str:
     """Return a verdict in the reader's language."""
-    chinese = {"yes": "是", "no": "否", "too close to call": "尚无定论"}
-    return say(verdict, chinese[verdict])
+    return say({"yes": mark("yes"), "no": mark("no"), "too close to call": mark("too close to call")}[verdict])
 
 
 def compared(
@@ -207,44 +206,42 @@ def compared(
     """
     means = [records.mean(label, measure) for label in pair]
     values = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, means, strict=True)]
-    words = measure_name(measure) + say(": ", "：") + say(", ", "，").join(values) + _diverged_words(records, pair)
+    words = measure_name(measure) + say(": ") + say(", ").join(values) + _diverged_words(records, pair)
     if difference is None:
-        return Conclusion(
-            question, "too close to call", words + say("; there is nothing to compare.", "；没有可比的两次训练。")
-        )
+        return Conclusion(question, "too close to call", words + say("; there is nothing to compare."))
     if difference.low is None or difference.high is None or difference.adjusted is None:
-        words += say(
-            "; one seed gives no interval: use --seeds 3 or more.",
-            "；只有一个种子，得不出区间：请用 --seeds 3 或更多。",
-        )
+        words += say("; one seed gives no interval: use --seeds 3 or more.")
         return Conclusion(question, "too close to call", words)
     change, low, high = (
         difference_words(measure, value) for value in (difference.difference, difference.low, difference.high)
     )
-    unit = say("s", "秒") if measure == "seconds" else say("points", "个百分点")
+    unit = say("s") if measure == "seconds" else say("points")
     p = p_words(difference.adjusted)
     words += say(
-        f"; on the same seeds the difference is {change} {unit} ({low} to {high}), {p}",
-        f"；相同种子下相差 {change} {unit}（{low} 到 {high}），{p}",
+        "; on the same seeds the difference is {change} {unit} ({low} to {high}), {p}",
+        change=change,
+        unit=unit,
+        low=low,
+        high=high,
+        p=p,
     )
     judgement = difference.judge(margin)
     # Diverged trainings are in none of these figures, so they can only confirm that their net is the worse one.
     if any(records.diverged(label) and judgement != worse for label, worse in zip(pair, ("more", "less"), strict=True)):
         judgement = "open"
     if judgement == "open":
-        return Conclusion(question, "too close to call", words + say(".", "。"))
+        return Conclusion(question, "too close to call", words + say("."))
     if judgement == "same":
         words += say(
-            f". The two are equal within the margin of {margin_words(measure, margin)}.",
-            f"。差别在 {margin_words(measure, margin)} 以内，可视为相等。",
+            ". The two are equal within the margin of {margin_words}.", margin_words=margin_words(measure, margin)
         )
     else:
         first, second = means
         assert first is not None and second is not None, "compared arms have means"
         words += (
-            say(". The intervals overlap nevertheless.", "。不过两个区间有重叠。")
+            say(". The intervals overlap nevertheless.")
             if first.overlaps(second)
-            else say(". The intervals do not overlap.", "。两个区间不重叠。")
+            else say(". The intervals do not overlap.")
         )
     return Conclusion(question, "yes" if judgement == yes else "no", words)
 
@@ -254,7 +251,7 @@ def _diverged_words(records: Records, labels: tuple[str, ...]) -> str:
     total = len(records.seeds)
     counts = {label: records.diverged(label) for label in labels}
     return "".join(
-        say(f"; {count} of {total} trainings of {label} diverged", f"；{label} 的 {total} 次训练中有 {count} 次发散")
+        say("; {count} of {total} trainings of {label} diverged", count=count, total=total, label=label)
         for label, count in counts.items()
         if count
     )

@@ -121,26 +121,26 @@ def _p_value(differences: Sequence[float]) -> float | None:
 def measure_name(measure: str) -> str:
     """Return the name of a measure of the records, for tables and sentences."""
     names = {
-        "train_error": say("training error", "训练误差"),
-        "validation_error": say("validation error", "验证误差"),
-        "test_error": say("test error", "测试误差"),
-        "seconds": say("training time", "训练时间"),
-        "macs": say("MACs per image", "每张图的乘加次数 (MACs)"),
-        "parameters": say("parameters", "参数量"),
-        "gain": say("gain", "作用"),
+        "train_error": say("training error"),
+        "validation_error": say("validation error"),
+        "test_error": say("test error"),
+        "seconds": say("training time"),
+        "macs": say("MACs per image"),
+        "parameters": say("parameters"),
+        "gain": say("gain"),
     }
     return names[measure]
 
 
 def percent_name(measure: str) -> str:
     """Return the label of an axis that shows `measure` in percent."""
-    return say(f"{measure_name(measure)}, %", f"{measure_name(measure)}（%）")
+    return say("{measure_name}, %", measure_name=measure_name(measure))
 
 
 def mean_words(measure: str, mean: Mean | None) -> str:
     """Return a mean with its interval: 17.57% (16.20–18.94), or 12.3 s (11.8–12.8)."""
     if mean is None:
-        return say("diverged", "发散")
+        return say("diverged")
     digits, factor, unit = (1, 1, " s") if measure == "seconds" else (2, 100, "%")
     bounds = ""
     if mean.low is not None and mean.high is not None:
@@ -158,14 +158,14 @@ def points_words(value: float, low: float | None, high: float | None) -> str:
     words = difference_words("gain", value)
     if low is None or high is None:
         return words
-    return f"{words} ({difference_words('gain', low)} {say('to', '到')} {difference_words('gain', high)})"
+    return f"{words} ({difference_words('gain', low)} {say('to')} {difference_words('gain', high)})"
 
 
 def margin_words(measure: str, margin: float) -> str:
     """Return a margin with its unit: ±0.5 points, or ±0.3 s."""
     if measure == "seconds":
-        return say(f"±{margin:.2g} s", f"±{margin:.2g} 秒")
-    return say(f"±{100 * margin:g} points", f"±{100 * margin:g} 个百分点")
+        return say("±{margin:.2g} s", margin=margin)
+    return say("±{margin:g} points", margin=100 * margin)
 
 
 def p_words(p: float) -> str:

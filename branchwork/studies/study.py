@@ -15,6 +15,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
 from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.language import say
 from branchwork.nets.resolve import find_builder
 from branchwork.observer import Observer
 from branchwork.studies.bottleneck import BOTTLENECK
@@ -49,9 +50,11 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63 - 1000:
-            raise StudyError(f"seed must be at least 0 and less than 2^63 - 1000, got {self.seed}")
+            raise StudyError("seed must be at least 0 and less than 2^63 - 1000, got {seed}", seed=self.seed)
         if isinstance(self.workers, int) and self.workers < 1:
-            raise StudyError(f"workers must be at least 1 (1 trains in this process), got {self.workers}")
+            raise StudyError(
+                "workers must be at least 1 (1 trains in this process), got {workers}", workers=self.workers
+            )
         check_threads(self.threads, StudyError)
 
 
@@ -77,7 +80,9 @@ def study(
     observer, options = observer or Observer(), options or StudyOptions()
     chosen = _find(name, preset)
     if seeds is not None and not 1 <= seeds <= 1000:
-        raise StudyError(f"seeds must be from 1 to 1000, got {seeds}; an interval needs at least 2, better 3 or more")
+        raise StudyError(
+            "seeds must be from 1 to 1000, got {seeds}; an interval needs at least 2, better 3 or more", seeds=seeds
+        )
     data_set = load_data(data or chosen.data, observer=observer)
     setting = chosen.setting(preset, len(data_set.train))
     arms = chosen.arms(preset)
@@ -132,9 +137,11 @@ def study(
 
 def _find(name: str, preset: str) -> Study:
     if name not in STUDIES:
-        raise StudyError(f"there is no study called {name!r}.{nearest(name, STUDIES)}")
+        raise StudyError("there is no study called {name!r}.{hint}", name=name, hint=nearest(name, STUDIES))
     if preset not in get_args(Preset):
-        raise StudyError(f"preset must be one of {', '.join(get_args(Preset))}, got {preset!r}")
+        raise StudyError(
+            "preset must be one of {get_args}, got {preset!r}", get_args=", ".join(get_args(Preset)), preset=preset
+        )
     return STUDIES[name]
 
 
@@ -179,7 +186,11 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         if before.get(key) != value
     ]
     if differences:
-        raise StudyError(f"{folder} holds another study ({'; '.join(differences)}): choose another --out")
+        raise StudyError(
+            "{folder} holds another study ({differences}): choose another --out",
+            folder=folder,
+            differences="; ".join(differences),
+        )
 
 
 def _complete(
@@ -190,7 +201,14 @@ def _complete(
     records = {job.key: record for job in jobs if (record := read_record(paths[job.key], job)) is not None}
     missing = [job for job in jobs if job.key not in records]
     if records and missing:
-        observer.note(f"{folder}: {len(records)} of {len(jobs)} trainings are already done")
+        observer.note(
+            say(
+                "{folder}: {records} of {jobs} trainings are already done",
+                folder=folder,
+                records=len(records),
+                jobs=len(jobs),
+            )
+        )
     if not missing:
         return records, 0
     missing.sort(key=_size, reverse=True)  # the longest first, so that all workers finish at about the same time
@@ -201,12 +219,21 @@ def _complete(
             for job, record in run_jobs(missing, executor):
                 write_json(paths[job.key], asdict(record))
                 records[job.key] = record
-                observer.note(f"{len(records)}/{len(jobs)}  {_outcome_words(record)}")
+                observer.note(
+                    say(
+                        "{records}/{jobs}  {outcome_words}",
+                        records=len(records),
+                        jobs=len(jobs),
+                        outcome_words=_outcome_words(record),
+                    )
+                )
                 observer.count(title, len(records), len(jobs))
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            f"stopped: {len(records)} of {len(jobs)} trainings are kept in {folder}. Run the same command again to "
-            "continue"
+            "stopped: {records} of {jobs} trainings are kept in {folder}. Run the same command again to continue",
+            records=len(records),
+            jobs=len(jobs),
+            folder=folder,
         ) from None
     finally:
         observer.count_end()

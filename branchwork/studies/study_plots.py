@@ -40,7 +40,7 @@ def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], below: str) -> s
             axes.set(title=title, xlabel=below, xticks=sorted({x for curve in curves for x in curve.points}))
             axes.set_ylim(bottom=0)
             plain_axes(axes)
-        every[0].set_ylabel(say("error, percent", "误差（%）"))
+        every[0].set_ylabel(say("error, percent"))
         every[0].legend(frameon=False)
         return inline_svg(figure)
 
@@ -56,10 +56,10 @@ def norm_curves(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
                     list(curve.points), norms, color=GOOD if curve.good else BAD, linewidth=1.5,
                     linestyle="--" if curve.dashed else "-", label=curve.label,
                 )  # fmt: skip
-            axes.set(title=title, xlabel=say("layer", "层"), yscale="log")
+            axes.set(title=title, xlabel=say("layer"), yscale="log")
             plain_log_ticks(axes.yaxis)
             plain_axes(axes)
-        every[0].set_ylabel(say("norm of the gradient", "梯度的范数"))
+        every[0].set_ylabel(say("norm of the gradient"))
         every[0].legend(frameon=False)
         return inline_svg(figure)
 
@@ -75,10 +75,7 @@ def error_dots(rows: Sequence[str], columns: Sequence[tuple[str, Sequence[Mean |
 
 def dots_words() -> str:
     """Return the sentence above figures of dots."""
-    return say(
-        "Means over the seeds with their 95% intervals; the lowest is highlighted.",
-        "各种子的均值和 95% 区间；最低的突出显示。",
-    )
+    return say("Means over the seeds with their 95% intervals; the lowest is highlighted.")
 
 
 def cost_and_error(costs: Sequence[tuple[str, int, Mean | None]], errors: str) -> str:
@@ -88,7 +85,7 @@ def cost_and_error(costs: Sequence[tuple[str, int, Mean | None]], errors: str) -
     with new_figure(_WIDTH, 0.9 + 0.34 * len(rows)) as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         left.barh(range(len(rows)), [macs / 1e6 for _, macs, _ in costs], 0.6, color=INK, alpha=0.35)
-        left.set(xlabel=say("MACs per image, millions", "每张图的乘加次数（MACs，百万）"))
+        left.set(xlabel=say("MACs per image, millions"))
         plain_axes(left)
         _dots(right, rows, title=errors, means=[error for _, _, error in costs])
         return inline_svg(figure)
@@ -112,7 +109,7 @@ def _dots(axes: "Axes", rows: Sequence[str], *, title: str, means: Sequence[Mean
     known = [100 * mean.mean for mean in means if mean is not None]
     for y, mean in enumerate(means):
         if mean is None:
-            axes.text(0.02, y, say("diverged", "发散"), va="center", transform=axes.get_yaxis_transform())
+            axes.text(0.02, y, say("diverged"), va="center", transform=axes.get_yaxis_transform())
             continue
         values, widths = _percent([mean])
         colour = GOOD if values[0] == min(known) else INK

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from branchwork.datasets.dataset import DataSet
-from branchwork.language import say, times
+from branchwork.language import language, say, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
 from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
@@ -21,21 +21,18 @@ def study_page(
     if answer.comparisons:
         tables.append(_comparisons(answer.comparisons))
     parts = [
-        paragraph(say(*study.claim)),
-        section(say("The answer", "回答"), _method(result), "\n".join(map(_conclusion, answer.findings))),
+        paragraph(say(study.claim)),
+        section(say("The answer"), _method(result), "\n".join(map(_conclusion, answer.findings))),
         *(section(drawn.title, drawn.words, plot(drawn.draw())) for drawn in answer.plots),
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
-        f"<h2>{say('How it was run', '运行方式')}</h2>",
+        f"<h2>{say('How it was run')}</h2>",
         f"<p><code>{escape(_command(result, data, records))}</code></p>",
         facts(_facts(result, setting, data=data, records=records)),
         footer(
-            say(
-                "Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.",
-                "由 Branchwork 生成。数据也在 answer.json 中，每次训练的记录在 trainings/ 中。",
-            )
+            say("Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.")
         ),
     ]
-    return page(say(*study.question), parts, say("en", "zh-Hans"))
+    return page(say(study.question), parts, "zh-Hans" if language() == "zh" else "en")
 
 
 def _command(result: StudyResult, data: DataSet, records: Records) -> str:
@@ -55,19 +52,15 @@ def _command(result: StudyResult, data: DataSet, records: Records) -> str:
 
 def _method(result: StudyResult) -> str:
     seeds = len(result.seeds)
-    words = say(
-        f"{result.trainings} trainings on {result.data}. ", f"在 {result.data} 上共训练 {result.trainings} 次。"
-    )
+    words = say("{trainings} trainings on {data}. ", trainings=result.trainings, data=result.data)
     if seeds == 1:
         return words + say(
-            "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more.",
-            "每个网络只用一个种子训练，得不出区间，也不能下结论：请用 --seeds 3 或更多。",
+            "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more."
         )
     return words + say(
-        f"Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), and pairs are "
+        "Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), and pairs are "
         "compared seed by seed (paired t-test, Holm's correction).",
-        f"每个网络用 {seeds} 个种子训练；区间为 95% 置信区间（学生 t 分布），"
-        "两两比较按相同种子配对（配对 t 检验，Holm 校正）。",
+        seeds=seeds,
     )
 
 
@@ -84,16 +77,15 @@ def _nets(study: Study, records: Records) -> Table:
     for arm in records.arms:
         means = [mean_words(measure, records.mean(arm.label, measure)) for measure in study.measures]
         record, diverged = records.first(arm.label), records.diverged(arm.label)
-        label = arm.label + (say(f" ({diverged} diverged)", f"（{diverged} 次发散）") if diverged else "")
+        label = arm.label + (say(" ({diverged} diverged)", diverged=diverged) if diverged else "")
         rows.append((label, *means, f"{record.macs:,}", f"{record.parameters:,}"))
     return Table(
-        say("All nets", "全部网络"),
+        say("All nets"),
         say(
             "Means over the seeds, with 95% intervals. Training errors are those of the finished net on its training "
-            "images, without augmentation. Trainings that diverged are left out.",
-            "各种子的均值和 95% 区间。训练误差是训练完成的网络在未增强的训练图上的误差。发散的训练不计入。",
+            "images, without augmentation. Trainings that diverged are left out."
         ),
-        (say("net", "网络"), *map(measure_name, (*study.measures, "macs", "parameters"))),
+        (say("net"), *map(measure_name, (*study.measures, "macs", "parameters"))),
         tuple(rows),
     )
 
@@ -108,19 +100,16 @@ def _comparisons(differences: Sequence[PairedDifference]) -> Table:
         change = difference_words(d.measure, d.difference)
         rows.append((f"{d.first} − {d.second}", measure_name(d.measure), str(d.count), change, interval, *tests))
     return Table(
-        say("Compared on the same seeds", "相同种子下的比较"),
-        say(
-            "Paired t-tests; differences of errors are in points, of times in seconds.",
-            "配对 t 检验；误差之差以百分点计，时间之差以秒计。",
-        ),
+        say("Compared on the same seeds"),
+        say("Paired t-tests; differences of errors are in points, of times in seconds."),
         (
-            say("pair", "比较"),
-            say("measure", "指标"),
-            say("seeds", "种子数"),
-            say("difference", "差"),
+            say("pair"),
+            say("measure"),
+            say("seeds"),
+            say("difference"),
             "95%",
             "p",
-            say("p after Holm", "Holm 校正后 p"),
+            say("p after Holm"),
         ),
         tuple(rows),
     )
@@ -134,14 +123,14 @@ def _facts(result: StudyResult, setting: Setting, *, data: DataSet, records: Rec
     images = [f"{count:,}" for count in sorted(counts)]
     minutes = result.seconds / 60
     return {
-        say("data", "数据"): f"{data.name}, {data.origin}",
-        say("training images", "训练图"): ", ".join([*images, times((data.channels, height, width))]),
-        say("test images", "测试图"): f"{len(data.test):,}",
-        say("recipe", "训练方案"): _recipe_words(setting, records),
-        say("seeds", "种子"): ", ".join(map(str, result.seeds)),
-        say("total training time", "训练总用时"): say(f"{minutes:.1f} minutes", f"{minutes:.1f} 分钟"),
-        say("machines", "机器"): "; ".join(result.machines),
-        say("versions", "版本"): " | ".join(
+        say("data"): f"{data.name}, {data.origin}",
+        say("training images"): ", ".join([*images, times((data.channels, height, width))]),
+        say("test images"): f"{len(data.test):,}",
+        say("recipe"): _recipe_words(setting, records),
+        say("seeds"): ", ".join(map(str, result.seeds)),
+        say("total training time"): say("{minutes:.1f} minutes", minutes=minutes),
+        say("machines"): "; ".join(result.machines),
+        say("versions"): " | ".join(
             "; ".join(f"{name} {version}" for name, version in versions.items()) for versions in result.versions
         ),
     }

@@ -59,8 +59,9 @@ def run_jobs(jobs: Iterable[Job], executor: Executor | None) -> Iterator[tuple[J
             yield futures[future], record
     except (BrokenExecutor, CancelledError) as reason:
         raise StudyError(
-            f"the executor lost a training ({first_line(reason)}): the system may have ended its process for lack of "
-            "memory. Finished trainings are kept. Run the same command again, perhaps with a smaller --workers"
+            "the executor lost a training ({reason}): the system may have ended its process for lack of "
+            "memory. Finished trainings are kept. Run the same command again, perhaps with a smaller --workers",
+            reason=first_line(reason),
         ) from reason
     finally:
         for future in futures:
@@ -72,8 +73,11 @@ def _check_versions(record: Record) -> None:
     here, there = (", ".join(f"{name} {v}" for name, v in found.items()) for found in (versions(), record.versions))
     if there != here:
         raise StudyError(
-            f"a worker on {record.machine} has other versions ({there}) than this process ({here}). Install the same "
-            "ones there and start the workers again, so that all trainings can be compared"
+            "a worker on {machine} has other versions ({there}) than this process ({here}). Install the same "
+            "ones there and start the workers again, so that all trainings can be compared",
+            machine=record.machine,
+            there=there,
+            here=here,
         )
 
 
@@ -192,8 +196,9 @@ def _load(name: str, size: tuple[int, int] | None, *, fit: str | None, checksum:
     data = load_data(name, size=size, fit=fit)
     if data.train.checksum() != checksum:
         raise DataError(
-            f"the training images of {name} here differ from those where the study was started: give every worker the "
-            "same files"
+            "the training images of {name} here differ from those where the study was started: give every worker the "
+            "same files",
+            name=name,
         )
     return data
 

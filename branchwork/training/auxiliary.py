@@ -51,7 +51,11 @@ def check_heads(net: str, recipe: Recipe, options: Options) -> None:
         problem = "its heads read layers that a collapsed net no longer has"
     else:
         return
-    raise RecipeError(f"auxiliary is {recipe.auxiliary:g}, but {problem}: train with --auxiliary 0")
+    raise RecipeError(
+        "auxiliary is {auxiliary:g}, but {problem}: train with --auxiliary 0",
+        auxiliary=recipe.auxiliary,
+        problem=problem,
+    )
 
 
 def make_heads(net: nn.Module, model: Model, recipe: Recipe) -> nn.ModuleDict:

@@ -78,7 +78,7 @@ class SavedState:
                 state.average.load_state_dict(self._part("average."))
         except RuntimeError as reason:
             raise RunError(
-                f"{self.plan.net} is no longer the net that this training started with: {reason}"
+                "{net} is no longer the net that this training started with: {reason}", net=self.plan.net, reason=reason
             ) from reason
         for index, parameter in enumerate((*state.net.parameters(), *state.heads.parameters())):
             for key, value in self._part(f"optimizer.{index}.").items():
@@ -95,7 +95,11 @@ def load_state(folder: Path) -> SavedState:
     """Load the state of a run folder. Raises `RunError` if it is missing or damaged."""
     path = folder / STATE
     if not os.path.isfile(path):
-        raise RunError(f"{folder} cannot be continued: {STATE} is missing. Give a run folder made by branchwork train.")
+        raise RunError(
+            "{folder} cannot be continued: {state} is missing. Give a run folder made by branchwork train.",
+            folder=folder,
+            state=STATE,
+        )
     with reading(path, remedy=_AGAIN):
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}

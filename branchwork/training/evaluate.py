@@ -147,16 +147,24 @@ def check_match(model: Model, data: DataSet) -> None:
     if set(data.classes) != set(model.classes):
         only_net, only_data = set(model.classes) - set(data.classes), set(data.classes) - set(model.classes)
         raise DataError(
-            f"the classes of {data.name} differ from those that {model.net} was trained on ({model.data}):\n"
-            f"  only in the net: {', '.join(sorted(only_net)) or 'none'}\n"
-            f"  only in {data.name}: {', '.join(sorted(only_data)) or 'none'}\n"
-            "Use data with the same class names, or train a net on these."
+            "the classes of {name} differ from those that {net} was trained on ({data}):\n"
+            "  only in the net: {only_net}\n"
+            "  only in {name}: {only_data}\n"
+            "Use data with the same class names, or train a net on these.",
+            name=data.name,
+            net=model.net,
+            data=model.data,
+            only_net=", ".join(sorted(only_net)) or "none",
+            only_data=", ".join(sorted(only_data)) or "none",
         )
     found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
     if found != needed:
         raise DataError(
-            f"the images of {data.name} are {'×'.join(map(str, found))}, but {model.net} takes "
-            f"{'×'.join(map(str, needed))}"
+            "the images of {name} are {found}, but {net} takes {needed}",
+            name=data.name,
+            found="×".join(map(str, found)),
+            net=model.net,
+            needed="×".join(map(str, needed)),
         )
 
 

@@ -187,7 +187,10 @@ def _validate(state: TrainState, validation: Split) -> float | None:
 
 def _diverged(what: str, position: Position) -> Diverged:
     return Diverged(
-        f"{what} became infinite or NaN in epoch {position.epoch + 1}, step {position.step}: the training has diverged"
+        "{what} became infinite or NaN in epoch {epoch}, step {step}: the training has diverged",
+        what=what,
+        epoch=position.epoch + 1,
+        step=position.step,
     )
 
 

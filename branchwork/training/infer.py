@@ -33,7 +33,7 @@ def pick_device(name: str) -> torch.device:
         reason = None
     except (RuntimeError, AssertionError, ImportError) as fault:
         reason = fault
-    raise RecipeError(f"device {name!r} is not available here: use cpu, or auto") from reason
+    raise RecipeError("device {name!r} is not available here: use cpu, or auto", name=name) from reason
 
 
 def pick_precision(name: str, device: torch.device) -> str:
@@ -44,7 +44,7 @@ def pick_precision(name: str, device: torch.device) -> str:
     """
     native = _has_bf16(device)
     if name == "bf16" and not native:
-        raise RecipeError(f"precision is bf16, but this {device.type} has no bf16 instructions: use fp32")
+        raise RecipeError("precision is bf16, but this {type} has no bf16 instructions: use fp32", type=device.type)
     if name == "fp64" and device.type == "mps":
         raise RecipeError("precision is fp64, which mps does not support: use fp32, or --device cpu")
     if name != "auto":
@@ -116,5 +116,5 @@ def predict_logits(net: nn.Module, images: Images, model: Model, *, precision: t
     net.train(training)
     result = torch.cat(logits)
     if not bool(result.isfinite().all()):
-        raise WeightsError(f"{model.net} returns infinite or NaN logits: its weights are damaged")
+        raise WeightsError("{net} returns infinite or NaN logits: its weights are damaged", net=model.net)
     return result

@@ -45,11 +45,15 @@ class Options:
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise RecipeError(f"seed must be at least 0 and less than 2^63, got {self.seed}")
+            raise RecipeError("seed must be at least 0 and less than 2^63, got {seed}", seed=self.seed)
         if self.execute not in get_args(Execute):
-            raise RecipeError(f"execute must be one of {', '.join(get_args(Execute))}, got {self.execute!r}")
+            raise RecipeError(
+                "execute must be one of {get_args}, got {execute!r}",
+                get_args=", ".join(get_args(Execute)),
+                execute=self.execute,
+            )
         if self.log not in (None, *get_args(Log)):
-            raise RecipeError(f"log must be tensorboard or left out, got {self.log!r}")
+            raise RecipeError("log must be tensorboard or left out, got {log!r}", log=self.log)
         if self.freeze and self.weights is None:
             raise RecipeError("--freeze trains only the head, but the body has no weights yet: give --weights FILE")
 
@@ -58,4 +62,4 @@ def check_threads(count: int | None, error: type[BranchworkError]) -> None:
     """Raise `error` if this machine cannot use `count` threads: with far too many, OpenMP dies without a word."""
     most = 4 * (os.cpu_count() or 1)
     if count is not None and not 1 <= count <= most:
-        raise error(f"threads must be from 1 to {most} on this machine, got {count}")
+        raise error("threads must be from 1 to {most} on this machine, got {count}", most=most, count=count)

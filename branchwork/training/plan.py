@@ -64,11 +64,13 @@ def make_plan(
     check_heads(net, recipe, options)
     device = pick_device(options.device)
     if recipe.batch_norm == "shared" and device.type != "cuda":
-        raise RecipeError(f"batch_norm = shared needs GPUs, but the device is {device}: leave it out")
+        raise RecipeError("batch_norm = shared needs GPUs, but the device is {device}: leave it out", device=device)
     train, _ = train_and_validation(data, recipe.validation, options.seed, used=recipe.fraction)
     if recipe.batch_size != "auto" and recipe.batch_size > len(train):
         raise RecipeError(
-            f"batch_size must be at most {len(train)}, the number of training images, got {recipe.batch_size}"
+            "batch_size must be at most {train}, the number of training images, got {batch_size}",
+            train=len(train),
+            batch_size=recipe.batch_size,
         )
     plan = Plan(
         net=absolute_name(net),
@@ -87,7 +89,7 @@ def make_plan(
     )
     problem = compiler_problem(device)
     if options.compile and problem is not None:
-        raise RecipeError(f"{problem}, or leave out --compile")
+        raise RecipeError("{problem}, or leave out --compile", problem=problem)
     model = Model.of(plan.net, data, plan.recipe)
     # Built here only to be checked, before a folder is made: the training builds it again, from its seed.
     with torch.random.fork_rng(devices=[]):

@@ -47,7 +47,7 @@ def predict(
     for a damaged run and `RecipeError` if `top` is less than 1.
     """
     if top < 1:
-        raise RecipeError(f"top must be at least 1, got {top}")
+        raise RecipeError("top must be at least 1, got {top}", top=top)
     if show is not None:
         check_sheet(show)
     trained = load_run(run)
@@ -81,7 +81,7 @@ def read_image(path: Path, model: Model) -> Tensor:
     try:
         return to_image(picture, channels=model.in_channels, size=model.image_size, method=model.pictures)
     except ImageError as reason:
-        raise ImageError(f"{path}: {reason}") from reason
+        raise ImageError("{path}: {reason}", path=path, reason=reason) from reason
 
 
 def _guess(images: Sequence[Tensor], trained: TrainedNet, top: int) -> list[tuple[Guess, ...]]:

@@ -122,8 +122,11 @@ def joined() -> Iterator[Processes]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     except (RuntimeError, ValueError) as reason:
         raise RunError(
-            f"process {rank} of {count} cannot reach the others ({reason}): start it with torchrun, the same "
-            "command on each machine, with an --rdzv-endpoint that all machines can reach"
+            "process {rank} of {count} cannot reach the others ({reason}): start it with torchrun, the same "
+            "command on each machine, with an --rdzv-endpoint that all machines can reach",
+            rank=rank,
+            count=count,
+            reason=reason,
         ) from reason
     try:
         yield processes
@@ -146,7 +149,9 @@ def check_single_process(what: str) -> None:
     with_others = int(os.environ.get("WORLD_SIZE", "1"))
     if with_others > 1:
         raise RunError(
-            f"torchrun has started {with_others} processes, but {what} must run in one: start it without torchrun"
+            "torchrun has started {with_others} processes, but {what} must run in one: start it without torchrun",
+            with_others=with_others,
+            what=what,
         )
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
 
 from branchwork.errors import RecipeError, nearest
+from branchwork.language import say
 
 # The keys of a recipe that change training images.
 AUGMENTATIONS = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
@@ -121,7 +122,9 @@ class Recipe:
 
     def _need(self, holds: bool, name: str, needed: str) -> None:
         if not holds:
-            raise RecipeError(f"{name} must be {needed}, got {getattr(self, name)}")
+            raise RecipeError(
+                "{name} must be {needed}, got {getattr}", name=name, needed=needed, getattr=getattr(self, name)
+            )
 
     @property
     def images_a_step(self) -> int:
@@ -186,7 +189,7 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
-                raise RecipeError(f"a recipe has no key {key!r}.{nearest(key, known)}")
+                raise RecipeError("a recipe has no key {key!r}.{hint}", key=key, hint=nearest(key, known))
         follow: dict[str, Any] = {}
         optimizer = changes.get("optimizer", self.optimizer)
         if (optimizer == "sgd") != (self.optimizer == "sgd"):
@@ -321,11 +324,13 @@ def read_recipe(path: Path, base: Recipe, flags: Mapping[str, Any] = MappingProx
     try:
         return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")) | dict(flags))
     except OSError as reason:
-        raise RecipeError(f"cannot read the recipe {path}: {reason.strerror}") from reason
+        raise RecipeError("cannot read the recipe {path}: {strerror}", path=path, strerror=reason.strerror) from reason
     except (ValueError, RecursionError) as reason:
-        raise RecipeError(f"{path} is not valid TOML: {reason}") from reason
+        raise RecipeError("{path} is not valid TOML: {reason}", path=path, reason=reason) from reason
     except RecipeError as reason:
-        raise RecipeError(f"{path}{' and the flags' if flags else ''}: {reason}") from reason
+        raise RecipeError(
+            "{path} and the flags: {reason}" if flags else "{path}: {reason}", path=path, reason=reason
+        ) from reason
 
 
 def _check_type(name: str, value: object, hint: Any) -> None:
@@ -337,12 +342,19 @@ def _check_type(name: str, value: object, hint: Any) -> None:
         return
     if choices:
         if value not in choices:
-            raise RecipeError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+            raise RecipeError(
+                "{name} must be one of {choices}, got {value!r}", name=name, choices=", ".join(choices), value=value
+            )
         return
     kinds = (int, float) if hint is float else hint
     finite = isinstance(value, kinds) and not isinstance(value, bool) and abs(value) < 1e18  # a NaN is not
     if not finite:
-        raise RecipeError(f"{name} must be {'an integer' if hint is int else 'a number'}, got {value!r}")
+        raise RecipeError(
+            "{name} must be {kind}, got {value!r}",
+            name=name,
+            kind=say("an integer") if hint is int else say("a number"),
+            value=value,
+        )
 
 
 def _line(start: float, end: float, share: float) -> float:

@@ -19,7 +19,7 @@ from branchwork.datasets.placing import METHODS
 from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
-from branchwork.language import say, times
+from branchwork.language import times
 from branchwork.nets.resolve import find_builder
 from branchwork.nets.weights import load_weights
 from branchwork.training.recipe import Recipe
@@ -91,12 +91,20 @@ def load_run(folder: str | Path) -> TrainedNet:
     path = folder / MODEL
     if not os.path.exists(path):
         if holds(folder, SEEDS):
-            raise RunError(f"{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0")
+            raise RunError(
+                "{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0", folder=folder
+            )
         if holds(folder, STEPS):
-            raise RunError(f"{folder} holds an interrupted selection: run branchwork select again with --out {folder}")
+            raise RunError(
+                "{folder} holds an interrupted selection: run branchwork select again with --out {folder}",
+                folder=folder,
+            )
         begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
-            f"{folder} holds no trained net ({MODEL} is missing): give a run folder made by branchwork train{begun}"
+            "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train{begun}",
+            folder=folder,
+            model=MODEL,
+            begun=begun,
         )
     model = read_json(path, Model, remedy="copy the run again, or train again")
     with torch.random.fork_rng(devices=[]):
@@ -130,7 +138,9 @@ def write_top(folder: Path, history: Sequence[Mapping[str, Any]], weights: Mappi
             try:
                 file.unlink()
             except OSError as reason:
-                raise RunError(f"cannot remove {file}: {reason.strerror}. Remove it yourself.") from reason
+                raise RunError(
+                    "cannot remove {file}: {strerror}. Remove it yourself.", file=file, strerror=reason.strerror
+                ) from reason
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
@@ -176,7 +186,12 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     held = holds(folder, *FILES, SEEDS)
     if held:
         finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "
-        raise RunError(f"{folder} holds another run ({', '.join(held)}): {finished}choose another --out")
+        raise RunError(
+            "{folder} holds another run ({held}): {finished}choose another --out",
+            folder=folder,
+            held=", ".join(held),
+            finished=finished,
+        )
     check_writable(folder / RESULT)
     return folder
 
@@ -208,14 +223,22 @@ def check_net(net: nn.Module, model: Model) -> None:
             twin = copy.deepcopy(net).train(mode)
         except Exception as reason:
             raise NetError(
-                f"{model.net} cannot be copied: {first_line(reason)}. Do not keep computed tensors as attributes, and "
-                "use weight_norm and spectral_norm of torch.nn.utils.parametrizations, not of torch.nn.utils"
+                "{net} cannot be copied: {reason}. Do not keep computed tensors as attributes, and "
+                "use weight_norm and spectral_norm of torch.nn.utils.parametrizations, not of torch.nn.utils",
+                net=model.net,
+                reason=first_line(reason),
             ) from reason
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
         except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
-            mine = NetError(f"{model.net} cannot take images of {times(shape)}: {type(reason).__name__}: {reason}")
+            mine = NetError(
+                "{net} cannot take images of {shape}: {name}: {reason}",
+                net=model.net,
+                shape=times(shape),
+                name=type(reason).__name__,
+                reason=reason,
+            )
             raise failure(net, shape) or mine from reason
         check_output(output, len(model.classes), model.net)
         if mode:
@@ -225,47 +248,40 @@ def check_net(net: nn.Module, model: Model) -> None:
 def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
     """Run one backward pass: a net whose logits have no gradient can be run but not trained."""
     if not any(parameter.requires_grad for parameter in net.parameters()):
-        raise NetError(f"{name} has no parameter to train: give it layers, and do not switch off requires_grad")
+        raise NetError(
+            "{name} has no parameter to train: give it layers, and do not switch off requires_grad", name=name
+        )
     try:
         F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
     except Exception as reason:
         raise NetError(
-            f"{name} cannot be trained: no gradient flows back from its logits ({reason}). Look for no_grad, detach(), "
-            ".item() or an in-place operation"
+            "{name} cannot be trained: no gradient flows back from its logits ({reason}). Look for no_grad, detach(), "
+            ".item() or an in-place operation",
+            name=name,
+            reason=reason,
         ) from reason
 
 
 def check_output(output: object, classes: int, net: str) -> None:
     """Raise `NetError` unless `output` is what a net must return for two images: one logit per class and image."""
     if output is None:
-        raise NetError(
-            say(
-                f"{net}: forward returns nothing: end it with `return x`",
-                f"{net}：forward 没有返回值：最后要写 `return x`",
-            )
-        )
+        raise NetError("{net}: forward returns nothing: end it with `return x`", net=net)
     if not isinstance(output, Tensor):
         found = type(output).__name__
         raise NetError(
-            say(
-                f"{net} returns a {found}, but one tensor of logits is needed: return only the logits",
-                f"{net} 返回的是 {found}，需要的是一个 logits 张量：请只返回 logits",
-            )
+            "{net} returns a {found}, but one tensor of logits is needed: return only the logits", net=net, found=found
         )
     if tuple(output.shape) == (2, classes):
         return
     rows = output.shape[0] if output.dim() else 0
     if output.dim() == 2 and rows != 2:
         raise NetError(
-            say(
-                f"{net} turns 2 images into {rows} rows: a view mixes them; write x.view(x.size(0), -1)",
-                f"{net} 把 2 张图变成了 {rows} 行：某个 view 把不同的图混在了一起；应写成 x.view(x.size(0), -1)",
-            )
+            "{net} turns 2 images into {rows} rows: a view mixes them; write x.view(x.size(0), -1)", net=net, rows=rows
         )
     found = times(tuple(output.shape[1:]))
     raise NetError(
-        say(
-            f"{net} returns {found} numbers per image, but {classes} are needed: one logit per class",
-            f"{net} 对每张图输出 {found} 个数，需要 {classes} 个：每一类一个 logit",
-        )
+        "{net} returns {found} numbers per image, but {classes} are needed: one logit per class",
+        net=net,
+        found=found,
+        classes=classes,
     )

@@ -61,8 +61,10 @@ def pick_execution(
                 raise
         if execute == "collapsed" and execution.name == "written":
             raise NetError(
-                f"{model.net} has nothing to collapse in batches of {batch}: no affine segment would be cheaper. "
-                "Train it with --execute written"
+                "{net} has nothing to collapse in batches of {batch}: no affine segment would be cheaper. "
+                "Train it with --execute written",
+                net=model.net,
+                batch=batch,
             )
     return execution
 
@@ -176,7 +178,7 @@ def freeze_body(net: nn.Module) -> None:
     """Leave only the last linear layer of `net` trainable. Raises `NetError` if it has none."""
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise NetError(f"{type(net).__name__} has no linear layer to train as its head: leave out --freeze")
+        raise NetError("{name} has no linear layer to train as its head: leave out --freeze", name=type(net).__name__)
     net.requires_grad_(False)
     linear[-1].requires_grad_(True)
 

@@ -131,7 +131,9 @@ def _advice(state: TrainState, recipe: Recipe, batch_size: int) -> Iterator[None
     except (RuntimeError, MemoryError) as reason:
         name, text = state.model.net, first_line(reason)
         if is_of_compiler(reason):
-            raise RecipeError(f"torch.compile cannot compile steps of {name} ({text}): leave out --compile") from reason
+            raise RecipeError(
+                "torch.compile cannot compile steps of {name} ({text}): leave out --compile", name=name, text=text
+            ) from reason
         if not is_out_of_memory(reason):
             raise
         pieces = recipe.accumulate * state.processes.count
@@ -139,9 +141,15 @@ def _advice(state: TrainState, recipe: Recipe, batch_size: int) -> Iterator[None
         smaller = pieces * 2 ** (max(2, part - 1).bit_length() - 1)
         device = next(state.net.parameters()).device.type
         raise BatchTooLarge(
-            f"{part} images at once do not fit into the memory of {device} in a step of {name} ({text}). "
-            f"Train with --batch-size {smaller}, or with --accumulate {2 * recipe.accumulate}, which takes the same "
-            "batch in smaller parts"
+            "{part} images at once do not fit into the memory of {device} in a step of {name} ({text}). "
+            "Train with --batch-size {smaller}, or with --accumulate {accumulate}, which takes the same "
+            "batch in smaller parts",
+            part=part,
+            device=device,
+            name=name,
+            text=text,
+            smaller=smaller,
+            accumulate=2 * recipe.accumulate,
         ) from reason
 
 

@@ -55,7 +55,11 @@ def resolve(
     defaults = defaults_of(name)
     shape = input_shape or (defaults.input_shape if defaults else DEFAULT_INPUT)
     if defaults and len(shape) != 3:
-        raise NetError(f"the input of {name} must be channels, height and width, such as 1x28x28, got {times(shape)}")
+        raise NetError(
+            "the input of {name} must be channels, height and width, such as 1x28x28, got {shape}",
+            name=name,
+            shape=times(shape),
+        )
     channels, image_size = (shape[0], (shape[1], shape[2])) if len(shape) == 3 else (None, None)
     with torch.random.fork_rng(devices=[]):
         build = find_builder(name, in_channels=channels, num_classes=num_classes, image_size=image_size)

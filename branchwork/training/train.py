@@ -9,6 +9,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
 from branchwork.files import read_json, write_json
+from branchwork.language import say
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.training.checkpoint import SavedState, load_state
@@ -76,7 +77,11 @@ def resume(
             if not processes.first:
                 return None
             if holds(folder, RESULT):
-                raise RunError(f"the training in {folder} is finished: its figures are in {folder / RESULT}")
+                raise RunError(
+                    "the training in {folder} is finished: its figures are in {result}",
+                    folder=folder,
+                    result=folder / RESULT,
+                )
             return load_state(folder)
 
         # Only the first process reads it: on another machine the file may be older or missing.
@@ -127,7 +132,9 @@ def train_seeds(
     observer = observer or Observer()
     check_single_process("several seeds")
     if not 2 <= seeds <= 1000:
-        raise RecipeError(f"seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out")
+        raise RecipeError(
+            "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
+        )
     data_set = load_data(data, observer=observer) if isinstance(data, str) else data
     plan = make_plan(net, data_set, recipe=recipe, options=options)
     plans = [
@@ -150,7 +157,7 @@ def resume_seeds(
     path, remedy = Path(folder) / SEEDS, "train again into another folder"
     plans = read_json(path, list[Plan], remedy=remedy)
     if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
-        raise RunError(f"{path} is damaged (it needs at least two different seeds): {remedy}")
+        raise RunError("{path} is damaged (it needs at least two different seeds): {remedy}", path=path, remedy=remedy)
     return _train_seeds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
 
 
@@ -185,7 +192,7 @@ def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer
             if interrupted.is_set():
                 raise Interrupted(again)
             if holds(folder, RESULT):
-                observer.note(f"{folder} is already trained: delete it to train again")
+                observer.note(say("{folder} is already trained: delete it to train again", folder=folder))
                 results.append(read_result(folder))
                 continue
             saved = load_state(folder) if holds(folder, STATE) else None

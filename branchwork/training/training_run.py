@@ -18,6 +18,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.language import say
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
@@ -104,11 +105,13 @@ def run_training(
     def prepare() -> None:
         if data.train.checksum() != plan.checksum:
             raise RunError(
-                f"process {processes.rank} has different training images in {data.name} from the first process: give "
-                "all of them the same files"
+                "process {rank} has different training images in {data} from the first process: give all of them the "
+                "same files"
                 if saved is None
-                else f"the training images of {data.name} have changed since {folder} was begun: train into another "
-                "folder"
+                else "the training images of {data} have changed since {folder} was begun: train into another folder",
+                rank=processes.rank,
+                data=data.name,
+                folder=folder,
             )
         if processes.first:
             lock.enter_context(hold_lock(folder / ".lock", f"is training in {folder}"))
@@ -156,7 +159,9 @@ class _Run:
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
-            raise RunError(f"{reason} Then continue with: branchwork train --resume {self.folder}") from reason
+            raise RunError(
+                "{reason} Then continue with: branchwork train --resume {folder}", reason=reason, folder=self.folder
+            ) from reason
 
 
 def _prepare(
@@ -220,7 +225,9 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 run.save()
             if stop:
                 raise processes.tell(
-                    Interrupted(f"stopped, and saved. Continue with: branchwork train --resume {run.folder}")
+                    Interrupted(
+                        "stopped, and saved. Continue with: branchwork train --resume {folder}", folder=run.folder
+                    )
                 )
             if isinstance(event, Epoch) or save:
                 saved_at = time.perf_counter()
@@ -229,27 +236,45 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
         kept = f"with the weights of epoch {best}" if best else "before any epoch"
         raise processes.tell(
             TrainingError(
-                f"{reason}. Train again with --learning-rate {rate / 10:g} (it was {rate:g}) and another --out. "
-                f"The last good state, {kept}, is kept in {run.folder}."
+                "{reason}. Train again with --learning-rate {rate:g} (it was {before:g}) and another --out. "
+                "The last good state, {kept}, is kept in {folder}.",
+                reason=reason,
+                rate=rate / 10,
+                before=rate,
+                kept=kept,
+                folder=run.folder,
             )
         ) from reason
     except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
         if processes.count > 1 and is_lost(reason):
             raise TrainingError(
-                f"one of the {processes.count} processes that train together was lost ({first_line(reason)}). "
-                f"Continue, with any number of processes: branchwork train --resume {run.folder}"
+                "one of the {count} processes that train together was lost ({reason}). "
+                "Continue, with any number of processes: branchwork train --resume {folder}",
+                count=processes.count,
+                reason=first_line(reason),
+                folder=run.folder,
             ) from reason
         if ":" not in plan.net:
             raise  # our own net: our own bug, shown with its traceback
         where = f"epoch {position.epoch + 1}, step {position.step + 1}"
-        raise TrainingError(f"{plan.net} failed in {where}: {reason} ({own_line(reason)})") from reason
+        raise TrainingError(
+            "{net} failed in {where}: {reason} ({line})",
+            net=plan.net,
+            where=where,
+            reason=reason,
+            line=own_line(reason),
+        ) from reason
     if position.epoch < plan.recipe.epochs:
         why = (
             f"the {plan.recipe.minutes:g} minutes are up"
             if plan.recipe.out_of_time(position.seconds)
             else f"no better validation accuracy in {plan.recipe.patience} epochs"
         )
-        observer.note(f"ended after epoch {position.epoch} of {plan.recipe.epochs}: {why}")
+        observer.note(
+            say(
+                "ended after epoch {epoch} of {epochs}: {why}", epoch=position.epoch, epochs=plan.recipe.epochs, why=why
+            )
+        )
     state.net.load_state_dict(run.best)
 
 
@@ -277,8 +302,10 @@ def _moved(split: Split, device: torch.device) -> Split:
     except torch.OutOfMemoryError as reason:
         size = math.prod(split.images.shape) / 1e9
         raise DataError(
-            f"the training images take {size:.1f} GB, which do not fit on {device}: make a pack with "
-            "branchwork data pack FOLDER, which is read batch by batch"
+            "the training images take {size:.1f} GB, which do not fit on {device}: make a pack with "
+            "branchwork data pack FOLDER, which is read batch by batch",
+            size=size,
+            device=device,
         ) from reason
 
 

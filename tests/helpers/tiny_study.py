@@ -31,8 +31,8 @@ def answer(records):
 TINY = Study(
     name="tiny",
     data="sample",
-    claim=("It is said.", "据说如此。"),
-    question=("Is it so?", "是这样吗？"),
+    claim="It is said.",
+    question="Is it so?",
     arms=lambda preset: ARMS,
     setting=lambda preset, images: Setting(RECIPE, seeds=3, images=96, side=7, execute="written", gradients=True),
     measures=("test_error", "train_error", "seconds"),
