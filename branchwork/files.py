@@ -39,10 +39,10 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
             target.write_bytes(data)
         except OSError as reason:
             raise error(
-                "cannot write {path} ({data:,} bytes): {cause_and_remedy}",
+                "cannot write {path} ({data:,} bytes): {reason}",
                 path=path,
                 data=len(data),
-                cause_and_remedy=_cause_and_remedy(reason),
+                reason=_cause_and_remedy(reason),
             ) from reason
         return
     handle, temporary = _open_beside(target, error, path)
@@ -56,10 +56,10 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         _sync_folder(target.parent)
     except OSError as reason:
         raise error(
-            "cannot write {path} ({data:,} bytes): {cause_and_remedy}",
+            "cannot write {path} ({data:,} bytes): {reason}",
             path=path,
             data=len(data),
-            cause_and_remedy=_cause_and_remedy(reason),
+            reason=_cause_and_remedy(reason),
         ) from reason
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -88,7 +88,7 @@ def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Ite
         folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as reason:
         raise error(
-            "cannot write {path}: {cause_and_remedy}", path=path, cause_and_remedy=_cause_and_remedy(reason)
+            "cannot write {path}: {reason}", path=path, reason=_cause_and_remedy(reason)
         ) from reason
     try:
         yield Path(folder)
@@ -114,7 +114,7 @@ def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkE
         _sync_folder(targets[-1][1].parent)
     except OSError as reason:
         raise error(
-            "cannot write {moves}: {cause_and_remedy}", moves=moves[-1][1], cause_and_remedy=_cause_and_remedy(reason)
+            "cannot write {path}: {reason}", path=moves[-1][1], reason=_cause_and_remedy(reason)
         ) from reason
 
 
@@ -186,20 +186,20 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
     except error:
         raise
     except FileNotFoundError as reason:
-        raise error("{shown} is missing: {remedy}", shown=shown, remedy=remedy) from reason
+        raise error("{path} is missing: {remedy}", path=shown, remedy=remedy) from reason
     except OSError as reason:
         raise error(
-            "{shown} cannot be read ({strerror}): {remedy}",
-            shown=shown,
+            "{path} cannot be read ({strerror}): {remedy}",
+            path=shown,
             strerror=reason.strerror or reason,
             remedy=remedy,
         ) from reason
     except RecursionError as reason:
-        raise error("{shown} is damaged (it is nested too deeply): {remedy}", shown=shown, remedy=remedy) from reason
+        raise error("{path} is damaged (it is nested too deeply): {remedy}", path=shown, remedy=remedy) from reason
     except (
         msgspec.MsgspecError, SafetensorError, BranchworkError, ValueError, TypeError, LookupError, ArithmeticError,
     ) as reason:  # fmt: skip
-        raise error("{shown} is damaged ({reason}): {remedy}", shown=shown, reason=reason, remedy=remedy) from reason
+        raise error("{path} is damaged ({reason}): {remedy}", path=shown, reason=reason, remedy=remedy) from reason
 
 
 def _decode(text: bytes | str, kind: type[T]) -> T:
@@ -276,7 +276,7 @@ def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
         raise error(
-            "cannot write {shown}: {cause_and_remedy}", shown=shown, cause_and_remedy=_cause_and_remedy(reason)
+            "cannot write {path}: {reason}", path=shown, reason=_cause_and_remedy(reason)
         ) from reason
 
 

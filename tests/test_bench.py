@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 def test_every_engine_and_precision_is_timed_as_written_and_fused():
     result = bw.bench(
-        Small(), picture=Path("b.png"), options=bw.BenchOptions(batch_sizes=(2, 4), seconds=0.01, threads=1)
+        Small(), draw=Path("b.png"), options=bw.BenchOptions(batch_sizes=(2, 4), seconds=0.01, threads=1)
     )
     usable = [(engine.name, kind) for engine in result.engines for kind in engine.precisions]
     assert {name for name, _ in usable} == {"torch", "torch.compile", "onnxruntime", "openvino"}
@@ -82,7 +82,7 @@ def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkey
     missing = Engine("openvino", None, ("fp32",), "openvino is not installed: pip install 'branchwork[deploy]'")
     monkeypatch.setattr(module, "find_engines", lambda: (find_engine("torch"), missing))
     arguments = ("--batch-sizes", 1, 4, "--precisions", "fp32", "--seconds", 0.02, "--threads", 1, "--json", "b.json")
-    code, out, err = command("bench", "residual", *arguments)
+    code, out, err = command("bench", "residual", "--draw", "b.svg", *arguments)
     assert code == 0, err
     figures = json.loads(Path("b.json").read_text())
     assert len(figures["rows"]) == 4 and figures["macs"] == 2_013_184
@@ -93,7 +93,7 @@ def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkey
     assert [row[1:3] for row in rows] == [["fp32", "as"], ["fp32", "fused"]] * 2
     assert rows[0][5] == milliseconds(figures["rows"][0]["milliseconds"])
     assert "for latency, 1 at a time: torch fp32" in out and "for throughput: torch fp32" in out
-    assert "drawn: residual-bench.svg" in out and "milliseconds per batch" in Path("residual-bench.svg").read_text()
+    assert "drawn: b.svg" in out and "milliseconds per batch" in Path("b.svg").read_text()
     code, out, _ = command("bench", "residual", "--engines", "torch", *arguments[:-1], "-")
     assert code == 0 and json.loads(out)["net"] == "residual"
 
@@ -192,7 +192,7 @@ def test_threads_are_as_before_afterwards():
         (["--threads", "200000"], "threads must be from 1 to"),
         (["--precisions", "fp16"], "fp32"),
         (["--engines", "onnxruntime", "--precisions", "bf16"], "onnxruntime cannot compute in bf16 here"),
-        (["--picture", "a.txt"], "Use .svg, .png, .jpg or .pdf"),
+        (["--draw", "a.txt"], "Use .svg, .png, .jpg or .pdf"),
         (["--input", "28"], "--input must be channels, height and width"),
     ],
 )

@@ -127,7 +127,7 @@ def test_several_seeds_show_each_and_the_mean(command):
 
 
 def test_evaluate_shows_classes_confusion_and_the_picture(run, command, tmp_path):
-    code, out, _ = command("evaluate", run.folder, "--picture", "worst.png", "--json", "e.json")
+    code, out, _ = command("evaluate", run.folder, "--draw", "worst.png", "--json", "e.json")
     assert code == 0 and Path("worst.png").exists()
     evaluation = json.loads(Path("e.json").read_text())
     assert f"{evaluation['accuracy']:.2%} of 1,000 test images" in out and "most confident mistakes: worst.png" in out
@@ -138,8 +138,8 @@ def test_evaluate_shows_classes_confusion_and_the_picture(run, command, tmp_path
 
 
 def test_data_says_what_is_there_and_draws_it(command):
-    code, out, _ = command("data", "sample", "--json", "d.json")
-    assert code == 0 and Path("sample-examples.png").stat().st_size > 10_000
+    code, out, _ = command("data", "sample", "--draw", "d.png", "--json", "d.json")
+    assert code == 0 and Path("d.png").stat().st_size > 10_000
     assert re.search(r"^ all +6,000 +1,000", out, re.MULTILINE) and "source:    the package itself" in out
     assert json.loads(Path("d.json").read_text())["counts"]["test"]["9"] == 100
 
@@ -163,7 +163,7 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["train", "--resume", "gone"], "gone cannot be continued"),
         (["train", "residual", "--resume", "gone", "--seed", "1"], "leave out --seed, NET"),
         (["train", "--resume", "gone", "--learning-rate", "1"], "leave out --learning-rate"),
-        (["evaluate", "gone", "--json", "--picture"], "--picture is a flag"),
+        (["evaluate", "gone", "--json", "--draw"], "--draw is a flag"),
         (["evaluate", "gone"], "gone holds no trained net"),
         (["predict", "gone", "x.png"], "gone holds no trained net"),
         (["inspect", "."], ". holds no trained net"),

@@ -15,7 +15,7 @@ from branchwork import Add, Concat
 from branchwork.errors import NetError
 from branchwork.graph.trace import Trace, trace
 from branchwork.inspection.boxes import Box
-from branchwork.inspection.drawing import draw
+from branchwork.inspection.drawing import draw_net
 from branchwork.inspection.layout import POINTS, SLIDE, SMALLEST, Picture, layout
 
 
@@ -236,7 +236,7 @@ def words(path) -> list[str]:
 
 
 def test_the_words_of_the_picture(tmp_path):
-    draw(traced("inception"), tmp_path / "net.svg", 'Two < three & "four" $x$')
+    draw_net(traced("inception"), tmp_path / "net.svg", 'Two < three & "four" $x$')
     found = words(tmp_path / "net.svg")
     for word in ('Two < three & "four" $x$', "conv 5×5", "branch5x5_2", "incep1", "max pool 2×2", "avg pool 3×3 /1"):
         assert word in found
@@ -246,12 +246,12 @@ def test_the_words_of_the_picture(tmp_path):
 
 
 def test_a_sum_is_a_plus(tmp_path):
-    draw(traced("residual"), tmp_path / "net.svg", "residual")
+    draw_net(traced("residual"), tmp_path / "net.svg", "residual")
     assert words(tmp_path / "net.svg").count("+") == 2
 
 
 def test_the_svg_follows_light_and_dark_on_a_transparent_ground(tmp_path):
-    draw(traced("inception"), tmp_path / "net.svg", "inception")
+    draw_net(traced("inception"), tmp_path / "net.svg", "inception")
     text = (tmp_path / "net.svg").read_text()
     assert "prefers-color-scheme:dark" in text and "currentColor" in text and text.count("#1c1c1c") == 1
     colours = set(re.findall(r"#[0-9a-f]{6}\b", text.lower().replace("#1c1c1c", "").replace("#e8e8e8", "")))
@@ -264,7 +264,7 @@ def test_the_svg_follows_light_and_dark_on_a_transparent_ground(tmp_path):
 
 
 def test_the_png_is_opaque_and_light(tmp_path):
-    draw(traced("inception"), tmp_path / "net.PNG", "inception")
+    draw_net(traced("inception"), tmp_path / "net.PNG", "inception")
     with Image.open(tmp_path / "net.PNG") as image:
         assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
         assert image.width > 1500
@@ -273,15 +273,15 @@ def test_the_png_is_opaque_and_light(tmp_path):
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_is_drawn_and_alike_each_time(name, tmp_path):
     for file in ("one.svg", "two.svg"):
-        draw(traced(name), tmp_path / file, name)
+        draw_net(traced(name), tmp_path / file, name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
     assert "nan" not in (tmp_path / "one.svg").read_text().lower().replace("dominant", "")
 
 
 def test_another_ending_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(NetError, match=r"Use \.svg, \.png, \.jpg or \.pdf"):
-        draw(traced("mlp"), tmp_path / "net.gif", "mlp")
+        draw_net(traced("mlp"), tmp_path / "net.gif", "mlp")
     with pytest.raises(NetError, match="cannot write"):
         (tmp_path / "file").write_text("")
-        draw(traced("mlp"), tmp_path / "file" / "net.svg", "mlp")
+        draw_net(traced("mlp"), tmp_path / "file" / "net.svg", "mlp")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

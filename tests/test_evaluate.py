@@ -98,7 +98,7 @@ def test_class_names_that_do_not_match_are_refused_by_name(run, sample, monkeypa
 
 
 def test_the_worst_mistakes_are_drawn(run):
-    bw.evaluate(run.folder, picture=Path("worst.png"))
+    bw.evaluate(run.folder, draw=Path("worst.png"))
     with Image.open("worst.png") as picture:
         assert min(picture.size) > 400
 

@@ -643,6 +643,6 @@ def test_pictures_are_explained_without_joins_and_without_positions(folder, digi
     code, out, _ = command("explain", where, digits[0], "--draw", "s.png")
     assert code == 0 and "no joins" in out
     shutil.rmtree(where)
-    (one,) = bw.explain_pictures(folder(f"{Path(__file__).resolve()}:Flat"), digits[0], picture=Path("f.svg"))
+    (one,) = bw.explain_pictures(folder(f"{Path(__file__).resolve()}:Flat"), digits[0], draw=Path("f.svg"))
     assert one.layer == "input" or one.cam is None
     assert one.joins[0].complete and len(one.joins[0].branches) == 2

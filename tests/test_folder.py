@@ -66,7 +66,7 @@ def test_the_sheet_of_a_folder_has_training_images_and_each_picture_once(tmp_pat
         shutil.copy(root / "cat/0.png", root / "cat" / f"a copy {index}.png")
     drawn = []
     monkeypatch.setattr(describe, "draw_sheet", lambda path, images, captions, **_: drawn.append((images, captions)))
-    bw.data(str(root), sheet=tmp_path / "sheet.png")
+    bw.data(str(root), draw=tmp_path / "sheet.png")
     ((images, captions),) = drawn
     train = bw.load_data(str(root)).train.images
     assert captions == ["cat"] * 8 + ["dog"] * 8

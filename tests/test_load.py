@@ -95,7 +95,7 @@ def test_fashion_mnist_has_its_garments(monkeypatch):
 
 
 def test_data_tells_what_is_there_and_draws_a_sheet(tmp_path):
-    summary = branchwork.data("sample", sheet=tmp_path / "sheet.png")
+    summary = branchwork.data("sample", draw=tmp_path / "sheet.png")
     assert summary.counts == {"train": {str(d): 600 for d in range(10)}, "test": {str(d): 100 for d in range(10)}}
     assert summary.image_shape == (1, 28, 28) and summary.folder is None and summary.origin == "the package itself"
     from PIL import Image

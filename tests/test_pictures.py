@@ -252,7 +252,7 @@ def test_a_picture_that_cannot_be_written_is_told_before_the_work(run, refused, 
         (".", "is a folder"),
         ("x.txt", "figures cannot be written as .txt"),
     ):
-        assert words in refused("evaluate", run.folder, "--picture", target)
-        assert words in refused("predict", run.folder, "gone.png", "--show", target)
-        assert words in refused("data", "sample", "--sheet", target)
+        assert words in refused("evaluate", run.folder, "--draw", target)
+        assert words in refused("predict", run.folder, "gone.png", "--draw", target)
+        assert words in refused("data", "sample", "--draw", target)
     assert Path("file").read_text() == "" and not Path("x.txt").exists()

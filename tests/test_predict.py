@@ -51,7 +51,7 @@ def test_a_picture_that_cannot_be_read_does_not_stop_the_others(run, digits):
 
 
 def test_show_draws_what_the_net_got(run, digits, tmp_path):
-    bw.predict(run.folder, [digits], show=tmp_path / "got.png")
+    bw.predict(run.folder, [digits], draw=tmp_path / "got.png")
     with Image.open(tmp_path / "got.png") as picture:
         assert picture.width > 300
 
@@ -94,7 +94,7 @@ def test_two_formats_do_not_mix_on_the_standard_output(run, digits, refused):
 
 
 def test_a_sheet_in_no_format_is_refused(run, digits, refused):
-    assert "figures cannot be written as .txt" in refused("predict", run.folder, digits, "--show", "got.txt")
+    assert "figures cannot be written as .txt" in refused("predict", run.folder, digits, "--draw", "got.txt")
 
 
 def test_the_command_names_each_bad_picture_and_exits_2_with_the_others_answered(run, digits, command):

@@ -54,9 +54,8 @@ def bench(
     input_size: Annotated[
         str | None, Parameter(name="--input", help="Channels, height and width, such as 3x32x32; by default the run's.")
     ] = None,
-    picture: Annotated[
-        Path | None,
-        Parameter(help="Where to draw the times, as .svg or .png; by default RUN/bench.svg, or NET-bench.svg here."),
+    draw: Annotated[
+        Path | None, Parameter(help="Draw the times into this file, .svg or .png; for a run, by default RUN/bench.svg.")
     ] = None,
     json_file: Json = None,
 ) -> None:
@@ -64,20 +63,20 @@ def bench(
     import branchwork
     from branchwork.cli.progress import Screen
     from branchwork.deploy.bench import BenchOptions
-    from branchwork.nets.resolve import short_name
 
-    picture = picture or (Path(net, "bench.svg") if os.path.isdir(net) else Path(f"{short_name(net)}-bench.svg"))
+    if draw is None and os.path.isdir(net):
+        draw = Path(net, "bench.svg")
     result = branchwork.bench(
         net,
         options=BenchOptions(**vars(options)),
         input_shape=None if input_size is None else parse_image_shape(input_size, "--input"),
-        picture=picture,
+        draw=draw,
         observer=Screen(),
     )
-    deliver(result, json_file, lambda: _show(result, picture))
+    deliver(result, json_file, lambda: _show(result, draw))
 
 
-def _show(result: "Bench", picture: Path) -> None:
+def _show(result: "Bench", draw: Path | None) -> None:
     threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
     title = f"{result.net}, {result.macs:,} MACs per image of {times(result.input_shape)}, {threads}"
     table = make_table(
@@ -99,7 +98,7 @@ def _show(result: "Bench", picture: Path) -> None:
         f"{milliseconds(result.latency.milliseconds)} ms",
         f"for throughput: {_variant(result.throughput)}, {result.throughput.batch:,} at a time, "
         f"{result.throughput.images_per_second:,.0f} images/s",
-        f"drawn: {picture}",
+        *([] if draw is None else [f"drawn: {draw}"]),
     )
 
 

@@ -27,18 +27,16 @@ def describe(
     ] = "auto",
     /,
     *,
-    sheet: Annotated[
-        Path | None, Parameter(help="Where to draw examples; by default NAME-examples.png in this folder.")
-    ] = None,
+    draw: Annotated[Path | None, Parameter(help="Draw examples of each class into this file.")] = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Fetch a data set or check a folder of images, describe it, and draw a sheet of examples."""
+    """Fetch a data set or check a folder of images, and describe it."""
     import branchwork
     from branchwork.cli.progress import Screen
 
-    summary = branchwork.data(name, source=source, sheet=sheet or True, observer=Screen())
-    deliver(summary, json_file, lambda: _show(summary))
+    summary = branchwork.data(name, source=source, draw=draw, observer=Screen())
+    deliver(summary, json_file, lambda: _show(summary, draw))
 
 
 @data.command
@@ -69,7 +67,7 @@ def _show_packed(packed: "Packed") -> None:
     )
 
 
-def _show(summary: "DataSummary") -> None:
+def _show(summary: "DataSummary", draw: Path | None) -> None:
     table = make_table("class", *summary.counts)
     for name in summary.counts["train"]:
         table.add_row(name, *(f"{counts[name]:,}" for counts in summary.counts.values()))
@@ -83,7 +81,7 @@ def _show(summary: "DataSummary") -> None:
         f"source:    {summary.origin}",
         *([f"folder:    {summary.folder}"] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
-        f"examples:  {summary.sheet}",
+        *([] if draw is None else [f"examples:  {draw}"]),
     )
 
 

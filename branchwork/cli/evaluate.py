@@ -22,7 +22,7 @@ def evaluate(
     /,
     *,
     data: RunData = None,
-    picture: Annotated[
+    draw: Annotated[
         Path | None,
         Parameter(help="Where to draw the most confident mistakes; by default mistakes.png in the run folder."),
     ] = None,
@@ -33,12 +33,12 @@ def evaluate(
     import branchwork
     from branchwork.cli.progress import Screen
 
-    picture = picture or run / "mistakes.png"
-    evaluation = branchwork.evaluate(run, data=data, source=source, picture=picture, observer=Screen())
-    deliver(evaluation, json_file, lambda: _show(evaluation, picture))
+    draw = draw or run / "mistakes.png"
+    evaluation = branchwork.evaluate(run, data=data, source=source, draw=draw, observer=Screen())
+    deliver(evaluation, json_file, lambda: _show(evaluation, draw))
 
 
-def _show(evaluation: "Evaluation", picture: Path) -> None:
+def _show(evaluation: "Evaluation", draw: Path) -> None:
     from branchwork.nets.resolve import short_name
 
     classes = make_table("class", "images", "precision", "recall", "F1")
@@ -52,7 +52,7 @@ def _show(evaluation: "Evaluation", picture: Path) -> None:
         _confusion(evaluation),
         f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
         f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misclassified",
-        *([f"the most confident mistakes: {picture}"] if wrong else []),
+        *([f"the most confident mistakes: {draw}"] if wrong else []),
     )
 
 

@@ -41,12 +41,12 @@ def explain(
             raise ExplainError(
                 "--data, --images and --source are for a whole net: leave them out, or leave out the pictures"
             )
-        pictures = branchwork.explain_pictures(run, images, target=class_name, picture=draw)
+        pictures = branchwork.explain_pictures(run, images, target=class_name, draw=draw)
         deliver(pictures, json_file, lambda: _show_pictures(pictures))
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")
-        explanation = branchwork.explain(run, data=data, images=count, source=source, picture=draw, observer=Screen())
+        explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, observer=Screen())
         deliver(explanation, json_file, lambda: _show(explanation))
     if draw is not None and json_file != STDOUT:
         show(f"drawn: {draw}")

@@ -84,7 +84,7 @@ def inspect(
     net = with_options(net, {"shortcut": build.shortcut, "stem": build.stem})
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
-        inspection = branchwork.inspect(net, size, by=by, picture=draw, lint=lint)
+        inspection = branchwork.inspect(net, size, by=by, draw=draw, lint=lint)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
     if draw is not None and json_file != STDOUT:
         show(f"drawn: {draw}")

@@ -21,9 +21,7 @@ def predict(
     /,
     *images: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
     top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
-    show_file: Annotated[
-        Path | None, Parameter(name="--show", help="Draw the pictures as the net gets them into this file.")
-    ] = None,
+    draw: Annotated[Path | None, Parameter(help="Draw the pictures as the net gets them into this file.")] = None,
     csv_file: Annotated[
         Path | None, FILE, Parameter(name="--csv", help="Write the answers to this file as CSV; - prints them.")
     ] = None,
@@ -35,17 +33,17 @@ def predict(
 
     import branchwork
 
-    predictions = branchwork.predict(run, images, top=top, show=show_file)
+    predictions = branchwork.predict(run, images, top=top, draw=draw)
     if csv_file is not None:
         write_text(_csv(predictions), csv_file)
-    deliver(predictions, json_file, lambda: None if csv_file == STDOUT else _show(predictions, show_file))
+    deliver(predictions, json_file, lambda: None if csv_file == STDOUT else _show(predictions, draw))
     failed = [prediction.error for prediction in predictions if prediction.error is not None]
     for error in failed:
         print(f"branchwork: {error}", file=sys.stderr)
     return 2 if failed else 0
 
 
-def _show(predictions: "tuple[Prediction, ...]", show_file: Path | None) -> None:
+def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         return
@@ -55,7 +53,7 @@ def _show(predictions: "tuple[Prediction, ...]", show_file: Path | None) -> None
     for prediction in readable:
         cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
         table.add_row(prediction.image, *cells)
-    show(table, *([f"pictures as the net gets them: {show_file}"] if show_file is not None else []))
+    show(table, *([f"pictures as the net gets them: {draw}"] if draw is not None else []))
 
 
 def _csv(predictions: "tuple[Prediction, ...]") -> str:

@@ -58,7 +58,7 @@ def survey(
         size = (size, size) if isinstance(size, int) else size
         if not all(1 <= side <= _MOST_SIDE for side in size):
             raise DataError(
-                "each side of size must be from 1 to {_most_side}, got {size}", _most_side=_MOST_SIDE, size=times(size)
+                "each side of size must be from 1 to {most}, got {size}", most=_MOST_SIDE, size=times(size)
             )
     layout = find_files(folder)
     headers = read_headers([file.path for file in layout.files], f"scanning {printable(folder.name)}", observer)

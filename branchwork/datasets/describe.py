@@ -43,34 +43,34 @@ class DataSummary:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     report: FolderReport | None = None
-    sheet: str | None = None
 
 
 def data(
     name: str | DataSet = "auto",
     *,
     source: Path | None = None,
-    sheet: Path | bool = False,
+    draw: Path | None = None,
     observer: Observer | None = None,
 ) -> DataSummary:
     """Describe the data set `name`: its images, classes, source and, for a folder, its problems.
 
-    With `sheet`, examples of each class are drawn into that file, or into NAME-examples.png if it is True. Every file
-    of a folder is decoded once, and only the images to draw are kept in memory; a pack is read whole. Raises
-    `DataError`.
+    With `draw`, examples of each class are drawn into that file. Every file of a folder is decoded once, and only the
+    images to draw are kept in memory; a pack is read whole. Raises `DataError`, and `RunError` if `draw` cannot be
+    written.
     """
     observer = observer or Observer()
+    if draw is not None:
+        check_sheet(draw)
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
-        return _check_folder(Path(name), sheet, observer)
+        return _check_folder(Path(name), draw, observer)
     loaded = load_data(name, source=source, observer=observer) if isinstance(name, str) else name
-    sheet_path = _sheet_path(sheet, loaded.name)
     if loaded.path is not None and os.path.isfile(loaded.path):
         verify_pack(Path(loaded.path), observer)
-    if sheet_path is not None:
+    if draw is not None:
         shown = loaded.classes[:_MOST_CLASSES]
         rows = torch.cat([(loaded.train.labels == i).nonzero()[:_EXAMPLES, 0] for i in range(len(shown))])
         captions = [loaded.classes[int(label)] for label in loaded.train.labels[rows]]
-        _draw(sheet_path, loaded.train.images[rows], captions, name=loaded.name, classes=loaded.classes)
+        _draw(draw, loaded.train.images[rows], captions, name=loaded.name, classes=loaded.classes)
     fetched = None if loaded.path else {s.name: s for s in (MNIST, FASHION_MNIST)}.get(loaded.name)
     return DataSummary(
         name=loaded.name,
@@ -82,13 +82,11 @@ def data(
         mean=loaded.mean,
         std=loaded.std,
         report=loaded.report,
-        sheet=None if sheet_path is None else str(sheet_path),
     )
 
 
-def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataSummary:
+def _check_folder(folder: Path, draw: Path | None, observer: Observer) -> DataSummary:
     name = title_of(folder)
-    sheet_path = _sheet_path(sheet, name)
     layout, image_format = survey(folder, observer)
     records, examples = [], dict[int, Array]()
     seen, kept = set[str](), Counter[str]()
@@ -101,7 +99,7 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
             kept[label] += 1
             examples[row] = image
     usable = select_usable(layout, records, image_format)
-    if sheet_path is not None:
+    if draw is not None:
         training = set(usable.rows["train"].tolist())
         candidates = [row for row in sorted(examples) if row in training] or sorted(examples)
         rows = [
@@ -110,7 +108,7 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
             for row in [row for row in candidates if layout.files[row].label == label][:_EXAMPLES]
         ]
         images = torch.from_numpy(np.stack([examples[row] for row in rows]))
-        _draw(sheet_path, images, [layout.files[row].label for row in rows], name=name, classes=usable.classes)
+        _draw(draw, images, [layout.files[row].label for row in rows], name=name, classes=usable.classes)
     return DataSummary(
         name=name,
         origin=f"the folder {printable(folder)}",
@@ -121,7 +119,6 @@ def _check_folder(folder: Path, sheet: Path | bool, observer: Observer) -> DataS
         mean=usable.mean,
         std=usable.std,
         report=usable.report,
-        sheet=None if sheet_path is None else str(sheet_path),
     )
 
 
@@ -130,14 +127,6 @@ def _draw(path: Path, images: torch.Tensor, captions: list[str], *, name: str, c
     several = f" of the first {_MOST_CLASSES} classes" if len(classes) > _MOST_CLASSES else " class"
     title = f"{name}: the first {_EXAMPLES} of each{several}"
     draw_sheet(path, images, captions, title=title, columns=_EXAMPLES)
-
-
-def _sheet_path(sheet: Path | bool, name: str) -> Path | None:
-    """Return the file of the sheet, if there is to be one. Raises `RunError` if it cannot be written."""
-    path = Path(f"{name}-examples.png") if sheet is True else sheet or None
-    if path is not None:
-        check_sheet(path)
-    return path
 
 
 def _count_images(data: DataSet) -> dict[str, dict[str, int]]:

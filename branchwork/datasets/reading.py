@@ -145,13 +145,13 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
             names = sorted(os.listdir(argument))
         except OSError as reason:
             raise ImageError(
-                "the folder {argument} cannot be read: {strerror}", argument=argument, strerror=reason.strerror
+                "the folder {folder} cannot be read: {strerror}", folder=argument, strerror=reason.strerror
             ) from reason
         inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
         if not inside:
             raise ImageError(
-                "the folder {argument} contains no pictures: it needs {suffixes} files",
-                argument=argument,
+                "the folder {folder} contains no pictures: it needs {suffixes} files",
+                folder=argument,
                 suffixes=", ".join(sorted(SUFFIXES)),
             )
         paths += inside
@@ -223,7 +223,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError("{path} is not a file that can be read as a picture", path=path)
     if os.path.islink(path) and not os.path.exists(path):
-        raise ImageError("{path} {broken_link}", path=path, broken_link=BROKEN_LINK)
+        raise ImageError("{path} {reason}", path=path, reason=BROKEN_LINK)
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
@@ -238,7 +238,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
         raise ImageError("there is no file {path}", path=path) from reason
     except Image.DecompressionBombError as reason:
         raise ImageError(
-            "{path} unpacks to more than {_most_pixels:,} pixels: shrink it", path=path, _most_pixels=_MOST_PIXELS
+            "{path} unpacks to more than {most:,} pixels: shrink it", path=path, most=_MOST_PIXELS
         ) from reason
     except (PermissionError, IsADirectoryError) as reason:
         raise ImageError("{path} cannot be read: {strerror}", path=path, strerror=reason.strerror) from reason

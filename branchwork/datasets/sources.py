@@ -104,10 +104,10 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
             except _FAULTS as reason:
                 if folder is not None and origin == str(folder):
                     raise DataError(
-                        "{name} cannot be read from {folder}: {describe}",
+                        "{name} cannot be read from {folder}: {reason}",
                         name=source.name,
                         folder=folder,
-                        describe=_describe(reason),
+                        reason=_describe(reason),
                     ) from reason
                 tried.append(f"  {origin}: {_describe(reason)}")
                 continue

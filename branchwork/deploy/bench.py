@@ -75,21 +75,21 @@ def bench(
     *,
     options: BenchOptions | None = None,
     input_shape: Shape | None = None,
-    picture: Path | None = None,
+    draw: Path | None = None,
     observer: Observer | None = None,
 ) -> Bench:
     """Time `net` on this machine: each engine, precision and batch size, as written and fused, in turns.
 
     `net` is a run folder, a name in `NETS`, a script's `file.py:Class` or a module. Images are uint8 noise of
-    `input_shape`, by default that of the run or the net, or 1×28×28. With `picture`, the times are drawn into that
+    `input_shape`, by default that of the run or the net, or 1×28×28. With `draw`, the times are drawn into that
     file.
 
     Raises `EngineError` if a named engine or precision is missing, and if an engine's float32 logits are not those of
     the net as written.
     """
     options, observer = options or BenchOptions(), observer or Observer()
-    if picture is not None:
-        check_ending(picture, EngineError)
+    if draw is not None:
+        check_ending(draw, EngineError)
     chosen, kinds = _choose(options)
     subject = find_deployable(net, input_shape=input_shape)
     subject.need_fixed_graph()
@@ -121,8 +121,8 @@ def bench(
             versions=versions(),
             commit=commit(),
         )
-    if picture is not None:
-        draw_bench(result, picture)
+    if draw is not None:
+        draw_bench(result, draw)
     return result
 
 

@@ -36,18 +36,18 @@ def explain_pictures(
     pictures: str | Path | Iterable[str | Path],
     *,
     target: str | None = None,
-    picture: Path | None = None,
+    draw: Path | None = None,
 ) -> tuple[PictureExplanation, ...]:
     """Explain what in each of `pictures`, files or folders, makes the net of a run folder choose a class.
 
     The class is `target`, by default the predicted one. The reference is a black picture. Heat maps and branches are
-    drawn into `picture`, an `.svg` or `.png`, if given. Raises `ImageError` for a
+    drawn into `draw`, an `.svg` or `.png`, if given. Raises `ImageError` for a
     picture that cannot be read, and `ExplainError` for a class that the net lacks or if captum is not installed.
     """
     if importlib.util.find_spec("captum") is None:
         raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
-    if picture is not None:
-        check_ending(picture, ExplainError)
+    if draw is not None:
+        check_ending(draw, ExplainError)
     trained = load_run(run)
     model = trained.model
     if target is not None and target not in model.classes:
@@ -63,8 +63,8 @@ def explain_pictures(
         _explain(branched, model, image, name=printable(path), target=target)
         for image, path in zip(images, paths, strict=True)
     )
-    if picture is not None:
-        draw_evidence(explanations, torch.stack(images), picture)
+    if draw is not None:
+        draw_evidence(explanations, torch.stack(images), draw)
     return explanations
 
 

@@ -33,28 +33,28 @@ def explain(
     data: str | None = None,
     images: int | None = None,
     source: Path | None = None,
-    picture: Path | None = None,
+    draw: Path | None = None,
     observer: Observer | None = None,
 ) -> Explanation:
     """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
 
     It is measured on the validation images that the run held out, or on the test images if there are none; with `data`,
     on the test images of that data set; with `images`, on that many of them, drawn at random. The branches are drawn
-    into `picture`, an `.svg` or `.png`, if given. Raises `NetError` for a net without joins or with data-dependent
+    into `draw`, an `.svg` or `.png`, if given. Raises `NetError` for a net without joins or with data-dependent
     control flow, and `DataError` if the classes or the images are not those that the net takes.
     """
     observer = observer or Observer()
     if images is not None and images < 1:
         raise ExplainError("--images must be at least 1, got {images}", images=images)
-    if picture is not None:
-        check_ending(picture, ExplainError)
+    if draw is not None:
+        check_ending(draw, ExplainError)
     trained = load_run(run)
     branched = branches_of(trained)
     loaded = load_for(trained.model, data, source, observer=observer)
     split_name, split = _choose(trained, loaded, is_own_data=data is None, count=images)
     explanation = _explain(branched, trained.model, split, names=(loaded.name, split_name), observer=observer)
-    if picture is not None:
-        draw_contributions(explanation, picture)
+    if draw is not None:
+        draw_contributions(explanation, draw)
     return explanation
 
 
@@ -67,9 +67,9 @@ def branches_of(trained: TrainedNet) -> BranchedNet:
         single = _single_joins(branched)
         why = f"{', '.join(single)} joins one branch alone" if single else "no operation joins branches (torch.cat, +)"
         raise NetError(
-            "{short_name} has no branches to remove: {why}. Give the run of a net that "
+            "{name} has no branches to remove: {why}. Give the run of a net that "
             "branches or skips, such as inception or residual",
-            short_name=short_name(model.net),
+            name=short_name(model.net),
             why=why,
         )
     return branched

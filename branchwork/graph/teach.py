@@ -141,11 +141,11 @@ def _conv(case: _Case) -> str | None:
         )
     arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({channels}, {out}, {kernel})"
     return say(
-        "`{name}` expects {needed} channels, but {arrives} arrives: {layer_words}",
+        "`{name}` expects {needed} channels, but {arrives} arrives: {layer}",
         name=name,
         needed=needed,
         arrives=arrives,
-        layer_words=layer_words,
+        layer=layer_words,
     )
 
 
@@ -218,10 +218,10 @@ def _view(case: _Case) -> str | None:
     if not x.is_contiguous():
         return say("view needs a contiguous tensor, and this one is not: write x.reshape(…) instead")
     return say(
-        "the sizes in this view do not match: each image is {shape} = {prod} here; write "
-        "x.view(x.size(0), -1), and make the next layer nn.Linear({prod}, …)",
+        "the sizes in this view do not match: each image is {shape} = {count} here; write "
+        "x.view(x.size(0), -1), and make the next layer nn.Linear({count}, …)",
         shape=times(shape),
-        prod=prod(shape),
+        count=prod(shape),
     )
 
 

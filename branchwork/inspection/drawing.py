@@ -13,7 +13,7 @@ from branchwork.inspection.layout import MARGIN, POINTS, Line, layout
 _CORNER = 0.1  # the radius of round corners
 
 
-def draw(trace: Trace, path: Path, title: str) -> None:
+def draw_net(trace: Trace, path: Path, title: str) -> None:
     """Draw a net to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
     check_ending(path, NetError)
     picture = layout(trace)

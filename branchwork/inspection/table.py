@@ -11,7 +11,7 @@ from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
 from branchwork.graph.trace import Operation, Trace, trace_graph
-from branchwork.inspection.drawing import draw
+from branchwork.inspection.drawing import draw_net
 from branchwork.inspection.lint import Finding, lint_graph
 from branchwork.nets.input_size import smallest_square
 from branchwork.training.subject import resolve
@@ -83,18 +83,18 @@ def inspect(
     input_shape: Shape | None = None,
     *,
     by: Literal["block", "branch", "op"] | None = None,
-    picture: Path | None = None,
+    draw: Path | None = None,
     lint: bool = False,
 ) -> Inspection:
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
     `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default what the net was designed
     for, what a run was trained on, or else 1×28×28. `by` sums the rows by block (the child of the net that contains
-    them), by branch, or by kind of operation. With `picture`, the net is drawn into that file, `.svg` or `.png`. With
+    them), by branch, or by kind of operation. With `draw`, the net is drawn into that file, `.svg` or `.png`. With
     `lint`, `findings` are the probable mistakes; otherwise None. Raises `NetError` if the net cannot be built or read.
     """
     subject = resolve(net, input_shape)
-    inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, picture=picture, lint=lint)
+    inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, draw=draw, lint=lint)
     if subject.run is None:
         return inspection
     model = subject.run.model
@@ -102,12 +102,12 @@ def inspect(
 
 
 def _inspect(
-    net: nn.Module, name: str, shape: Shape, *, by: str | None, picture: Path | None, lint: bool
+    net: nn.Module, name: str, shape: Shape, *, by: str | None, draw: Path | None, lint: bool
 ) -> Inspection:
     graph = read(net, shape, single=True)
     traced = trace_graph(graph)
-    if picture is not None:
-        draw(traced, picture, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs per image")
+    if draw is not None:
+        draw_net(traced, draw, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs per image")
     rows = _rows(traced)
     if by is not None:
         rows = _fold(rows, _KEYS[by])

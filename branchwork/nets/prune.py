@@ -128,9 +128,9 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
         raise
     except Exception as reason:  # a user's forward may raise anything
         raise NetError(
-            "the net cannot run on inputs of {shape}: {describe}",
+            "the net cannot run on inputs of {shape}: {reason}",
             shape=tuple(image.shape[1:]),
-            describe=_describe(reason),
+            reason=_describe(reason),
         ) from reason
     return {module: inputs for module, inputs in lost.items() if bool(inputs.any())}, logits
 
@@ -190,7 +190,7 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
             logits = copy.deepcopy(pruned).to("cpu", torch.float64).eval()(image)
     except Exception as reason:
         raise NetError(
-            "the net cannot run without {names}: {describe}", names=names, describe=_describe(reason)
+            "the net cannot run without {names}: {reason}", names=names, reason=_describe(reason)
         ) from reason
     if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-9, atol=1e-9):
         raise NetError(

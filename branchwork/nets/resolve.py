@@ -71,9 +71,9 @@ def find_builder(
         raise NetError("{net} is a folder: name a net, or continue a run with branchwork train --resume {net}", net=net)
     if options:
         raise NetError(
-            "{name} has no option {next!r}: a net of your own has only {without}",
+            "{name} has no option {option!r}: a net of your own has only {without}",
             name=name,
-            next=next(iter(options)),
+            option=next(iter(options)),
             without=WITHOUT,
         )
     location, _, attribute = net.rpartition(":")

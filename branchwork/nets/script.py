@@ -33,10 +33,10 @@ def find_own_builder(location: str, attribute: str) -> Callable[[], nn.Module]:
                 net = make()
         except (Exception, SystemExit) as reason:
             raise NetError(
-                "{location}:{attribute} failed to build: {describe}",
+                "{location}:{attribute} failed to build: {reason}",
                 location=location,
                 attribute=attribute,
-                describe=_describe(reason),
+                reason=_describe(reason),
             ) from reason
         if not isinstance(net, nn.Module):
             raise NetError(
@@ -72,7 +72,7 @@ def _import(location: str) -> ModuleType:
         ) from reason
     except (Exception, SystemExit) as reason:
         raise NetError(
-            "{location} failed to import: {describe}", location=location, describe=_describe(reason)
+            "{location} failed to import: {reason}", location=location, reason=_describe(reason)
         ) from reason
     finally:
         os.chdir(cwd)  # a script that changes it must not move where runs are written

@@ -190,10 +190,10 @@ def _plots(records: Records) -> tuple[Plot, ...]:
         say("Gradient by layer, at the start and during training"),
         say(
             "Plain and residual nets of {deep} layers: the norm of each layer's gradient on the same "
-            "{gradient_images} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and end "
+            "{images} images, for the first seed. Lines have gaps where the norm is 0 or infinite, and end "
             "where a training has diverged.",
             deep=DEEP,
-            gradient_images=GRADIENT_IMAGES,
+            images=GRADIENT_IMAGES,
         ),
         partial(norm_curves, panels),
     )

@@ -233,7 +233,7 @@ def compared(
         return Conclusion(question, "too close to call", words + say("."))
     if judgement == "same":
         words += say(
-            ". The two are equal within the margin of {margin_words}.", margin_words=margin_words(measure, margin)
+            ". The two are equal within the margin of {margin}.", margin=margin_words(measure, margin)
         )
     else:
         first, second = means

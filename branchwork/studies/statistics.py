@@ -134,7 +134,7 @@ def measure_name(measure: str) -> str:
 
 def percent_name(measure: str) -> str:
     """Return the label of an axis that shows `measure` in percent."""
-    return say("{measure_name}, %", measure_name=measure_name(measure))
+    return say("{measure}, %", measure=measure_name(measure))
 
 
 def mean_words(measure: str, mean: Mean | None) -> str:

@@ -140,7 +140,7 @@ def _find(name: str, preset: str) -> Study:
         raise StudyError("there is no study called {name!r}.{hint}", name=name, hint=nearest(name, STUDIES))
     if preset not in get_args(Preset):
         raise StudyError(
-            "preset must be one of {get_args}, got {preset!r}", get_args=", ".join(get_args(Preset)), preset=preset
+            "preset must be one of {choices}, got {preset!r}", choices=", ".join(get_args(Preset)), preset=preset
         )
     return STUDIES[name]
 
@@ -221,10 +221,10 @@ def _complete(
                 records[job.key] = record
                 observer.note(
                     say(
-                        "{records}/{jobs}  {outcome_words}",
+                        "{records}/{jobs}  {outcome}",
                         records=len(records),
                         jobs=len(jobs),
-                        outcome_words=_outcome_words(record),
+                        outcome=_outcome_words(record),
                     )
                 )
                 observer.count(title, len(records), len(jobs))

@@ -64,22 +64,22 @@ def evaluate(
     *,
     data: str | None = None,
     source: Path | None = None,
-    picture: Path | None = None,
+    draw: Path | None = None,
     observer: Observer | None = None,
 ) -> Evaluation:
     """Evaluate the net of a run folder on the test images of `data`, by default of the data it was trained on.
 
-    Classes are matched by name. With `picture`, the most confident mistakes, if any, are drawn into that file. Raises
+    Classes are matched by name. With `draw`, the most confident mistakes, if any, are drawn into that file. Raises
     `DataError` if the classes or the images do not match the net's, and `RunError`, before anything is evaluated, if
     the picture cannot be written.
     """
     trained = load_run(run)
-    if picture is not None:
-        check_sheet(picture)
+    if draw is not None:
+        check_sheet(draw)
     data_set = load_for(trained.model, data, source, observer=observer)
     evaluation = evaluate_net(trained.net, trained.model, data_set)
-    if picture is not None and evaluation.worst:
-        draw_mistakes(picture, evaluation, data_set)
+    if draw is not None and evaluation.worst:
+        draw_mistakes(draw, evaluation, data_set)
     return evaluation
 
 

@@ -48,8 +48,8 @@ class Options:
             raise RecipeError("seed must be at least 0 and less than 2^63, got {seed}", seed=self.seed)
         if self.execute not in get_args(Execute):
             raise RecipeError(
-                "execute must be one of {get_args}, got {execute!r}",
-                get_args=", ".join(get_args(Execute)),
+                "execute must be one of {choices}, got {execute!r}",
+                choices=", ".join(get_args(Execute)),
                 execute=self.execute,
             )
         if self.log not in (None, *get_args(Log)):

@@ -38,18 +38,18 @@ class Prediction:
 
 
 def predict(
-    run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, show: Path | None = None
+    run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, draw: Path | None = None
 ) -> tuple[Prediction, ...]:
     """Return the `top` most probable classes of each picture in `images`, files or folders, by the net of a run.
 
-    A picture that cannot be read does not stop the others: its `error` says why. With `show`, a sheet of
+    A picture that cannot be read does not stop the others: its `error` says why. With `draw`, a sheet of
     the pictures as the net received them is drawn into that file. Raises `ImageError` for an empty folder, `RunError`
     for a damaged run and `RecipeError` if `top` is less than 1.
     """
     if top < 1:
         raise RecipeError("top must be at least 1, got {top}", top=top)
-    if show is not None:
-        check_sheet(show)
+    if draw is not None:
+        check_sheet(draw)
     trained = load_run(run)
     paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
     if not paths:
@@ -63,7 +63,7 @@ def predict(
             errors[path] = printable(str(reason))
     guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
     predictions = tuple(Prediction(printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
-    if show is not None and read:
+    if draw is not None and read:
         shown = list(read)[:MOST_SHOWN]
         captions = [
             f"{printable(Path(path.name))}\n{shorten(guesses[path][0].name, 18)} {guesses[path][0].probability:.0%}"
@@ -71,7 +71,7 @@ def predict(
         ]
         few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
         title = f"{few} as {short_name(trained.model.net)} received it, with its answer"
-        draw_sheet(show, torch.stack([read[path] for path in shown]), captions, title=title)
+        draw_sheet(draw, torch.stack([read[path] for path in shown]), captions, title=title)
     return predictions
 
 

@@ -149,8 +149,8 @@ def check_single_process(what: str) -> None:
     with_others = int(os.environ.get("WORLD_SIZE", "1"))
     if with_others > 1:
         raise RunError(
-            "torchrun has started {with_others} processes, but {what} must run in one: start it without torchrun",
-            with_others=with_others,
+            "torchrun has started {count} processes, but {what} must run in one: start it without torchrun",
+            count=with_others,
             what=what,
         )
 

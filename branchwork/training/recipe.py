@@ -123,7 +123,7 @@ class Recipe:
     def _need(self, holds: bool, name: str, needed: str) -> None:
         if not holds:
             raise RecipeError(
-                "{name} must be {needed}, got {getattr}", name=name, needed=needed, getattr=getattr(self, name)
+                "{name} must be {needed}, got {value}", name=name, needed=needed, value=getattr(self, name)
             )
 
     @property
