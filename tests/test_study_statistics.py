@@ -1,9 +1,10 @@
+import math
 import random
 
 import pytest
 from scipy import stats
 
-from branchwork.studies.statistics import Mean, PairedDifference, holm, mean_interval, paired
+from branchwork.studies.statistics import Mean, PairedDifference, holm, mean_interval, measure_interval, paired
 
 random.seed(0)
 FIRST = {seed: random.gauss(0.2, 0.02) for seed in range(6)}
@@ -20,6 +21,24 @@ def test_the_interval_is_student_s():
     assert mean_interval([0.3, 0.3, 0.3]) == Mean(3, pytest.approx(0.3), pytest.approx(0.3), pytest.approx(0.3))
     with pytest.raises(ValueError, match="no value"):
         mean_interval([])
+
+
+def test_intervals_of_errors_and_times_hold_no_impossible_value():
+    wild = measure_interval([0.02, 0.05, 0.9], "test_error")
+    assert mean_interval([0.02, 0.05, 0.9]).low < 0 < wild.low < wild.mean < wild.high < 1
+    late = measure_interval([1.0, 1.2, 30.0], "seconds")
+    assert mean_interval([1.0, 1.2, 30.0]).low < 0 < late.low < late.mean < late.high
+    # Where the bounds are far, it is Student's: the two scales differ by terms of second order.
+    narrow, plain = measure_interval([0.5, 0.501, 0.499], "test_error"), mean_interval([0.5, 0.501, 0.499])
+    assert (narrow.low, narrow.high) == (pytest.approx(plain.low, rel=1e-4), pytest.approx(plain.high, rel=1e-4))
+    # On the log-odds the interval is symmetric, with the half-width of the mean divided by p(1 − p).
+    odds = [math.log(share / (1 - share)) for share in (wild.low, wild.mean, wild.high)]
+    assert odds[2] - odds[1] == pytest.approx(odds[1] - odds[0])
+    half = stats.t.ppf(0.975, 2) * stats.sem([0.02, 0.05, 0.9])
+    assert odds[2] - odds[1] == pytest.approx(half / (wild.mean * (1 - wild.mean)))
+    assert late.high / late.mean == pytest.approx(late.mean / late.low)
+    for same in ([0.0, 0.0], [1.0, 1.0, 1.0], [0.25]):
+        assert measure_interval(same, "test_error") == mean_interval(same)
 
 
 def test_intervals_overlap_or_do_not():
@@ -65,6 +84,22 @@ def test_holm_is_the_textbook_s():
     assert [c.p for c in adjusted if c] == [0.01, 0.04, 0.03, 0.005]
     assert [c.adjusted for c in holm([of_p(0.9), of_p(0.8)])] == [1.0, 1.0]
     assert holm([]) == []
+
+
+def test_an_interval_and_its_p_value_never_contradict_each_other():
+    generator = random.Random(1)
+    for _ in range(200):
+        shifts = [generator.gauss(0, 2) for _ in range(4)]
+        sets = [{seed: shift + generator.gauss(0, 1) for seed in range(4)} for shift in shifts]
+        raw = [paired(one, dict.fromkeys(range(4), 0.0), names=("a", "b"), measure="m") for one in sets]
+        for before, after in zip(raw, holm(raw), strict=True):
+            assert (after.low > 0 or after.high < 0) == (after.adjusted < 0.05)
+            assert after.low <= before.low and before.high <= after.high, "a correction only widens"
+    # Bonferroni's interval, which is Holm's for the smallest p value, by another route.
+    (first, *_) = sorted(holm(raw), key=lambda d: d.p)
+    values = next(list(one.values()) for one, d in zip(sets, raw, strict=True) if d.p == first.p)
+    low, high = stats.t.interval(1 - 0.05 / 4, 3, loc=first.difference, scale=stats.sem(values))
+    assert (first.low, first.high) == (pytest.approx(low), pytest.approx(high))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def study(
     *,
     preset: Annotated[
         Literal["quick", "full"],
-        Parameter(help="quick takes minutes on two cores; full is the papers' setting, for GPUs."),
+        Parameter(help="quick takes about ten minutes on two cores; full is the papers' setting, for GPUs."),
     ] = "quick",
     data: Annotated[
         str | None,

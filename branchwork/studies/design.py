@@ -12,7 +12,7 @@ from branchwork.studies.statistics import (
     difference_words,
     holm,
     margin_words,
-    mean_interval,
+    measure_interval,
     mean_words,
     measure_name,
     p_words,
@@ -116,7 +116,7 @@ class Records:
     def mean(self, label: str, measure: str) -> Mean | None:
         """Return the mean of a measure of an arm; None if all of its trainings diverged."""
         values = self.values(label, measure).values()
-        return mean_interval(values) if values else None
+        return measure_interval(values, measure) if values else None
 
     def compare(self, pairs: Sequence[tuple[str, str]], measure: str) -> list[PairedDifference | None]:
         """Compare each pair of labels seed by seed, with a correction for all comparisons together.

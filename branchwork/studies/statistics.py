@@ -6,7 +6,7 @@ scipy is imported only where it is needed, since importing it takes a second.
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from branchwork.language import say
@@ -17,12 +17,13 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `count` seeds and its 95% interval; `low` and `high` are None if there is only one seed."""
+    """A mean over `count` seeds, its 95% interval, and the values; `low` and `high` are None if there is one seed."""
 
     count: int
     mean: float
     low: float | None
     high: float | None
+    values: tuple[float, ...] = field(default=(), compare=False)
 
     def overlaps(self, other: "Mean") -> bool | None:
         """Return whether the two intervals have a point in common; None if one of them is missing."""
@@ -33,10 +34,11 @@ class Mean:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of `first` minus `second` in `measure`, seed by seed, with its 95% interval and a paired t-test.
+    """The mean of `first` minus `second` in `measure`, seed by seed, with its interval and a paired t-test.
 
-    `p` is the test's, `adjusted` the same after Holm's correction for all comparisons made together. `low`, `high`,
-    `p` and `adjusted` are None if fewer than two seeds have both values.
+    `p` is the test's, `adjusted` the same after Holm's correction for all comparisons made together. The interval is as
+    wide as that correction asks: it leaves out 0 if and only if `adjusted` is below 5%. `low`, `high`, `p` and
+    `adjusted` are None if fewer than two seeds have both values.
     """
 
     first: str
@@ -71,11 +73,32 @@ def mean_interval(values: Iterable[float]) -> Mean:
         raise ValueError("the mean of no values is undefined")
     mean = statistics.mean(values)
     if len(values) == 1:
-        return Mean(1, mean, None, None)
+        return Mean(1, mean, None, None, tuple(values))
+    half = _quantile(ALPHA, len(values)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Mean(len(values), mean, mean - half, mean + half, tuple(values))
+
+
+def measure_interval(values: Iterable[float], measure: str) -> Mean:
+    """Return the mean of an error or of a time with a 95% interval that holds no impossible value.
+
+    Student's half-width is taken where there are no bounds, by the delta method: for errors on the log-odds, for
+    seconds on the logarithm. Raises `ValueError` if there are no values.
+    """
+    mean = mean_interval(values)
+    if mean.low is None or mean.high is None or mean.low == mean.high:
+        return mean
+    half = mean.high - mean.mean
+    if measure == "seconds":
+        factor = math.exp(half / mean.mean)
+        return replace(mean, low=mean.mean / factor, high=mean.mean * factor)
+    odds, factor = mean.mean / (1 - mean.mean), math.exp(half / (mean.mean * (1 - mean.mean)))
+    return replace(mean, low=odds / (odds + factor), high=odds * factor / (1 + odds * factor))
+
+
+def _quantile(alpha: float, count: int) -> float:
     from scipy import stats
 
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return Mean(len(values), mean, mean - half, mean + half)
+    return float(stats.t.ppf(1 - alpha / 2, count - 1))
 
 
 def paired(
@@ -91,7 +114,7 @@ def paired(
 
 
 def holm(differences: Sequence[PairedDifference | None]) -> list[PairedDifference | None]:
-    """Return the same list with `adjusted` set by Holm's correction (1979) for all of them together."""
+    """Return the same list with p values and intervals adjusted by Holm's correction (1979) for all of them together."""
     tested = [(d.p, index) for index, d in enumerate(differences) if d is not None and d.p is not None]
     result = list(differences)
     largest = 0.0
@@ -99,8 +122,19 @@ def holm(differences: Sequence[PairedDifference | None]) -> list[PairedDifferenc
         largest = max(largest, min(1.0, (len(tested) - rank) * p))
         difference = result[index]
         assert difference is not None
-        result[index] = replace(difference, adjusted=largest)
+        result[index] = _adjusted(difference, largest)
     return result
+
+
+def _adjusted(difference: PairedDifference, p: float) -> PairedDifference:
+    """Return `difference` with its p value raised to `p`, and its interval widened by the same correction."""
+    if difference.low is None or difference.high is None or not difference.p:
+        return replace(difference, adjusted=p)
+    wider = _quantile(ALPHA * difference.p / p, difference.count) / _quantile(ALPHA, difference.count)
+    half = wider * (difference.high - difference.low) / 2
+    return replace(
+        difference, adjusted=p, low=difference.difference - half, high=difference.difference + half
+    )
 
 
 def _p_value(differences: Sequence[float]) -> float | None:

@@ -58,8 +58,9 @@ def _method(result: StudyResult) -> str:
             "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more."
         )
     return words + say(
-        "Each net was trained with {seeds} seeds; intervals are 95% (Student's t over the seeds), and pairs are "
-        "compared seed by seed (paired t-test, Holm's correction).",
+        "Each net was trained with {seeds} seeds. Intervals are 95% (Student's t over the seeds, on a scale without "
+        "impossible values); pairs are compared seed by seed (paired t-test; p values and intervals after Holm's "
+        "correction).",
         seeds=seeds,
     )
 
@@ -107,7 +108,7 @@ def _comparisons(differences: Sequence[PairedDifference]) -> Table:
             say("measure"),
             say("seeds"),
             say("difference"),
-            "95%",
+            say("95%, after Holm"),
             "p",
             say("p after Holm"),
         ),
