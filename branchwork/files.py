@@ -87,9 +87,7 @@ def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Ite
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as reason:
-        raise error(
-            "cannot write {path}: {reason}", path=path, reason=_cause_and_remedy(reason)
-        ) from reason
+        raise error("cannot write {path}: {reason}", path=path, reason=_cause_and_remedy(reason)) from reason
     try:
         yield Path(folder)
     finally:
@@ -113,9 +111,7 @@ def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkE
             os.replace(source, target)
         _sync_folder(targets[-1][1].parent)
     except OSError as reason:
-        raise error(
-            "cannot write {path}: {reason}", path=moves[-1][1], reason=_cause_and_remedy(reason)
-        ) from reason
+        raise error("cannot write {path}: {reason}", path=moves[-1][1], reason=_cause_and_remedy(reason)) from reason
 
 
 def check_writable(path: Path, *, error: type[BranchworkError] = RunError) -> None:
@@ -275,9 +271,7 @@ def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
-        raise error(
-            "cannot write {path}: {reason}", path=shown, reason=_cause_and_remedy(reason)
-        ) from reason
+        raise error("cannot write {path}: {reason}", path=shown, reason=_cause_and_remedy(reason)) from reason
 
 
 def _sync_folder(folder: Path) -> None:

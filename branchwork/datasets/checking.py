@@ -57,9 +57,7 @@ def survey(
     if size is not None:
         size = (size, size) if isinstance(size, int) else size
         if not all(1 <= side <= _MOST_SIDE for side in size):
-            raise DataError(
-                "each side of size must be from 1 to {most}, got {size}", most=_MOST_SIDE, size=times(size)
-            )
+            raise DataError("each side of size must be from 1 to {most}, got {size}", most=_MOST_SIDE, size=times(size))
     layout = find_files(folder)
     headers = read_headers([file.path for file in layout.files], f"scanning {printable(folder.name)}", observer)
     if not headers:

@@ -101,9 +101,7 @@ def inspect(
     return replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
 
 
-def _inspect(
-    net: nn.Module, name: str, shape: Shape, *, by: str | None, draw: Path | None, lint: bool
-) -> Inspection:
+def _inspect(net: nn.Module, name: str, shape: Shape, *, by: str | None, draw: Path | None, lint: bool) -> Inspection:
     graph = read(net, shape, single=True)
     traced = trace_graph(graph)
     if draw is not None:

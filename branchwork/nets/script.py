@@ -71,9 +71,7 @@ def _import(location: str) -> ModuleType:
             "{location} cannot be imported: {reason}. {remedy}", location=location, reason=reason, remedy=remedy
         ) from reason
     except (Exception, SystemExit) as reason:
-        raise NetError(
-            "{location} failed to import: {reason}", location=location, reason=_describe(reason)
-        ) from reason
+        raise NetError("{location} failed to import: {reason}", location=location, reason=_describe(reason)) from reason
     finally:
         os.chdir(cwd)  # a script that changes it must not move where runs are written
         with suppress(ValueError):

@@ -12,8 +12,8 @@ from branchwork.studies.statistics import (
     difference_words,
     holm,
     margin_words,
-    measure_interval,
     mean_words,
+    measure_interval,
     measure_name,
     p_words,
     paired,
@@ -232,9 +232,7 @@ def compared(
     if judgement == "open":
         return Conclusion(question, "too close to call", words + say("."))
     if judgement == "same":
-        words += say(
-            ". The two are equal within the margin of {margin}.", margin=margin_words(measure, margin)
-        )
+        words += say(". The two are equal within the margin of {margin}.", margin=margin_words(measure, margin))
     else:
         first, second = means
         assert first is not None and second is not None, "compared arms have means"

@@ -114,7 +114,7 @@ def paired(
 
 
 def holm(differences: Sequence[PairedDifference | None]) -> list[PairedDifference | None]:
-    """Return the same list with p values and intervals adjusted by Holm's correction (1979) for all of them together."""
+    """Return the same list with p values and intervals after Holm's correction (1979) for all of them together."""
     tested = [(d.p, index) for index, d in enumerate(differences) if d is not None and d.p is not None]
     result = list(differences)
     largest = 0.0
@@ -132,9 +132,7 @@ def _adjusted(difference: PairedDifference, p: float) -> PairedDifference:
         return replace(difference, adjusted=p)
     wider = _quantile(ALPHA * difference.p / p, difference.count) / _quantile(ALPHA, difference.count)
     half = wider * (difference.high - difference.low) / 2
-    return replace(
-        difference, adjusted=p, low=difference.difference - half, high=difference.difference + half
-    )
+    return replace(difference, adjusted=p, low=difference.difference - half, high=difference.difference + half)
 
 
 def _p_value(differences: Sequence[float]) -> float | None:

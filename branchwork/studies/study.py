@@ -72,8 +72,8 @@ def study(
 
     Every net of the study is trained on `data` with `seeds` seeds, by default the preset's number. Each record is
     written to the folder `out`, by default `studies/NAME-DATA-PRESET`, when its training ends: the same call continues
-    an interrupted study, and a call with more seeds trains only the new ones. `quick` takes about ten minutes on two cores;
-    `full` is the papers' setting, for GPUs.
+    an interrupted study, and a call with more seeds trains only the new ones. `quick` takes about ten minutes on two
+    cores; `full` is the papers' setting, for GPUs.
 
     Raises `StudyError`, `DataError` or `NetError`, and `Interrupted` after Ctrl-C, with finished trainings kept.
     """
