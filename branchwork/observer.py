@@ -39,7 +39,7 @@ class Epoch:
 
 
 class Observer:
-    """Receives progress and ignores it. The command line's subclass draws a progress bar."""
+    """Receives progress and ignores it. The subclasses in `screen.py` show it."""
 
     def note(self, message: str) -> None:
         """Receive a message for the user; its first line is enough to read."""

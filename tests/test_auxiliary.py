@@ -92,7 +92,7 @@ def test_they_resume_bit_for_bit(small, read):
     recipe = RECIPE.but({"precision": "fp32", "batch_size": 100})
     bw.train("residual", data=small, recipe=recipe, out="whole")
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=recipe, out="stopped", observer=StopAt(1, 7))
+        bw.train("residual", data=small, recipe=recipe, out="stopped", progress=StopAt(1, 7))
     bw.resume("stopped", data=small)
     assert same("whole", "stopped")
 

@@ -18,8 +18,6 @@ import branchwork as bw
 from branchwork import cli
 from branchwork.cli import output
 from branchwork.cli.output import make_table, show
-from branchwork.cli.progress import Screen
-from branchwork.observer import Epoch, Step
 
 QUICK = ("--data", "sample", "--epochs", 1)
 
@@ -223,54 +221,6 @@ def test_a_reader_that_has_enough_is_no_error():
         "-c", f"{' '.join(WORDS)} data sample --json - | head -1; exit ${{PIPESTATUS[0]}}", words=("bash",)
     )
     assert done.stdout == "{\n" and "Traceback" not in done.stderr and done.returncode in (0, 141)
-
-
-STEP = Step(epoch=2, epochs=3, step=5, steps=10, loss=0.5, images_per_second=1234, seconds_left=3725)
-EPOCH = Epoch(epoch=2, epochs=3, train_loss=0.25, validation_accuracy=None, seconds=1.5, images_per_second=4000)
-
-
-def test_plain_lines_say_loss_speed_and_time_left_now_and_then(capsys, monkeypatch):
-    screen = Screen()
-    screen.start("x")
-    screen.step(STEP)
-    monkeypatch.setattr("branchwork.cli.progress.PLAIN_SECONDS", -1)
-    screen.step(STEP)
-    screen.epoch(EPOCH)
-    for _ in range(2):  # a second mirror, where the first failed
-        screen.download("file.gz", 10, 2_000_000)
-        screen.download("file.gz", 2_000_000, 2_000_000)
-        screen.download_end()
-    screen.end()
-    assert capsys.readouterr().err.splitlines() == [
-        "x",
-        "epoch 2/3  step 5/10  loss 0.5000  1,234 images/s  1:02:05 left",
-        "epoch 2/3  loss 0.2500  4,000 images/s  1.5 s",
-        "fetching file.gz (2.0 MB)",
-        "fetching file.gz (2.0 MB)",
-    ]
-
-
-def test_a_terminal_gets_a_bar(monkeypatch):
-    from rich.console import Console
-
-    screen = Screen()
-    screen.console = Console(force_terminal=True, width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    with screen.console.file:
-        for done in (10, 100, 0, 100):  # as pooch tells it: to the end, then from the start, then the end again
-            screen.download("file.gz", done, 100)
-            assert screen.bar is not None and screen.bar.tasks[0].completed == done
-        screen.download_end()
-        assert screen.bar is None
-        screen.start("a title")
-        screen.step(STEP)
-        task = screen.bar.tasks[0]
-        assert (task.completed, task.total) == (15, 30) and "1:02:05 left" in task.fields["state"]
-        screen.epoch(dataclasses.replace(EPOCH, validation_accuracy=0.75))
-        screen.step(STEP)
-        assert "validation 75.00%" in screen.bar.tasks[0].fields["state"]
-        screen.end()
-        assert screen.bar is None
-    assert "loss 0.2500" in screen.console.export_text()
 
 
 @pytest.mark.parametrize(

@@ -70,16 +70,16 @@ def originals(tmp_path_factory) -> Path:
     bw.train(net, out=root / "run", **options)
     bw.train("resnet8[width=4]", out=root / "whole", **options)
     with pytest.raises(Interrupted):
-        bw.train(net, out=root / "stopped", observer=Stop(1), **options)
+        bw.train(net, out=root / "stopped", progress=Stop(1), **options)
     with pytest.raises(Interrupted):
-        bw.train_seeds(net, seeds=2, out=root / "seeds", observer=Stop(3), **options)
+        bw.train_seeds(net, seeds=2, out=root / "seeds", progress=Stop(3), **options)
     with pytest.raises(Interrupted):
         bw.select(
             root / "whole",
             goal=bw.Goal(keep=1),
             out=root / "selection",
             options=bw.Options(threads=1),
-            observer=Stop(1),
+            progress=Stop(1),
         )
     return root
 

@@ -207,7 +207,7 @@ def test_a_net_without_a_run_has_weights_of_seed_0_and_says_so(sample):
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    exported = bw.export("inception", observer=Notes())
+    exported = bw.export("inception", progress=Notes())
     assert torch.equal(torch.get_rng_state(), before)
     (note,) = seen
     assert "seed 0" in note and "0.1307" in note and not exported.trained and exported.files == ("inception.onnx",)

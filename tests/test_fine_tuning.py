@@ -100,7 +100,7 @@ def test_it_resumes_with_its_weights_gone(begun, tmp_path):
             recipe=recipe,
             options=bw.Options(weights=tmp_path / "base", freeze=True),
             out=tmp_path / "cut",
-            observer=Stop(),
+            progress=Stop(),
         )
     shutil.rmtree(tmp_path / "base")
     bw.resume(tmp_path / "cut", data=few())

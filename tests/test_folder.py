@@ -330,7 +330,7 @@ def test_what_was_chosen_and_left_out_is_said(ugly):
     notes: list[str] = []
     observer = Observer()
     observer.note = notes.append
-    bw.load_data(str(ugly), fit="pad", observer=observer)
+    bw.load_data(str(ugly), fit="pad", progress=observer)
     (note,) = notes
     assert "as 3×16×16 by --size 16x16 --fit pad (--size chosen automatically)" in note
     assert "left out: unreadable 12; branchwork data" in note and "20% of each class are held out" in note
@@ -370,7 +370,7 @@ def test_a_stopped_training_goes_on_with_the_same_images(tmp_path, small):
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(Interrupted):
-        train(data=data, recipe=recipe, out="stopped", observer=Stop())
+        train(data=data, recipe=recipe, out="stopped", progress=Stop())
     resumed = bw.resume("stopped")
     assert resumed.test_accuracy == whole.test_accuracy
     for one, other in zip(bw.load_run("whole").net.parameters(), bw.load_run("stopped").net.parameters(), strict=True):

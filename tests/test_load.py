@@ -53,7 +53,7 @@ def test_auto_falls_back_on_the_sample_and_says_so(monkeypatch):
 
     monkeypatch.setattr(load, "fetch", nothing)
     notes = Notes()
-    assert load_data("auto", observer=notes).name == "sample"
+    assert load_data("auto", progress=notes).name == "sample"
     (note,) = notes.notes
     assert "built-in digits" in note and "Tried:" in note
     with pytest.raises(DataError, match="is not available"):
@@ -82,7 +82,7 @@ def make_mnist(monkeypatch) -> None:
 def test_loading_is_told_with_where_it_came_from(monkeypatch):
     make_mnist(monkeypatch)
     notes = Notes()
-    data = load_data("auto", observer=notes)
+    data = load_data("auto", progress=notes)
     assert data.name == "mnist" and data.origin == "a test"
     assert notes.notes == ["data: MNIST, from a test"]
     assert data.classes == tuple("0123456789") and data.image_size == (28, 28) and data.channels == 1

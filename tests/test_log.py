@@ -22,7 +22,7 @@ def test_a_missing_tensorboard_says_how_to_get_it(small, monkeypatch):
 def test_tensorboard_reads_the_figures_of_a_run_that_was_stopped_and_resumed(small):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     with pytest.raises(Interrupted):
-        bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run", observer=StopAt(2, 5))
+        bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run", progress=StopAt(2, 5))
     bw.resume("run", data=small)
     events = accumulator.EventAccumulator("run/tensorboard").Reload()
     lines = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]

@@ -119,7 +119,7 @@ def test_a_training_that_gets_no_better_ends_by_its_patience_and_says_so(small):
     notes = []
     observer = Observer()
     observer.note = notes.append
-    result = bw.train(SMALL, data=small, recipe=STANDING, out="run", observer=observer)
+    result = bw.train(SMALL, data=small, recipe=STANDING, out="run", progress=observer)
     assert result.epochs == 3 and len(Path("run/metrics.jsonl").read_text().splitlines()) == 3
     assert notes == ["ended after epoch 3 of 9: no better validation accuracy in 2 epochs"]
     assert result.images_per_second == pytest.approx(
@@ -165,7 +165,7 @@ EVERYTHING = SGD.but(
 def test_parts_clipping_patience_and_checkpoints_resume_bit_for_bit(small, at):
     bw.train(SMALL, data=small, recipe=EVERYTHING, out="whole")
     with pytest.raises(Interrupted):
-        bw.train(SMALL, data=small, recipe=EVERYTHING, out="stopped", observer=StopAt(*at))
+        bw.train(SMALL, data=small, recipe=EVERYTHING, out="stopped", progress=StopAt(*at))
     bw.resume("stopped", data=small)
     assert same("whole", "stopped")
     first, second = ({p.name: p.read_bytes() for p in Path(run, "top").iterdir()} for run in ("whole", "stopped"))
@@ -181,7 +181,7 @@ def test_the_best_epochs_are_kept_with_their_figures(small):
 
     # So high a rate that the accuracy goes up and down.
     recipe = SGD.but({"epochs": 8, "learning_rate": 0.2, "top": 3})
-    result = bw.train(SMALL, data=small, recipe=recipe, out="run", observer=Watch())
+    result = bw.train(SMALL, data=small, recipe=recipe, out="run", progress=Watch())
     ranked = sorted(seen.values(), key=lambda epoch: epoch[:2], reverse=True)[:3]
     assert {number for _, number, _ in ranked} not in ({8, 7, 6}, {1, 2, 3})
     listed = json.loads(Path("run/top/epochs.json").read_text())
@@ -231,7 +231,7 @@ def test_when_the_time_is_over_the_learning_rate_has_come_down_and_the_epoch_is_
 
 def test_a_training_keeps_the_time_that_it_has_used_when_it_is_resumed(small, clock, rates):
     with pytest.raises(Interrupted):
-        bw.train(SMALL, data=small, recipe=TIMED, out="run", observer=StopAt(2, 3))
+        bw.train(SMALL, data=small, recipe=TIMED, out="run", progress=StopAt(2, 3))
     used = len(rates)
     result = bw.resume("run", data=small)
     assert 0.6 <= result.train_seconds < 0.75

@@ -89,7 +89,7 @@ def test_muon_resumes_bit_for_bit_and_trains_a_part_of_the_images(small):
     result = bw.train(SMALL, data=small, recipe=recipe, out="whole")
     assert 673 <= result.train_images <= 677 and result.epochs == 2  # half of 1,350, class by class
     with pytest.raises(Interrupted):
-        bw.train(SMALL, data=small, recipe=recipe, out="parts", observer=StopAt(2, 3))
+        bw.train(SMALL, data=small, recipe=recipe, out="parts", progress=StopAt(2, 3))
     bw.resume("parts", data=small)
     assert same("whole", "parts")
 

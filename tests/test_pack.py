@@ -139,7 +139,7 @@ def test_a_stopped_pack_leaves_nothing(pets, tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bw.pack(pets, observer=Stop())
+        bw.pack(pets, progress=Stop())
     assert left(tmp_path) == []
     assert bw.pack(pets).images == 20 and left(tmp_path) == ["pets.pack"]
 

@@ -215,7 +215,7 @@ def test_a_join_inside_a_branch_is_removed_with_it_and_what_cannot_be_removed_st
         Tuner, "validate", lambda self, net: (float(hasattr(net.outer, "wide")), validate(self, net)[1])
     )
     observer = StopAt("never")
-    smaller = select(folder, data=small, goal=Goal(keep=1), out="smaller", observer=observer)
+    smaller = select(folder, data=small, goal=Goal(keep=1), out="smaller", progress=observer)
     assert {"outer.wide", "outer.wide.inner.a", "outer.wide.inner.b"} <= {*smaller.sizes[0].left}
     assert smaller.sizes[1].removed == "outer.wide" and not any("inner" in name for name in smaller.sizes[1].left)
     assert smaller.net.endswith("nested.py:Net[without=residual+wide]") and smaller.missed is None
@@ -268,14 +268,14 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     if words == "epoch":
         monkeypatch.setattr(stop, "epoch", lambda epoch: stop.note("epoch"))
     with pytest.raises(Interrupted, match="repeat the command with --out half"):
-        select(folder, data=data, goal=Goal(keep=1), out="half", observer=stop)
+        select(folder, data=data, goal=Goal(keep=1), out="half", progress=stop)
     if words != "epoch":  # after an epoch, the folder holds a trained net
         with pytest.raises(RunError, match="an interrupted selection: run branchwork select again with --out half"):
             load_run("half")
     with pytest.raises(RunError, match="the steps of another selection"):
         select(folder, data=data, goal=Goal(keep=2), out="half")
     on = StopAt("never")
-    again = select(folder, data=data, goal=Goal(keep=1), out="half", observer=on)
+    again = select(folder, data=data, goal=Goal(keep=1), out="half", progress=on)
     first = min(i for i, line in enumerate(on.notes) if " left: " in line)
     assert on.notes[first].startswith(words if words != "epoch" else "1 left")
     times = {"seconds": 0.0, "folder": "", "report": ""}
@@ -297,7 +297,7 @@ def test_steps_belong_to_the_weights_they_started_from(run, tmp_path):
     data, folder = run
     stop = StopAt("2 left")
     with pytest.raises(Interrupted):
-        select(folder, data=data, goal=Goal(keep=1), out="half", observer=stop)
+        select(folder, data=data, goal=Goal(keep=1), out="half", progress=stop)
     other = shutil.copytree(folder, tmp_path / "other")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor * 1.01 for name, tensor in weights.items()}, other / "model.safetensors")

@@ -360,7 +360,7 @@ def test_the_command_shows_the_answer_in_both_languages(alone, tiny, command, mo
 
 
 def test_progress_is_told(alone, tiny, capsys):
-    branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), observer=Watcher())
+    branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), progress=Watcher())
     assert capsys.readouterr().out == ""  # nothing was left to train
 
     class Told(Observer):
@@ -373,7 +373,7 @@ def test_progress_is_told(alone, tiny, capsys):
     path = next((alone / "trainings").glob("plain8*"))
     path.unlink()
     told = Told()
-    assert branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), observer=told).trained == 1
+    assert branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), progress=told).trained == 1
     assert any("5 of 6 trainings are already done" in note for note in told.notes)
     assert any(
         re.search(r"6/6  plain8\[width=4\], seed \d: training error \d+\.\d\d%, test error", note)

@@ -57,7 +57,7 @@ def test_a_study_survives_a_killed_worker_and_gives_the_same(alone, cluster, tmp
     killer = Killer()
     with distributed.Client(address, timeout=60, set_as_default=False) as client:
         options = StudyOptions(workers=client.get_executor(retries=3, pure=False))
-        result = branchwork.study("tiny", out=tmp_path / "cluster", options=options, observer=killer)
+        result = branchwork.study("tiny", out=tmp_path / "cluster", options=options, progress=killer)
     assert workers[0].wait(10) == -signal.SIGKILL and workers[1].poll() is None
     assert (result.trained, killer.counts) == (6, (0, 1, 2, 3, 4, 5, 6))
     assert what_counts(tmp_path / "cluster") == what_counts(alone)

@@ -172,14 +172,14 @@ def test_augmentation_and_averaging_resume_bit_for_bit(small, net, at):
     recipe = QUICK.but({"ema": 0.95, **MOVED})
     bw.train(net, data=small, recipe=recipe, out="whole")
     with pytest.raises(Interrupted):
-        bw.train(net, data=small, recipe=recipe, out="stopped", observer=StopAt(*at))
+        bw.train(net, data=small, recipe=recipe, out="stopped", progress=StopAt(*at))
     bw.resume("stopped", data=small)
     assert same("whole", "stopped")
 
 
 def test_a_state_that_lost_its_average_is_refused(small):
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=QUICK.but({"ema": 0.95}), out="run", observer=StopAt(1, 3))
+        bw.train("residual", data=small, recipe=QUICK.but({"ema": 0.95}), out="run", progress=StopAt(1, 3))
     path = Path("run/last/state.safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         about = file.metadata()
@@ -283,7 +283,7 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_as_one_that_was_never_sto
 def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(small, at):
     bw.train("residual", data=small, recipe=QUICK, out="whole")
     with pytest.raises(Interrupted, match="branchwork train --resume stopped"):
-        bw.train("residual", data=small, recipe=QUICK, out="stopped", observer=StopAt(*at))
+        bw.train("residual", data=small, recipe=QUICK, out="stopped", progress=StopAt(*at))
     assert not Path("stopped/result.json").exists()
     state = loop_position("stopped")
     assert (state["epoch"], state["step"]) == ((at[0], 0) if at[1] == 14 else (at[0] - 1, at[1]))
@@ -297,7 +297,7 @@ def loop_position(folder: str) -> dict:
 
 
 def test_ctrl_c_in_the_last_step_lets_the_run_finish(small):
-    result = bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(2, 14))
+    result = bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(2, 14))
     assert result.epochs == 2 and Path("run/result.json").exists()
 
 
@@ -385,7 +385,7 @@ def test_a_script_with_tied_weights_and_a_seed_of_its_own_trains_and_resumes_fro
     script.write_text(text + "\ntorch.manual_seed(42)\n")
     monkeypatch.chdir(script.parent)
     with pytest.raises(Interrupted):
-        bw.train("tied.py:TiedNet", data=small, recipe=QUICK, out=tmp_path / "a", observer=StopAt(1, 3))
+        bw.train("tied.py:TiedNet", data=small, recipe=QUICK, out=tmp_path / "a", progress=StopAt(1, 3))
     monkeypatch.chdir(tmp_path)
     result = bw.resume("a", data=small)
     assert result.net == f"{script}:TiedNet" and result.parameters == 41_514
@@ -399,7 +399,7 @@ def test_a_training_whose_net_or_data_changed_is_not_resumed(small, tmp_path):
     text = (ROOT / "tests/helpers/lecture.py").read_text()
     script.write_text(text)
     with pytest.raises(Interrupted):
-        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     fewer = DataSet(**{**vars(small), "train": Split(small.train.images[:-1], small.train.labels[:-1])})
     with pytest.raises(RunError, match="the training images of sample have changed since"):
         bw.resume("run", data=fewer)
@@ -417,7 +417,7 @@ def test_a_script_that_was_edited_or_lost_does_not_change_the_runs_that_it_made(
     script.write_text((ROOT / "tests/helpers/lecture.py").read_text())
     bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="whole")
     with pytest.raises(Interrupted):
-        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train(f"{script}:ResidualNet", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     script.write_text("broken(")
     bw.resume("run", data=small)
     script.unlink()
@@ -428,7 +428,7 @@ def test_a_script_that_was_edited_or_lost_does_not_change_the_runs_that_it_made(
 @pytest.mark.parametrize("damage", ["shape", "kind", "renamed", "missing"])
 def test_a_damaged_optimiser_state_is_refused(small, damage):
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     path = Path("run/last/state.safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         about = file.metadata()
@@ -449,7 +449,7 @@ def test_a_damaged_optimiser_state_is_refused(small, damage):
 @pytest.mark.parametrize("text", ["position", "plan"])
 def test_a_position_or_a_plan_that_was_edited_is_refused(small, text):
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     path = Path("run/last/state.safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         about = file.metadata()
@@ -466,7 +466,7 @@ def test_two_trainings_do_not_share_a_folder(small):
                 with pytest.raises(RunError, match="another process is training in run"):
                     bw.resume("run", data=small)
 
-    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), out="run", observer=Second())
+    bw.train("residual", data=small, recipe=QUICK.but({"epochs": 1}), out="run", progress=Second())
     assert not Path("run/.lock").exists()
 
 
@@ -526,7 +526,7 @@ def test_what_cannot_be_resumed_is_refused(run, tmp_path, small):
     with pytest.raises(RunError, match="cannot be continued"):
         bw.resume(tmp_path / "nothing")
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     state = Path("run/last/state.safetensors")
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(RunError, match="is damaged"):
@@ -569,7 +569,7 @@ def test_the_observer_sees_every_step_and_epoch(small):
             self.epochs.append(epoch)
 
     watch = Watch()
-    bw.train("residual", data=small, recipe=QUICK, observer=watch)
+    bw.train("residual", data=small, recipe=QUICK, progress=watch)
     assert [(s.epoch, s.step) for s in watch.steps] == [(e, s) for e in (1, 2) for s in range(1, 15)]
     assert watch.steps[-1].seconds_left == 0 and watch.steps[0].seconds_left > 0
     assert [e.epoch for e in watch.epochs] == [1, 2]
@@ -603,7 +603,7 @@ class StopInSecond(StopAt):
 def test_seeds_that_were_stopped_go_on_without_training_again(small, step):
     one = QUICK.but({"epochs": 1})
     with pytest.raises(Interrupted, match=r"branchwork train --resume seeds$"):
-        bw.train_seeds("residual", seeds=3, data=small, recipe=one, out="seeds", observer=StopInSecond(1, step))
+        bw.train_seeds("residual", seeds=3, data=small, recipe=one, out="seeds", progress=StopInSecond(1, step))
     assert not Path("seeds/seed-2").exists()
     first = Path("seeds/seed-0/result.json").stat().st_mtime_ns
     several = bw.resume_seeds("seeds", data=small)
@@ -630,7 +630,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
 
         patch.setattr(training_run, "SAVE_SECONDS", 0.0)
         with pytest.raises(RunError, match=r"No space left on device.*continue with: branchwork train --resume run"):
-            bw.train("residual", data=small, recipe=QUICK, out="run", observer=FillUp())
+            bw.train("residual", data=small, recipe=QUICK, out="run", progress=FillUp())
     assert list(Path("run").rglob("*.part")) == []
     bw.resume("run", data=small)
     assert same("whole", "run")
@@ -638,7 +638,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
 
 def test_parts_that_a_killed_process_left_are_removed(small):
     with pytest.raises(Interrupted):
-        bw.train("residual", data=small, recipe=QUICK, out="run", observer=StopAt(1, 3))
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
     Path("run/last/.state.safetensors.abc.part").write_text("half")
     Path("run/.mine.part").write_text("not ours")
     bw.resume("run", data=small)
@@ -648,7 +648,7 @@ def test_parts_that_a_killed_process_left_are_removed(small):
 def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):
     monkeypatch.setattr("branchwork.training.plan.fast", lambda net, images: QUICK.but({"epochs": 1}))
     with pytest.raises(Interrupted, match="Run the same command again"):
-        bw.demo("sample", out="demo", observer=StopInSecond(1, 3))
+        bw.demo("sample", out="demo", progress=StopInSecond(1, 3))
     first = bw.demo("sample", out="demo")
     assert [result.net for result in first] == ["inception", "residual"]
     assert bw.demo("sample", out="demo") == first

@@ -61,7 +61,6 @@ def bench(
 ) -> None:
     """Time a net in each inference engine on this machine, as written and fused, in each precision and batch size."""
     import branchwork
-    from branchwork.cli.progress import Screen
     from branchwork.deploy.bench import BenchOptions
 
     if draw is None and os.path.isdir(net):
@@ -71,7 +70,7 @@ def bench(
         options=BenchOptions(**vars(options)),
         input_shape=None if input_size is None else parse_image_shape(input_size, "--input"),
         draw=draw,
-        observer=Screen(),
+        progress=True,
     )
     deliver(result, json_file, lambda: _show(result, draw))
 

@@ -33,9 +33,8 @@ def describe(
 ) -> None:
     """Fetch a data set or check a folder of images, and describe it."""
     import branchwork
-    from branchwork.cli.progress import Screen
 
-    summary = branchwork.data(name, source=source, draw=draw, observer=Screen())
+    summary = branchwork.data(name, source=source, draw=draw, progress=True)
     deliver(summary, json_file, lambda: _show(summary, draw))
 
 
@@ -53,9 +52,8 @@ def pack(
 ) -> None:
     """Decode a folder of images once, into one file that is read at the speed of the disk and may exceed memory."""
     import branchwork
-    from branchwork.cli.progress import Screen
 
-    packed = branchwork.pack(folder, out=out, size=parse_size(size), fit=fit, observer=Screen())
+    packed = branchwork.pack(folder, out=out, size=parse_size(size), fit=fit, progress=True)
     deliver(packed, json_file, lambda: _show_packed(packed))
 
 

@@ -17,7 +17,6 @@ def demo(
 ) -> None:
     """Train both of the lecture's nets with the default recipe and compare them."""
     import branchwork
-    from branchwork.cli.progress import Screen
 
-    results = branchwork.demo(data, out=out, observer=Screen())
+    results = branchwork.demo(data, out=out, progress=True)
     deliver(results, json_file, lambda: show_results(results))

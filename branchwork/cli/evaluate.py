@@ -31,10 +31,9 @@ def evaluate(
 ) -> None:
     """Test a trained net: accuracy, each class, the confusion matrix, and a picture of the most confident mistakes."""
     import branchwork
-    from branchwork.cli.progress import Screen
 
     draw = draw or run / "mistakes.png"
-    evaluation = branchwork.evaluate(run, data=data, source=source, draw=draw, observer=Screen())
+    evaluation = branchwork.evaluate(run, data=data, source=source, draw=draw, progress=True)
     deliver(evaluation, json_file, lambda: _show(evaluation, draw))
 
 

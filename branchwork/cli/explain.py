@@ -34,7 +34,6 @@ def explain(
 ) -> None:
     """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""
     import branchwork
-    from branchwork.cli.progress import Screen
 
     if images:
         if data is not None or count is not None or source is not None:
@@ -46,7 +45,7 @@ def explain(
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")
-        explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, observer=Screen())
+        explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, progress=True)
         deliver(explanation, json_file, lambda: _show(explanation))
     if draw is not None and json_file != STDOUT:
         show(f"drawn: {draw}")

@@ -52,7 +52,6 @@ def export(
     The file appears only if its logits on 1,000 test images equal those of the net as written.
     """
     import branchwork
-    from branchwork.cli.progress import Screen
     from branchwork.deploy.shipped import ExportOptions
 
     exported = branchwork.export(
@@ -62,7 +61,7 @@ def export(
         options=ExportOptions(**vars(options)),
         data=data,
         source=source,
-        observer=Screen(),
+        progress=True,
     )
     deliver(exported, json_file, lambda: _show(exported))
 

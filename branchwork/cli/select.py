@@ -61,19 +61,19 @@ def select(
     keep = 2 if (goal.keep, goal.macs, fraction) == (None, None, None) else goal.keep
 
     import branchwork
-    from branchwork.cli.progress import Screen
+    from branchwork.screen import watch
     from branchwork.training.evaluate import load_for
     from branchwork.training.run import MODEL, holds
 
     options = branchwork.Options(seed=training.seed or 0, device=training.device, threads=training.threads)
-    is_run, screen = bool(holds(Path(net), MODEL)), Screen()
+    is_run, observer = bool(holds(Path(net), MODEL)), watch(True)
     if is_run and training.seed is not None:
         raise RecipeError("{net} is a run, whose seed decides what is held out: leave out --seed", net=net)
     data_set: str | DataSet | None = data
     if source is not None and is_run:
-        data_set = load_for(branchwork.load_run(net).model, data, source, observer=screen)
+        data_set = load_for(branchwork.load_run(net).model, data, source, observer=observer)
     elif source is not None:
-        data_set = branchwork.load_data(data or "auto", source=source, observer=screen)
+        data_set = branchwork.load_data(data or "auto", source=source, progress=observer)
     selection = branchwork.select(
         net,
         data=data_set,
@@ -81,7 +81,7 @@ def select(
         epochs=training.epochs,
         options=options,
         out=out,
-        observer=screen,
+        progress=observer,
     )
     deliver(selection, json_file, lambda: _show(selection))
 

@@ -57,7 +57,6 @@ def study(
     Each finished training is kept: after a stop, the same command continues.
     """
     import branchwork
-    from branchwork.cli.progress import Screen
     from branchwork.studies.study import StudyOptions
 
     if language is not None:
@@ -71,7 +70,7 @@ def study(
         options=StudyOptions(
             seed=trainings.seed, workers=trainings.workers, threads=trainings.threads, device=trainings.device
         ),
-        observer=Screen(),
+        progress=True,
     )
     deliver(result, json_file, lambda: _show(result))
 

@@ -102,14 +102,11 @@ def train(
         raise RecipeError("name the net to train: branchwork train inception, or a run to continue: --resume RUN")
 
     import branchwork
-    from branchwork.cli.progress import Screen
     from branchwork.nets.resolve import with_options
-    from branchwork.observer import Observer
     from branchwork.training.processes import joined
 
     net = with_options(net, vars(blocks))
     with joined() as processes:
-        screen = Screen() if processes.first else Observer()
 
         def prepare() -> "tuple[DataSet, Recipe]":
             data_set = branchwork.load_data(
@@ -117,7 +114,7 @@ def train(
                 source=images.source,
                 size=parse_size(images.size),
                 fit=images.fit,
-                observer=screen,
+                progress=processes.first,
             )
             chosen = RECIPES[start.recipe or "fast"](net, len(data_set.train))
             if start.config is not None:
@@ -126,7 +123,7 @@ def train(
 
         data_set, chosen = processes.together(prepare)
         settings: dict[str, Any] = {
-            "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": run.out, "observer": screen,
+            "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": run.out, "progress": True,
         }  # fmt: skip
         if run.seeds is not None:
             several = branchwork.train_seeds(net, seeds=run.seeds, **settings)
@@ -149,16 +146,15 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
         raise RecipeError("--resume takes everything from {folder}: leave out {names}", folder=folder, names=names)
 
     import branchwork
-    from branchwork.cli.progress import Screen
     from branchwork.training.processes import joined
     from branchwork.training.run import SEEDS, holds
 
     if holds(folder, SEEDS):
-        several = branchwork.resume_seeds(folder, source=source, observer=Screen())
+        several = branchwork.resume_seeds(folder, source=source, progress=True)
         deliver(several, run.json_file, lambda: _show_seeds(several))
     else:
         with joined() as processes:
-            result = branchwork.resume(folder, source=source, observer=Screen() if processes.first else None)
+            result = branchwork.resume(folder, source=source, progress=True)
             if processes.first:
                 deliver(result, run.json_file, lambda: show_results((result,)))
 

@@ -18,6 +18,7 @@ from branchwork.datasets.sheet import check_sheet, draw_sheet
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, cache_folder
 from branchwork.files import printable
 from branchwork.observer import Observer
+from branchwork.screen import watch
 
 # Examples of each class on a sheet.
 _EXAMPLES = 10
@@ -50,7 +51,7 @@ def data(
     *,
     source: Path | None = None,
     draw: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> DataSummary:
     """Describe the data set `name`: its images, classes, source and, for a folder, its problems.
 
@@ -58,12 +59,12 @@ def data(
     images to draw are kept in memory; a pack is read whole. Raises `DataError`, and `RunError` if `draw` cannot be
     written.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     if draw is not None:
         check_sheet(draw)
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
         return _check_folder(Path(name), draw, observer)
-    loaded = load_data(name, source=source, observer=observer) if isinstance(name, str) else name
+    loaded = load_data(name, source=source, progress=observer) if isinstance(name, str) else name
     if loaded.path is not None and os.path.isfile(loaded.path):
         verify_pack(Path(loaded.path), observer)
     if draw is not None:

@@ -18,6 +18,7 @@ from branchwork.errors import DataError, nearest
 from branchwork.files import available_memory, printable
 from branchwork.language import say, times
 from branchwork.observer import Observer
+from branchwork.screen import watch
 
 NAMES = ("auto", "mnist", "fashion-mnist", "sample")
 DIGITS = tuple("0123456789")
@@ -33,18 +34,18 @@ def load_data(
     size: int | tuple[int, int] | None = None,
     fit: str | None = None,
     channels: int | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> DataSet:
     """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
     or a pack.
 
-    `auto` is MNIST if it is available, else `sample`; a note to `observer` says which. `source` is a folder with the
+    `auto` is MNIST if it is available, else `sample`; a note to `progress` says which. `source` is a folder with the
     files of MNIST or Fashion-MNIST; no other place is then tried. A folder, named by its path, has a sub-folder for
     each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size` (height and
     width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures are,
     unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped. Raises `DataError`.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     if is_path(name):
         if source is not None:
             raise DataError("{name} is read in place: leave out --source", name=name)

@@ -29,6 +29,7 @@ from branchwork.errors import DataError
 from branchwork.files import hold_lock, move_together, parse_json, printable, reading
 from branchwork.language import times
 from branchwork.observer import Observer
+from branchwork.screen import watch
 
 SUFFIX = ".pack"
 MAGIC = b"BWPACK01"
@@ -69,14 +70,14 @@ def pack(
     out: str | Path | None = None,
     size: int | tuple[int, int] | None = None,
     fit: str | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Packed:
     """Decode every file of `folder` once into the pack `out`, by default NAME.pack; the rest is as for `load_data`.
 
     The pack appears under its name only once it is whole. Raises `DataError` if the folder cannot be used or `out`
     exists, and if the disk has too little space, before anything is written.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     path = Path(f"{title_of(Path(folder))}{SUFFIX}") if out is None else Path(out)
     if path.suffix != SUFFIX:
         raise DataError("a pack's name must end in {suffix}, got {path}", suffix=SUFFIX, path=printable(path))

@@ -22,6 +22,7 @@ from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending
 from branchwork.language import say
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.infer import DTYPES, predict_logits
 from branchwork.training.machine import commit, machine, using_threads, versions
 from branchwork.training.options import check_threads
@@ -76,7 +77,7 @@ def bench(
     options: BenchOptions | None = None,
     input_shape: Shape | None = None,
     draw: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Bench:
     """Time `net` on this machine: each engine, precision and batch size, as written and fused, in turns.
 
@@ -87,7 +88,7 @@ def bench(
     Raises `EngineError` if a named engine or precision is missing, and if an engine's float32 logits are not those of
     the net as written.
     """
-    options, observer = options or BenchOptions(), observer or Observer()
+    options, observer = options or BenchOptions(), watch(progress)
     if draw is not None:
         check_ending(draw, EngineError)
     chosen, kinds = _choose(options)

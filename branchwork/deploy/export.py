@@ -26,6 +26,7 @@ from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
 from branchwork.language import enumerated, listed, say, times
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
@@ -78,7 +79,7 @@ def export(
     options: ExportOptions | None = None,
     data: str | None = None,
     source: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Exported:
     """Export `net`: a run folder, a name in `NETS`, a script's `file.py:Class` or a module, for an inference engine.
 
@@ -92,14 +93,14 @@ def export(
     `ExportError` if not, or if it cannot be written; `EngineError` for a missing engine; `NetError` for a net whose
     operations depend on the pixels.
     """
-    options, observer = options or ExportOptions(), observer or Observer()
+    options, observer = options or ExportOptions(), watch(progress)
     if to not in FORMATS:
         raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, FORMATS))
     file_format = FORMATS[to]
     engine = need_engine(file_format.engine, options.precision)
     if out is not None:
         _check_path(Path(out), file_format, options.force)
-    named_data = None if data is None or is_run(net) else load_data(data, source=source, observer=observer)
+    named_data = None if data is None or is_run(net) else load_data(data, source=source, progress=observer)
     subject = find_deployable(net, data=named_data)
     if out is None:
         folder, stem = (Path(), subject.name) if subject.folder is None else (subject.folder, "model")

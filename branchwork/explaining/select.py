@@ -24,6 +24,7 @@ from branchwork.nets.prune import find_joins
 from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.evaluate import check_match, evaluate_net, load_for
 from branchwork.training.machine import using_threads
 from branchwork.training.options import Options
@@ -73,7 +74,7 @@ def select(
     epochs: int | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Selection:
     """Remove branches from a trained net, the least important first, and train the rest into a run folder.
 
@@ -90,12 +91,12 @@ def select(
     """
     check_single_process("a selection")
     began = time.perf_counter()
-    goal, options, observer = goal or Goal(keep=2), options or Options(), observer or Observer()
+    goal, options, observer = goal or Goal(keep=2), options or Options(), watch(progress)
     if options.weights is not None:
         raise RecipeError("weights cannot be combined with a selection: train a run from them, and select from that")
     run = load_run(net) if holds(Path(net), MODEL) else None
     if run is None:
-        data_set = data if isinstance(data, DataSet) else load_data(data or "auto", observer=observer)
+        data_set = data if isinstance(data, DataSet) else load_data(data or "auto", progress=observer)
         whole, recipe = absolute_name(str(net)), fast(str(net), len(data_set.train))
     else:
         options = replace(options, seed=_seed_of(run.folder, options.seed))
@@ -195,10 +196,10 @@ def _train(search: Search, folder: Path, net: str, *, weights: Path | None) -> P
     if holds(folder, RESULT):
         return folder
     if holds(folder, STATE):
-        resume(folder, data=search.data, observer=search.observer)
+        resume(folder, data=search.data, progress=search.observer)
     else:
         options = replace(plan.options, weights=None if weights is None else str(weights))
-        train(net, data=search.data, recipe=plan.recipe, options=options, out=folder, observer=search.observer)
+        train(net, data=search.data, recipe=plan.recipe, options=options, out=folder, progress=search.observer)
     return folder
 
 

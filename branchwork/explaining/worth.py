@@ -20,6 +20,7 @@ from branchwork.figures import check_ending
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.evaluate import load_for, paired_interval, wilson_interval
 from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
@@ -34,7 +35,7 @@ def explain(
     images: int | None = None,
     source: Path | None = None,
     draw: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Explanation:
     """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
 
@@ -43,7 +44,7 @@ def explain(
     into `draw`, an `.svg` or `.png`, if given. Raises `NetError` for a net without joins or with data-dependent
     control flow, and `DataError` if the classes or the images are not those that the net takes.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     if images is not None and images < 1:
         raise ExplainError("--images must be at least 1, got {images}", images=images)
     if draw is not None:

@@ -18,6 +18,7 @@ from branchwork.files import hold_lock, read_json, write_json, write_whole
 from branchwork.language import say
 from branchwork.nets.resolve import find_builder
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.studies.bottleneck import BOTTLENECK
 from branchwork.studies.branches import BRANCHES
 from branchwork.studies.depth import DEPTH
@@ -66,7 +67,7 @@ def study(
     seeds: int | None = None,
     out: str | Path | None = None,
     options: StudyOptions | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> StudyResult:
     """Answer one of the questions `branches`, `bottleneck`, `depth` and `shortcuts` by training.
 
@@ -77,13 +78,13 @@ def study(
 
     Raises `StudyError`, `DataError` or `NetError`, and `Interrupted` after Ctrl-C, with finished trainings kept.
     """
-    observer, options = observer or Observer(), options or StudyOptions()
+    observer, options = watch(progress), options or StudyOptions()
     chosen = _find(name, preset)
     if seeds is not None and not 1 <= seeds <= 1000:
         raise StudyError(
             "seeds must be from 1 to 1000, got {seeds}; an interval needs at least 2, better 3 or more", seeds=seeds
         )
-    data_set = load_data(data or chosen.data, observer=observer)
+    data_set = load_data(data or chosen.data, progress=observer)
     setting = chosen.setting(preset, len(data_set.train))
     arms = chosen.arms(preset)
     numbers = tuple(range(options.seed, options.seed + (seeds or setting.seeds)))

@@ -132,7 +132,7 @@ def train_job(job: Job) -> Record:
                 recipe=recipe,
                 options=Options(seed=job.seed, device=job.device, threads=job.threads, execute=job.execute),
                 out=run,
-                observer=watch,
+                progress=watch,
             )
             outcome = {"outcome": "trained", "message": None, **_measures(run, data, result, recipe=recipe, job=job)}
         except BatchTooLarge:

@@ -13,6 +13,7 @@ from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, load_run
 
@@ -65,7 +66,7 @@ def evaluate(
     data: str | None = None,
     source: Path | None = None,
     draw: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Evaluation:
     """Evaluate the net of a run folder on the test images of `data`, by default of the data it was trained on.
 
@@ -76,14 +77,14 @@ def evaluate(
     trained = load_run(run)
     if draw is not None:
         check_sheet(draw)
-    data_set = load_for(trained.model, data, source, observer=observer)
+    data_set = load_for(trained.model, data, source, observer=watch(progress))
     evaluation = evaluate_net(trained.net, trained.model, data_set)
     if draw is not None and evaluation.worst:
         draw_mistakes(draw, evaluation, data_set)
     return evaluation
 
 
-def load_for(model: Model, data: str | None, source: Path | None, *, observer: Observer | None) -> DataSet:
+def load_for(model: Model, data: str | None, source: Path | None, *, observer: Observer) -> DataSet:
     """Load `data`, by default what the net was trained on, with pictures placed as in its training.
 
     Raises `DataError` if the classes, by name, or the images do not match the net's.
@@ -96,10 +97,10 @@ def load_for(model: Model, data: str | None, source: Path | None, *, observer: O
             size=model.image_size,
             fit=model.pictures,
             channels=model.in_channels,
-            observer=observer,
+            progress=observer,
         )
     else:
-        loaded = load_data(name, source=source, observer=observer)
+        loaded = load_data(name, source=source, progress=observer)
     check_match(model, loaded)
     return loaded
 

@@ -12,6 +12,7 @@ from branchwork.files import read_json, write_json
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.training.checkpoint import SavedState, load_state
 from branchwork.training.options import Options
 from branchwork.training.plan import Plan, make_plan
@@ -29,21 +30,22 @@ def train(
     options: Options | None = None,
     out: str | Path | None = None,
     source: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
     `recipe` says what to train and defaults to `fast(net, images)`; `options` say how to run it. `out` defaults to the
     first free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
     from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also written
-    to the run's `tensorboard/`, step by step. Raises `Interrupted` after Ctrl-C, with the state saved, and
+    to the run's `tensorboard/`, step by step. With `progress`, progress is shown, or told to the `Observer` that it is.
+    Raises `Interrupted` after Ctrl-C, with the state saved, and
     `TrainingError` if the loss is no longer finite.
     """
     with joined() as processes:
-        observer = observer if observer and processes.first else Observer()
+        observer = watch(progress) if processes.first else Observer()
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
-            data_set = load_data(data, source=source, observer=observer) if isinstance(data, str) else data
+            data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
             plan = make_plan(net, data_set, recipe=recipe, options=options, processes=processes)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
@@ -62,7 +64,7 @@ def train(
 
 
 def resume(
-    run: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
+    run: str | Path, *, data: DataSet | None = None, source: Path | None = None, progress: bool | Observer = False
 ) -> Result:
     """Continue the interrupted training of a run folder, to the same weights, bit for bit.
 
@@ -70,7 +72,7 @@ def resume(
     or a damaged or finished one, or if the data have changed.
     """
     with joined() as processes:
-        observer = observer if observer and processes.first else Observer()
+        observer = watch(progress) if processes.first else Observer()
         folder = Path(run)
 
         def read() -> SavedState | None:
@@ -97,7 +99,7 @@ def resume(
 
 def _load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
     """Load the data that a training started with."""
-    return load_data(plan.data, source=source, size=plan.size, fit=plan.fit, observer=observer)
+    return load_data(plan.data, source=source, size=plan.size, fit=plan.fit, progress=observer)
 
 
 @dataclass(frozen=True)
@@ -122,20 +124,20 @@ def train_seeds(
     recipe: Recipe | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> SeedsResult:
     """Train `net` with `seeds` consecutive seeds, the first from `options`, each in its own folder in `out`.
 
     The other arguments and the errors are those of `train`.
     """
     options = options or Options()
-    observer = observer or Observer()
+    observer = watch(progress)
     check_single_process("several seeds")
     if not 2 <= seeds <= 1000:
         raise RecipeError(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
-    data_set = load_data(data, observer=observer) if isinstance(data, str) else data
+    data_set = load_data(data, progress=observer) if isinstance(data, str) else data
     plan = make_plan(net, data_set, recipe=recipe, options=options)
     plans = [
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
@@ -146,13 +148,13 @@ def train_seeds(
 
 
 def resume_seeds(
-    folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, observer: Observer | None = None
+    folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, progress: bool | Observer = False
 ) -> SeedsResult:
     """Train the seeds that are not finished in a folder of `train_seeds`, and return the result of all.
 
     Raises `RunError` if the folder is damaged, and whatever `resume` raises.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     check_single_process("several seeds")
     path, remedy = Path(folder) / SEEDS, "train again into another folder"
     plans = read_json(path, list[Plan], remedy=remedy)
@@ -214,14 +216,14 @@ def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer
     return tuple(results)
 
 
-def demo(data: str = "auto", *, out: str | Path = "runs/demo", observer: Observer | None = None) -> tuple[Result, ...]:
+def demo(data: str = "auto", *, out: str | Path = "runs/demo", progress: bool | Observer = False) -> tuple[Result, ...]:
     """Train `inception` and `residual` on `data` into folders in `out`.
 
     A finished net is not trained again; an interrupted one is continued.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     check_single_process("the demo")
-    data_set = load_data(data, observer=observer)
+    data_set = load_data(data, progress=observer)
     folder = Path(out) / data_set.name
     nets = ("inception", "residual")
     plans = {folder / net: make_plan(net, data_set) for net in nets}

@@ -79,4 +79,4 @@ def what_counts(folder):
 if __name__ == "__main__":
     studies.STUDIES["tiny"] = TINY
     options = studies.StudyOptions(workers=int(sys.argv[2]))
-    studies.study("tiny", out=sys.argv[1], options=options, observer=Watcher())
+    studies.study("tiny", out=sys.argv[1], options=options, progress=Watcher())
