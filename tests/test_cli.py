@@ -166,7 +166,7 @@ def test_data_says_what_is_there_and_draws_it(command):
         (["predict", "gone", "x.png"], "gone holds no trained net"),
         (["inspect", "."], ". holds no trained net"),
         (["inspect", "residual", "--input", "28x28"], "must be channels, height and width, such as 1x28x28, got 28×28"),
-        (["inspect", "--conv", "192x28x28", "--kernel", "5"], "--conv needs --kernel, --out and --through"),
+        (["inspect", "--conv", "192x28x28", "--kernel", "5"], "--conv needs --kernel, --out-channels and --through"),
         (["evalaute", "gone"], "evaluate"),
         (["data", "cifar"], "there is no data set called 'cifar'"),
         (["data", "mnist", "--source", "gone"], "there is no such folder"),

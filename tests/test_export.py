@@ -64,7 +64,7 @@ FORMS = {
 @pytest.mark.parametrize("to", FORMS)
 @pytest.mark.parametrize("kind", ["uint8", "float"])
 def test_a_file_gives_the_logits_of_the_net_in_float64_for_any_number_of_images(copy, sample, to, kind):
-    exported = bw.export(copy, to=to, options=bw.ExportOptions(input=kind, fuse=kind == "uint8"))
+    exported = bw.export(copy, to=to, options=bw.ExportOptions(pixels=kind, fuse=kind == "uint8"))
     name, logits = FORMS[to]
     assert exported.files[-1] == str(copy / name)
     images = sample.test.images[500:650]
@@ -123,7 +123,7 @@ def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
 
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
-    bw.export("inception", out=tmp_path / "inception.onnx", options=bw.ExportOptions(batch=1))
+    bw.export("inception", out=tmp_path / "inception.onnx", options=bw.ExportOptions(batch_size=1))
     onnxruntime.InferenceSession(str(tmp_path / "inception.onnx"), options, providers=["CPUExecutionProvider"])
     nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     if "ReorderOutput" not in nodes:
@@ -135,13 +135,13 @@ def test_onnxruntime_pools_inception_in_blocks_of_channels(tmp_path):
 def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
     about = []
     for batch in (1, 256):
-        bw.export("residual", out=tmp_path / f"{batch}.onnx", options=bw.ExportOptions(batch=batch))
+        bw.export("residual", out=tmp_path / f"{batch}.onnx", options=bw.ExportOptions(batch_size=batch))
         about.append(onnx_about(tmp_path / f"{batch}.onnx")["fused_for"])
     assert about == ["1 at a time", "256 at a time"]
     bw.export("residual", out=tmp_path / "plain.onnx", options=bw.ExportOptions(fuse=False))
     assert onnx_about(tmp_path / "plain.onnx")["fused_for"] == ""
     with pytest.raises(ExportError, match="batch must be at least 1, got 0"):
-        bw.export("residual", out=tmp_path / "none.onnx", options=bw.ExportOptions(batch=0))
+        bw.export("residual", out=tmp_path / "none.onnx", options=bw.ExportOptions(batch_size=0))
 
 
 def openvino_about(path) -> dict[str, str]:
@@ -163,7 +163,7 @@ def test_the_metadata_says_the_classes_and_what_the_input_is(copy, to, read):
     with pytest.raises(DataError, match="classes of sample differ from those"):
         bw.export(copy, to=to)
     (copy / "model.json").write_text(json.dumps(model))
-    exported = bw.export(copy, to=to, options=bw.ExportOptions(input="float"))
+    exported = bw.export(copy, to=to, options=bw.ExportOptions(pixels="float"))
     about = read(copy / FORMS[to][0])
     assert {key: about[key] for key in ABOUT} == {key: exported.metadata[key] for key in ABOUT}
     assert json.loads(about["classes"]) == list("0123456789") and json.loads(about["input_shape"]) == [1, 28, 28]
@@ -356,8 +356,8 @@ def test_places_that_cannot_be_the_file(run, refused):
 def test_options_that_are_not_there(run, refused):
     with pytest.raises(ExportError, match=r"no format called 'onx'\. Did you mean 'onnx'"):
         bw.export(run.folder, to="onx")
-    with pytest.raises(ExportError, match="no input 'int8'"):
-        bw.export(run.folder, options=bw.ExportOptions(input="int8"))
+    with pytest.raises(ExportError, match="pixels cannot be 'int8'"):
+        bw.export(run.folder, options=bw.ExportOptions(pixels="int8"))
     assert "onnx" in refused("export", run.folder, "--to", "onx")
     assert "onnxruntime cannot compute in bf16 here" in refused("export", run.folder, "--precision", "bf16")
     assert os.listdir() == []

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from branchwork.errors import NetError
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.nets.prune import find_branches, prune
-from branchwork.nets.resolve import defaults_of, short_name, split_options
-from branchwork.training.recipe import fast
+from branchwork.nets.resolve import absolute_name, defaults_of, short_name, split_options, with_options
+from branchwork.training.recipe import fast, photos
 
 
 def hostile(net: nn.Module) -> nn.Module:
@@ -149,6 +151,31 @@ def test_a_bare_name_is_every_branch_of_that_name():
     assert torch.equal(generator, torch.random.get_rng_state())
 
 
+@pytest.mark.parametrize(
+    ("typed", "means"),
+    [
+        ("inception:without=b5", "inception[without=b5]"),
+        ("inception:without=b5+incep1.b3,stem=small", "inception[without=b5+incep1.b3,stem=small]"),
+        ("a/net.py:Net:without=b5", "a/net.py:Net[without=b5]"),
+        ("package.module:make:without=b5", "package.module:make[without=b5]"),
+        ("C:\\nets\\a=b.py:Net", "C:\\nets\\a=b.py:Net"),
+        ("net.py:Net", "net.py:Net"),
+    ],
+)
+def test_a_colon_says_the_same_as_brackets_and_needs_no_quotes_in_a_shell(typed, means):
+    assert split_options(typed) == split_options(means) and short_name(typed) == short_name(means)
+    assert with_options(typed, {}) == means and absolute_name(typed) == absolute_name(means)
+    assert fast(typed) == fast(means)
+    for shell in filter(shutil.which, ("bash", "zsh", "sh")):
+        said = subprocess.run([shell, "-c", f"echo {typed}"], capture_output=True, text=True)
+        assert said.stdout == f"{typed}\n" or "\\" in typed, said.stderr
+
+
+def test_the_recipe_of_a_net_does_not_depend_on_how_its_options_are_written():
+    assert fast("residual:norm=batch") == fast("residual[norm=batch]") == fast("residual")
+    assert photos("googlenet:b5=3x3").auxiliary == photos("googlenet").auxiliary > 0
+
+
 def test_names():
     assert split_options("inception[without=b5+b1]") == ("inception", {"without": "b5+b1"})
     assert split_options("a[1]/net.py:Net[without=b5]") == ("a[1]/net.py:Net", {"without": "b5"})
@@ -172,7 +199,7 @@ def test_names():
         ("residual[without=rblock2.residual+shortcut]", "rblock2 would lose all"),
         ("plain20[without=b5]", "no join with named branches. Write its blocks as branchwork.Concat"),
         ("inception[without=b5,without=b1]", "repeats an option"),
-        ("inception[without]", "write inception[KEY=VALUE]"),
+        ("inception[without]", "write inception:KEY=VALUE"),
         ("net.py:Net[with=b5]", "no option 'with': a net of your own has only without"),
         ("net.py:Net[without=b5", "is not a valid net"),
     ],

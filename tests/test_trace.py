@@ -261,11 +261,11 @@ def test_a_net_that_depends_on_the_pixels_is_run_once_and_says_so(command):
 
 
 def test_reduction_is_the_lectures_sum():
-    saved = reduction((192, 28, 28), kernel=5, out=32, through=16)
+    saved = reduction((192, 28, 28), kernel=5, out_channels=32, through=16)
     assert (saved.direct, saved.first, saved.second, saved.total) == (120_422_400, 2_408_448, 10_035_200, 12_443_648)
     assert round(saved.times, 2) == 9.68
     with pytest.raises(NetError, match="kernel must be at least 1, got 0"):
-        reduction((192, 28, 28), kernel=0, out=32, through=16)
+        reduction((192, 28, 28), kernel=0, out_channels=32, through=16)
 
 
 def test_reductions_in_a_net_agree_with_torch():

@@ -7,15 +7,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownOptionError
 
 import branchwork
 from branchwork.cli.bench import bench
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
+from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
 from branchwork.cli.export import export
+from branchwork.cli.flags import unknown_flag
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
@@ -34,6 +36,7 @@ app = App(
 )
 for verb in (train, evaluate, predict, nets, inspect, explain, select, study, export, bench, data, demo):
     app.command(verb)
+app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 
 # Where Linux counts the running processes.
 RUNNING = Path("/proc/stat")
@@ -46,11 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
+        add_examples(app)
         code = app(arguments, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ToldElsewhere:
+        return 2
+    except UnknownOptionError as reason:
+        print(f"branchwork: {unknown_flag(reason)}", file=sys.stderr)
         return 2
     except (CycloptsError, BranchworkError) as reason:
         print(f"branchwork: {str(reason).strip()}", file=sys.stderr)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def explain(
     run: Run,
     /,
-    *images: Annotated[Path, Parameter(help="Pictures, or folders of them; without any, the whole net is explained.")],
+    *pictures: Annotated[
+        Path, Parameter(help="Pictures, or folders of them; without any, the whole net is explained.")
+    ],
     class_name: Annotated[
         str | None,
         Parameter(name="--class", help="With pictures: the class to explain; by default the predicted one."),
@@ -35,13 +37,13 @@ def explain(
     """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""
     import branchwork
 
-    if images:
+    if pictures:
         if data is not None or count is not None or source is not None:
             raise ExplainError(
                 "--data, --images and --source are for a whole net: leave them out, or leave out the pictures"
             )
-        pictures = branchwork.explain_pictures(run, images, target=class_name, draw=draw)
-        deliver(pictures, json_file, lambda: _show_pictures(pictures))
+        explanations = branchwork.explain_pictures(run, pictures, target=class_name, draw=draw)
+        deliver(explanations, json_file, lambda: _show_pictures(explanations))
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")

@@ -20,8 +20,10 @@ class OptionFlags:
 
     fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")] = "fp32"
-    batch: Annotated[int, Parameter(help="With --fuse: the batch size to make the net fastest for.")] = 8
-    input: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
+    batch_size: Annotated[
+        int, Parameter(help="With --fuse: how many images at a time the net is made fastest for.")
+    ] = 8
+    pixels: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
         "uint8"
     )
     force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False
@@ -68,12 +70,12 @@ def export(
 
 def _show(exported: "Exported") -> None:
     compile_with = exported.metadata.get("compile_with")
-    pixels = "0 to 255" if exported.input == "uint8" else "0 to 1"
+    pixels = "0 to 255" if exported.pixels == "uint8" else "0 to 1"
     show(
         *exported.files,
         f"{exported.bytes:,} bytes for {exported.engine} {exported.engine_version}, {exported.precision}, "
         f"{'fused' if exported.fused else 'as written'}",
-        f"takes {exported.input} images N×{times(exported.input_shape)}, {pixels}; returns logits of "
+        f"takes {exported.pixels} images N×{times(exported.input_shape)}, {pixels}; returns logits of "
         f"{len(exported.classes):,} classes: {enumerated(exported.classes)}",
         f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
         f"{exported.difference:.2g} (at most {exported.tolerance:.2g} is allowed; the largest logit is "

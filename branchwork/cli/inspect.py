@@ -40,7 +40,7 @@ class ConvFlags:
         str | None, Parameter(help="Instead of a net: the input of one convolution, such as 192x28x28.")
     ] = None
     kernel: Annotated[int | None, Parameter(help="With --conv: the side of its kernel.")] = None
-    out: Annotated[int | None, Parameter(help="With --conv: its output channels.")] = None
+    out_channels: Annotated[int | None, Parameter(help="With --conv: its output channels.")] = None
     through: Annotated[
         int | None, Parameter(help="With --conv: the output channels of a 1×1 convolution before it.")
     ] = None
@@ -63,21 +63,22 @@ def inspect(
 ) -> None:
     """Show every operation of a net: its shape, parameters, MACs, memory, and receptive field.
 
-    With --conv, --kernel, --out and --through: what a 1×1 convolution before another one saves.
+    With --conv, --kernel, --out-channels and --through: what a 1×1 convolution before another one saves.
     """
     import branchwork
 
-    kernel, out, through = one.kernel, one.out, one.through
+    kernel, out, through = one.kernel, one.out_channels, one.through
     if one.conv is not None:
         if kernel is None or out is None or through is None or (net, build.input, by) != (None, None, None):
-            raise NetError("--conv needs --kernel, --out and --through, all three, and no net")
+            raise NetError("--conv needs --kernel, --out-channels and --through, all three, and no net")
         shape = parse_image_shape(one.conv, "--conv")
-        reduction = branchwork.reduction(shape, kernel=kernel, out=out, through=through)
+        reduction = branchwork.reduction(shape, kernel=kernel, out_channels=out, through=through)
         deliver(reduction, json_file, lambda: _show_reduction(reduction))
         return
     if net is None or kernel is not None or out is not None or through is not None:
         raise NetError(
-            "name a net to inspect, as in branchwork inspect inception, or give --conv, --kernel, --out and --through"
+            "name a net to inspect, as in branchwork inspect inception, or give --conv, "
+            "--kernel, --out-channels and --through"
         )
     from branchwork.nets.resolve import with_options
 

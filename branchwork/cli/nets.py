@@ -33,7 +33,7 @@ def _show(sizes: "tuple[NetSize, ...]") -> None:
         table,
         "Each net also accepts other image sizes and numbers of classes.",
         "--stem small    for images of up to 96 pixels, where it is the default",
-        "net[norm=none,init=torch,width=8]    nets for 32×32: no batch norm, PyTorch's initial weights, narrower",
-        "residual[norm=batch,width=32]        with batch norms, wider",
+        "NET:norm=none,init=torch,width=8     nets for 32×32: no batch norm, PyTorch's initial weights, narrower",
+        "residual:norm=batch,width=32         with batch norms, wider",
         "--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets",
     )

@@ -41,7 +41,7 @@ Fit = Annotated[
 ]
 Shortcut = Annotated[
     Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"] | None,
-    Parameter(help="The shortcut of residual blocks that keep their shape, as in net[shortcut=…].", group="Net"),
+    Parameter(help="The shortcut of residual blocks that keep their shape, as in NET:shortcut=….", group="Net"),
 ]
 Stem = Annotated[
     Literal["auto", "small", "large"] | None,

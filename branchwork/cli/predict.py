@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def predict(
     run: Run,
     /,
-    *images: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
+    *pictures: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
     top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
     draw: Annotated[Path | None, Parameter(help="Draw the pictures as the net gets them into this file.")] = None,
     csv_file: Annotated[
@@ -33,7 +33,7 @@ def predict(
 
     import branchwork
 
-    predictions = branchwork.predict(run, images, top=top, draw=draw)
+    predictions = branchwork.predict(run, pictures, top=top, draw=draw)
     if csv_file is not None:
         write_text(_csv(predictions), csv_file)
     deliver(predictions, json_file, lambda: None if csv_file == STDOUT else _show(predictions, draw))

@@ -21,13 +21,23 @@ if TYPE_CHECKING:
     OptionFlags = Any
 else:
 
+    def _recipes_defaults(name: str) -> str:
+        """Return what `fast`, the default, sets a field to, and what the others do that differ: `256 · course 64`."""
+        recipes: dict[str, list[str]] = {}
+        for recipe, make in RECIPES.items():
+            value = getattr(make(), name)
+            recipes.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(recipe)
+        default, *others = recipes
+        return " · ".join((default, *(f"{', '.join(recipes[value])} {value}" for value in others)))
+
     def _flags(name: str, source: type) -> type:
         """Return a dataclass with a flag for each field of `source`; a flag that is not given is None."""
         hints = get_type_hints(source)
         fields = []
         for field in dataclasses.fields(source):
             negative = () if field.name == "freeze" else None  # there is no --no-freeze
-            parameter = Parameter(help=field.metadata["about"], negative=negative)
+            default = _recipes_defaults(field.name) if source is Recipe else None
+            parameter = Parameter(help=field.metadata["about"], negative=negative, show_default=default)
             fields.append((field.name, Annotated[hints[field.name] | None, parameter], None))
         # The module is where cyclopts looks the hints up.
         return dataclasses.make_dataclass(name, fields, namespace={"__module__": __name__})

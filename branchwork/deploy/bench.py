@@ -209,7 +209,7 @@ def _measure(
 
 def _prepare(contender: Contender, subject: Deployable, folder: Path, *, batch: int) -> Path | nn.Module:
     """Return what `export` would write for such batches; for torch's engines, the module itself."""
-    options = ExportOptions(fuse=contender.fused, precision=contender.precision, batch=batch)
+    options = ExportOptions(fuse=contender.fused, precision=contender.precision, batch_size=batch)
     file_format = next((entry for entry in FORMATS.values() if entry.engine == contender.engine), None)
     if file_format is None or not file_format.packages:
         return ship(subject, options)

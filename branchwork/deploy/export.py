@@ -55,7 +55,7 @@ class Exported:
     engine: str
     engine_version: str
     precision: str
-    input: str
+    pixels: str
     input_shape: tuple[int, int, int]
     classes: tuple[str, ...]
     fused: bool
@@ -144,7 +144,7 @@ def export(
         engine=engine.name,
         engine_version=str(engine.version),
         precision=options.precision,
-        input=options.input,
+        pixels=options.pixels,
         input_shape=subject.input_shape,
         classes=model.classes,
         fused=options.fuse,
@@ -191,7 +191,7 @@ def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: Ex
     images = data.test.images[:IMAGES]
     expected = predict_logits(subject.net, images, subject.model)
     try:
-        logits = run_in_batches(load(engine, part, options.precision), images, options.input)
+        logits = run_in_batches(load(engine, part, options.precision), images, options.pixels)
     except Exception as reason:  # each engine has its own errors
         raise ExportError("{engine} cannot run it: {reason}", engine=engine, reason=first_line(reason)) from reason
     comparison = compare(logits, expected, options.precision)
@@ -217,7 +217,7 @@ def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: Ex
 
 def _describe(subject: Deployable, data: DataSet, options: ExportOptions) -> dict[str, str]:
     """Return the metadata as text, the one type that every format can hold; lists are JSON."""
-    model, is_uint8 = subject.model, options.input == "uint8"
+    model, is_uint8 = subject.model, options.pixels == "uint8"
     pixels = "uint8, 0 to 255" if is_uint8 else "float32, 0 to 1"
     return {
         "net": subject.name,
@@ -231,7 +231,7 @@ def _describe(subject: Deployable, data: DataSet, options: ExportOptions) -> dic
         "pictures": model.pictures,
         "precision": options.precision,
         "fused": json.dumps(options.fuse),
-        "fused_for": f"{options.batch} at a time" if options.fuse else "",
+        "fused_for": f"{options.batch_size} at a time" if options.fuse else "",
         "trained_on": model.data if subject.folder is not None else "",
         "compared_on": data.name,
         "versions": json.dumps(versions()),

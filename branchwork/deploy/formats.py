@@ -131,7 +131,7 @@ FORMATS = {
 def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOptions) -> torch.export.ExportedProgram:
     """Return the graph of `shipped` for any number of images. Raises `ExportError` if there is none."""
     # Two black images: torch would take a batch of one for a constant.
-    dtype = torch.uint8 if options.input == "uint8" else torch.float32
+    dtype = torch.uint8 if options.pixels == "uint8" else torch.float32
     images = torch.zeros(2, *subject.input_shape, dtype=dtype)
     with torch.no_grad(), quiet_torch():
         try:

@@ -154,25 +154,26 @@ class Shipped(nn.Module):
 class ExportOptions:
     """How to write a net into a file. Raises `ExportError` for an impossible value.
 
-    With `fuse`, the file holds an equal net, the cheapest for batches of `batch` images. The engine computes in
-    `precision`. `input` is `uint8`, pixels from 0 to 255, or `float`, from 0 to 1. Only with `force` are existing files
+    With `fuse`, the file holds an equal net, the cheapest for batches of `batch_size` images. The engine computes in
+    `precision`. `pixels` are `uint8`, from 0 to 255, or `float`, from 0 to 1. Only with `force` are existing files
     replaced.
     """
 
     fuse: bool = True
     precision: Precision = "fp32"
-    batch: int = 8
-    input: Pixels = "uint8"
+    batch_size: int = 8
+    pixels: Pixels = "uint8"
     force: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if self.batch_size < 1:
             raise ExportError(
-                "batch must be at least 1, got {batch}: it is the number of images at a time", batch=self.batch
+                "batch_size must be at least 1, got {batch_size}: it is the number of images at a time",
+                batch_size=self.batch_size,
             )
-        if self.input not in get_args(Pixels):
+        if self.pixels not in get_args(Pixels):
             raise ExportError(
-                "there is no input {input!r}.{hint}", input=self.input, hint=nearest(self.input, get_args(Pixels))
+                "pixels cannot be {pixels!r}.{hint}", pixels=self.pixels, hint=nearest(self.pixels, get_args(Pixels))
             )
 
 
@@ -183,9 +184,9 @@ def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = No
     With `engine` it is for an engine that reads float32 and computes in the precision by itself.
     """
     net: nn.Module = eval_copy(subject.net)
-    normalise: nn.Module = Normalise(subject.model, white=255 if options.input == "uint8" else 1)
+    normalise: nn.Module = Normalise(subject.model, white=255 if options.pixels == "uint8" else 1)
     if options.fuse:
-        fuse_for = partial(fuse, batch=options.batch, precision=options.precision, engine=engine)
+        fuse_for = partial(fuse, batch=options.batch_size, precision=options.precision, engine=engine)
         try:
             net = fuse_for(nn.Sequential(normalise, net).eval(), subject.input_shape).eval()
         except NetError:

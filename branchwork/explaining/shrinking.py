@@ -210,7 +210,7 @@ def _check_reached(search: Search, sizes: Sequence[Size]) -> None:
         raise NetError(
             "--macs is {macs:g}, but removing the least important branches of {name} until each join has one "
             "leaves {share:.2f} of its MACs: ask for more than that, or remove branches of your own choice, as in "
-            "net[without=b5]",
+            "NET:without=b5",
             macs=goal.macs,
             name=name,
             share=share,

@@ -33,13 +33,13 @@ class Reduction:
         return self.direct / self.total
 
 
-def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, through: int) -> Reduction:
+def reduction(input_shape: tuple[int, int, int], *, kernel: int, out_channels: int, through: int) -> Reduction:
     """Return how many MACs a 1×1 saves before a convolution that keeps height and width, on an input C×H×W.
 
     Raises `NetError` if a number is below 1.
     """
     numbers = {"channels": input_shape[0], "height": input_shape[1], "width": input_shape[2]}
-    for name, number in (numbers | {"kernel": kernel, "out": out, "through": through}).items():
+    for name, number in (numbers | {"kernel": kernel, "out_channels": out_channels, "through": through}).items():
         if number < 1:
             raise NetError("{name} must be at least 1, got {number}", name=name, number=number)
     channels, height, width = input_shape
@@ -48,11 +48,11 @@ def reduction(input_shape: tuple[int, int, int], *, kernel: int, out: int, throu
         name=f"{channels}×{height}×{width}",
         channels=channels,
         through=through,
-        out=out,
+        out=out_channels,
         kernel=(kernel, kernel),
-        direct=pixels * kernel * kernel * channels * out,
+        direct=pixels * kernel * kernel * channels * out_channels,
         first=pixels * channels * through,
-        second=pixels * kernel * kernel * through * out,
+        second=pixels * kernel * kernel * through * out_channels,
     )
 
 

@@ -6,6 +6,7 @@ looks for a run first and leaves everything else to this file.
 
 import inspect
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,6 +39,7 @@ def build_net(
     `net` is a name in `NETS`, with options in brackets: `resnet20[shortcut=conv]`; `path/to/file.py:Class`; or
     `package.module:callable`. The user's own code is called without arguments: it decides its input and its classes.
     Every net has the option `without`, which leaves out branches: `inception[without=b5+incep1.pool]` (see `prune`).
+    `inception:without=b5,norm=batch` is the same as `inception[without=b5,norm=batch]`.
     Raises `NetError`.
     """
     return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
@@ -87,7 +89,10 @@ def find_builder(
 
 
 def split_options(net: str) -> tuple[str, dict[str, str]]:
-    """Split a NET argument into its name and the options in brackets after it."""
+    """Split a NET argument into its name and its options: `inception[without=b5]`, or `inception:without=b5`."""
+    before, _, after = net.rpartition(":")
+    if re.match(r"\w+=", after):  # unlike brackets, every shell takes it as it is
+        net = f"{before}[{after}]"
     name, bracket, inside = net.partition("[")
     if name not in NETS:  # the path of a script may contain brackets too
         name, bracket, inside = net.rpartition("[")
@@ -98,7 +103,7 @@ def split_options(net: str) -> tuple[str, dict[str, str]]:
     pairs = [part.partition("=") for part in inside.removesuffix("]").split(",")]
     if not inside.endswith("]") or not all(key and value for key, _, value in pairs):
         raise NetError(
-            "{net!r} is not a valid net: write {name}[KEY=VALUE], or {name}[KEY=VALUE,KEY=VALUE]", net=net, name=name
+            "{net!r} is not a valid net: write {name}:KEY=VALUE, or {name}:KEY=VALUE,KEY=VALUE", net=net, name=name
         )
     options = {key.strip(): value.strip() for key, _, value in pairs}
     if len(options) < len(pairs):
@@ -158,6 +163,7 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
 
 def absolute_name(net: str) -> str:
     """Return `net` with the path of a script made absolute, so that it is found from any folder."""
+    net = with_options(net, {})  # with its options in brackets
     location, _, attribute = net.rpartition(":")
     return f"{Path(location).resolve()}:{attribute}" if location.endswith(".py") else net
 

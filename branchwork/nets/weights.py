@@ -44,8 +44,8 @@ _TORCHVISION_GOOGLENET = (
 )
 
 PUBLISHED = mark(
-    "\nPublished weights are for three channels and the nets as torchvision has them: googlenet[b5=3x3,stem=large], "
-    "resnet18[stem=large]."
+    "\nPublished weights are for three channels and the nets as torchvision has them: googlenet:b5=3x3,stem=large, "
+    "resnet18:stem=large."
 )
 # The most lines of a message about missing tensors, and so on.
 MOST_LINES = 12

@@ -18,7 +18,7 @@ IMAGES = 12_000
 
 
 # The layer on the slide: 192 channels to 32 by a 5×5 at 28×28, directly or through 16 channels.
-SLIDE = reduction((192, 28, 28), kernel=5, out=32, through=16)
+SLIDE = reduction((192, 28, 28), kernel=5, out_channels=32, through=16)
 
 
 def arms(preset: Preset) -> tuple[Arm, ...]:
@@ -114,17 +114,17 @@ def _layers() -> Table:
     """Return the saving layer by layer: the 1×1 saves work if it reduces the channels enough."""
     layers = {
         say("the slide"): SLIDE,
-        "inception incep1.b5": reduction((10, 12, 12), kernel=5, out=24, through=16),
-        "inception incep1.b3": reduction((10, 12, 12), kernel=3, out=24, through=16),
-        "inception incep2.b5": reduction((20, 4, 4), kernel=5, out=24, through=16),
-        "inception incep2.b3": reduction((20, 4, 4), kernel=3, out=24, through=16),
+        "inception incep1.b5": reduction((10, 12, 12), kernel=5, out_channels=24, through=16),
+        "inception incep1.b3": reduction((10, 12, 12), kernel=3, out_channels=24, through=16),
+        "inception incep2.b5": reduction((20, 4, 4), kernel=5, out_channels=24, through=16),
+        "inception incep2.b3": reduction((20, 4, 4), kernel=3, out_channels=24, through=16),
     }
     width = 192
     for name, (b1, b3, b5, pool) in MODULES.items():
         side = {"3": 28, "4": 14, "5": 7}[name[0]]
         if name in ("3a", "5b"):
             for branch, kernel, (through, out) in (("b3", 3, b3), ("b5", 5, b5)):
-                layer = reduction((width, side, side), kernel=kernel, out=out, through=through)
+                layer = reduction((width, side, side), kernel=kernel, out_channels=out, through=through)
                 layers[f"googlenet incep{name}.{branch}"] = layer
         width = b1 + b3[1] + b5[1] + pool
     rows = []

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ class Recipe:
     same whatever part it is in, so the gradient is that of the whole batch; batch norms see only the parts.
     """
 
-    epochs: int = _about("passes over the training images")
+    epochs: int = _about("passes over the training images; by default more of them for fewer than 60,000")
     batch_size: int | Literal["auto"] = _about("images per optimiser step; auto measures which size fits and is fast")
     accumulate: int = _about("number of parts in which a batch goes through the net, if it does not fit at once")
     optimizer: Literal["adam", "muon", "sgd"] = _about(
@@ -218,6 +219,11 @@ _PLAIN: dict[str, Any] = {
 _HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0}
 
 
+def _name(net: str) -> str:
+    """Return the name of a net without its options: `residual[norm=batch]` and `residual:norm=batch` are `residual`."""
+    return re.split(r"[\[:]", net)[0]
+
+
 def fast(net: str = "inception", images: int = 60_000) -> Recipe:
     """Return the default recipe: high accuracy in seconds, tuned on validation images.
 
@@ -228,7 +234,7 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
         epochs=max(2, round(2 * math.sqrt(60_000 / images))),
         batch_size=256,
         optimizer="adam",
-        learning_rate=0.01 if net.partition("[")[0] == "residual" else 0.005,
+        learning_rate=0.01 if _name(net) == "residual" else 0.005,
         momentum=0.7,
         beta2=0.9,
         weight_decay=0.0,
@@ -292,7 +298,7 @@ def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
     by the square root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. The values are those of the
     papers, not tuned, except for milder crops and colours.
     """
-    auxiliary = 0.3 if net.split("[")[0] == "googlenet" else 0.0
+    auxiliary = 0.3 if _name(net) == "googlenet" else 0.0
     return Recipe(
         epochs=max(10, round(30 * math.sqrt(60_000 / images))),
         batch_size=128,

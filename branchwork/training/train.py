@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
@@ -14,6 +15,7 @@ from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.training.checkpoint import SavedState, load_state
+from branchwork.training.keywords import Keywords, choose_recipe, divide
 from branchwork.training.options import Options
 from branchwork.training.plan import Plan, make_plan
 from branchwork.training.processes import Processes, check_single_process, interruptible, joined
@@ -26,27 +28,31 @@ def train(
     net: str = "inception",
     *,
     data: str | DataSet = "auto",
-    recipe: Recipe | None = None,
+    recipe: str | Recipe | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
+    **keywords: Unpack[Keywords],
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
-    `recipe` says what to train and defaults to `fast(net, images)`; `options` say how to run it. `out` defaults to the
-    first free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
+    `recipe` says what to train: the name of a recipe or a `Recipe`, by default `fast`; `options` say how to run it.
+    Their fields are also keywords: `train("residual", data="sample", epochs=1, seed=7)`. `out` defaults to the first
+    free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
     from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also written
     to the run's `tensorboard/`, step by step. With `progress`, progress is shown, or told to the `Observer` that it is.
     Raises `Interrupted` after Ctrl-C, with the state saved, and
     `TrainingError` if the loss is no longer finite.
     """
+    changes, options = divide(keywords, options)
     with joined() as processes:
         observer = watch(progress) if processes.first else Observer()
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
-            plan = make_plan(net, data_set, recipe=recipe, options=options, processes=processes)
+            chosen = choose_recipe(recipe, net, len(data_set.train), changes)
+            plan = make_plan(net, data_set, recipe=chosen, options=options, processes=processes)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
@@ -121,16 +127,17 @@ def train_seeds(
     *,
     seeds: int = 5,
     data: str | DataSet = "auto",
-    recipe: Recipe | None = None,
+    recipe: str | Recipe | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
     progress: bool | Observer = False,
+    **keywords: Unpack[Keywords],
 ) -> SeedsResult:
-    """Train `net` with `seeds` consecutive seeds, the first from `options`, each in its own folder in `out`.
+    """Train `net` with `seeds` consecutive seeds, the first being `seed`, each in its own folder in `out`.
 
     The other arguments and the errors are those of `train`.
     """
-    options = options or Options()
+    changes, options = divide(keywords, options)
     observer = watch(progress)
     check_single_process("several seeds")
     if not 2 <= seeds <= 1000:
@@ -138,7 +145,8 @@ def train_seeds(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
     data_set = load_data(data, progress=observer) if isinstance(data, str) else data
-    plan = make_plan(net, data_set, recipe=recipe, options=options)
+    chosen = choose_recipe(recipe, net, len(data_set.train), changes)
+    plan = make_plan(net, data_set, recipe=chosen, options=options)
     plans = [
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
     ]

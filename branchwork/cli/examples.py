@@ -1,0 +1,33 @@
+"""Two examples of each verb, which end its help. Tests parse them all, and run those that take no time."""
+
+from cyclopts import App
+
+from branchwork.language import say
+
+EXAMPLES = {
+    "train": (
+        "branchwork train residual --data sample --epochs 1",
+        "branchwork train lecture.py:Net --learning-rate 0.003 --seed 7",
+    ),
+    "evaluate": ("branchwork evaluate runs/first", "branchwork evaluate runs/first --json figures.json"),
+    "predict": ("branchwork predict runs/first 7.jpg", "branchwork predict runs/first pictures --csv answers.csv"),
+    "nets": ("branchwork nets", "branchwork nets resnet dense"),
+    "inspect": ("branchwork inspect lecture.py:Net --lint", "branchwork inspect inception:without=b5 --draw net.svg"),
+    "explain": ("branchwork explain runs/first --images 1000", "branchwork explain runs/first 7.jpg --draw why.png"),
+    "select": ("branchwork select runs/first --keep 2", "branchwork select inception --data sample --drop 0.2%"),
+    "study": ("branchwork study depth", "branchwork study branches --data sample --seeds 3"),
+    "export": ("branchwork export runs/first --to onnx", "branchwork export runs/first --to pt2 --out net.pt2"),
+    "bench": ("branchwork bench inception", "branchwork bench runs/first --engines torch onnxruntime"),
+    "data": ("branchwork data sample", "branchwork data photos --draw examples.png"),
+    "data pack": ("branchwork data pack photos", "branchwork data pack photos --size 64 --out photos-64.pack"),
+    "demo": ("branchwork demo", "branchwork demo --data sample"),
+}
+
+
+def add_examples(app: App) -> None:
+    """End the help of each verb of `app` with its examples, under a title in the user's language."""
+    for verb, lines in EXAMPLES.items():
+        command = app
+        for word in verb.split():
+            command = command[word]
+        command.help_epilogue = "\n".join((say("Examples:"), *(f"  {line}" for line in lines)))
