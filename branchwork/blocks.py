@@ -203,13 +203,12 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
     if not isinstance(layer, SIZED) or layer.padding == "same":
         return []
     kernel, stride, padding = (pair(getattr(layer, key)) for key in ("kernel_size", "stride", "padding"))
-    dilation = pair(getattr(layer, "dilation", 1))
-    span = tuple(d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
     if stride != (1, 1):
         return [say("`{path}` has stride {stride}: stride=1 keeps height and width.", path=path, stride=short(stride))]
-    if tuple(2 * p for p in padding) == span:
+    keeps = keeping_padding(layer)
+    if keeps == padding:
         return []
-    if any(s % 2 for s in span):
+    if keeps is None:
         return [
             say(
                 "`{path}` has an even kernel, {kernel}, which cannot keep height and width: use an odd one.",
@@ -217,7 +216,6 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
                 kernel=short(kernel),
             )
         ]
-    keeps = short(tuple(s // 2 for s in span))
     k, p = short(kernel), short(padding)
     return [
         say(
@@ -225,9 +223,25 @@ def size_changes(path: str, layer: nn.Module) -> list[str]:
             path=path,
             k=k,
             p=p,
-            keeps=keeps,
+            keeps=short(keeps),
         )
     ]
+
+
+def keeping_padding(layer: nn.Module) -> tuple[int, int] | None:
+    """Return the padding with which a layer of `SIZED` keeps height and width at stride 1; None for an even kernel."""
+    kernel, dilation = pair(layer.kernel_size), pair(getattr(layer, "dilation", 1))
+    height, width = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    return None if height % 2 or width % 2 else (height // 2, width // 2)
+
+
+def options(layer: nn.Conv2d, **changes: int) -> str:
+    """Return what follows the channels where a convolution is made, with `changes`: `5, padding=2, bias=False`."""
+    usual = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1, "padding_mode": "zeros"}
+    values = {name: getattr(layer, name) for name in usual} | {"bias": layer.bias is not None} | changes
+    texts = {name: short(value) if isinstance(value, tuple) else repr(value) for name, value in values.items()}
+    others = (f"{name}={text}" for name, text in texts.items() if values[name] != usual.get(name, True))
+    return ", ".join([short(pair(layer.kernel_size)), *others])
 
 
 def pair(value: Any) -> tuple[int, int]:

@@ -2,11 +2,16 @@
 
 import difflib
 import os
+import re
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
 from branchwork.language import say
+
+# Folders whose code is not the user's: this package, and Python's own library.
+OURS, _PYTHONS = f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}"
 
 
 class BranchworkError(Exception):
@@ -79,13 +84,49 @@ class Interrupted(BranchworkError):
     """The user stopped a training; its state is saved and it can be resumed."""
 
 
-def own_line(reason: BaseException) -> str:
-    """Return `file.py, line 12`: the innermost line that is neither torch's nor ours, or "" if there is none."""
-    ours = str(Path(__file__).parent)
+def own_frame(reason: BaseException) -> traceback.FrameSummary | None:
+    """Return the innermost frame of the user's code, or of a library if there is none; never torch's or ours."""
     frames = traceback.extract_tb(reason.__traceback__)
-    known = (ours, "<")
+    known = (OURS, "<")
     theirs = [f for f in frames if f"{os.sep}torch{os.sep}" not in f.filename and not f.filename.startswith(known)]
-    return f"{theirs[-1].filename}, line {theirs[-1].lineno}" if theirs else ""
+    return next((f for f in reversed(theirs) if not is_library(f.filename)), theirs[-1] if theirs else None)
+
+
+def own_line(reason: BaseException) -> str:
+    """Return `file.py, line 12`, the place of `own_frame`, or "" if there is none."""
+    frame = own_frame(reason)
+    return f"{frame.filename}, line {frame.lineno}" if frame else ""
+
+
+def is_library(file: str) -> bool:
+    """Return whether a file of Python code is an installed library's, Python's or ours, and so not the user's."""
+    installed = (f"{os.sep}{folder}{os.sep}" for folder in ("site-packages", "dist-packages"))
+    return file.startswith((OURS, _PYTHONS)) or any(folder in file for folder in installed)
+
+
+def meant(reason: BaseException) -> str:
+    """Return the attribute that was probably meant where `reason` says that there is none; "" if none is near."""
+    if not isinstance(reason, AttributeError) or not reason.name:
+        return ""
+    every = [name for name in dir(reason.obj) if not name.startswith("_")]
+    # What was assigned to the object comes before what its class inherits, and may be as short as `mp`.
+    own = [name for name in every if name not in dir(type(reason.obj))]
+    near = difflib.get_close_matches(reason.name, own, n=1, cutoff=0.5)
+    return next(iter(near or difflib.get_close_matches(reason.name, every, n=1)), "")
+
+
+def did_you_mean(reason: BaseException) -> str:
+    """Return the end of a message about a missing attribute: ` Did you mean self.conv2?`; "" if none is near.
+
+    The word before the dot is that of the user's line: `nn` where she writes `nn.Moudel`.
+    """
+    close, frame = meant(reason), own_frame(reason)
+    if not close:
+        return ""
+    before = re.search(rf"([\w.]+)\.{getattr(reason, 'name', '')}\b", (frame and frame.line) or "")
+    if before is not None and before[1] == "self":
+        return say(" Did you mean self.{close}?", close=close)
+    return say(" Did you mean {word}?", word=f"{before[1]}.{close}" if before else close)
 
 
 def first_line(reason: BaseException) -> str:

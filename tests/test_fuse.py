@@ -244,6 +244,29 @@ def test_a_fused_net_has_no_batch_norm_and_fewer_convolutions():
     assert difference(fused(x), net(x)) < 1e-12
 
 
+@pytest.mark.parametrize("dropout", [nn.Dropout(inplace=True), nn.Dropout2d(inplace=True), nn.AlphaDropout(0.5, True)])
+def test_a_dropout_in_place_changes_nothing_in_eval_mode(dropout):
+    shape = (16, 1, 1) if isinstance(dropout, nn.Dropout2d) else (16,)
+    net = nn.Sequential(nn.Unflatten(1, shape), dropout, nn.Flatten(), nn.Linear(16, 4)).eval()
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(fuse(net, (16,))(x), net(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_weights_beside_float_batch_norms_stay_half(dtype):
+    """As mixed precision has kept them since apex: the convolutions are halved, the norms are not."""
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=2), nn.BatchNorm2d(8)]
+    net = hostile(nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 4, 3)), 0).eval()
+    expected = copy.deepcopy(net).double()
+    for layer in net:
+        layer.to(dtype if isinstance(layer, nn.Conv2d) else torch.float32)
+    x = images((3, 12, 12), 2, 0).to(dtype)
+    fused = fuse(net, (3, 12, 12))
+    assert "batch_norm" not in operations(fused) and {w.dtype for w in fused.state_dict().values()} == {dtype}
+    precision = torch.finfo(dtype).eps
+    assert fused(x).dtype == dtype and difference(fused(x).double(), expected(x.double())) < 16 * precision
+
+
 @pytest.mark.parametrize(("precision", "convolutions"), [("fp32", 6), ("bf16", 4)])
 def test_siblings_are_merged_where_their_parts_are_taken_out_for_less_than_they_start(precision, convolutions):
     """GoogLeNet's 4a for one image: splits cost half as much in bf16 (timings: docs/experiments/fusing.md)."""

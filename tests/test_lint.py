@@ -282,11 +282,139 @@ def chain(*layers):
 
 
 def test_a_bottleneck_without_an_activation_says_that_it_buys_work_with_rank():
-    net = built(chain(nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 5, padding=2)))
+    net = built(chain(nn.Conv2d(16, 4, 3, padding=1), nn.Conv2d(4, 16, 5, padding=2)))
     message = only("affine", net).message
     assert message.startswith("`2` and `3` are one affine map")
-    assert f"{256 * (16 * 4 + 25 * 4 * 16):,} MACs as written, and {256 * 25 * 16 * 16:,} as one 5×5" in message
-    assert "rank" in message
+    written, whole = 256 * (9 * 16 * 4 + 25 * 4 * 16), 256 * 49 * 16 * 16
+    assert f"{written:,} MACs as written, and {whole:,} as one 7×7" in message and "rank" in message
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_linear_bottleneck_is_a_choice_and_a_1x1_that_hardly_narrows_is_not(norm):
+    def narrowed(middle):
+        norms = [nn.BatchNorm2d(middle)] if norm else []
+        return built(chain(nn.Conv2d(16, middle, 1), *norms, nn.Conv2d(middle, 16, 3, padding=1)))
+
+    assert lint(narrowed(8), (3, 16, 16)) == ()
+    assert bool(lint(narrowed(12), (3, 16, 16))) is not norm
+
+
+class Pair(nn.Module):
+    """A block that lacks an activation."""
+
+    def __init__(self, c):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x):
+        return F.relu(x + self.conv2(self.conv1(x)))
+
+
+def test_one_cause_is_one_finding_with_the_first_place():
+    blocks = [Pair(16) for _ in range(33)]
+    message = only("affine", built(nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), *blocks, *fresh_head()))).message
+    assert message.startswith("in 33 blocks (`2.conv1`, `3.conv1`, `4.conv1` … `34.conv1`): `2.conv1` and `2.conv2`")
+    both = lint(built(nn.Sequential(conv(16, 1), Pair(16), SoftPair(16), *fresh_head())), (3, 16, 16))
+    assert [finding.module for finding in both] == ["1.conv1", "2.conv1"]  # two classes are two causes
+
+
+class SoftPair(Pair):
+    def forward(self, x):
+        return torch.sigmoid(x + self.conv2(self.conv1(x)))
+
+
+def test_the_users_line_is_blamed_and_not_a_librarys(tmp_path, monkeypatch):
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    (packages / "somebodys.py").write_text(
+        "from torch import nn\n\nclass Twice(nn.Sequential):\n    def forward(self, x):\n"
+        "        return self[1](self[0](x))\n"
+    )
+    monkeypatch.syspath_prepend(packages)
+    import somebodys
+
+    twice = somebodys.Twice(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    assert only("affine", twice).file == str(packages / "somebodys.py")  # there is no other
+    net = Forward(lambda self, x: F.relu(self.twice(x)), twice=twice)
+    finding = only("affine", net)
+    assert (
+        finding.module == "twice"
+        and source(finding) == "net = Forward(lambda self, x: F.relu(self.twice(x)), twice=twice)"
+    )
+
+
+# Outputs that nobody reads.
+
+
+class Forgetful(nn.Module):
+    """The commonest mistake in a residual block."""
+
+    def __init__(self, c=8):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x):
+        y = F.relu(self.conv1(x))
+        y = self.conv2(x)
+        return F.relu(x + y)
+
+
+class ForgetfulPreActivation(Forgetful):
+    def __init__(self, c=8):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(c), nn.BatchNorm2d(c)
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.bn1(x)))
+        y = self.conv2(F.relu(self.bn2(x)))
+        return x + y
+
+
+@pytest.mark.parametrize("block", [Forgetful, ForgetfulPreActivation])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_layer_whose_output_is_never_used_is_told_with_the_one_that_should_read_it(block, mode):
+    finding = only("unread-output", block().train(mode), (8, 16, 16))
+    assert finding.message.startswith("`conv1`'s output is never used; did `conv2` mean to read it?")
+    assert finding.module == "conv1" and source(finding).startswith("y = self.conv2(")
+    many = only("unread-output", nn.Sequential(block(), nn.ReLU(), block(), nn.ReLU(), block()), (8, 16, 16))
+    assert many.message.startswith("in 3 blocks (`0.conv1`, `2.conv1`, `4.conv1`): `0.conv1`'s output")
+
+
+def test_only_a_layer_that_could_read_it_is_named():
+    def forward(self, x):
+        self.one(x)
+        return self.two(x)
+
+    for channels in (5, 8):
+        layers = {"one": nn.Conv2d(3, channels, 1), "two": nn.Conv2d(3, 4, 3)}
+        message = only("unread-output", Forward(forward, **layers)).message
+        assert message == "`one`'s output is never used. Read it in what follows, or remove the call."
+
+
+def in_training(self, x):
+    x = F.relu(self.conv(x)).mean((2, 3))
+    logits, aux = self.fc(x), self.aux(x)
+    return (logits, aux) if self.training else logits
+
+
+def kept(self, x):
+    x = F.relu(self.conv(x)).mean((2, 3))
+    self.features = self.aux(x)
+    return self.fc(x)
+
+
+def in_place(self, x):
+    x = F.relu(self.conv(x)).mean((2, 3))
+    logits = x.new_zeros(x.size(0), 8)
+    logits[:, :4] = self.fc(x)
+    logits[:, 4:] = self.aux(x)
+    return logits
+
+
+@pytest.mark.parametrize("forward", [in_training, kept, in_place])
+def test_what_is_read_in_training_or_kept_or_written_into_another_is_used(forward):
+    net = Forward(forward, conv=nn.Conv2d(3, 8, 3), fc=nn.Linear(8, 4), aux=nn.Linear(8, 4))
+    assert "unread-output" not in [finding.rule for finding in lint(net, (3, 16, 16))]
 
 
 def test_a_joint_kernel_sees_what_the_layers_see():
@@ -534,14 +662,17 @@ def test_batch_norm_of_one_pixel_wants_two_images():
     assert lint(four, (3, 16, 16)) == ()
 
 
-@pytest.mark.parametrize("end", ["softmax", "log_softmax"])
-def test_a_softmax_at_the_end_is_applied_twice(end):
+def test_a_softmax_at_the_end_is_applied_twice_and_a_log_softmax_changes_nothing():
     def forward(self, x):
-        return getattr(F, end)(self.fc(x.flatten(1)), dim=1)
+        return F.softmax(self.fc(x.flatten(1)), dim=1)
 
     finding = only("softmax-end", Forward(forward, fc=nn.Linear(768, 10)))
-    assert f"ends in {end}" in finding.message and "logits" in finding.message
-    assert source(finding).startswith("return getattr(F, end)")
+    assert "ends in softmax" in finding.message and "logits" in finding.message
+    assert source(finding).startswith("return F.softmax")
+    logits = torch.randn(5, 10, dtype=torch.float64)
+    torch.testing.assert_close(F.log_softmax(F.log_softmax(logits, 1), 1), F.log_softmax(logits, 1))
+    for end in (nn.LogSoftmax(1), nn.Sequential(nn.LogSoftmax(1), nn.Flatten())):
+        assert lint(nn.Sequential(nn.Flatten(), nn.Linear(768, 10), end), (3, 16, 16)) == ()
 
 
 def test_a_softmax_in_the_middle_or_in_eval_mode_alone_is_no_mistake():

@@ -14,6 +14,8 @@ import branchwork as bw
 from branchwork.errors import NetError
 from branchwork.graph.teach import failure
 from branchwork.nets.catalogue import NETS
+from branchwork.observer import Observer
+from branchwork.training import training_run
 
 MISTAKES = {
     "WrongLinear": (
@@ -39,6 +41,15 @@ MISTAKES = {
     ),
     "NoReturn": ("forward returns nothing: end it with `return x`", "forward 没有返回值"),
     "Misspelt": ("has no attribute 'conv_2'. Did you mean self.conv2?", "是不是想写 self.conv2？"),
+    "WithOptions": (
+        "nn.Conv2d(10, 20, 5, padding=2, dilation=2, bias=False)",
+        "改成 nn.Conv2d(10, 20, 5, padding=2, dilation=2, bias=False)",
+    ),
+    "WithoutBias": ("320 arrive: nn.Linear(320, 10, bias=False)", "改成 nn.Linear(320, 10, bias=False)"),
+    "MisspeltShort": ("has no attribute 'ap'. Did you mean self.mp?", "是不是想写 self.mp？"),
+    "MisspeltMethod": ("has no attribute 'veiw'. Did you mean x.view?", "x.view"),
+    "MisspeltForward": ("has no forward: define `def forward(self, x)`", "这个类没有 forward"),
+    "MisspeltInit": ("MisspeltInit has a method `__int__`", "`__int__`"),
     "TwoOutputs": ("returns a tuple, but one tensor of logits is needed", "返回的是 tuple"),
     "TooManyClasses": ("returns 12 numbers per image, but 10 are needed", "输出 12 个数，需要 10 个"),
     "ConvAfterFlatten": ("`conv2` expects images N×C×H×W, but 2×1440 arrives", "它应该放在展平之前"),
@@ -162,3 +173,54 @@ def test_an_addition_of_what_is_not_images_is_left_to_python():
             return x.flatten(1) + torch.zeros(3)
 
     assert "RuntimeError: The size of tensor a" in str(failure(Odd(), (1, 5, 5)))
+
+
+FORGETFUL = """import torch.nn as nn, torch.nn.functional as F
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        y = F.relu(self.conv1(x))
+        y = self.conv2(x)
+        return F.relu(x + y)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block1, self.block2, self.fc = nn.Conv2d(1, 8, 5, 3), Block(), Block(), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.block2(self.block1(F.relu(self.stem(x)))).mean((2, 3)))
+"""
+
+
+class Told(Observer):
+    def __init__(self):
+        self.events = []
+
+    def note(self, message):
+        self.events.append(message)
+
+    def step(self, step):
+        self.events.append("step")
+
+
+@pytest.mark.parametrize("execute", ["written", "auto"])
+def test_a_training_tells_in_one_line_of_an_output_that_nobody_reads_before_it_begins(execute, small, monkeypatch):
+    monkeypatch.setenv("BRANCHWORK_LANG", "en")
+    Path("net.py").write_text(FORGETFUL)
+    told, recipe = Told(), bw.fast("residual").but({"epochs": 1, "batch_size": 500})
+    options = bw.Options(execute=execute)
+    bw.train("net.py:Net", data=small, recipe=recipe, options=options, observer=told, out="run")
+    first, *others = told.events
+    assert first.startswith("`block1.conv1`'s output is never used; did `block1.conv2` mean to read it? (")
+    assert first.endswith("net.py, line 11)") and set(others) == {"step"}
+    with_it, told = Path("run/model.safetensors").read_bytes(), Told()
+    monkeypatch.setattr(training_run, "unread_warnings", lambda *_: [])
+    bw.train("net.py:Net", data=small, recipe=recipe, options=options, observer=told, out="without")
+    assert set(told.events) == {"step"} and Path("without/model.safetensors").read_bytes() == with_it

@@ -117,6 +117,52 @@ def test_a_shortcut_is_a_branch_without_operations(net):
         assert found == {"shortcut": 0, "residual": 3}
 
 
+class Scaled(nn.Module):
+    """A ConvNeXt's: a learned number for each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.conv = nn.Parameter(torch.zeros(3)), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x + self.bias[:, None, None])
+
+
+class Coordinates(nn.Module):
+    """CoordConv: the image meets the positions of its pixels."""
+
+    def __init__(self, more: bool):
+        super().__init__()
+        self.more, self.conv = more, nn.Conv2d(9 if more else 5, 4, 3)
+        self.embed = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        n, _, height, width = x.shape
+        rows = torch.linspace(-1, 1, height)[None, None, :, None].expand(n, 1, height, width)
+        columns = torch.linspace(-1, 1, width).expand(n, 1, height, width)
+        return self.conv(torch.cat([x, *([self.embed(x)] if self.more else []), rows, columns], 1))
+
+
+def test_what_does_not_depend_on_the_image_is_no_reason_for_a_join():
+    for net in (Scaled(), Coordinates(False)):
+        assert bw.inspect(net, (3, 8, 8)).joins == {}
+    ((name, branches),) = bw.inspect(Coordinates(True), (3, 8, 8)).joins.items()
+    assert name == "cat" and [branch.channels for branch in branches] == [3, 4, 1, 1]
+    assert [branch.name for branch in branches][:2] == ["shortcut", "embed"]
+
+
+@pytest.mark.parametrize("name", ["inception", "residual"])
+def test_a_fused_net_is_inspected(name):
+    fused = bw.fuse(NETS[name]().eval(), (1, 28, 28))
+    assert bw.inspect(fused, (1, 28, 28)).macs == torch_macs(fused, (1, 28, 28))
+
+
+def test_a_concatenation_with_the_image_itself_counts_its_channels():
+    net = Concat(image=nn.Identity(), features=nn.Conv2d(3, 5, 1))
+    (branches,) = bw.inspect(net, (3, 8, 8)).joins.values()
+    assert [(branch.name, branch.channels) for branch in branches] == [("shortcut", 3), ("features", 5)]
+
+
 def test_a_module_used_twice_has_two_rows_and_its_parameters_once():
     class Twice(nn.Module):
         def __init__(self):
@@ -354,7 +400,7 @@ def test_the_command_draws_and_lints(command):
     assert "`incep1` and `conv2` are one affine map" in out and "1,036,800 as one 9×9 convolution" in out
     findings = json.loads(Path("i.json").read_text())["findings"]
     assert [finding["rule"] for finding in findings] == ["affine", "affine"]
-    assert findings[0].keys() == {"rule", "module", "file", "line", "message"}
+    assert findings[0].keys() == {"rule", "module", "file", "line", "message", "mend"}
     assert Path("i.svg").read_text().startswith("<svg") and "88×4×4 = 1408" in Path("i.svg").read_text()
     code, out, _ = command("inspect", "residual", "--lint")
     assert code == 0 and out.rstrip().endswith("lint: nothing found")

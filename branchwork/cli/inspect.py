@@ -58,6 +58,9 @@ def inspect(
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
     lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
+    fix: Annotated[
+        bool, Parameter(negative=(), help="Write what mends it, where lines are to be replaced, into file.patch.")
+    ] = False,
     one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,
 ) -> None:
@@ -85,7 +88,7 @@ def inspect(
     net = with_options(net, {"shortcut": build.shortcut, "stem": build.stem})
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
-        inspection = branchwork.inspect(net, size, by=by, draw=draw, lint=lint)
+        inspection = branchwork.inspect(net, size, by=by, draw=draw, lint=lint, fix=fix)
     deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
     if draw is not None and json_file != STDOUT:
         show(f"drawn: {draw}")
@@ -181,7 +184,8 @@ def _findings(inspection: "Inspection") -> list[str]:
     for finding in inspection.findings:
         location = f"  ({finding.file}, line {finding.line})" if finding.file is not None else ""
         lines.append(f"{finding.rule}: {finding.message}{location}")
-    return lines if inspection.findings else ["", "lint: nothing found"]
+    lines = lines if inspection.findings else ["", "lint: nothing found"]
+    return lines if inspection.patch is None else [*lines, "", inspection.patch]
 
 
 def _show_reduction(saved: "Reduction") -> None:

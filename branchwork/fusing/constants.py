@@ -4,6 +4,7 @@ Into dense convolutions and linear layers, batch norm goes with the rest of its 
 goes into grouped convolutions, and into the branches of a concatenation, where it can be folded then.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from branchwork.fusing.passes import is_operation, is_single_use
-from branchwork.graph.costs import argument
+from branchwork.graph.affine import LAYERS
+from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import image_nodes, shape_of
 
 aten = torch.ops.aten
@@ -21,24 +23,19 @@ _FOLDABLE = ("conv2d", "linear", "batch_norm", "cat")
 
 
 def fold_constants(module: fx.GraphModule) -> None:
-    """Replace everything that depends only on weights by one weight, of the widest dtype among the net's weights."""
+    """Replace everything that depends only on weights by one weight, of the dtype that its readers compute in."""
     graph, known = module.graph, dict[fx.Node, Any]()
-    dtypes: set[torch.dtype] = set()
     with torch.no_grad():
         for node in list(graph.nodes):
             if node.op == "get_attr":
                 known[node] = _weight(module, str(node.target))
-                if known[node].dim():  # a single number takes the type of what it meets
-                    dtypes.add(known[node].dtype)
             elif node.all_input_nodes and all(parent in known for parent in node.all_input_nodes):
                 known[node] = _run(module, node, known)
-    widest = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    dtype = next((dtype for dtype in widest if dtype in dtypes), torch.float32)
     for node in [node for node in known if node.op != "get_attr"]:
         value = known[node]
         if isinstance(value, Tensor) and any(user not in known for user in node.users):
             name = f"{node.name}_constant"
-            value = value.to(dtype) if value.is_floating_point() else value
+            value = value.to(_dtype(node, known)) if value.is_floating_point() else value
             # A kernel of one pixel may have the strides of another order, which exporters take for that of the images.
             module.register_buffer(name, value.clone(memory_format=torch.contiguous_format))
             with graph.inserting_before(node):
@@ -49,6 +46,18 @@ def fold_constants(module: fx.GraphModule) -> None:
             node.replace_all_uses_with(None, delete_user_cb=lambda user: user not in known)  # type: ignore[arg-type]
     graph.eliminate_dead_code()
     module.recompile()
+
+
+def _dtype(node: fx.Node, known: Collection[fx.Node]) -> torch.dtype:
+    """Return the dtype for a constant: that of the images which a layer multiplies by it, else that of its operation.
+
+    A half convolution beside a float batch norm stays one.
+    """
+    reader = next(user for user in node.users if user not in known)
+    images = [parent.meta["val"] for parent in reader.all_input_nodes if parent not in known and "val" in parent.meta]
+    multiplied = reader.op == "call_module" or op_name(reader) in LAYERS
+    dtype: torch.dtype = (images[0] if images and (multiplied or "val" not in node.meta) else node.meta["val"]).dtype
+    return dtype
 
 
 def _weight(module: fx.GraphModule, name: str) -> Tensor:

@@ -13,7 +13,7 @@ LAYERS = ("conv2d", "linear")
 
 # Affine whatever their arguments are.
 _ALWAYS = VIEWS | {"add", "sub", "neg", "cat", "pad", "clone", "mean", "sum", "avg_pool2d", "adaptive_avg_pool2d"}
-_DROPOUT = ("dropout", "feature_dropout", "alpha_dropout")
+DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout")
 
 
 def is_affine(node: fx.Node, images: Collection[fx.Node]) -> bool:
@@ -29,7 +29,7 @@ def is_affine(node: fx.Node, images: Collection[fx.Node]) -> bool:
         return sum(isinstance(factor, fx.Node) and factor in images for factor in node.args[:2]) == 1
     if op == "batch_norm":
         return images_read == [*node.args[:1]] and not argument(node, 5, True) and argument(node, 3, None) is not None
-    return op in _ALWAYS or (op in _DROPOUT and not argument(node, 2, True))
+    return op in _ALWAYS or (op in DROPOUTS and not argument(node, 2, True))
 
 
 def find_segments(graph: fx.Graph, members: Collection[fx.Node]) -> list[list[fx.Node]]:

@@ -33,7 +33,10 @@ class Join:
 
 
 def joins_of(graph: Graph) -> Iterator[Join]:
-    """Yield the joins of a net in order. What two branches share, such as the stem of two heads, belongs to neither."""
+    """Yield the joins of a net in order. What two branches share, such as the stem of two heads, belongs to neither.
+
+    At least two of what meets depends on the images: a sum of images and a learned position is no join.
+    """
     order = {name: index for index, name in enumerate(graph.nodes)}
     ancestors: dict[str, set[str]] = {"input": {"input"}}
     for name, node in list(graph.nodes.items())[1:]:
@@ -43,16 +46,17 @@ def joins_of(graph: Graph) -> Iterator[Join]:
             if source is not None:
                 entries.setdefault(source, []).append(parent)
         ancestors[name] = {name}.union(*(ancestors[source] for source in entries))
-        if op_name(node) not in ("cat", "add") or len(entries) < 2:
+        of_images = [ancestors[source] for source in entries if "input" in ancestors[source]]
+        if op_name(node) not in ("cat", "add") or len(of_images) < 2:
             continue
-        shared = set.intersection(*(ancestors[source] for source in entries))
+        shared = set.intersection(*of_images)
         branches: list[Branch] = []
         for source, nodes in entries.items():
             names = sorted(ancestors[source] - shared, key=order.__getitem__)
             label = _label(module_of(graph.net, node)[0], names, beside_shortcut=bool(shared & entries.keys()))
             same = sum(branch.name.partition("@")[0] == label for branch in branches)
             label = f"{label}@{same + 1}" if same else label
-            shape = nodes[0].meta["shape"][1:] if source != "input" else ()
+            shape = nodes[0].meta["shape"][1:]
             branches.append(Branch(label, tuple(names), shape[0] if shape else 0, tuple(nodes)))
         yield Join(name, tuple(branches))
 

@@ -28,7 +28,8 @@ class Graph:
     `names` maps each node with a tensor, in the order of execution, to the name that people see.
 
     `any_number` is False if the graph is for one image alone, and `depends_on_pixels` is True if the operations depend
-    on the pixels: these are those for a black image, and cannot be run. `obstacle` says why the graph must not take the
+    on the pixels: these are those for a black image, and cannot be run. `changed` are the names of the attributes of
+    the net that its forward changes. `obstacle` says why the graph must not take the
     place of the net: one of these two, or operations that change a tensor that others see.
     """
 
@@ -39,6 +40,7 @@ class Graph:
     images: int
     any_number: bool
     depends_on_pixels: bool
+    changed: tuple[str, ...]
     obstacle: str | None
     _plans: dict[object, list[tuple[fx.Node, list[fx.Node]]]] = field(default_factory=dict, repr=False)
 

@@ -17,7 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from branchwork.errors import NetError
-from branchwork.graph.costs import VIEWS, op_name
+from branchwork.graph.affine import DROPOUTS
+from branchwork.graph.costs import VIEWS, argument, op_name
 from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
@@ -75,6 +76,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         images=1 if single or reasons else MANY,
         any_number=not single and not reasons,
         depends_on_pixels=recorded,
+        changed=() if recorded else tuple(reader.changed),
         obstacle=obstacle,
     )
 
@@ -186,6 +188,7 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
             name, overload = str(target).removeprefix("aten.").split(".")
             functional = getattr(torch.ops.aten, name.rstrip("_"), None)
             shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
+            shared = shared and (op_name(node) not in DROPOUTS or argument(node, 2, True))  # in eval it changes nothing
             if functional is None or not name.endswith("_") or shared:
                 obstacle = f"{name} changes a tensor in place that others see: write it without the underscore"
                 continue

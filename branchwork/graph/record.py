@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from branchwork.errors import is_library
+
 # Code that is never the user's own: torch's, and this reader's.
 _NOT_THE_USERS = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}")
 
@@ -24,17 +26,19 @@ def call(net: nn.Module, images: Tensor) -> Any:
 
 
 def users_line() -> tuple[str, int] | None:
-    """Return file and line of the innermost call within `call` that is neither torch's nor the reader's.
+    """Return file and line of the innermost call within `call` that is the user's, or a library's if none is.
 
-    None if there is none: all modules are torch's own, as in a `Sequential` of layers.
+    None if there is only torch and this reader: all modules are torch's own, as in a `Sequential` of layers.
     """
-    frame = sys._getframe(1)
+    frame, librarys = sys._getframe(1), None
     while frame is not None and frame.f_code is not call.__code__:
         file, line = frame.f_code.co_filename, frame.f_lineno
         if not file.startswith(_NOT_THE_USERS) and linecache.getline(file, line):
-            return file, line
+            if not is_library(file):
+                return file, line
+            librarys = librarys or (file, line)
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return librarys
 
 
 @contextmanager
@@ -78,15 +82,14 @@ class RecordedCall:
 class Recorder(TorchFunctionMode):
     """Records every operation of a net while it runs.
 
-    `running` are the paths of the modules being called, and `message` what torch says about a failure. `passed` is a
-    module's path and the name of a module that was passed to it instead of a tensor.
+    `running` are the paths of the modules being called. `passed` is a module's path and the name of a module that was
+    passed to it instead of a tensor.
     """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.calls: list[RecordedCall] = []
         self.running: list[str] = []
-        self.message = ""
         self.passed: tuple[str, str] | None = None
         self._paths = {module: path for path, module in net.named_modules()}
         self._hooks = module_calls(net, self._enter, self._leave)

@@ -3,14 +3,15 @@
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, field
+from math import gcd, prod
 
 import torch
 from torch import Tensor, nn
 
-from branchwork.blocks import size_changes
-from branchwork.errors import NetError, own_line
+from branchwork.blocks import keeping_padding, options, pair, short, size_changes
+from branchwork.errors import NetError, did_you_mean, own_line
+from branchwork.graph.mend import Mend, renamed, respelt, with_arguments
 from branchwork.graph.record import RecordedCall, Recorder, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy
 from branchwork.language import say, times
@@ -19,7 +20,21 @@ from branchwork.language import say, times
 _SHOWN = 10
 
 
-def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> NetError | None:
+class ForwardError(NetError):
+    """The forward of a net fails. `mends` are the lines that would put it right, where replacing them is enough."""
+
+    mends: tuple[Mend, ...] = ()
+
+
+def mends_of(error: NetError) -> tuple[Mend, ...]:
+    """Return the lines that would put right what `error` says of a user's file, as far as replacing them is enough."""
+    if isinstance(error, ForwardError):
+        return error.mends
+    mend = respelt(error.__cause__) if isinstance(error.__cause__, AttributeError) else None
+    return () if mend is None else (mend,)
+
+
+def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) -> ForwardError | None:
     """Return why `net` cannot take images C×H×W, for a learner to read; None if it can.
 
     The net runs in eval mode, or with `train` in its current mode, and is left as it was.
@@ -30,14 +45,15 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
         with borrowed(net, train=train), torch.no_grad(), recorder:
             call(net, images)
         return None
-    except NetError as reason:  # a join has already said what does not fit
-        problem = str(reason)
     except Exception as reason:  # a learner's own forward may raise anything
-        recorder.message = str(reason)
-        problem = _diagnose(net, recorder, reason, input_shape=tuple(input_shape))
-        line = own_line(reason)
-        problem += f" ({line})" if line else ""
-    return NetError("{problem}\n{flow}", problem=problem, flow=_flow(recorder.calls, tuple(input_shape)))
+        case = _Case(net, recorder, reason, tuple(input_shape))
+        problem = str(reason)
+        if not isinstance(reason, NetError):  # a join has already said what does not fit
+            problem, line = _diagnose(case), own_line(reason)
+            problem += f" ({line})" if line else ""
+    error = ForwardError("{problem}\n{flow}", problem=problem, flow=_flow(recorder.calls, tuple(input_shape)))
+    error.mends = tuple(mend for mend in case.mends if mend is not None)
+    return error
 
 
 def _flow(calls: Sequence[RecordedCall], input_shape: tuple[int, ...]) -> str:
@@ -52,30 +68,45 @@ def _flow(calls: Sequence[RecordedCall], input_shape: tuple[int, ...]) -> str:
     return "\n".join(f"  {name:<{wide[0]}}  {op:<{wide[1]}}  {shape}".rstrip() for name, op, shape in rows)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Case:
-    """The call at which the forward of `net` on images C×H×W failed, and what ran before it."""
+    """Why the forward of `net` on images C×H×W failed, what ran before, and the lines that would mend it."""
 
     net: nn.Module
     recorder: Recorder
-    call: RecordedCall
+    reason: Exception
     input_shape: tuple[int, ...]
+    mends: list[Mend | None] = field(default_factory=list)
+
+    @property
+    def call(self) -> RecordedCall:
+        """The operation that failed."""
+        assert self.recorder.failed is not None, "asked for by the rules about operations"
+        return self.recorder.failed
+
+    @property
+    def layer(self) -> nn.Module:
+        """The module that called the operation that failed, the net itself if none of its layers did."""
+        return self.net.get_submodule(self.call.path)
+
+    def mend(self, path: str, **arguments: str) -> None:
+        """Note that the layer at `path` should be made with these arguments."""
+        self.mends.append(with_arguments(self.net, path, **arguments))
 
 
-def _diagnose(net: nn.Module, recorder: Recorder, reason: Exception, *, input_shape: tuple[int, ...]) -> str:
+def _diagnose(case: _Case) -> str:
     """Return what is wrong and what to write, in one or two lines."""
-    if recorder.passed is not None:
-        return _module_passed(*recorder.passed)
-    failed = recorder.failed
-    if failed is not None:
+    if case.recorder.passed is not None:
+        return _module_passed(*case.recorder.passed)
+    if case.recorder.failed is not None:
         about = {
             "linear": _linear, "conv2d": _conv, "max_pool2d": _too_small, "avg_pool2d": _too_small, "cat": _cat,
             "add": _add, "view": _view,
-        }.get(failed.op)  # fmt: skip
-        lesson = about(_Case(net, recorder, failed, input_shape)) if about else None
+        }.get(case.call.op)  # fmt: skip
+        lesson = about(case) if about else None
         if lesson:
             return lesson
-    return _python(net, reason)
+    return _python(case)
 
 
 def _module_passed(path: str, name: str) -> str:
@@ -101,6 +132,9 @@ def _linear(case: _Case) -> str | None:
         )
     if shape[-1] == needed:
         return None
+    layer = case.layer
+    if isinstance(layer, nn.Linear):
+        case.mend(case.call.path, in_features=str(shape[-1]))
     source = case.recorder.maker(x)
     before = tuple(source.arguments[0].shape[1:]) if source is not None and source.op in ("view", "flatten") else ()
     arrive = f"{times(before)} = {shape[-1]}" if prod(before) == shape[-1] else str(shape[-1])
@@ -110,13 +144,12 @@ def _linear(case: _Case) -> str | None:
         needed=needed,
         arrive=arrive,
         shape=shape[-1],
-        out=out,
+        out=f"{out}, bias=False" if isinstance(layer, nn.Linear) and layer.bias is None else out,
     )
 
 
 def _conv(case: _Case) -> str | None:
-    x, weight = case.call.arguments[0], case.call.weight()
-    layer = case.net.get_submodule(case.call.path) if case.call.path else None
+    x, weight, layer = case.call.arguments[0], case.call.weight(), case.layer
     groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
     name, needed, channels = case.call.path or "conv2d", weight.shape[1] * groups, x.shape[1]
     if x.dim() != 4:
@@ -127,7 +160,13 @@ def _conv(case: _Case) -> str | None:
         )
     if channels == needed:
         return _too_small(case)
-    out, kernel = weight.shape[0], weight.shape[2] if weight.shape[2] == weight.shape[3] else tuple(weight.shape[2:])
+    out, kernel = weight.shape[0], short(tuple(weight.shape[2:]))
+    if isinstance(layer, nn.Conv2d):
+        # A depthwise convolution stays one.
+        out, groups = (out // needed * channels, channels) if groups == needed > 1 else (out, gcd(groups, channels))
+        kernel = options(layer, groups=groups)
+        if layer.groups == 1:
+            case.mend(case.call.path, in_channels=str(channels))
     if case.recorder.maker(x) is None:
         return say(
             "`{name}` expects {needed} channels, but the images have {channels}: "
@@ -150,7 +189,7 @@ def _conv(case: _Case) -> str | None:
 
 
 def _too_small(case: _Case) -> str | None:
-    if not any(text in case.recorder.message for text in ("greater than actual input size", "too small")):
+    if not any(text in str(case.reason) for text in ("greater than actual input size", "too small")):
         return None
     size, shape = times(case.input_shape[1:]), times(tuple(case.call.arguments[0].shape[1:]))
     smallest = _smallest_above(case.net, case.input_shape)
@@ -178,7 +217,7 @@ def _cat(case: _Case) -> str | None:
     advice: list[str] = []
     for tensor, size in zip(tensors, sizes, strict=True):
         if size != usual:
-            advice += _advice(case.net, case.recorder, tensor)
+            advice += _advice(case, tensor)
     return say(
         "torch.cat needs equal height and width, but its inputs are {parts}. {advice}",
         parts=parts,
@@ -204,7 +243,7 @@ def _add(case: _Case) -> str | None:
             parts=parts,
             layer=layer,
         )
-    advice = _advice(case.net, case.recorder, last) or _advice(case.net, case.recorder, first)
+    advice = _advice(case, last) or _advice(case, first)
     return say(
         "a sum needs equal channels, height and width, but here it is {parts}. {advice}",
         parts=parts,
@@ -225,16 +264,19 @@ def _view(case: _Case) -> str | None:
     )
 
 
-def _python(net: nn.Module, reason: Exception) -> str:
+def _python(case: _Case) -> str:
     """Return the message of Python or torch, with a hint where learners often need one."""
+    reason = case.reason
     message = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
-    missing = re.search(r"object has no attribute '(\w+)'", message)
-    if isinstance(reason, AttributeError) and missing:
-        close = difflib.get_close_matches(missing[1], [name for name, _ in net.named_children()], n=1)
-        hint = say(" Did you mean self.{close}?", close=close[0]) if close else ""
+    if isinstance(reason, AttributeError):
+        case.mends.append(respelt(reason))
+        hint = did_you_mean(reason) or _misspelt(case, type(reason.obj), "__init__")
         return f"{type(reason).__name__}: {message}.{hint}"
     if isinstance(reason, NotImplementedError) and "forward" in message:
-        return say("the class has no forward: define `def forward(self, x)`, at the same indentation as __init__")
+        cls = next((type(m) for m in case.net.modules() if f"[{type(m).__name__}]" in message), nn.Module)
+        text = say("the class has no forward: define `def forward(self, x)`, at the same indentation as __init__")
+        hint = _misspelt(case, cls, "forward")
+        return f"{text}.{hint}" if hint else text
     passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
@@ -242,6 +284,24 @@ def _python(net: nn.Module, reason: Exception) -> str:
             passed=passed[1],
         )
     return f"{type(reason).__name__}: {message}"
+
+
+def _misspelt(case: _Case, cls: type, method: str) -> str:
+    """Return the end of a message about a method that a class lacks: which of its own is nearly called so, if any."""
+    own = {name: member for name, member in vars(cls).items() if hasattr(member, "__code__")}
+    close = difflib.get_close_matches(method, own, n=1, cutoff=0.8)
+    if method in own or not close:
+        return ""
+    code = own[close[0]].__code__
+    case.mends.append(renamed(code.co_filename, code.co_firstlineno, close[0], method))
+    return say(
+        " {name} has a method `{close}` ({file}, line {line}): did you mean `{method}`?",
+        name=cls.__name__,
+        close=close[0],
+        file=code.co_filename,
+        line=code.co_firstlineno,
+        method=method,
+    )
 
 
 def _source(recorder: Recorder, tensor: Tensor) -> str:
@@ -253,14 +313,16 @@ def _index(recorder: Recorder, tensor: Tensor) -> int:
     return next((index for index, call in enumerate(recorder.calls) if call.output is tensor), -1)
 
 
-def _advice(net: nn.Module, recorder: Recorder, tensor: Tensor) -> list[str]:
+def _advice(case: _Case, tensor: Tensor) -> list[str]:
     """Return which layer of the tensor's branch changed its size, and what would keep it."""
     lines: list[str] = []
-    maker = recorder.maker(tensor)
+    maker = case.recorder.maker(tensor)
     while maker is not None and maker.op not in ("cat", "add") and not lines:
-        if maker.path:
-            lines = size_changes(maker.path, net.get_submodule(maker.path))
-        maker = recorder.maker(maker.arguments[0]) if maker.arguments else None
+        layer = case.net.get_submodule(maker.path)
+        lines = size_changes(maker.path, layer) if maker.path else []
+        if lines and pair(layer.stride) == (1, 1) and (padding := keeping_padding(layer)):
+            case.mend(maker.path, padding=short(padding))
+        maker = case.recorder.maker(maker.arguments[0]) if maker.arguments else None
     return lines
 
 

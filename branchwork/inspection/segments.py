@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 
 from torch import fx
@@ -10,6 +11,7 @@ from branchwork.graph.affine import LAYERS, is_affine
 from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import Graph, Shape, parents
 from branchwork.graph.trace import Operation, Trace
+from branchwork.language import say
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,12 @@ def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
             nodes=tuple(within),
             macs=sum(rows[graph.names[layer]].macs for layer in chain),
             collapsed_macs=sum(macs for macs, _ in maps),
-            collapsed=" and ".join(dict.fromkeys(text for _, text in maps)),
+            collapsed=reduce(_both, dict.fromkeys(text for _, text in maps)),
         )
+
+
+def _both(one: str, other: str) -> str:
+    return say("{one} and {other}", one=one, other=other)
 
 
 def _members(graph: Graph) -> set[fx.Node]:
@@ -133,13 +139,15 @@ def _collapsed(
 def _is_low_rank(layer: Operation, reader: Operation, normed: bool) -> bool:
     """Return whether a middle narrower than both ends is a choice: an autoencoder's, or a linear bottleneck's.
 
-    The latter, with a batch norm, has no activation on purpose (Sandler et al. 2018, section 3.2).
+    The latter is a 1×1 without an activation on purpose (Sandler et al. 2018, section 3.2). Without a batch norm it
+    must halve the channels at least: a 1×1 before a larger convolution often lacks its activation by mistake.
     """
     if layer.op != reader.op:
         return False
     before, middle, after = _channels(layer), _width(layer), _width(reader)
     pointwise = {layer.kernel, reader.kernel} <= {None, (1, 1)}
-    return middle < min(before, after) and (pointwise or (normed and layer.kernel == (1, 1)))
+    narrow, half = middle < min(before, after), 2 * middle <= min(before, after)
+    return narrow and (pointwise or (layer.kernel == (1, 1) and (normed or half)))
 
 
 def _width(layer: Operation) -> int:
@@ -163,13 +171,23 @@ def _upstream(end: Operation, within: Mapping[str, Operation]) -> list[Operation
 def _maps(entry: str, shape: Shape, end: Operation, *, rows: Sequence[Operation]) -> Iterable[tuple[int, str]]:
     """Yield the MACs and the words of each way to write the map from a tensor of `shape` through `rows` as one."""
     features, outputs = prod(shape), prod(end.output_shape)
-    yield features * outputs, f"one {features}→{outputs} matrix"
+    yield features * outputs, _matrix(features, outputs)
     if all(row.op == "linear" or row.window == (1, 1) for row in rows) and end.op == "linear":
-        yield shape[-1] * outputs, f"one {shape[-1]}→{_width(end)} matrix"
+        yield shape[-1] * outputs, _matrix(shape[-1], _width(end))
     if end.op == "conv2d" and len(shape) == 3 and all(row.window is not None for row in rows):
         height, width = _joint_window(entry, rows)
-        text = f"one {height}×{width} convolution {shape[0]}→{_width(end)} (with care at the border)"
+        text = say(
+            "one {height}×{width} convolution {channels}→{out} (with care at the border)",
+            height=height,
+            width=width,
+            channels=shape[0],
+            out=_width(end),
+        )
         yield height * width * shape[0] * outputs, text
+
+
+def _matrix(features: int, outputs: int) -> str:
+    return say("one {features}→{outputs} matrix", features=features, outputs=outputs)
 
 
 def _joint_window(entry: str, rows: Sequence[Operation]) -> tuple[int, int]:

@@ -7,12 +7,16 @@ from typing import Literal
 
 from torch import nn
 
+from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
+from branchwork.graph.teach import mends_of
 from branchwork.graph.trace import Operation, Trace, trace_graph
 from branchwork.inspection.drawing import draw_net
-from branchwork.inspection.lint import Finding, lint_graph
+from branchwork.inspection.evidence import Finding
+from branchwork.inspection.fix import write_patches
+from branchwork.inspection.lint import lint_graph
 from branchwork.nets.input_size import smallest_square
 from branchwork.training.subject import resolve
 
@@ -56,7 +60,7 @@ class Inspection:
 
     The parameters of `rows` and of `unreached`, which no operation uses, add up to `parameters`. `blocks` has the class
     of each child of the net. `smallest_input` is the side of the smallest square image, up to `input_shape`, that it
-    takes as built. `classes`, `mean` and `std` are a run's.
+    takes as built. `classes`, `mean` and `std` are a run's. `patch` says what --fix has written.
     """
 
     net: str
@@ -76,6 +80,7 @@ class Inspection:
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    patch: str | None = None
 
 
 def inspect(
@@ -85,6 +90,7 @@ def inspect(
     by: Literal["block", "branch", "op"] | None = None,
     draw: Path | None = None,
     lint: bool = False,
+    fix: bool = False,
 ) -> Inspection:
     """Inspect `net`: a name in `NETS`, a script's `file.py:Class`, a run folder, or a module.
 
@@ -92,9 +98,21 @@ def inspect(
     for, what a run was trained on, or else 1×28×28. `by` sums the rows by block (the child of the net that contains
     them), by branch, or by kind of operation. With `draw`, the net is drawn into that file, `.svg` or `.png`. With
     `lint`, `findings` are the probable mistakes; otherwise None. Raises `NetError` if the net cannot be built or read.
+
+    With `fix`, mistakes that are mended by replacing lines of the user's file, those that raise `NetError` too, are
+    mended in a patch beside the file, and `patch` says what it holds; the file stays as it is.
     """
-    subject = resolve(net, input_shape)
-    inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, draw=draw, lint=lint)
+    try:
+        subject = resolve(net, input_shape)
+        inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, draw=draw, lint=lint or fix)
+    except NetError as error:
+        if not fix:
+            raise
+        raise NetError("{error}\n{patch}", error=error, patch=write_patches(mends_of(error))) from error
+    if fix:
+        found = inspection.findings or ()
+        patch = write_patches([finding.mend for finding in found if finding.mend is not None])
+        inspection = replace(inspection, patch=patch)
     if subject.run is None:
         return inspection
     model = subject.run.model

@@ -113,6 +113,8 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
     paths = {module: path or "the net" for path, module in probe.named_modules()}
     joins = find_joins(probe)
     for module in probe.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise NetError("{path} is a TorchScript module, whose layers cannot be narrowed", path=paths[module])
         if [*module.parameters(recurse=False)] or isinstance(module, nn.BatchNorm2d):
             module.register_forward_pre_hook(partial(_note_lost, lost=lost, paths=paths))
     for path, name in removed:

@@ -18,6 +18,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, own_line
 from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import load_weights
@@ -177,10 +178,14 @@ def _prepare(
     net = build()
     if plan.options.weights is not None and saved is None:
         observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
-    macs = count_macs(net, (model.in_channels, *model.image_size))
+    shape = (model.in_channels, *model.image_size)
+    macs = count_macs(net, shape)
     if plan.options.execute != "written":
         # torch imports its compiler with the first graph that it reads, for two seconds: start-up, not training.
         importlib.import_module("torch._dynamo")
+    if ":" in plan.net and saved is None:
+        for warning in unread_warnings(net, shape):
+            observer.note(warning)
     began = time.perf_counter()
     state = make_state(
         net, model, recipe=plan.recipe, options=plan.options, precision=plan.precision, processes=processes

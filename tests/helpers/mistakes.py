@@ -86,6 +86,20 @@ class TooSmall(Right):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+class WithOptions(Right):
+    """What a mend must repeat."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv2 = nn.Conv2d(16, 20, kernel_size=5, padding=2, dilation=2, bias=False)
+
+
+class WithoutBias(Right):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(300, 10, bias=False)
+
+
 class NoReturn(Right):
     def forward(self, x):
         super().forward(x)
@@ -95,6 +109,36 @@ class Misspelt(Right):
     def convolve(self, x):
         x = F.relu(self.mp(self.conv1(x)))
         return F.relu(self.mp(self.conv_2(x)))
+
+
+class MisspeltShort(Right):
+    def convolve(self, x):
+        x = F.relu(self.ap(self.conv1(x)))
+        return F.relu(self.mp(self.conv2(x)))
+
+
+class MisspeltMethod(Right):
+    def forward(self, x):
+        x = self.convolve(x)
+        return self.fc(x.veiw(x.size(0), -1))
+
+
+class MisspeltForward(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forwad(self, x):
+        return self.fc(x.view(x.size(0), -1))
+
+
+class MisspeltInit(nn.Module):
+    def __int__(self):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return self.fc(x.view(x.size(0), -1))
 
 
 class TwoOutputs(Right):
