@@ -104,7 +104,7 @@ def is_library(file: str) -> bool:
     return file.startswith((OURS, _PYTHONS)) or any(folder in file for folder in installed)
 
 
-def meant(reason: BaseException) -> str:
+def attribute_meant(reason: BaseException) -> str:
     """Return the attribute that was probably meant where `reason` says that there is none; "" if none is near."""
     if not isinstance(reason, AttributeError) or not reason.name:
         return ""
@@ -120,7 +120,7 @@ def did_you_mean(reason: BaseException) -> str:
 
     The word before the dot is that of the user's line: `nn` where she writes `nn.Moudel`.
     """
-    close, frame = meant(reason), own_frame(reason)
+    close, frame = attribute_meant(reason), own_frame(reason)
     if not close:
         return ""
     before = re.search(rf"([\w.]+)\.{getattr(reason, 'name', '')}\b", (frame and frame.line) or "")

@@ -216,11 +216,11 @@ def test_a_training_tells_in_one_line_of_an_output_that_nobody_reads_before_it_b
     Path("net.py").write_text(FORGETFUL)
     told, recipe = Told(), bw.fast("residual").but({"epochs": 1, "batch_size": 500})
     options = bw.Options(execute=execute)
-    bw.train("net.py:Net", data=small, recipe=recipe, options=options, observer=told, out="run")
+    bw.train("net.py:Net", data=small, recipe=recipe, options=options, progress=told, out="run")
     first, *others = told.events
     assert first.startswith("`block1.conv1`'s output is never used; did `block1.conv2` mean to read it? (")
     assert first.endswith("net.py, line 11)") and set(others) == {"step"}
     with_it, told = Path("run/model.safetensors").read_bytes(), Told()
     monkeypatch.setattr(training_run, "unread_warnings", lambda *_: [])
-    bw.train("net.py:Net", data=small, recipe=recipe, options=options, observer=told, out="without")
+    bw.train("net.py:Net", data=small, recipe=recipe, options=options, progress=told, out="without")
     assert set(told.events) == {"step"} and Path("without/model.safetensors").read_bytes() == with_it

@@ -12,7 +12,7 @@ from types import FunctionType
 
 from torch import nn
 
-from branchwork.errors import is_library, meant, own_frame
+from branchwork.errors import attribute_meant, is_library, own_frame
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def renamed(file: str, line: int, old: str, new: str) -> Mend | None:
 
 def respelt(reason: AttributeError) -> Mend | None:
     """Return the user's line with the attribute that was probably meant in the place of the one that there is not."""
-    close, frame = meant(reason), own_frame(reason)
+    close, frame = attribute_meant(reason), own_frame(reason)
     if not close or frame is None or frame.lineno is None or reason.name is None:
         return None
     return renamed(frame.filename, frame.lineno, reason.name, close)
