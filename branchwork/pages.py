@@ -2,7 +2,9 @@
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from typing import Any
@@ -10,12 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from branchwork.language import language
 
-def page(title: str, parts: Iterable[str], language: str = "en") -> str:
-    """Return the whole file; `parts` are HTML in `language`."""
+
+def page(title: str, parts: Iterable[str]) -> str:
+    """Return the whole file; `parts` are HTML in the user's language."""
+    code = "zh-Hans" if language() == "zh" else "en"
     style = (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
     return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="{code}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n<body>\n"
         + "\n".join([f"<h1>{escape(title)}</h1>", *parts])
@@ -31,6 +36,11 @@ def section(title: str, words: str, content: str = "") -> str:
 def paragraph(words: str) -> str:
     """Return a paragraph of plain text."""
     return f"<p>{escape(words)}</p>"
+
+
+def details(title: str, content: str) -> str:
+    """Return a heading that opens the HTML `content` below it."""
+    return f"<details><summary>{escape(title)}</summary>\n{content}\n</details>"
 
 
 def footer(words: str) -> str:
@@ -66,17 +76,67 @@ def facts(values: Mapping[str, Any]) -> str:
 
 
 def plot(svg: str) -> str:
-    """Return the element that holds a drawing of `figures.inline_svg`."""
-    return f'<div class="plot">{svg}</div>'
+    """Return the element that holds a drawing of `figures.inline_svg`; it moves sideways where it is illegible."""
+    width = 96 / 72 * float(re.findall(r'width="([\d.]+)pt"', svg)[0])  # pixels
+    style = f'style="width: 100%; max-width: {1.07 * width:.0f}px; min-width: {0.66 * width:.0f}px"'
+    return f'<div class="scroll">{svg.replace("<svg", f"<svg {style}", 1)}</div>'
+
+
+def side_by_side(*drawings: str) -> str:
+    """Return the element that holds drawings beside each other, on a phone one below the other."""
+    return f'<div class="beside">{"".join(drawings)}</div>'
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with its interval, what is written beside it, and the colour of its bar; `group` is its heading."""
+
+    group: str
+    name: str
+    value: float
+    interval: tuple[float, float]
+    words: str
+    colour: str
+
+
+def bars(rows: Sequence[Bar]) -> str:
+    """Return a horizontal bar for each row, all on one scale, with a heading before each group."""
+    low = min(0.0, *(row.interval[0] for row in rows))
+    span = max(0.0, *(row.interval[1] for row in rows)) - low or 1.0
+
+    def between(start: float, end: float) -> str:
+        start, end = sorted((start, end))
+        return f"left: {(start - low) / span:.2%}; width: {(end - start) / span:.2%}"
+
+    parts, group = [], None
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            parts.append(f"<h3>{escape(group)}</h3>")
+        parts.append(
+            f"<span>{escape(row.name)}</span><div>"
+            f'<i style="{between(0, row.value)}; background: {row.colour}"></i><s style="{between(*row.interval)}"></s>'
+            f'<em style="{between(0, 0)}"></em></div><b>{escape(row.words)}</b>'
+        )
+    return f'<div class="bars">{"".join(parts)}</div>'
 
 
 def image_grid(images: Iterable[tuple[NDArray[np.uint8], str, str]], *, small: bool = False) -> str:
-    """Return a grid of images H×W or H×W×3, each with an alternative text and an HTML caption."""
-    cells = "".join(
+    """Return a grid of images H×W, H×W×3 or H×W×4, each with an alternative text and an HTML caption."""
+    cells = [
         f'<figure><img alt="{escape(alt)}" src="{_png_url(pixels)}"><figcaption>{caption}</figcaption></figure>'
         for pixels, alt, caption in images
-    )
-    return f'<div class="images{" small" if small else ""}">{cells}</div>'
+    ]
+    wide, narrow = (_columns(len(cells), most) for most in ((16, 8) if small else (10, 4)))
+    kind = "images small" if small else "images"
+    return f'<div class="{kind}" style="--wide: {wide}; --narrow: {narrow}">{"".join(cells)}</div>'
+
+
+def _columns(count: int, most: int) -> int:
+    """Return how many columns, about `most`, leave the last row as full as can be, and no image alone in it."""
+    if count <= most:
+        return max(1, count)
+    return min(range(most + 1, most // 2, -1), key=lambda columns: (count % columns == 1, -count % columns))
 
 
 def _png_url(pixels: NDArray[np.uint8]) -> str:

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 import branchwork
 from branchwork import Add, Concat
+from branchwork.drawing.boxes import Box
+from branchwork.drawing.drawing import draw_net
+from branchwork.drawing.layout import POINTS, SLIDE, SMALLEST, Picture, layout
 from branchwork.errors import NetError
 from branchwork.graph.trace import Trace, trace
-from branchwork.inspection.boxes import Box
-from branchwork.inspection.drawing import draw_net
-from branchwork.inspection.layout import POINTS, SLIDE, SMALLEST, Picture, layout
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:

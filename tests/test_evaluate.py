@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -183,47 +182,3 @@ def test_device_and_precision(monkeypatch):
         with pytest.raises(RecipeError, match="precision is bf16, but this cpu has no bf16 instructions"):
             pick_precision("bf16", cpu)
     assert pick_precision("auto", torch.device("mps")) == "fp32"
-
-
-class Text(str):
-    """The words of a page, without its tags and pictures."""
-
-    def __new__(cls, page: str):
-        page = re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL)
-        return super().__new__(cls, re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
-
-
-def test_the_report_is_one_file_that_needs_no_other(run):
-    page = Path(run.folder, "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:image/png;base64,|#)', page)
-    assert "<script" not in page and "@import" not in page and "url(http" not in page
-    assert page.count("<svg") == 1 and page.count("data:image/png;base64,") >= 32
-    words = Text(page)
-    assert f"{run.test_accuracy:.2%}" in words and f"{run.test_interval[0]:.2%} to {run.test_interval[1]:.2%}" in words
-    assert "41,514" in words and "2,013,184" in words and f"{run.train_seconds:.1f} s" in words
-    assert "mean 0.1307" in words and "black is -0.42, white 2.82" in words
-
-
-def test_the_report_is_well_formed_and_escapes_names(small):
-    import html.parser
-
-    hostile = dataclasses.replace(small, classes=("<b>&\"'", *small.classes[1:]))
-    recipe = bw.fast("residual").but({"epochs": 1, "batch_size": 100})
-    bw.train("residual", data=hostile, recipe=recipe, out="run")
-    page = Path("run/report.html").read_text()
-    assert "<b>&\"'" not in page and "&lt;b&gt;&amp;&quot;&#x27;" in page
-
-    class Check(html.parser.HTMLParser):
-        empty = ("meta", "img", "br")
-        open: list[str] = []  # noqa: RUF012
-
-        def handle_starttag(self, tag, attributes):
-            if tag not in self.empty:
-                self.open.append(tag)
-
-        def handle_endtag(self, tag):
-            assert self.open.pop() == tag
-
-    check = Check()
-    check.feed(page)
-    assert check.open == []

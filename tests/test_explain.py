@@ -1,7 +1,9 @@
 import copy
 import dataclasses
+import html
 import importlib.util
 import json
+import re
 import shutil
 import statistics
 import sys
@@ -25,17 +27,18 @@ import branchwork as bw
 from branchwork.blocks import Add, Concat, chain
 from branchwork.cli.explain import verdict_lines
 from branchwork.datasets.dataset import Split
-from branchwork.explaining import measure
+from branchwork.explaining import attribution
 from branchwork.explaining.attribution import TOLERANCE, explain_joins, grad_cam, integrated_gradients, occlude
-from branchwork.explaining.branching import BranchedNet, read_branches
 from branchwork.explaining.explain_plots import draw_contributions
-from branchwork.explaining.measure import observe, remove_each, shortcut_of, time_branches
 from branchwork.explaining.ranks import FEWEST, rank_interval, spearman, verdict_of
 from branchwork.explaining.results import Contribution, Explanation
 from branchwork.explaining.worth import relations
+from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
+from branchwork.training import measure
 from branchwork.training.evaluate import evaluate, paired_interval
+from branchwork.training.measure import observe, remove_each, shortcut_of, time_branches
 from branchwork.training.run import Model, write_model
 
 SHAPE = (1, 28, 28)
@@ -524,6 +527,7 @@ def test_the_command_shows_a_table_the_verdict_and_a_picture(folder, command):
     where = folder(f"{LECTURE}:InceptionNet")
     code, out, _ = command("explain", where, "--images", 40, "--draw", "b.png", "--json", "b.json")
     assert code == 0 and max(map(len, out.splitlines())) <= 120
+    assert "accuracy lost without it" in out and "(replaced by its mean)" in out and "milliseconds" in out
     for words in ("incep1.cat", "branch5x5", "40 test images of sample", "(n = 8, ρ = ", "drawn: b.png"):
         assert words in out
     value = json.loads(Path("b.json").read_text())
@@ -537,7 +541,15 @@ def test_the_command_shows_a_table_the_verdict_and_a_picture(folder, command):
 
 def test_the_verdict_in_words_and_a_drawing_for_light_and_dark(monkeypatch):
     branches = tuple(contribution(f"j{n // 4}", f"b{n}", n / 10, float(n)) for n in range(8))
-    figures = {"accuracy": 0.9, "interval": (0.8, 1.0), "residuals": {}, "single": (), "threads": 1, "machine": "here"}
+    figures = {
+        "accuracy": 0.9,
+        "interval": (0.8, 1.0),
+        "macs": 8,
+        "residuals": {},
+        "single": (),
+        "threads": 1,
+        "machine": "here",
+    }
     found = Explanation(
         "net", "d", "test", 9, branches=branches, relations=relations(branches), timed_batch=1, **figures
     )
@@ -554,7 +566,9 @@ def test_the_command_explains_pictures(run, digits, command, sample):
     labels = [str(int(label)) for label in sample.test.labels[:4]]
     code, out, _ = command("explain", run.folder, *digits, "--draw", "p.png", "--json", "p.json")
     assert code == 0 and max(map(len, out.splitlines())) <= 120
-    assert [f"{digits[n]}: class {labels[n]}" in out for n in range(4)] == [True] * 4
+    assert [f"{digits[n]}: the net reads '{labels[n]}'" in out for n in range(4)] == [True] * 4
+    for words in ("adds to the", "sees a black picture", "adds up to within"):
+        assert words in out
     value = json.loads(Path("p.json").read_text())
     answers = bw.predict(run.folder, digits)
     for one, answer in zip(value, answers, strict=True):
@@ -562,7 +576,12 @@ def test_the_command_explains_pictures(run, digits, command, sample):
         assert one["probability"] == pytest.approx(answer.guesses[0].probability, abs=1e-5)
         assert np.shape(one["cam"]) == np.shape(one["gradients"]) == np.shape(one["occlusion"]) == (28, 28)
         assert np.sum(one["gradients"]) == pytest.approx(one["logit"] - one["black_logit"] + one["error"], abs=1e-3)
-        assert one["layer"] == "rblock2.relu" and one["complete"] and all(join["complete"] for join in one["joins"])
+        assert (
+            one["layer"] == "rblock2.relu"
+            and one["cells"] == [4, 4]
+            and one["complete"]
+            and all(join["complete"] for join in one["joins"])
+        )
     with Image.open("p.png") as picture:
         assert picture.width > 900 and picture.height > 900
     code, out, _ = command("explain", run.folder, digits[0], "--class", "8", "--json", "-")
@@ -570,11 +589,33 @@ def test_the_command_explains_pictures(run, digits, command, sample):
     assert one["target"] == "8" and one["predicted"] == labels[0] and one["probability"] < 0.5
 
 
+def test_each_panel_asks_a_question(run, digits, monkeypatch):
+    (one,) = bw.explain_pictures(run.folder, digits[0], picture=Path("p.svg"))
+    texts = re.findall("<text[^>]*>(.*?)</text>", Path("p.svg").read_text())
+    words = html.unescape(" ".join(texts))
+    target = one.target
+    for question in (
+        "your picture 0.png, 84×84 pixels",
+        f"what the net got of it, 28×28 pixels: it reads '{target}'",
+        f"hide a 5×5 patch: how much does the score of '{target}' fall?",
+        f"which pixels raise the score of '{target}' (red), which lower it (blue)?",
+        f"where does rblock2.relu find '{target}'? Coarse, only 4×4 cells (Grad-CAM)",
+        f"how much does each branch add to the score of '{target}'?",
+    ):
+        assert question in words
+    # A map that is 0 everywhere is left out, and not drawn as if it said something.
+    grad_cam = attribution.grad_cam
+    monkeypatch.setattr(attribution, "grad_cam", lambda *a: (grad_cam(*a)[0], torch.zeros(28, 28)))
+    bw.explain_pictures(run.folder, digits[0], picture=Path("z.svg"))
+    words = html.unescape(" ".join(re.findall("<text[^>]*>(.*?)</text>", Path("z.svg").read_text())))
+    assert "Grad-CAM is left out: none of the 4×4 cells of rblock2.relu" in words
+
+
 def test_what_does_not_add_up_is_said(run, digits, command, monkeypatch):
     monkeypatch.setattr("branchwork.explaining.attribution.TOLERANCE", 1e-9)
     monkeypatch.setattr("branchwork.explaining.attribution.MOST_STEPS", 64)
     _, out, _ = command("explain", run.folder, digits[0])
-    assert "read them with caution" in out and "shares add up to" in out
+    assert "read it with caution" in out and "What the branches of rblock1.add add is off by" in out
 
 
 class Straight(nn.Module):

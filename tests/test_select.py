@@ -122,6 +122,21 @@ def accuracy_of(folder, data) -> float:
     return float((logits.argmax(1) == data.test.labels).double().mean())
 
 
+def test_its_report_is_about_the_selection(selected):
+    page = Path(selected.report).read_text()
+    assert selected.report.endswith("selection.html") and Path(selected.folder, "report.html").is_file()
+    assert 'href="report.html"' in page and "<script" not in page
+    drawing = page[page.index("<svg") : page.index("</svg>")]
+    labels = re.findall(r">− (\w+)</text>", drawing)
+    assert labels == [size.removed for size in selected.sizes[1:]]
+    for figure in (
+        f"{selected.after.macs:,}",
+        f"{selected.after.test_accuracy:.2%}",
+        f"{selected.before.test_accuracy:.2%}",
+    ):
+        assert figure in page
+
+
 def test_each_step_removes_the_least_important_branch(run, selected):
     data, folder = run
     _, validation = train_and_validation(data, 0.1, 0)
@@ -368,7 +383,7 @@ def test_the_command(small, command, refused, monkeypatch):
     monkeypatch.setattr(module, "load_data", lambda *a, **k: small)
     words = ("--epochs", 1, "--keep", 2, "--out", "run", "--json", "figures.json")
     code, out, err = command("select", "two.py:Net", *words)
-    assert code == 0 and "rank by weights" in out and "keep 2 branches" in out, err
+    assert code == 0 and "rank by weights" in out and "branches kept in each join: 2" in out, err
     figures = json.loads(Path("figures.json").read_text())
     assert figures["after"]["macs"] < figures["before"]["macs"] and len(figures["sizes"]) == 2
     assert load_run("run/whole").model.net.endswith("two.py:Net")

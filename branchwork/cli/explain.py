@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, interval, make_table, show
 from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source
 from branchwork.errors import ExplainError
-from branchwork.language import milliseconds, say
+from branchwork.language import mark, milliseconds, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,49 +50,70 @@ def explain(
         explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, progress=True)
         deliver(explanation, json_file, lambda: _show(explanation))
     if draw is not None and json_file != STDOUT:
-        show(f"drawn: {draw}")
+        show(say("drawn: {path}", path=draw))
 
 
 def _show(found: "Explanation") -> None:
-    title = (
-        f"{found.net} is right on {found.accuracy:.2%} ({interval(found.interval)}) of {found.images:,} {found.split} "
-        f"images of {found.data}"
-    )
-    single = [f"{', '.join(found.single)}: a single branch, which cannot be removed"] if found.single else []
     show(
-        _branch_table(found, title),
-        "lost: points of accuracy, with the 95% interval of the change on the same images,",
-        "  by mean: where each channel of the branch is its mean over images and positions; by zero: where it is 0",
-        "weights: root mean square of its kernels and matrices; output: root mean square of its output",
-        *(["F/x: ‖F(x)‖/‖x‖, the residual beside the shortcut, mean over images"] if found.residuals else []),
-        f"ms: a batch of {found.timed_batch} images, as written, {found.threads} "
-        f"thread{'s' if found.threads > 1 else ''}",
-        *single,
+        _branch_table(found),
+        say("What is lost is in points of accuracy, in brackets the 95% interval of the change on the same images."),
+        say("Replaced by its mean: each channel of the branch gives its mean over all images and positions."),
+        say("Replaced by zero: the branch gives 0, which the rest of the net may never have seen in training."),
+        say(
+            "Milliseconds are for a batch of {batch} images, as written; threads: {threads}.",
+            batch=found.timed_batch,
+            threads=found.threads,
+        ),
+        say(
+            "Size of weights and of output: root mean square of the kernels and matrices, and of what the branch gives."
+        ),
+        *(
+            [say("{joins}: a single branch, which cannot be removed.", joins=", ".join(found.single))]
+            * bool(found.single)
+        ),
+        *([_residual_table(found)] if found.residuals else []),
         _relation_table(found),
         *verdict_lines(found),
     )
 
 
-def _branch_table(found: "Explanation", title: str) -> "Table":
+def _branch_table(found: "Explanation") -> "Table":
+    """Return a row for each branch, the worth and the costs first: a narrow terminal drops columns on the right."""
+    title = say(
+        "{net} is right on {accuracy:.2%} ({interval}) of {images}",
+        net=found.net,
+        accuracy=found.accuracy,
+        interval=interval(found.interval),
+        images=found.measured_on,
+    )
     table = make_table(
-        "branch", "lost by mean", "lost by zero", "weights", "output", "params", "MACs", "ms", title=title
+        say("branch"),
+        say("accuracy lost without it\n(replaced by its mean)"),
+        say("(replaced\nby zero)"),
+        say("share of\nMACs"),
+        say("milliseconds"),
+        say("size of\nweights"),
+        say("size of\noutput"),
+        say("parameters"),
+        say("MACs"),
+        title=title,
     )
     table.padding = (0, 1, 0, 0)
     join = ""
     for branch in found.branches:
         if branch.join != join:
             join = branch.join
-            ratio = found.residuals.get(join)
-            table.add_row(join, "" if ratio is None else f"F/x {ratio:.2f}", style="bold")
+            table.add_row(join, style="bold")
         table.add_row(
             f"  {branch.branch}",
             _points(branch.lost_by_mean, branch.lost_by_mean_interval),
-            _points(branch.lost_by_zero, branch.lost_by_zero_interval),
+            f"{100 * branch.lost_by_zero:.2f}",
+            f"{branch.macs / found.macs:.1%}" if branch.macs else "·",
+            milliseconds(branch.milliseconds) if branch.milliseconds else "·",
             "·" if branch.weight_rms is None else f"{branch.weight_rms:.3g}",
             f"{branch.activation_rms:.3g}",
             f"{branch.parameters:,}" if branch.parameters else "·",
             f"{branch.macs:,}" if branch.macs else "·",
-            milliseconds(branch.milliseconds) if branch.milliseconds else "·",
         )
     return table
 
@@ -101,20 +122,34 @@ def _points(value: float, bounds: tuple[float, float]) -> str:
     return f"{100 * value:.2f} [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
 
 
-def _relation_table(found: "Explanation") -> "Table":
-    title = "Rank correlation of the accuracy lost (by mean) with size and cost"
-    table = make_table("", "branches", "Spearman [95%]", "answer", title=title)
-    for relation in found.relations:
-        measure = _MEASURES[relation.measure] + (f" ({relation.join})" if relation.join else "")
-        table.add_row(measure, str(relation.count), _correlation(relation), relation.verdict)
+def _residual_table(found: "Explanation") -> "Table":
+    title = say("How large is the residual F(x) beside its shortcut x? ‖F(x)‖/‖x‖, mean over the images")
+    table = make_table(say("join"), say("times the shortcut"), title=title)
+    for join, ratio in found.residuals.items():
+        table.add_row(join, f"{ratio:.2f}")
     return table
 
 
+def _relation_table(found: "Explanation") -> "Table":
+    title = say("Is more lost without larger branches? Spearman's rank correlation: 1 the same order, −1 the opposite")
+    table = make_table(say("size"), say("branches"), say("correlation [95%]"), say("answer"), title=title)
+    for relation in found.relations:
+        measure = say(_MEASURES[relation.measure]) + (f" ({relation.join})" if relation.join else "")
+        table.add_row(measure, str(relation.count), _correlation(relation), say(_VERDICTS[relation.verdict]))
+    return table
+
+
+_VERDICTS = {
+    "yes": mark("yes"),
+    "no": mark("no"),
+    "too close to call": mark("too close to call"),
+    "too few branches to tell": mark("too few branches to tell"),
+}
 _MEASURES = {
-    "weight_rms": "weights, root mean square",
-    "weight_norm": "weights, root of all squares",
-    "activation_rms": "output",
-    "macs": "MACs",
+    "weight_rms": mark("weights, root mean square"),
+    "weight_norm": mark("weights, root of the sum of squares"),
+    "activation_rms": mark("output, root mean square"),
+    "macs": mark("MACs"),
 }
 
 
@@ -151,40 +186,62 @@ def verdict_lines(found: "Explanation") -> list[str]:
 
 def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
     for picture in explanations:
-        prediction = "" if picture.target == picture.predicted else f", predicted as {picture.predicted}"
-        title = f"{picture.image}: class {picture.target}, {picture.probability:.1%}{prediction}"
-        gained = picture.logit - picture.black_logit
-        table = make_table("branch", "share", "loss if blind", "loss by zero", "probability if blind")
-        for join in picture.joins:
-            table.add_row(join.join, f"{join.difference:.2f}", style="bold")
-            for branch in join.branches:
-                table.add_row(
-                    f"  {branch.branch}",
-                    f"{branch.share:.2f}",
-                    f"{branch.lost_blind:.2f}",
-                    f"{branch.lost_by_zero:.2f}",
-                    f"{branch.probability_blind:.1%}",
-                )
         show(
-            title,
-            table if picture.joins else "the net has no joins, and so no branches to compare",
-            f"logit {picture.logit:.2f}, {gained:+.2f} against a black picture: the sum of the integrated gradients",
-            f"  (off by {picture.error:.2g} after {picture.steps} steps{_warning(picture.complete)})",
+            _title(picture),
+            say(
+                "The net's score for {target!r} (its logit) is {score:.2f}, {gained:+.2f} against a black picture.",
+                target=picture.target,
+                score=picture.logit,
+                gained=picture.logit - picture.black_logit,
+            ),
+            _adds_up(say("What its pixels add to that"), picture.error, picture.complete),
+            _evidence_table(picture) if picture.joins else say("The net has no joins, and so no branches to compare."),
             *(
-                f"{join.join}: shares add up to {join.difference:.2f}, off by {join.error:.2g}{_warning(join.complete)}"
+                _adds_up(say("What the branches of {join} add", join=join.join), join.error, join.complete)
                 for join in picture.joins
                 if not join.complete
             ),
         )
     if any(picture.joins for picture in explanations):
         show(
-            "share: part of the class's logit, compared with a black picture; shares add up to the join's number",
-            "  (integrated gradients at the join, starting from the branches' outputs for the black picture)",
-            "loss if blind: how much the logit falls if only this branch reads the black picture;",
-            "  probability if blind: the probability of the class then;",
-            "loss by zero: how much the logit falls if the branch's output is 0",
+            say("Adds to the score: against a black picture; the branches of a join add up to the join's figure"),
+            say("  (integrated gradients at the join, from the branches' outputs for the black picture)."),
+            say("Sees a black picture: the branch gives what it gives for black, all else sees the picture."),
         )
 
 
-def _warning(complete: bool) -> str:
-    return "" if complete else ", more than 1%: read them with caution"
+def _title(picture: "PictureExplanation") -> str:
+    values = {"image": picture.image, "predicted": picture.predicted, "share": f"{picture.probability:.1%}"}
+    if picture.target == picture.predicted:
+        return say("{image}: the net reads {predicted!r} ({share})", **values)
+    return say(
+        "{image}: the net reads {predicted!r}; explained is {target!r} ({share})", target=picture.target, **values
+    )
+
+
+def _adds_up(what: str, error: float, complete: bool) -> str:
+    if complete:
+        return say("{what} adds up to within {error:.2g}.", what=what, error=abs(error))
+    return say("{what} is off by {error:.2g}, more than 1%: read it with caution.", what=what, error=error)
+
+
+def _evidence_table(picture: "PictureExplanation") -> "Table":
+    target = picture.target
+    table = make_table(
+        say("branch"),
+        say("adds to the\nscore of {target!r}", target=target),
+        say("score lost if it\nsees a black picture"),
+        say("{target!r} is then\nas probable as", target=target),
+        say("score lost\nif it gives 0"),
+    )
+    for join in picture.joins:
+        table.add_row(join.join, f"{join.difference:.2f}", style="bold")
+        for branch in join.branches:
+            table.add_row(
+                f"  {branch.branch}",
+                f"{branch.share:.2f}",
+                f"{branch.lost_blind:.2f}",
+                f"{branch.probability_blind:.1%}",
+                f"{branch.lost_by_zero:.2f}",
+            )
+    return table

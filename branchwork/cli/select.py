@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, interval, make_table, show
 from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
 from branchwork.errors import RecipeError
+from branchwork.language import say
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
@@ -93,55 +94,69 @@ def _fraction(text: str) -> float:
 
 
 def _show(selection: "Selection") -> None:
+    from branchwork.explaining.selection_report import by_weights
     from branchwork.nets.resolve import short_name
 
-    sizes = make_table("branches left", "removed", "validation", "loss", "parameters", "MACs", "of all", "steps", "s")
+    sizes = make_table(
+        say("branches left"),
+        say("removed"),
+        say("validation"),
+        say("MACs"),
+        say("of all"),
+        say("loss"),
+        say("parameters"),
+        say("steps"),
+        say("seconds"),
+    )
     for size in selection.sizes:
         names = " ".join(size.left)
         sizes.add_row(
-            names if len(names) <= 30 else f"{len(size.left)} of {len(selection.sizes[0].left)}",
+            names
+            if len(names) <= 30
+            else say("{left} of {all}", left=len(size.left), all=len(selection.sizes[0].left)),
             size.removed or "",
             f"{size.validation_accuracy:.2%}",
-            f"{size.validation_loss:.4f}",
-            f"{size.parameters:,}",
             f"{size.macs:,}",
             f"{size.macs / selection.sizes[0].macs:.0%}",
+            f"{size.validation_loss:.4f}",
+            f"{size.parameters:,}",
             str(size.steps),
             f"{size.seconds:.1f}",
         )
-    worth = make_table("branch", "rank by removal", "rank by weights", "weight size", "")
+    worth = make_table(say("branch"), say("rank by removal"), say("rank by weights"), say("weight size"), "")
     for branch in selection.worth:
         worth.add_row(
             branch.group,
             str(branch.rank_by_removal),
             str(branch.rank_by_weights),
             "–" if branch.weight_size is None else f"{branch.weight_size:.4f}",
-            "kept" if branch.kept else "",
+            say("kept") if branch.kept else "",
         )
-    ends = make_table("net", "parameters", "MACs", "validation", "test accuracy (95%)")
+    ends = make_table(say("net"), say("test accuracy (95%)"), say("validation"), say("MACs"), say("parameters"))
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
         ends.add_row(short_name(net), *_cells(figures))
-    left = [branch.group for branch in selection.worth if branch.kept]
-    largest = [branch.group for branch in selection.worth if branch.rank_by_weights <= len(left)]
-    by_weights = (
-        "by the size of the weights, the same branches would have been kept"
-        if largest == left
-        else f"by the size of the weights, {_listed(largest)} would have been kept instead of {_listed(left)}"
+    sentence = by_weights(selection)
+    show(
+        sizes,
+        worth,
+        *([sentence] if sentence else []),
+        ends,
+        *([say("The goal was not reached: {why}", why=selection.missed)] if selection.missed else []),
+        say(
+            "{goal}; {data}, seed {seed}, in {seconds:.1f} s",
+            goal=selection.goal,
+            data=selection.data,
+            seed=selection.seed,
+            seconds=selection.seconds,
+        ),
+        say("report: {path}", path=selection.report),
     )
-    settings = f"{selection.goal}; {selection.data}, seed {selection.seed}, in {selection.seconds:.1f} s"
-    missed = [f"The goal was not reached: {selection.missed}"] if selection.missed else []
-    show(sizes, worth, *([by_weights] if left else []), ends, *missed, settings)
-    show(f"report: {selection.report}")
-
-
-def _listed(names: list[str]) -> str:
-    return " ".join(names) if len(names) <= 6 else f"{' '.join(names[:5])} and {len(names) - 5} more"
 
 
 def _cells(figures: "Figures") -> tuple[str, ...]:
     return (
-        f"{figures.parameters:,}",
-        f"{figures.macs:,}",
-        f"{figures.validation_accuracy:.2%}",
         f"{figures.test_accuracy:.2%} ({interval(figures.test_interval)})",
+        f"{figures.validation_accuracy:.2%}",
+        f"{figures.macs:,}",
+        f"{figures.parameters:,}",
     )

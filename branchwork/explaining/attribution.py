@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.reading import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
-from branchwork.explaining.branching import BranchedNet, read_branches
 from branchwork.explaining.explain_plots import draw_evidence
 from branchwork.explaining.results import BranchEvidence, JoinEvidence, PictureExplanation
 from branchwork.figures import check_ending
 from branchwork.files import printable
+from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.program import shape_of
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
@@ -64,7 +64,7 @@ def explain_pictures(
         for image, path in zip(images, paths, strict=True)
     )
     if draw is not None:
-        draw_evidence(explanations, torch.stack(images), draw)
+        draw_evidence(explanations, list(zip(paths, images, strict=True)), draw)
     return explanations
 
 
@@ -76,7 +76,7 @@ def _explain(
         (logits,), (black_logits,) = branched.logits(x), branched.logits(black)
     predicted = int(logits.argmax())
     index = predicted if target is None else model.classes.index(target)
-    layer, cam = grad_cam(branched, x, index)
+    spatial, (layer, cam) = _last_spatial(branched), grad_cam(branched, x, index)
     gradients, error, steps = integrated_gradients(branched.logits, (x,), (black,), index=index)
     window, occlusion = occlude(branched.logits, x, black=black, index=index)
     return PictureExplanation(
@@ -87,6 +87,7 @@ def _explain(
         logit=float(logits[index]),
         black_logit=float(black_logits[index]),
         layer=layer,
+        cells=None if spatial is None else (shape_of(spatial)[1], shape_of(spatial)[2]),
         cam=None if cam is None else _rows(cam),
         gradients=_rows(gradients[0][0].sum(0)),
         error=error,
@@ -104,12 +105,9 @@ def grad_cam(branched: BranchedNet, x: Tensor, index: int) -> tuple[str | None, 
     Channels are weighted by the mean of their gradient over positions (Selvaraju et al. 2017, equations 1 and 2), and
     the map is scaled to the image. None and None if no operation has height and width.
     """
-    graph = branched.graph
-    tensors = [node for node in graph.names if node in graph.image_nodes and isinstance(node.meta["val"], Tensor)]
-    spatial = [node for node in tensors if len(shape_of(node)) == 3 and min(shape_of(node)[1:]) > 1]
-    if not spatial:
+    graph, node = branched.graph, _last_spatial(branched)
+    if node is None:
         return None, None
-    node = spatial[-1]
     with torch.no_grad():
         (maps,) = graph.run(x, wanted=[node])
     maps.requires_grad_()
@@ -118,6 +116,14 @@ def grad_cam(branched: BranchedNet, x: Tensor, index: int) -> tuple[str | None, 
         (gradient,) = torch.autograd.grad(logits[0, index], maps)
     cam = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
     return graph.names[node], F.interpolate(cam, tuple(x.shape[2:]), mode="bilinear")[0, 0]
+
+
+def _last_spatial(branched: BranchedNet) -> fx.Node | None:
+    """Return the last operation with height and width."""
+    graph = branched.graph
+    tensors = [node for node in graph.names if node in graph.image_nodes and isinstance(node.meta["val"], Tensor)]
+    spatial = [node for node in tensors if len(shape_of(node)) == 3 and min(shape_of(node)[1:]) > 1]
+    return spatial[-1] if spatial else None
 
 
 def integrated_gradients(

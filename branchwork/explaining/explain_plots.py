@@ -1,5 +1,6 @@
 """The figures of `explain`: worth and cost of each branch, and what in a picture speaks for a class."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,42 +10,51 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from branchwork.datasets.reading import read_picture
 from branchwork.errors import ExplainError
-from branchwork.explaining.results import Contribution, Explanation, JoinEvidence, PictureExplanation
+from branchwork.explaining.results import Contribution, Explanation, PictureExplanation
 from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
+from branchwork.files import printable
+from branchwork.language import language, say, times
 
 _ROW = 0.27  # inches for a branch
-_SIDE = 2.0  # inches for a map
+_SIDE, _PANEL = 2.0, 3.3  # inches for a map, and for the panel that it stands in
 # More rows would make a picture that no program opens.
-MOST_DRAWN = 20
+MOST_DRAWN = 10
+
+HeatMap = tuple[tuple[float, ...], ...]
 
 
 def draw_contributions(explanation: Explanation, path: Path) -> None:
-    """Draw a row for each branch to `path`: what is lost without it, its MACs, and the size of its weights."""
+    """Draw a row for each branch to `path`: what is lost without it, what it costs, and the size of its weights."""
     rows = _rows([(branch.join, branch) for branch in explanation.branches])
-    title = (
-        f"{explanation.net}: what each branch is worth, and what it costs "
-        f"({explanation.images:,} {explanation.split} images of {explanation.data})"
+    title = say(
+        "{net}: what each branch is worth, and what it costs ({images})",
+        net=explanation.net,
+        images=explanation.measured_on,
     )
-    with _sheet(path, (11.5, 1.5 + _ROW * rows[-1].place), title) as figure:
-        worth, macs, weights = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
-        for axes in (worth, macs, weights):
+    with _sheet(path, (12.5, 1.6 + _ROW * rows[-1].place), title) as figure:
+        panels = figure.subplots(1, 4, sharey=True, width_ratios=(2.2, 1, 1, 1))
+        for axes in panels:
             plain_axes(axes, "x")
+            axes.xaxis.get_major_locator().set_params(nbins=4)
+        worth, macs, milliseconds, weights = panels
         for row in rows:
             _worth(worth, row.value, place=row.place, colour=row.colour)
-            macs.barh(row.place, row.value.macs, 0.6, color=row.colour)
+            macs.barh(row.place, 100 * row.value.macs / max(1, explanation.macs), 0.6, color=row.colour)
+            milliseconds.barh(row.place, row.value.milliseconds, 0.6, color=row.colour)
             if row.value.weight_rms is not None:
                 weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
         _name_rows(worth, rows, [row.value.branch for row in rows])
         worth.set_xlabel(
-            "accuracy lost without it, points (95% interval)\nbar: replaced by its mean · ○ replaced by zeros"
+            say("points of accuracy lost without it (line: 95% interval)")
+            + "\n"
+            + say("bar: replaced by its mean · ○ replaced by zeros")
         )
         worth.axvline(0, color=INK, linewidth=0.8)
-        macs.set_xlabel("MACs per image")
-        macs.xaxis.set_major_formatter(_short_number)
-        macs.xaxis.get_major_locator().set_params(nbins=4)
-        weights.set_xlabel("weights\n(root mean square)")
-        weights.xaxis.get_major_locator().set_params(nbins=4)
+        macs.set_xlabel(say("share of the MACs, percent"))
+        milliseconds.set_xlabel(say("milliseconds for {count} images", count=explanation.timed_batch))
+        weights.set_xlabel(say("size of its weights") + "\n" + say("(root mean square)"))
 
 
 def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> None:
@@ -54,67 +64,127 @@ def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> Non
     axes.plot(100 * branch.lost_by_zero, place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=5)
 
 
-def draw_evidence(explanations: Sequence[PictureExplanation], images: Tensor, path: Path) -> None:
-    """Draw each picture, uint8 N×C×H×W as the net received it, under its maps and beside its branches.
+def draw_evidence(
+    explanations: Sequence[PictureExplanation], pictures: Sequence[tuple[Path, Tensor]], path: Path
+) -> None:
+    """Draw what speaks for the class of each picture: over its pixels, and over the branches of each join.
 
-    No more than the first `MOST_DRAWN`, and the title then says so.
+    `pictures` are the files, and what the net received, uint8 C×H×W. No more than the first `MOST_DRAWN` are drawn, and
+    the title then says so.
     """
-    title = "evidence for the class, over the picture and over the branches of each join"
+    title = say("What speaks for the class? A score is the net's output for a class (its logit), before the softmax.")
     if len(explanations) > MOST_DRAWN:
-        title += f" (the first {MOST_DRAWN} of {len(explanations)} pictures)"
-        explanations, images = explanations[:MOST_DRAWN], images[:MOST_DRAWN]
-    joins = max(len(explanation.joins) for explanation in explanations)
-    bars = max(sum(len(join.branches) + 0.8 for join in explanation.joins) for explanation in explanations)
-    height = max(_SIDE + 0.75, 0.9 + _ROW * bars)
-    size = (4 * (_SIDE + 0.15) + (4.2 if joins else 0), 0.5 + height * len(explanations))
+        title += say(" The first {shown} of {count} pictures.", shown=MOST_DRAWN, count=len(explanations))
+        explanations, pictures = explanations[:MOST_DRAWN], pictures[:MOST_DRAWN]
+    rows = max([0, *(sum(len(join.branches) + 1 for join in each.joins) for each in explanations)])
+    upper = max(_SIDE, 0.8 + 0.8 * _ROW * rows)
+    size = (3 * _PANEL, 0.4 + (upper + _SIDE + 1.6) * len(explanations))
     with _sheet(path, size, title) as figure:
-        panels = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
-        for panel, explanation, image in zip(panels, explanations, images, strict=True):
-            panel.set_facecolor("none")
-            grid = panel.add_gridspec(1, 5 if joins else 4, width_ratios=[1] * 4 + ([4.2 / _SIDE] if joins else []))
-            _maps([panel.add_subplot(grid[0, column]) for column in range(4)], explanation, image)
-            if explanation.joins:
-                _evidence(panel.add_subplot(grid[0, 4]), explanation.joins, explanation.target)
+        sheets = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
+        for sheet, explanation, (file, image) in zip(sheets, explanations, pictures, strict=True):
+            sheet.set_facecolor("none")
+            grid = sheet.add_gridspec(2, 3, height_ratios=(upper, _SIDE + 0.4))
+            places = [sheet.add_subplot(grid[row, column]) for row in range(2) for column in range(3)]
+            _pictures(places[0], places[1], explanation, file=file, image=image)
+            _branches(places[2], explanation)
+            _maps(places[3:], explanation, image)
 
 
-def _maps(axes: Sequence[Any], explanation: PictureExplanation, image: Tensor) -> None:
-    pixels = image.permute(1, 2, 0).numpy().squeeze()
-    # So pale that both colours show on black and on white alike.
-    pale = 165 + 0.35 * image.float().mean(0).numpy()
-    answer = f"predicted as {explanation.predicted}"
-    if explanation.target != explanation.predicted:
-        answer += f"; here: for {explanation.target}"
-    axes[0].imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes[0].set_title(f"{_short(Path(explanation.image).name)}\n{answer}", fontsize=9)
-    maps = (
-        ("Grad-CAM", explanation.layer or "no layer with positions", explanation.cam),
-        ("integrated gradients", "red for it, blue against", explanation.gradients),
-        ("occlusion", f"{explanation.window[0]}×{explanation.window[1]} black", explanation.occlusion),
-    )
-    for place, (name, more, numbers) in zip(axes[1:], maps, strict=True):
-        place.imshow(pale, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        if numbers is not None:
-            values = np.asarray(numbers)
-            most = float(np.abs(values).max()) or 1.0
-            # Clear where it says nothing, so that the picture shows through.
-            strength = np.clip(np.abs(values) / most, 0, 1) ** 0.6
-            place.imshow(values, cmap="RdBu_r", vmin=-most, vmax=most, alpha=0.85 * strength, interpolation="nearest")
-        place.set_title(f"{name}\n{_short(more)}", fontsize=9)
-    for place in axes:
+def _pictures(original: Any, received: Any, explanation: PictureExplanation, *, file: Path, image: Tensor) -> None:
+    """Show the picture beside what the net got of it."""
+    picture = read_picture(file)
+    size = times(picture.size)
+    picture.thumbnail((400, 400))
+    original.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    _ask(original, say("your picture {name}, {size} pixels", name=_short(printable(Path(file.name))), size=size))
+    received.imshow(image.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    got = times(reversed(image.shape[1:]))
+    values = {"size": got, "predicted": explanation.predicted, "target": explanation.target}
+    _ask(
+        received,
+        say("what the net got of it, {size} pixels: it reads '{predicted}' ({share:.0%})",
+            **values, share=explanation.probability)
+        if explanation.target == explanation.predicted
+        else say("what the net got of it, {size} pixels: it reads '{predicted}'; here: what speaks for '{target}'",
+                 **values),
+    )  # fmt: skip
+    for place in (original, received):
         place.axis("off")
 
 
-def _evidence(axes: Any, joins: Sequence[JoinEvidence], target: str) -> None:
-    rows = _rows([(join.join, branch) for join in joins for branch in join.branches])
+def _maps(places: Sequence[Any], explanation: PictureExplanation, image: Tensor) -> None:
+    """Show three maps over the picture, each with its question and a colour bar."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    target = _short(explanation.target)
+    window = times(explanation.window)
+    maps: list[tuple[str, HeatMap | None]] = [
+        (say("hide a {window} patch: how much does the score of '{target}' fall?", window=window, target=target),
+         explanation.occlusion),
+        (say("which pixels raise the score of '{target}' (red), which lower it (blue)?", target=target),
+         explanation.gradients),
+        (_where(explanation, target), explanation.cam if np.any(explanation.cam or 0) else None),
+    ]  # fmt: skip
+    # So pale that both colours show on black and on white alike.
+    pale = 165 + 0.35 * image.float().mean(0).numpy()
+    for place, (question, numbers) in zip(places, maps, strict=True):
+        _ask(place, question)
+        place.axis("off")
+        if numbers is None:
+            continue
+        place.imshow(pale, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        values = np.asarray(numbers)
+        most = float(np.abs(values).max()) or 1.0
+        # Clear where it says nothing, so that the picture shows through.
+        strength = np.clip(np.abs(values) / most, 0, 1) ** 0.6
+        colours = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        place.imshow(values, alpha=0.85 * strength, interpolation="nearest", **colours)
+        # Of its own, since the map's colours are transparent.
+        scale = place.figure.colorbar(
+            ScalarMappable(Normalize(-most, most), "RdBu_r"),
+            ax=place,
+            orientation="horizontal",
+            fraction=0.05,
+            pad=0.03,
+        )
+        scale.set_ticks([-most, 0, most], labels=[f"{-most:.2g}", "0", f"{most:.2g}"])
+        scale.outline.set_visible(False)
+
+
+def _where(explanation: PictureExplanation, target: str) -> str:
+    """Return the question that Grad-CAM answers, or why it does not."""
+    if explanation.cells is None:
+        return say("Grad-CAM is left out: no operation of this net has height and width")
+    cells = times(explanation.cells)
+    if not np.any(explanation.cam or 0):
+        return say("Grad-CAM is left out: none of the {cells} cells of {layer} speaks for '{target}'",
+                   cells=cells, layer=explanation.layer, target=target)  # fmt: skip
+    return say("where does {layer} find '{target}'? Coarse, only {cells} cells (Grad-CAM)",
+               cells=cells, layer=explanation.layer, target=target)  # fmt: skip
+
+
+def _branches(axes: Any, explanation: PictureExplanation) -> None:
+    if not explanation.joins:
+        axes.axis("off")
+        return
+    target = _short(explanation.target)
+    rows = _rows([(join.join, branch) for join in explanation.joins for branch in join.branches])
     plain_axes(axes, "x")
     for row in rows:
         axes.barh(row.place, row.value.share, 0.6, color=row.colour)
         axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=4)
     axes.axvline(0, color=INK, linewidth=0.8)
     _name_rows(axes, rows, [row.value.branch for row in rows])
+    _ask(axes, say("how much does each branch add to the score of '{target}'?", target=target))
     axes.set_xlabel(
-        f"logits for {_short(target)} · bar: share, adds up · ○ lost if it reads a black picture", fontsize=8
+        say("bar: what it adds") + "\n" + say("○ lost if it alone sees a black picture"), fontsize=8, loc="left"
     )
+
+
+def _ask(axes: Any, question: str) -> None:
+    width = 22 if language() == "zh" else 40
+    axes.set_title("\n".join(textwrap.wrap(question, width)), fontsize=9)
 
 
 @dataclass(frozen=True)
@@ -156,13 +226,6 @@ def _sheet(path: Path, size: tuple[float, float], title: str) -> Iterator[Any]:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         yield figure
         save(figure, path, title, error=ExplainError)
-
-
-def _short_number(value: float, _: object = None) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{letter}"
-    return f"{value:g}"
 
 
 def _short(words: str) -> str:

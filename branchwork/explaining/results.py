@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from branchwork.explaining.ranks import Verdict
+from branchwork.language import say
 
 Measure = Literal["weight_rms", "weight_norm", "activation_rms", "macs"]
 
@@ -13,10 +14,10 @@ class Contribution:
     """What one branch of a join contributes, and what it costs.
 
     `lost_by_mean` and `lost_by_zero` are by how much the accuracy falls, a fraction, if the branch is replaced by its
-    mean or by zeros, with `metrics.paired_interval`. `weight_rms` is the root mean square of all numbers in its kernels
-    and matrices, without biases and norms, and `weight_norm` the root of their sum of squares; None if it has none.
-    `activation_rms` is that of what it gives to the join. Parameters that it shares with another branch count in both.
-    `macs` are per image; `milliseconds` are those of its operations, as written, for `timed_batch` images.
+    mean or by zeros, with `evaluate.paired_interval`. `weight_rms` is the root mean square of all numbers in its
+    kernels and matrices, without biases and norms, and `weight_norm` the root of their sum of squares; None if it has
+    none. `activation_rms` is that of what it gives to the join. Parameters that it shares with another branch count in
+    both. `macs` are per image; `milliseconds` are those of its operations, as written, for `timed_batch` images.
     """
 
     join: str
@@ -51,7 +52,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the branches of a run's net contribute, measured on `images` images of `data`.
+    """What the branches of a run's net contribute, measured on `images` images of `data`; `macs` are the whole net's.
 
     `residuals` are, for each join with a shortcut, the mean over images of ‖F(x)‖/‖x‖: the size of the residual beside
     that of the shortcut. `single` are joins of one branch, which cannot be taken out.
@@ -63,6 +64,7 @@ class Explanation:
     images: int
     accuracy: float
     interval: tuple[float, float]
+    macs: int
     branches: tuple[Contribution, ...]
     residuals: dict[str, float]
     single: tuple[str, ...]
@@ -70,6 +72,14 @@ class Explanation:
     timed_batch: int
     threads: int
     machine: str
+
+    @property
+    def measured_on(self) -> str:
+        """What it was measured on, in words."""
+        values = {"images": self.images, "data": self.data}
+        if self.split == "validation":
+            return say("{images:,} validation images of {data}", **values)
+        return say("{images:,} test images of {data}", **values)
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class PictureExplanation:
     logit: float
     black_logit: float
     layer: str | None
+    cells: tuple[int, int] | None
     cam: tuple[tuple[float, ...], ...] | None
     gradients: tuple[tuple[float, ...], ...]
     error: float

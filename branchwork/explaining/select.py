@@ -18,8 +18,10 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.explaining.selection import Figures, Goal, Selection, Size
+from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
-from branchwork.files import hold_lock, read_json, write_json
+from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.language import enumerated, say
 from branchwork.nets.prune import find_joins
 from branchwork.nets.resolve import absolute_name, short_name
 from branchwork.nets.weights import load_weights
@@ -33,6 +35,7 @@ from branchwork.training.processes import check_single_process
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.run import (
     MODEL,
+    REPORT,
     RESULT,
     STATE,
     STEPS,
@@ -46,8 +49,8 @@ from branchwork.training.run import (
 from branchwork.training.train import resume, train
 from branchwork.training.training_run import read_result
 
-# Beside `steps.json`: the run of the whole net, if it is trained here, and the result.
-WHOLE, SELECTION = "whole", "selection.json"
+# Beside `steps.json`: the run of the whole net, if it is trained here, the result, and its report.
+WHOLE, SELECTION, SELECTION_PAGE = "whole", "selection.json", "selection.html"
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def select(
                 sizes = _shrink(search, folder, steps, whole=run.net)
             _train(search, folder, sizes[-1].net, weights=weights_path(folder, sizes))
             selection = _summarize(search, run, sizes, folder=folder, seconds=time.perf_counter() - began)
+            write_whole(folder / SELECTION_PAGE, selection_page(selection, REPORT))
             write_json(folder / SELECTION, asdict(selection))
             return selection
     except (KeyboardInterrupt, Interrupted):
@@ -226,11 +230,16 @@ def weights_path(folder: Path, sizes: Sequence[Size]) -> Path:
 
 
 def _line(size: Size) -> str:
-    removed = f"without {size.removed}, " if size.removed else ""
-    return (
-        f"{len(size.left)} left: {removed}validation {size.validation_accuracy:.2%}, loss {size.validation_loss:.4f}, "
-        f"{size.macs:,} MACs"
-    )
+    values = {
+        "left": len(size.left),
+        "removed": size.removed,
+        "accuracy": size.validation_accuracy,
+        "loss": size.validation_loss,
+        "macs": size.macs,
+    }
+    if size.removed is None:
+        return say("{left} left: validation {accuracy:.2%}, loss {loss:.4f}, {macs:,} MACs", **values)
+    return say("{left} left: without {removed}, validation {accuracy:.2%}, loss {loss:.4f}, {macs:,} MACs", **values)
 
 
 def _summarize(search: Search, run: TrainedNet, sizes: Sequence[Size], *, folder: Path, seconds: float) -> Selection:
@@ -253,17 +262,24 @@ def _summarize(search: Search, run: TrainedNet, sizes: Sequence[Size], *, folder
         steps=sum(size.steps for size in sizes),
         seconds=seconds,
         folder=result.folder,
-        report=result.report,
+        report=str(folder / SELECTION_PAGE),
     )
 
 
 def _shortfall(goal: Goal, net: nn.Module, lost: float) -> str | None:
     """Say how the trained net, which has `lost` validation accuracy, falls short of the goal; None if it does not."""
     if goal.drop is not None and lost > goal.drop:
-        return f"once trained, the net loses {lost:.2%} of validation accuracy, more than the {goal.drop:.2%} of --drop"
+        return say(
+            "once trained, the net loses {lost:.2%} of validation accuracy, more than the {drop:.2%} of --drop",
+            lost=lost,
+            drop=goal.drop,
+        )
     keep = goal.keep
     larger = [path or "the join" for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
     if not larger:
         return None
-    joins = larger[0] if len(larger) == 1 else f"{larger[0]} and {len(larger) - 1} other joins"
-    return f"more than {keep} branches stay in {joins}: no other branch that costs anything can be removed"
+    return say(
+        "more than {keep} branches stay in {joins}: no other branch that costs anything can be removed",
+        keep=keep,
+        joins=enumerated(larger),
+    )

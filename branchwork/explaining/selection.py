@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from branchwork.errors import RecipeError
+from branchwork.language import say
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class Goal:
 
     def __str__(self) -> str:
         if self.keep is not None:
-            return f"keep {self.keep} branch{'es' * (self.keep > 1)} of each join"
+            return say("branches kept in each join: {keep}", keep=self.keep)
         if self.macs is not None:
-            return f"at most {self.macs:.0%} of the MACs"
-        return f"at most {self.drop:.2%} of validation accuracy lost"
+            return say("at most {macs:.0%} of the MACs", macs=self.macs)
+        return say("at most {drop:.2%} of validation accuracy lost", drop=self.drop)
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ class Figures:
 class Selection:
     """The result of `select`, stored as `selection.json`.
 
-    `whole` and `net` are the arguments of the nets before and after, `folder` is the run of the smaller one. `missed`
-    says how that net, once trained, falls short of the goal, and is None if it does not.
+    `whole` and `net` are the arguments of the nets before and after, `folder` is the run of the smaller one, and
+    `report` the page about the selection. `missed` says how that net, once trained, falls short of the goal, and is
+    None if it does not.
     """
 
     whole: str

@@ -125,7 +125,7 @@ def _remove_group(
             trials[name] = replace(trials[name], loss_at_once=tuner.validate(nets[name])[0])
         names = sorted(names, key=price)[:MOST_TUNED]
     for count, name in enumerate(names):
-        search.observer.count(f"{len(now.left)} left: fine-tuning without each", count, len(names))
+        search.observer.count(say("{left} left: fine-tuning without each", left=len(now.left)), count, len(names))
         steps += tuner.tune(nets[name], TRYING)
         loss, accuracy = tuner.validate(nets[name])
         trials[name] = replace(trials[name], validation_loss=loss, validation_accuracy=accuracy)

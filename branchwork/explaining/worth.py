@@ -11,19 +11,19 @@ from torch import Tensor
 from branchwork.datasets.batches import generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
-from branchwork.explaining.branching import BranchedNet, Replacement, read_branches
 from branchwork.explaining.explain_plots import draw_contributions
-from branchwork.explaining.measure import TIMED_BATCH, observe, remove_each, time_branches
 from branchwork.explaining.ranks import rank_interval, spearman, verdict_of
 from branchwork.explaining.results import Contribution, Explanation, Measure, Relation
 from branchwork.figures import check_ending
+from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
 from branchwork.screen import watch
-from branchwork.training.evaluate import load_for, paired_interval, wilson_interval
+from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
+from branchwork.training.measure import TIMED_BATCH, lost_accuracy, observe, remove_each, time_branches
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
 from branchwork.training.training_run import read_result
 
@@ -113,7 +113,7 @@ def _explain(
             key = (join, branch)
             weights = _weights(branched, *key)
             rms, count = weight_rms(weights), sum(weight.numel() for weight in weights if weight.dim() > 1)
-            mean, zero = (_lost(observed.correct, without[*key, by]) for by in get_args(Replacement))
+            mean, zero = (lost_accuracy(observed.correct, without[*key, by]) for by in get_args(Replacement))
             contributions.append(
                 Contribution(
                     join=join,
@@ -138,6 +138,7 @@ def _explain(
         images=len(split),
         accuracy=correct / len(split),
         interval=wilson_interval(correct, len(split)),
+        macs=branched.trace.macs,
         branches=tuple(contributions),
         residuals=observed.residuals,
         single=_single_joins(branched),
@@ -146,12 +147,6 @@ def _explain(
         threads=torch.get_num_threads(),
         machine=machine(),
     )
-
-
-def _lost(before: Tensor, after: Tensor) -> tuple[float, tuple[float, float]]:
-    """Return by how much the accuracy falls, and the interval of that."""
-    lost, gained, total = int((before & ~after).sum()), int((~before & after).sum()), len(before)
-    return (lost - gained) / total, paired_interval(lost, gained, total)
 
 
 def _weights(branched: BranchedNet, join: str, branch: str) -> list[Tensor]:

@@ -1,1 +1,1 @@
-"""Views of an untrained net: the table, the findings of lint, and the drawing."""
+"""Views of an untrained net: the table, and the findings of lint."""

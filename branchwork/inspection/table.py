@@ -7,13 +7,13 @@ from typing import Literal
 
 from torch import nn
 
+from branchwork.drawing.drawing import draw_net
 from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.read import read
 from branchwork.graph.teach import mends_of
 from branchwork.graph.trace import Operation, Trace, trace_graph
-from branchwork.inspection.drawing import draw_net
 from branchwork.inspection.evidence import Finding
 from branchwork.inspection.fix import write_patches
 from branchwork.inspection.lint import lint_graph

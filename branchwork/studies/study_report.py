@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from branchwork.datasets.dataset import DataSet
-from branchwork.language import language, say, times
+from branchwork.language import say, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
 from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
@@ -32,7 +32,7 @@ def study_page(
             say("Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.")
         ),
     ]
-    return page(say(study.question), parts, "zh-Hans" if language() == "zh" else "en")
+    return page(say(study.question), parts)
 
 
 def _command(result: StudyResult, data: DataSet, records: Records) -> str:

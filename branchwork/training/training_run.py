@@ -28,6 +28,7 @@ from branchwork.training.evaluate import evaluate_net
 from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import commit, machine, peak_memory, process_settings, reset_peak_memory, versions
+from branchwork.training.net_report import Kernels, describe_net, first_kernels
 from branchwork.training.plan import Plan
 from branchwork.training.processes import Processes, is_lost
 from branchwork.training.run import (
@@ -38,6 +39,7 @@ from branchwork.training.run import (
     RESULT,
     STATE,
     Model,
+    TrainedNet,
     holds,
     keep_script,
     kept_net,
@@ -140,7 +142,10 @@ def run_training(
 
 @dataclass
 class _Run:
-    """One training and its folder. `best` are the weights that are kept, `macs` those of one image."""
+    """One training and its folder. `best` are the weights that are kept, `macs` those of one image.
+
+    `first` are the first kernels as they were before the training, None if that is no longer known.
+    """
 
     plan: Plan
     folder: Path
@@ -150,6 +155,7 @@ class _Run:
     validation: Split
     best: dict[str, Tensor]
     macs: int
+    first: Kernels | None
 
     def save(self) -> None:
         """Write the state. If that fails, the previous state remains, and the error says how to continue."""
@@ -178,6 +184,8 @@ def _prepare(
     net = build()
     if plan.options.weights is not None and saved is None:
         observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
+    # A training that goes on does not load again the weights that it began with.
+    first = first_kernels(net, model.in_channels) if plan.options.weights is None or saved is None else None
     shape = (model.in_channels, *model.image_size)
     macs = count_macs(net, shape)
     if plan.options.execute != "written":
@@ -193,7 +201,7 @@ def _prepare(
     position = Position() if saved is None else saved.position
     position.seconds = processes.share(position.seconds + time.perf_counter() - began)
     splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, used=plan.recipe.fraction)
-    run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs)
+    run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs, first)
     if saved is None:
         run.save()
     else:
@@ -355,10 +363,13 @@ def _finish(run: _Run, data: DataSet) -> Result:
         batch_size=len(first),
         num_classes=len(model.classes),
     )
+    trained = TrainedNet(state.net, model, run.folder)
+    held_out = len(run.validation) > 0
+    measured_on = run.validation if held_out else data.test
     write_report(
-        run.folder,
+        trained,
         asdict(result),
-        recipe=plan.recipe,
+        net=describe_net(trained, measured_on, held_out=held_out, before=run.first),
         history=position.history,
         evaluation=evaluation,
         data=data,

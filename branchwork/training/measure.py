@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -13,9 +13,11 @@ from torch import Tensor, fx
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import WeightsError
-from branchwork.explaining.branching import BranchedNet, Replacement, constant_shape
+from branchwork.graph.branching import BranchedNet, Replacement, constant_shape
 from branchwork.graph.costs import op_name
+from branchwork.language import say
 from branchwork.observer import Observer
+from branchwork.training.evaluate import paired_interval
 from branchwork.training.infer import evaluation_batch
 from branchwork.training.run import Model
 
@@ -106,7 +108,13 @@ def _ratio(residual: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def remove_each(
-    branched: BranchedNet, model: Model, split: Split, *, observed: Observed, observer: Observer
+    branched: BranchedNet,
+    model: Model,
+    split: Split,
+    *,
+    observed: Observed,
+    observer: Observer,
+    by: Sequence[Replacement] = get_args(Replacement),
 ) -> dict[tuple[str, str, Replacement], Tensor]:
     """Return which images, bool N, the net classifies correctly without each branch, by join, branch, replacement."""
     correct: dict[tuple[str, str, Replacement], list[Tensor]] = defaultdict(list)
@@ -117,15 +125,21 @@ def remove_each(
                 _, entering = branched.run_to_joins(images)
                 for join, branches in entering.items():
                     for branch, tensors in branches.items():
-                        for replacement in get_args(Replacement):
+                        for replacement in by:
                             changed = _replaced(tensors, observed.means[join, branch], replacement)
                             logits = branched.run_from_join(join, branches | {branch: changed}, images)
                             correct[join, branch, replacement].append(logits.argmax(1) == labels)
                 done += len(labels)
-                observer.count("images without each branch", done, len(split))
+                observer.count(say("images without each branch"), done, len(split))
     finally:
         observer.count_end()
     return {key: torch.cat(parts) for key, parts in correct.items()}
+
+
+def lost_accuracy(before: Tensor, after: Tensor) -> tuple[float, tuple[float, float]]:
+    """Return by how much the accuracy falls from one bool N of correct images to another, and its paired interval."""
+    lost, gained, total = int((before & ~after).sum()), int((~before & after).sum()), len(before)
+    return (lost - gained) / total, paired_interval(lost, gained, total)
 
 
 def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], replacement: Replacement) -> list[Tensor]:

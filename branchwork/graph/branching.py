@@ -79,12 +79,19 @@ class BranchedNet:
 def read_branches(net: nn.Module, input_shape: Sequence[int]) -> BranchedNet:
     """Return the joins of `net`, in its present mode, for images C×H×W.
 
-    A tensor that enters a join and does not depend on the image, such as a learned position, is no branch. Raises
-    `NetError` if the graph of `net` cannot be read.
+    Raises `NetError` if the graph of `net` cannot be read.
     """
     graph = read(net, input_shape, train=True)
+    return branches_of(graph, trace_graph(graph))
+
+
+def branches_of(graph: Graph, trace: Trace) -> BranchedNet:
+    """Return the joins of a net that has been read, and its trace.
+
+    A tensor that enters a join and does not depend on the image, such as a learned position, is no branch. Raises
+    `NetError` if the graph cannot stand for the net.
+    """
     graph.check_runnable()
-    trace = trace_graph(graph)
     entries = {}
     for join in trace.joins:
         branches = {b.name: b.entries for b in join.branches if all(_is_per_image(graph, node) for node in b.entries)}

@@ -1,14 +1,14 @@
 """The picture of a net for a slide: operations from left to right, branches as lanes, joins as coloured bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from branchwork.drawing.boxes import BAND, LINE, Box, Point
+from branchwork.drawing.layout import MARGIN, POINTS, TITLE, Line, Picture, layout
 from branchwork.errors import NetError
-from branchwork.figures import COLOURS, INK, check_ending, new_figure, save
+from branchwork.figures import COLOURS, INK, check_ending, inline_svg, new_figure, save
 from branchwork.graph.trace import Trace
-from branchwork.inspection.boxes import BAND, LINE, Box, Point
-from branchwork.inspection.layout import MARGIN, POINTS, Line, layout
 
 _CORNER = 0.1  # the radius of round corners
 
@@ -19,28 +19,53 @@ def draw_net(trace: Trace, path: Path, title: str) -> None:
     picture = layout(trace)
     width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
     with new_figure(width, picture.height, font_size=POINTS, layout=None) as figure:
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.axis("off")
-        axes.set(xlim=(0, width), ylim=(picture.height, 0))
-        pen = _Pen(axes)
+        pen = _Pen(figure, (width, picture.height))
         pen.text(MARGIN, MARGIN + 0.1, title, fontsize=14, fontweight="bold", ha="left")
-        for line in dict.fromkeys(line for edge in picture.edges for line in edge.lines):  # edges may share a line
-            pen.line(line)
-        for edge in picture.edges:
-            if edge.arrow:
-                pen.arrow(edge.lines[-1])
-        for box in picture.boxes:
-            pen.box(box)
-        for caption in picture.captions:
-            pen.text(caption.x, caption.y, caption.text, ha="left", fontweight="bold")
+        pen.picture(picture)
         save(figure, path, title, error=NetError)
 
 
-class _Pen:
-    """Draws the parts of a picture on matplotlib's axes."""
+def inline_drawing(trace: Trace) -> str:
+    """Return a net's drawing for an HTML page, without a title; the more MACs a box takes, the stronger is its colour."""
+    picture = layout(trace)
+    macs = {operation.name: operation.macs for operation in trace.operations}
+    most = max([1, *(sum(macs.get(node, 0) for node in box.nodes) for box in picture.boxes)])
+    # By the square root, so that a box of a hundredth still differs from one that takes none.
+    shades = {box.id: (sum(macs.get(node, 0) for node in box.nodes) / most) ** 0.5 for box in picture.boxes}
+    with new_figure(picture.width, picture.height - TITLE, font_size=POINTS, layout=None) as figure:
+        _Pen(figure, (picture.width, picture.height), above=TITLE, shades=shades).picture(picture)
+        return inline_svg(figure)
 
-    def __init__(self, axes: Any) -> None:
-        self.axes = axes
+
+class _Pen:
+    """Draws the parts of a picture on a figure, from `above` inches below the top of the picture.
+
+    `shades`, from 0 to 1 by the id of a box, say how dark each is filled.
+    """
+
+    def __init__(
+        self,
+        figure: Any,
+        size: tuple[float, float],
+        *,
+        above: float = 0.0,
+        shades: Mapping[str, float] | None = None,
+    ) -> None:
+        self.shades = shades
+        self.axes = figure.add_axes((0, 0, 1, 1))
+        self.axes.axis("off")
+        self.axes.set(xlim=(0, size[0]), ylim=(size[1], above))
+
+    def picture(self, picture: Picture) -> None:
+        for line in dict.fromkeys(line for edge in picture.edges for line in edge.lines):  # edges may share a line
+            self.line(line)
+        for edge in picture.edges:
+            if edge.arrow:
+                self.arrow(edge.lines[-1])
+        for box in picture.boxes:
+            self.box(box)
+        for caption in picture.captions:
+            self.text(caption.x, caption.y, caption.text, ha="left", fontweight="bold")
 
     def colour(self, number: int | None) -> str:
         return INK if number is None else COLOURS[number % len(COLOURS)]
@@ -68,7 +93,11 @@ class _Pen:
     def box(self, box: Box) -> None:
         from matplotlib.patches import Circle, Rectangle
 
-        fill: Any = {"facecolor": self.colour(box.colour), "alpha": 0.08 if box.colour is None else 0.3, "linewidth": 0}
+        strength = 0.08 if box.colour is None else 0.3
+        if self.shades is not None:
+            # So pale that ink stays legible on it, also on the ink of a box outside branches.
+            strength = 0.04 + (0.26 if box.colour is None else 0.5) * self.shades[box.id]
+        fill: Any = {"facecolor": self.colour(box.colour), "alpha": strength, "linewidth": 0}
         rim: Any = {"fill": False, "edgecolor": self.colour(box.colour), "linewidth": 1.1}
         if box.kind == "bar":
             for number, (top, height, channels) in enumerate(box.segments):

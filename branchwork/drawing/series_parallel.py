@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from branchwork.inspection.boxes import Box
+from branchwork.drawing.boxes import Box
 
 Link = tuple[str, str]  # the ids of the box that an edge leaves and of the box that it enters
 Span = tuple[int, int]  # the same two boxes by their positions in the order in which they run

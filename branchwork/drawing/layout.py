@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from branchwork.drawing.boxes import Box, Point, boxes_of
+from branchwork.drawing.parts import GAP, STEM, TURN, Caption, Part, merged, place, side_by_side
+from branchwork.drawing.series_parallel import Link, links_of, series_of
 from branchwork.graph.trace import Trace
-from branchwork.inspection.boxes import Box, Point, boxes_of
-from branchwork.inspection.parts import GAP, STEM, TURN, Caption, Part, merged, place, side_by_side
-from branchwork.inspection.series_parallel import Link, links_of, series_of
 
 POINTS = 9.5  # the size of all text except the title
 SMALLEST = 9.0  # the size to which a slide may reduce it before a net takes another row

@@ -6,8 +6,8 @@ Lengths are in inches; x grows to the right and y downwards.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from branchwork.inspection.boxes import LINE, Box, Point
-from branchwork.inspection.series_parallel import Link, Parallel, Series
+from branchwork.drawing.boxes import LINE, Box, Point
+from branchwork.drawing.series_parallel import Link, Parallel, Series
 
 GAP = 0.25  # the shortest edge
 TURN = 0.35  # the length over which an edge changes lanes

@@ -1,0 +1,1 @@
+"""The picture of a net: operations from left to right, branches as lanes, joins as coloured bars."""
