@@ -26,7 +26,7 @@ def draw_net(trace: Trace, path: Path, title: str) -> None:
 
 
 def inline_drawing(trace: Trace) -> str:
-    """Return a net's drawing for an HTML page, without a title; the more MACs a box takes, the stronger is its colour."""
+    """Return a net's drawing for an HTML page, without a title; the more MACs, the stronger the colour of a box."""
     picture = layout(trace)
     macs = {operation.name: operation.macs for operation in trace.operations}
     most = max([1, *(sum(macs.get(node, 0) for node in box.nodes) for box in picture.boxes)])
