@@ -114,19 +114,13 @@ def test_a_script_that_gives_no_net_is_refused(net, words):
 
 def test_a_script_with_a_mistake_says_what_python_says(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("import torch\nx = undefined\n")
-    with pytest.raises(NetError, match="NameError: name 'undefined'"):
-        build_net(f"{file}:Net")
-    file.write_text("import no_such_package\n")
-    with pytest.raises(NetError, match=r"No module named 'no_such_package'\. Install it into this environment"):
+    file.write_text("import torch\nNet = undefined\n")
+    with pytest.raises(NetError, match=r"mine\.py, line 2: NameError: name 'undefined'"):
         build_net(f"{file}:Net")
     file.write_text("def broken(:\n")
-    with pytest.raises(NetError, match="SyntaxError"):
+    with pytest.raises(NetError, match=r"mine\.py, line 1: SyntaxError"):
         build_net(f"{file}:Net")
-    file.write_text("exit()\n")
-    with pytest.raises(NetError, match="SystemExit"):
-        build_net(f"{file}:Net")
-    file.write_text("x = 1\n")
+    file.write_text("import no_such_package\nexit()\nx = 1\n")
     with pytest.raises(NetError, match=r"has no 'Net'\. It defines no net\."):
         build_net(f"{file}:Net")
 

@@ -8,7 +8,7 @@ from helpers.training import SMALL, Small
 
 import branchwork as bw
 from branchwork.errors import RunError
-from branchwork.training.run import SCRIPT, Model, load_run, write_model, write_top
+from branchwork.training.run import SCRIPTS, Model, load_run, write_model, write_top
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_a_folder_in_the_place_of_a_kept_script_is_one_message(folder):
     model = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(model | {"net": "mine.py:Small"}))
     assert load_run(folder)
-    (folder / SCRIPT).mkdir()
-    with pytest.raises(RunError, match=r"net\.py cannot be read"):
+    (folder / SCRIPTS / "mine.py").mkdir(parents=True)
+    with pytest.raises(RunError, match=r"script.mine\.py cannot be read"):
         load_run(folder)
 
 

@@ -20,9 +20,12 @@ from branchwork.nets.catalogue import NETS
 from branchwork.nets.input_size import ImageSize, height_and_width
 from branchwork.nets.prune import prune
 from branchwork.nets.script import find_own_builder
+from branchwork.nets.statements import SUFFIXES
 
 # The option that every net has, and how long its value may be within a short name.
 WITHOUT, LONGEST = "without", 48
+# The option of a user's script that is to be run whole, and not read, and its only value.
+SCRIPT, RUN = "script", "run"
 # The input assumed for a net of the user's own: the lecture's.
 DEFAULT_INPUT = (1, 28, 28)
 
@@ -36,11 +39,11 @@ def build_net(
 ) -> nn.Module:
     """Build the net that `net` names. Sizes that are not given take the net's defaults.
 
-    `net` is a name in `NETS`, with options in brackets: `resnet20[shortcut=conv]`; `path/to/file.py:Class`; or
-    `package.module:callable`. The user's own code is called without arguments: it decides its input and its classes.
-    Every net has the option `without`, which leaves out branches: `inception[without=b5+incep1.pool]` (see `prune`).
-    `inception:without=b5,norm=batch` is the same as `inception[without=b5,norm=batch]`.
-    Raises `NetError`.
+    `net` is a name in `NETS`, with options in brackets: `resnet20[shortcut=conv]`; `path/to/file.py:Class`, also of a
+    notebook, or `file.py` alone for its only net; or `package.module:callable`. The user's own code gets `in_channels`
+    and `num_classes` if it takes them. Every net has the option `without`, which leaves out branches:
+    `inception[without=b5+incep1.pool]` (see `prune`); `inception:without=b5` is the same as `inception[without=b5]`.
+    A script is read, not run (see `nets.reading`), unless it has the option `script=run`. Raises `NetError`.
     """
     return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
 
@@ -50,7 +53,7 @@ def find_builder(
 ) -> Callable[[], nn.Module]:
     """Return the function that builds `net` with fresh weights.
 
-    A user's script is imported here and not by that function, so that it cannot reset a seed set in between.
+    A user's script is read here and not by that function, so that it cannot reset a seed set in between.
     """
     sizes = {"in_channels": in_channels, "num_classes": num_classes}
     for size_name, size in sizes.items():
@@ -71,21 +74,23 @@ def find_builder(
         return partial(NETS[name], **{key: size for key, size in keywords.items() if size is not None}, **options)
     if net and os.path.isdir(net):
         raise NetError("{net} is a folder: name a net, or continue a run with branchwork train --resume {net}", net=net)
-    if options:
+    location, attribute = split_own(name)
+    run = options.pop(SCRIPT, None)
+    if options or run not in (None, RUN):
         raise NetError(
-            "{name} has no option {option!r}: a net of your own has only {without}",
+            "{name} has no option {option!r}: a net of your own has only {without} and {script}",
             name=name,
-            option=next(iter(options)),
+            option=next(iter(options), f"{SCRIPT}={run}"),
             without=WITHOUT,
+            script=f"{SCRIPT}={RUN}",
         )
-    location, _, attribute = net.rpartition(":")
     if not location:
         raise NetError(
             "there is no net called {name!r}.{hint} A net of your own is file.py:Class.",
             name=name,
             hint=nearest(name, NETS),
         )
-    return find_own_builder(location, attribute)
+    return find_own_builder(location, attribute, sizes=sizes, run=run is not None)
 
 
 def split_options(net: str) -> tuple[str, dict[str, str]]:
@@ -96,7 +101,7 @@ def split_options(net: str) -> tuple[str, dict[str, str]]:
     name, bracket, inside = net.partition("[")
     if name not in NETS:  # the path of a script may contain brackets too
         name, bracket, inside = net.rpartition("[")
-        if ":" not in name or "=" not in inside:
+        if not split_own(name)[0] or "=" not in inside:
             return net, {}
     if not bracket:
         return net, {}
@@ -161,11 +166,32 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
             )
 
 
+def split_own(name: str) -> tuple[str, str]:
+    """Split the name of a user's own net into its file or module and its name there, "" for a script's only net."""
+    if name.endswith(SUFFIXES):
+        return name, ""
+    location, _, attribute = name.rpartition(":")
+    return location, attribute
+
+
+def own_script(net: str) -> str | None:
+    """Return the script or notebook that `net` is in; None if it is in none."""
+    location, _ = split_own(split_options(net)[0])
+    return location if location.endswith(SUFFIXES) else None
+
+
+def in_script(net: str, path: Path) -> str:
+    """Return `net` as a net of the script `path` instead of its own."""
+    name, options = split_options(net)
+    _, attribute = split_own(name)
+    return with_options(f"{path}:{attribute}" if attribute else str(path), options)
+
+
 def absolute_name(net: str) -> str:
     """Return `net` with the path of a script made absolute, so that it is found from any folder."""
     net = with_options(net, {})  # with its options in brackets
-    location, _, attribute = net.rpartition(":")
-    return f"{Path(location).resolve()}:{attribute}" if location.endswith(".py") else net
+    script = own_script(net)
+    return in_script(net, Path(script).resolve()) if script else net
 
 
 def short_name(net: str) -> str:
@@ -175,7 +201,9 @@ def short_name(net: str) -> str:
         branches = options.pop(WITHOUT)
         removed = branches if len(branches) <= LONGEST else f"{branches.count('+') + 1}-branches"
         options[WITHOUT] = f"{WITHOUT}-{removed.replace('+', '-')}"
-    location, _, attribute = name.rpartition(":")
+    options.pop(SCRIPT, None)
+    location, attribute = split_own(name)
     if name not in NETS and location:
-        name = f"{Path(location).stem if location.endswith('.py') else location}-{attribute}"
+        name = Path(location).stem if location.endswith(SUFFIXES) else location
+        name = f"{name}-{attribute}" if attribute else name
     return "-".join((name, *options.values()))

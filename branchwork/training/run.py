@@ -3,7 +3,8 @@
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from branchwork.errors import NetError, RunError, first_line
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import times
-from branchwork.nets.resolve import find_builder
+from branchwork.nets.resolve import find_builder, in_script, own_script
+from branchwork.nets.script import script_files
+from branchwork.nets.statements import SUFFIXES
 from branchwork.nets.weights import load_weights
 from branchwork.training.recipe import Recipe
 
@@ -28,7 +31,7 @@ RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
 TOP = "top/epochs.json"
 FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT, TOP)
-SEEDS, STEPS, SCRIPT = "seeds.json", "steps.json", "net.py"
+SEEDS, STEPS, SCRIPTS = "seeds.json", "steps.json", "script"
 
 
 @dataclass(frozen=True)
@@ -153,22 +156,58 @@ def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def keep_script(folder: Path, net: str) -> None:
-    """Keep a learner's script as it was when the run began: the weights belong to this version of it."""
-    where, _, _ = net.rpartition(":")
-    if where.endswith(".py") and not holds(folder, SCRIPT):
-        write_whole(folder / SCRIPT, Path(where).read_bytes())
+    """Keep a learner's script in `folder/script`, with the files beside it that it imports.
+
+    The weights belong to this version of it. Raises `RunError` if another one lies there already.
+    """
+    script = own_script(net)
+    files = kept_files(script) if script is not None and os.path.isfile(script) else {}
+    kept = _contents(folder / SCRIPTS)
+    if files and kept and files != kept:
+        raise RunError("{folder} holds another script: choose another --out", folder=folder / SCRIPTS)
+    for name in files.keys() - kept.keys():
+        (folder / SCRIPTS / name).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / SCRIPTS / name, files[name])
 
 
 def kept_net(folder: Path, net: str) -> str:
     """Return the net argument of a run: with the script itself if it is unchanged, else with the run's copy."""
-    where, _, attribute = net.rpartition(":")
-    if not where.endswith(".py") or not holds(folder, SCRIPT):
+    script, kept = own_script(net), _contents(folder / SCRIPTS)
+    if script is None or not kept:
         return net
-    kept = folder / SCRIPT
-    with reading(kept):
-        content = kept.read_bytes()
-    same = os.path.isfile(where) and Path(where).read_bytes() == content
-    return net if same else f"{kept}:{attribute}"
+    with suppress(NetError, OSError):  # it was lost, or broken
+        if kept_files(script) == kept:
+            return net
+    return in_script(net, folder / SCRIPTS / _main(script, kept))
+
+
+def kept_files(script: str) -> dict[Path, bytes]:
+    """Return what is kept of a script, by its path in the run's folder."""
+    contents = script_files(script)
+    root = Path(os.path.commonpath([path.parent for path in contents]))
+    while True:
+        files = {path.relative_to(root): content for path, content in contents.items()}
+        if root / _main(script, files) == Path(os.path.abspath(script)):
+            return files
+        root = root.parent  # where one file's path ends like another's
+
+
+def _main(script: str, names: Iterable[Path]) -> Path:
+    """Return which of the files kept in a run is the script: the longest that its path ends with."""
+    parts = Path(os.path.abspath(script)).parts
+    ends = [name for name in names if parts[-len(name.parts) :] == name.parts]
+    if not ends:
+        raise RunError("the run holds no copy of {script}: copy the run again, or train again", script=script)
+    return max(ends, key=lambda name: len(name.parts))
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    files = {path for suffix in SUFFIXES for path in folder.rglob(f"*{suffix}")}
+    contents = {}
+    for path in files:
+        with reading(path):
+            contents[path.relative_to(folder)] = path.read_bytes()
+    return contents
 
 
 def holds(folder: Path, *names: str) -> list[str]:
@@ -231,6 +270,8 @@ def check_net(net: nn.Module, model: Model) -> None:
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
+        except NetError:
+            raise
         except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
             mine = NetError(
                 "{net} cannot take images of {shape}: {name}: {reason}",

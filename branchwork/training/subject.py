@@ -61,7 +61,9 @@ def resolve(
             shape=times(shape),
         )
     channels, image_size = (shape[0], (shape[1], shape[2])) if len(shape) == 3 else (None, None)
+    if defaults is None and input_shape is None:
+        channels = None  # a net of the user's own keeps its channels
     with torch.random.fork_rng(devices=[]):
         build = find_builder(name, in_channels=channels, num_classes=num_classes, image_size=image_size)
-        torch.manual_seed(0)  # after a script has been imported, which may set a seed of its own
+        torch.manual_seed(0)  # after a script has been read, which may set a seed of its own
         return Subject(build(), short_name(name), shape)

@@ -20,7 +20,8 @@ from branchwork.files import hold_lock, read_json, remove_parts, write_json, wri
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
-from branchwork.nets.resolve import short_name
+from branchwork.nets.catalogue import NETS
+from branchwork.nets.resolve import short_name, split_options
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
 from branchwork.training.checkpoint import Position, SavedState, save_state
@@ -175,12 +176,12 @@ def _prepare(
     plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
 ) -> _Run:
     """Build the net and restore `saved`; without it, start from the beginning and save that state."""
-    if processes.first:
+    if processes.first and saved is None:
         keep_script(folder, plan.net)
     processes.together(lambda: None)  # the others find the script that is kept
     model = Model.of(plan.net, data, plan.recipe)
     build = replace(model, net=kept_net(folder, plan.net)).builder()
-    torch.manual_seed(plan.options.seed)  # after a script was imported, which may set a seed of its own
+    torch.manual_seed(plan.options.seed)  # after a script was read, which may set a seed of its own
     net = build()
     if plan.options.weights is not None and saved is None:
         observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
@@ -267,7 +268,7 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 reason=first_line(reason),
                 folder=run.folder,
             ) from reason
-        if ":" not in plan.net:
+        if split_options(plan.net)[0] in NETS:
             raise  # our own net: our own bug, shown with its traceback
         where = f"epoch {position.epoch + 1}, step {position.step + 1}"
         raise TrainingError(

@@ -1,0 +1,1 @@
+from .padding import same

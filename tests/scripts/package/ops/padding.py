@@ -1,0 +1,2 @@
+def same(k):
+    return k // 2
