@@ -4,6 +4,7 @@ from .blocks import Add as Add
 from .blocks import Concat as Concat
 from .blocks import InceptionA as InceptionA
 from .blocks import ResidualBlock as ResidualBlock
+from .comparing.compare import compare as compare
 from .datasets.describe import data as data
 from .datasets.load import load_data as load_data
 from .datasets.pack import pack as pack

@@ -3,6 +3,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from torch import nn
 import branchwork as bw
 from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError, RecipeError, RunError, WeightsError
+from branchwork.training.calibration import calibrate
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.infer import evaluation_batch, pick_device, pick_precision, predict_logits
 
@@ -42,6 +44,58 @@ def test_the_worst_are_the_most_confident_mistakes(run, sample):
         assert (mistake.true, mistake.predicted) == (
             str(int(sample.test.labels[mistake.index])), str(int(answers[mistake.index])),
         )  # fmt: skip
+
+
+def test_calibration_is_that_of_a_plain_loop(run, sample):
+    trained = bw.load_run(run.folder)
+    probabilities = predict_logits(trained.net, sample.test.images, trained.model).softmax(1).double()
+    confidence, answers = (found.numpy() for found in probabilities.max(1))
+    right = answers == sample.test.labels.numpy()
+    gaps = []
+    for number in range(15):
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        gaps.append(abs(right[inside].sum() - confidence[inside].sum()) / 1000)
+    calibration = bw.evaluate(run.folder).calibration
+    assert calibration.ece == pytest.approx(sum(gaps), abs=1e-6)
+    parts = np.array_split(np.argsort(confidence, kind="stable"), 15)
+    equal = sum(abs(right[part].sum() - confidence[part].sum()) / 1000 for part in parts)
+    assert calibration.ece_equal_mass == pytest.approx(equal, abs=2e-3)  # the bins may differ by an image
+    assert sum(each.images for each in calibration.bins) == 1000
+    assert max(each.images for each in calibration.bins) - min(each.images for each in calibration.bins) <= 1
+
+
+def test_calibration_by_hand():
+    # Half of the answers given with 0.6 are right, and all of those given with 1: (2·0.1 + 2·0) / 4.
+    found = calibrate(torch.tensor([0.6, 1.0, 0.6, 1.0]), torch.tensor([True, True, False, True]))
+    assert found.ece == pytest.approx(0.05)
+    assert calibrate(torch.tensor([1.0]), torch.tensor([True])).ece_equal_mass == 0
+    edge = calibrate(torch.tensor([1 / 15, 1 / 15 + 1e-4], dtype=torch.float64), torch.tensor([True, False]))
+    assert edge.ece == pytest.approx((14 / 15 + 1 / 15 + 1e-4) / 2)  # in two bins, not one
+
+
+def test_the_class_among_the_most_probable_is_counted_as_scikit_learn_does(run, sample):
+    from sklearn.metrics import top_k_accuracy_score
+
+    trained = bw.load_run(run.folder)
+    logits = predict_logits(trained.net, sample.test.images, trained.model)
+    for top in (1, 2, 3):
+        theirs = top_k_accuracy_score(sample.test.labels.numpy(), logits.numpy(), k=top)
+        assert bw.evaluate(run.folder, top=top).top_accuracy == pytest.approx(theirs)
+    plain = bw.evaluate(run.folder)
+    assert plain.top is None and plain.top_accuracy is None
+    assert bw.evaluate(run.folder, top=10).top_accuracy == 1
+    for top in (0, 11):
+        with pytest.raises(RecipeError, match=f"top must be from 1 to 10, the number of classes, got {top}"):
+            bw.evaluate(run.folder, top=top)
+
+
+def test_with_more_than_ten_classes_the_five_most_probable_count_too(run, sample):
+    trained = bw.load_run(run.folder)
+    twelve = (*sample.classes, "ten", "eleven")
+    model = dataclasses.replace(trained.model, classes=twelve)
+    wider = nn.Sequential(trained.net, nn.ConstantPad1d((0, 2), -20.0)).eval()
+    evaluation = evaluate_net(wider, model, dataclasses.replace(sample, classes=twelve))
+    assert evaluation.top == 5 and evaluation.accuracy < evaluation.top_accuracy <= 1
 
 
 def test_logits_do_not_depend_on_the_batch_and_the_mode_is_left(run, sample):

@@ -65,6 +65,51 @@ def test_any_size_colour_and_polarity_end_in_the_same_place(dark_on_light, mode)
     assert abs(down - 14) <= 1 and abs(right - 14) <= 1
 
 
+# Ink and ground; the last two are equally light.
+COLOURS = {
+    "black on white": ((0, 0, 0), (255, 255, 255)),
+    "white on black": ((255, 255, 255), (0, 0, 0)),
+    "red on blue": ((220, 20, 20), (20, 20, 220)),
+    "blue on red": ((20, 20, 220), (220, 20, 20)),
+    "yellow on white": ((255, 255, 0), (255, 255, 255)),
+    "green on magenta": ((0, 150, 0), (213, 0, 213)),
+    "magenta on green": ((213, 0, 213), (0, 150, 0)),
+}
+
+
+def coloured(digit: np.ndarray, ink: tuple[int, int, int], ground: tuple[int, int, int]) -> Image.Image:
+    """A digit, uint8 28×28, enlarged on a larger sheet, in two colours and the mixtures between them."""
+    large = grey(digit).resize((140, 140), Image.Resampling.BICUBIC)
+    share = np.pad(np.asarray(large, np.float64) / 255, ((30, 50), (60, 20)))[..., None]
+    return grey((share * ink + (1 - share) * ground).round())
+
+
+def test_ink_and_ground_of_any_colours_are_read_alike(run, sample):
+    digits = sample.test.images[::20, 0].numpy()
+    answers = {
+        name: read_by(run, [place_digit(coloured(digit, *colours)) for digit in digits])
+        for name, colours in COLOURS.items()
+    }
+    for name, answer in answers.items():
+        assert torch.equal(answer, answers["black on white"]), name
+    images = np.asarray([coloured(digits[0], *COLOURS["green on magenta"]).convert("L")])
+    assert np.ptp(images) <= 1  # of no use by its luminance
+    assert float((answer == sample.test.labels[::20]).float().mean()) > 0.9
+
+
+def test_a_small_coloured_image_in_its_place_keeps_its_place(sample):
+    digit = sample.test.images[3, 0].numpy()
+    red = np.stack([digit, np.zeros_like(digit), np.zeros_like(digit)], -1)
+    assert np.array_equal(place_digit(grey(red)), place_digit(grey(digit)))
+
+
+def test_a_picture_without_colours_is_what_it_was(sample):
+    generator = np.random.default_rng(4)
+    for digit in sample.test.images[:10, 0].numpy():
+        picture = photo(digit, generator)
+        assert np.array_equal(place_digit(picture), place_digit(picture.convert("L")))
+
+
 def test_transparency_is_laid_on_what_the_ink_stands_out_from():
     for ink in (0, 255):
         picture = Image.new("RGBA", (100, 100), (0, 0, 0, 0))

@@ -1,12 +1,16 @@
 import csv
+import dataclasses
 import io
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import branchwork as bw
 from branchwork.errors import ImageError, RecipeError
+from branchwork.training.doubts import Guess, answer_doubts, picture_doubts
 
 
 @pytest.fixture
@@ -54,6 +58,92 @@ def test_show_draws_what_the_net_got(run, digits, tmp_path):
     bw.predict(run.folder, [digits], draw=tmp_path / "got.png")
     with Image.open(tmp_path / "got.png") as picture:
         assert picture.width > 300
+
+
+def sheet_of(*digits: np.ndarray, gap: int = 4) -> Image.Image:
+    """Digits, uint8 28×28 light on black, in a row on white paper, enlarged."""
+    cut = [digit[:, np.flatnonzero(digit.any(0))[0] : np.flatnonzero(digit.any(0))[-1] + 1] for digit in digits]
+    row = np.concatenate([np.pad(digit, ((6, 6), (gap, gap))) for digit in cut], 1)
+    picture = Image.fromarray(255 - np.pad(row, ((0, 0), (8, 8))))
+    return picture.resize((5 * picture.width, 5 * picture.height), Image.Resampling.BICUBIC)
+
+
+def kinds(run, picture: Image.Image) -> set[str]:
+    picture.save("asked.png")
+    (prediction,) = bw.predict(run.folder, ["asked.png"])
+    assert prediction.error is None
+    return {doubt.kind for doubt in prediction.warnings}
+
+
+def test_several_figures_are_counted_and_one_is_not_doubted(run, sample):
+    images = sample.test.images[:, 0].numpy()
+    alone = [kinds(run, sheet_of(image)) & {"several", "frame", "scraps"} for image in images[:40]]
+    assert sum(map(bool, alone)) <= 1
+    found = [kinds(run, sheet_of(images[i], images[i + 1])) for i in range(0, 40, 2)]
+    assert sum("several" in kind for kind in found) >= 19
+    sheet_of(*images[:5]).save("five.png")
+    (prediction,) = bw.predict(run.folder, ["five.png"])
+    assert "5 figures were read as one" in prediction.warnings[0].message
+
+
+@pytest.mark.parametrize("paper", ["a drawn frame", "a circle", "paper on a table", "a table as dark as the ink"])
+def test_what_surrounds_a_figure_is_told(paper, run, sample):
+    picture = sheet_of(sample.test.images[0, 0].numpy()).convert("L")
+    drawing = Image.new("L", (picture.width + 120, picture.height + 120), 255)
+    if paper.startswith("a table") or paper == "paper on a table":
+        drawing.paste(0 if paper.startswith("a table") else 90, (0, 0, *drawing.size))
+    drawing.paste(picture, (60, 60))
+    draw, box = ImageDraw.Draw(drawing), (30, 30, drawing.width - 30, drawing.height - 30)
+    if paper == "a drawn frame":
+        draw.rectangle(box, outline=20, width=6)
+    elif paper == "a circle":
+        draw.ellipse(box, outline=20, width=6)
+    assert "frame" in kinds(run, drawing)
+
+
+def test_a_blot_and_a_lifted_pen_are_no_second_figure(run):
+    picture = Image.new("L", (300, 300), 255)
+    draw = ImageDraw.Draw(picture)
+    draw.line([(110, 90), (105, 150), (170, 150), (175, 215), (105, 220)], fill=0, width=16)
+    draw.line([(125, 88), (185, 88)], fill=0, width=16)  # the bar of a 5, beside its body
+    draw.ellipse((30, 30, 38, 38), fill=0)
+    assert not kinds(run, picture) & {"several", "frame", "scraps"}
+
+
+def test_specks_are_no_figure(run):
+    generator = np.random.default_rng(0)
+    noise = np.full((300, 300), 240, np.uint8)
+    noise[generator.integers(0, 100, 60) * 3, generator.integers(0, 100, 60) * 3] = 0
+    picture = Image.fromarray(noise).resize((900, 900), Image.Resampling.NEAREST)
+    assert "scraps" in kinds(run, picture)
+
+
+def test_two_classes_that_are_nearly_as_probable_are_told():
+    def guesses(*shares):
+        return [Guess(str(index), share) for index, share in enumerate(shares)]
+
+    (doubt,) = answer_doubts(guesses(0.5, 0.41))
+    assert doubt.kind == "close" and "0 (50%) and 1 (41%) are nearly as probable" in doubt.message
+    assert answer_doubts(guesses(0.6, 0.39)) == answer_doubts(guesses(1.0)) == []
+
+
+def test_doubts_stand_beside_the_answer(run, sample, command):
+    images = sample.test.images[:, 0].numpy()
+    sheet_of(images[0], images[1]).save("two.png")
+    sheet_of(images[0]).save("one.png")
+    code, out, _ = command("predict", run.folder, "one.png", "two.png", "--json", "p.json", "--csv", "p.csv")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if line.strip().startswith("two.png ")]
+    assert "several figures" in row and "two.png: 2 figures were read as one" in out
+    assert json.loads(Path("p.json").read_text())[0]["warnings"] == []
+    rows = list(csv.DictReader(io.StringIO(Path("p.csv").read_text())))
+    assert ["figures" in row["warnings"] for row in rows] == [False] * 3 + [True] * 3
+
+
+def test_photographs_are_not_searched_for_figures(run, sample):
+    model = dataclasses.replace(bw.load_run(run.folder).model, pictures="crop")
+    picture = sheet_of(*sample.test.images[:2, 0].numpy())
+    assert picture_doubts(picture, model) == []
 
 
 def test_nothing_to_read_is_refused(run, tmp_path):

@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError
 
 import branchwork
 from branchwork.cli.bench import bench
+from branchwork.cli.compare import compare
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.evaluate import evaluate
@@ -34,7 +35,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, nets, inspect, explain, select, study, export, bench, data, demo):
+for verb in (train, evaluate, compare, predict, nets, inspect, explain, select, study, export, bench, data, demo):
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 

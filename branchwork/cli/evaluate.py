@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import deliver, interval, make_table, show
 from branchwork.cli.parameters import Json, Run, RunData, Source
+from branchwork.language import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,6 +23,9 @@ def evaluate(
     /,
     *,
     data: RunData = None,
+    top: Annotated[
+        int | None, Parameter(help="Also count the answers whose class is among so many; 5 if there are over ten.")
+    ] = None,
     draw: Annotated[
         Path | None,
         Parameter(help="Where to draw the most confident mistakes; by default mistakes.png in the run folder."),
@@ -33,7 +37,7 @@ def evaluate(
     import branchwork
 
     draw = draw or run / "mistakes.png"
-    evaluation = branchwork.evaluate(run, data=data, source=source, draw=draw, progress=True)
+    evaluation = branchwork.evaluate(run, data=data, top=top, source=source, draw=draw, progress=True)
     deliver(evaluation, json_file, lambda: _show(evaluation, draw))
 
 
@@ -51,8 +55,30 @@ def _show(evaluation: "Evaluation", draw: Path) -> None:
         _confusion(evaluation),
         f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
         f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misclassified",
+        *_more(evaluation),
         *([f"the most confident mistakes: {draw}"] if wrong else []),
     )
+
+
+def _more(evaluation: "Evaluation") -> list[str]:
+    """Say how often the class is among the most probable ones, and whether the probabilities can be believed."""
+    from branchwork.training.calibration import BINS
+
+    lines = []
+    if evaluation.top is not None:
+        share = f"{evaluation.top_accuracy:.2%}"
+        lines.append(say("the true class is among the {top} most probable: {share}", top=evaluation.top, share=share))
+    calibration = evaluation.calibration
+    lines.append(
+        say(
+            "calibration: probability and accuracy differ by {mass:.2f} points on average over {bins} bins of equally "
+            "many images (ECE; {width:.2f} with {bins} bins of equal width)",
+            mass=100 * calibration.ece_equal_mass,
+            width=100 * calibration.ece,
+            bins=BINS,
+        )
+    )
+    return lines
 
 
 def _confusion(evaluation: "Evaluation") -> "Table | str":

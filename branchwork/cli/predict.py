@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, make_table, show, write_text
 from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
+from branchwork.language import say
 
 if TYPE_CHECKING:
     from branchwork.training.predict import Prediction
@@ -27,7 +28,7 @@ def predict(
     ] = None,
     json_file: Json = None,
 ) -> int:
-    """Classify pictures with a trained net, with probabilities."""
+    """Classify pictures with a trained net, with probabilities and reasons to doubt them."""
     if csv_file == json_file == STDOUT:
         raise RecipeError("--csv - and --json - both go to standard output: write one of them to a file")
 
@@ -44,26 +45,39 @@ def predict(
 
 
 def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
+    from branchwork.training.doubts import NAMES
+
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
         return
-    table = make_table("picture", "answer", "", *[""] * (2 * (len(readable[0].guesses) - 1)))
-    for answers in table.columns[1::2]:
-        answers.justify, answers.no_wrap = "left", False
+    doubted = [prediction for prediction in readable if prediction.warnings]
+    doubts = [say("doubt")] if doubted else []
+    table = make_table(say("picture"), *doubts, say("answer"), "", *[""] * (2 * (len(readable[0].guesses) - 1)))
+    for words in (*table.columns[1 : 1 + len(doubts)], *table.columns[1 + len(doubts) :: 2]):
+        words.justify, words.no_wrap = "left", False
     for prediction in readable:
         cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
-        table.add_row(prediction.image, *cells)
-    show(table, *([f"pictures as the net gets them: {draw}"] if draw is not None else []))
+        names = ", ".join(say(NAMES[doubt.kind]) for doubt in prediction.warnings)
+        table.add_row(prediction.image, *([names] if doubted else []), *cells)
+    show(
+        table,
+        *(f"{prediction.image}: {doubt.message}" for prediction in doubted for doubt in prediction.warnings),
+        *([say("pictures as the net gets them: {draw}", draw=draw)] if draw is not None else []),
+    )
 
 
 def _csv(predictions: "tuple[Prediction, ...]") -> str:
-    """Return a row for each picture and class; a picture that could not be read has one row, with the error."""
+    """Return a row for each picture and class; a picture that could not be read has one row, with the error.
+
+    Reasons to doubt an answer are in each row of the picture.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "rank", "class", "probability", "error"))
+    writer.writerow(("image", "rank", "class", "probability", "warnings", "error"))
     for prediction in predictions:
+        warnings = "; ".join(doubt.message for doubt in prediction.warnings)
         for rank, guess in enumerate(prediction.guesses, 1):
-            writer.writerow((prediction.image, rank, guess.name, f"{guess.probability:.6f}", ""))
+            writer.writerow((prediction.image, rank, guess.name, f"{guess.probability:.6f}", warnings, ""))
         if prediction.error is not None:
-            writer.writerow((prediction.image, "", "", "", prediction.error))
+            writer.writerow((prediction.image, "", "", "", "", prediction.error))
     return text.getvalue()

@@ -8,6 +8,7 @@ from scans and photographs of one figure on a plain ground, and a user's picture
 - garments (Xiao et al. 2017, section 2): the longer side is scaled to 28 pixels, and the box is centred.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,8 @@ METHODS = (*RULES, *FITS)
 _WORKING_SIDE = 512
 # The least difference between ink and ground, of 255, that is a figure and not noise.
 _LEAST_CONTRAST = 24
+# How much more contrast than luminance colours must have to be looked at instead.
+_MORE_CONTRAST = 1.25
 # The stroke width of MNIST, as a fraction of the figure's longer side. Thinner pens are thickened to it.
 _STROKE = 0.12
 
@@ -82,22 +85,51 @@ def _fit(picture: Image.Image, size: tuple[int, int], method: str) -> Image.Imag
 def place_figure(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8]:
     """Return the figure in `picture`, light on black, placed by `rule` in an image of `size`: uint8 H×W.
 
-    An image that already follows the rule, or whose negative does, keeps every pixel. Raises `ImageError` if there
-    is no figure.
+    Ink and ground may be of any two colours, equally light ones included. An image that already follows the rule, or
+    whose negative does, keeps every pixel. Raises `ImageError` if there is no figure.
     """
-    picture = picture.convert("L")
-    grey = np.asarray(picture)
-    if grey.shape == size:
-        for image in (grey, 255 - grey):
-            if _follows(image, rule):
-                return image
-    if max(grey.shape) > _WORKING_SIDE:
-        picture.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
-        grey = np.asarray(picture)
+    grey = _to_grey(picture)
+    ready = _find_ready(grey, size, rule)
+    if ready is not None:
+        return ready
     ink = _extract_ink(grey.astype(np.float64))
     if rule.by_mass:
         ink = _thicken(ink)
     return _scale_and_centre(ink, size, rule)
+
+
+def find_ink(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> Grey:
+    """Return what `place_figure` takes for ink, 0 to 255, before it moves and scales it. Raises `ImageError`."""
+    grey = _to_grey(picture)
+    ready = _find_ready(grey, size, rule)
+    return _extract_ink(grey.astype(np.float64)) if ready is None else ready.astype(np.float64)
+
+
+def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture as grey, uint8 H×W, of at most `_WORKING_SIDE` pixels a side.
+
+    Its luminance; or, where colours differ much more than that, as red and blue do, their place between the colours
+    that differ most.
+    """
+    luminance = picture.convert("L")
+    luminance.thumbnail((_WORKING_SIDE, _WORKING_SIDE), Image.Resampling.BOX)
+    grey = np.asarray(luminance)
+    if picture.mode == "L":
+        return grey
+    small = to_mode(picture, "RGB").reduce(math.ceil(max(picture.size) / _WORKING_SIDE))
+    colours = np.asarray(small).astype(np.float64)
+    from_mean = (colours - colours.mean((0, 1))).reshape(-1, 3)
+    _, directions = np.linalg.eigh(from_mean.T @ from_mean)
+    direction = directions[:, -1] * np.sign(directions[np.abs(directions[:, -1]).argmax(), -1])
+    direction /= np.abs(direction).sum()  # the values lie within 255, like the colours
+    between = colours @ direction - 255 * np.minimum(direction, 0).sum()
+    return between.round().astype(np.uint8) if np.ptp(between) > _MORE_CONTRAST * np.ptp(grey) else grey
+
+
+def _find_ready(grey: NDArray[np.uint8], size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8] | None:
+    """Return `grey` or its negative if it is placed by the rule already."""
+    candidates = (grey, 255 - grey) if grey.shape == size else ()
+    return next((image for image in candidates if _follows(image, rule)), None)
 
 
 def _follows(grey: NDArray[np.uint8], rule: FigureRule) -> bool:

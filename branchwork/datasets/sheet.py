@@ -1,7 +1,7 @@
 """Sheets of small images with captions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ from branchwork.figures import check_ending, new_figure, save
 from branchwork.files import check_writable
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # More characters in a caption's line would push the images apart.
 _LONGEST_LINE = 24
-# Inches: the side of an image, and the height of the title.
-_SIDE, _TITLE = 1.4, 0.45
+# Inches: the side of an image, the height of the title, and the side of a diagram with its labels.
+_SIDE, _TITLE, _DIAGRAM = 1.4, 0.45, 3.4
 # Points.
 _CAPTION_SIZE, _TITLE_SIZE = 8.5, 11.0
 
@@ -27,16 +28,35 @@ def check_sheet(path: Path) -> None:
     check_writable(path)
 
 
-def draw_sheet(path: Path, images: Tensor, captions: Sequence[str], *, title: str, columns: int = 8) -> None:
+def draw_sheet(
+    path: Path,
+    images: Tensor,
+    captions: Sequence[str],
+    *,
+    title: str,
+    columns: int = 8,
+    beside: "Callable[[Axes], None] | None" = None,
+) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
 
-    Raises `RunError` if `check_sheet` would.
+    `beside` draws a diagram to the right of the grid. Raises `RunError` if `check_sheet` would.
     """
     check_sheet(path)
     captions = ["\n".join(map(shorten, caption.split("\n"))) for caption in captions]
     with new_figure(1, 1, layout=None) as figure:
         _lay_out(figure, images, captions, title=title, columns=min(columns, max(1, len(images))))
+        if beside is not None:
+            beside(_widen(figure))
         save(figure, path, title)
+
+
+def _widen(figure: "Figure") -> "Axes":
+    """Return axes for a diagram in a strip that is added to the right of all that is drawn."""
+    (grid,), (width, before) = figure.axes, figure.get_size_inches()
+    whole, height, side = width + _DIAGRAM, max(before, _DIAGRAM), _DIAGRAM - 0.9
+    figure.set_size_inches(whole, height)
+    grid.set_position((0, 1 - before / height, width / whole, before / height))
+    return figure.add_axes(((width + 0.7) / whole, 1 - (_TITLE + side) / height, side / whole, side / height))
 
 
 def shorten(text: str, most: int = _LONGEST_LINE) -> str:

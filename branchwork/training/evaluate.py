@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
-from branchwork.errors import DataError
+from branchwork.errors import DataError, RecipeError
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.training.calibration import Calibration, calibrate, draw_reliability
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, load_run
 
 WORST = 24
+# With more classes than this, the accuracy of the five most probable ones is given too.
+FEW_CLASSES, USUAL_TOP = 10, 5
 Z_95 = 1.959963984540054
 
 
@@ -47,7 +51,8 @@ class Evaluation:
     """The performance of a net on test images. Accuracies are fractions; `interval` is the 95% Wilson interval.
 
     `confusion` counts images by true class, then by predicted class. `worst` are the most confident mistakes,
-    most confident first.
+    most confident first. `top_accuracy` is the share of images whose class is among the `top` most probable ones; both
+    are None if it was not asked for and there are few classes.
     """
 
     net: str
@@ -58,27 +63,39 @@ class Evaluation:
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
     worst: tuple[Mistake, ...]
+    calibration: Calibration
+    top: int | None
+    top_accuracy: float | None
 
 
 def evaluate(
     run: str | Path,
     *,
     data: str | None = None,
+    top: int | None = None,
     source: Path | None = None,
     draw: Path | None = None,
     progress: bool | Observer = False,
 ) -> Evaluation:
     """Evaluate the net of a run folder on the test images of `data`, by default of the data it was trained on.
 
-    Classes are matched by name. With `draw`, the most confident mistakes, if any, are drawn into that file. Raises
-    `DataError` if the classes or the images do not match the net's, and `RunError`, before anything is evaluated, if
-    the picture cannot be written.
+    Classes are matched by name. Also counted is how often the true class is among the `top` most probable ones, by
+    default 5 if there are more than ten classes. With `draw`, the most confident mistakes, if any, are drawn into that
+    file, beside a diagram of whether its probabilities can be believed. Raises `DataError` if the classes or the
+    images do not match the net's, `RecipeError` for an impossible `top`, and `RunError`, before anything is evaluated,
+    if the picture cannot be written.
     """
     trained = load_run(run)
+    if top is not None and not 1 <= top <= len(trained.model.classes):
+        raise RecipeError(
+            "top must be from 1 to {classes}, the number of classes, got {top}",
+            classes=len(trained.model.classes),
+            top=top,
+        )
     if draw is not None:
         check_sheet(draw)
     data_set = load_for(trained.model, data, source, observer=watch(progress))
-    evaluation = evaluate_net(trained.net, trained.model, data_set)
+    evaluation = evaluate_net(trained.net, trained.model, data_set, top=top)
     if draw is not None and evaluation.worst:
         draw_mistakes(draw, evaluation, data_set)
     return evaluation
@@ -105,8 +122,10 @@ def load_for(model: Model, data: str | None, source: Path | None, *, observer: O
     return loaded
 
 
-def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
+def evaluate_net(net: nn.Module, model: Model, data: DataSet, *, top: int | None = None) -> Evaluation:
     """Evaluate `net` on the test images of `data`, in float32."""
+    if top is None and len(model.classes) > FEW_CLASSES:
+        top = USUAL_TOP
     probabilities = predict_logits(net, data.test.images, model).softmax(1)
     confidence, predicted = probabilities.max(1)
     # Class numbers of the net, by name: a data set may order its classes differently.
@@ -123,7 +142,15 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet) -> Evaluation:
         classes=per_class(confusion, model.classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         worst=_worst(labels, predicted, confidence, classes=model.classes),
+        calibration=calibrate(confidence, predicted == labels),
+        top=top,
+        top_accuracy=None if top is None else _top_accuracy(probabilities, labels, top),
     )
+
+
+def _top_accuracy(probabilities: Tensor, labels: Tensor, top: int) -> float:
+    among = probabilities.topk(top).indices == labels[:, None]
+    return float(among.any(1).double().mean())
 
 
 def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
@@ -132,7 +159,8 @@ def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     title = (
         f"{short_name(evaluation.net)} on {evaluation.data}: most confident mistakes (true → predicted, probability)"
     )
-    draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title=title)
+    reliability = partial(draw_reliability, calibration=evaluation.calibration)
+    draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title=title, beside=reliability)
 
 
 def _worst(labels: Tensor, predicted: Tensor, confidence: Tensor, *, classes: tuple[str, ...]) -> tuple[Mistake, ...]:

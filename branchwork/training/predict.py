@@ -1,10 +1,11 @@
 """Classify pictures with a trained net."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from branchwork.datasets.placing import to_image
@@ -12,7 +13,9 @@ from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.files import printable
+from branchwork.language import say
 from branchwork.nets.resolve import short_name
+from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, picture_doubts
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
 
@@ -21,20 +24,16 @@ MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A class and its probability, a fraction."""
-
-    name: str
-    probability: float
-
-
-@dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture, in order; or `error`, the reason why it could not be read."""
+    """The most probable classes of one picture, in order; or `error`, the reason why it could not be read.
+
+    `warnings` are reasons to doubt the answer.
+    """
 
     image: str
     guesses: tuple[Guess, ...]
     error: str | None = None
+    warnings: tuple[Doubt, ...] = ()
 
 
 def predict(
@@ -55,41 +54,66 @@ def predict(
     if not paths:
         raise ImageError("no pictures were given: name files, or a folder of them")
     read: dict[Path, Tensor] = {}
+    doubts: dict[Path, list[Doubt]] = {}
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            read[path] = read_image(path, trained.model)
+            picture = read_picture(path)
+            read[path], doubts[path] = _place(picture, path, trained.model), picture_doubts(picture, trained.model)
         except ImageError as reason:
             errors[path] = printable(str(reason))
-    guesses = dict(zip(read, _guess(list(read.values()), trained, top), strict=True))
-    predictions = tuple(Prediction(printable(path), guesses.get(path, ()), errors.get(path)) for path in paths)
+    answers = dict(zip(read, _answer(list(read.values()), trained, top), strict=True))
+    predictions = tuple(
+        Prediction(printable(path), (), errors[path])
+        if path in errors
+        else Prediction(printable(path), answers[path][0], None, (*doubts[path], *answers[path][1]))
+        for path in paths
+    )
     if draw is not None and read:
-        shown = list(read)[:MOST_SHOWN]
-        captions = [
-            f"{printable(Path(path.name))}\n{shorten(guesses[path][0].name, 18)} {guesses[path][0].probability:.0%}"
-            for path in shown
-        ]
-        few = f"the first {len(shown)} of {len(read)} pictures" if len(shown) < len(read) else "each picture"
-        title = f"{few} as {short_name(trained.model.net)} received it, with its answer"
-        draw_sheet(draw, torch.stack([read[path] for path in shown]), captions, title=title)
+        draw_predictions(draw, dict(zip(paths, predictions, strict=True)), read, net=short_name(trained.model.net))
     return predictions
+
+
+def draw_predictions(
+    path: Path, predictions: Mapping[Path, Prediction], read: Mapping[Path, Tensor], *, net: str
+) -> None:
+    """Draw the pictures as the net received them, each with its answer and the reasons to doubt it."""
+    shown = list(read)[:MOST_SHOWN]
+    captions = []
+    for each in shown:
+        best, doubts = predictions[each].guesses[0], predictions[each].warnings
+        lines = [printable(Path(each.name)), f"{shorten(best.name, 18)} {best.probability:.0%}"]
+        captions.append("\n".join((*lines, *(say(NAMES[doubt.kind]) for doubt in doubts))))
+    if len(shown) < len(read):
+        title = say(
+            "the first {shown} of {count} pictures as {net} received them", shown=len(shown), count=len(read), net=net
+        )
+    else:
+        title = say("each picture as {net} received it, with its answer", net=net)
+    draw_sheet(path, torch.stack([read[each] for each in shown]), captions, title=title)
 
 
 def read_image(path: Path, model: Model) -> Tensor:
     """Return the picture at `path` as the net receives it: uint8 C×H×W. Raises `ImageError`."""
-    picture = read_picture(path)
+    return _place(read_picture(path), path, model)
+
+
+def _place(picture: Image.Image, path: Path, model: Model) -> Tensor:
     try:
         return to_image(picture, channels=model.in_channels, size=model.image_size, method=model.pictures)
     except ImageError as reason:
         raise ImageError("{path}: {reason}", path=path, reason=reason) from reason
 
 
-def _guess(images: Sequence[Tensor], trained: TrainedNet, top: int) -> list[tuple[Guess, ...]]:
+def _answer(images: Sequence[Tensor], trained: TrainedNet, top: int) -> list[tuple[tuple[Guess, ...], list[Doubt]]]:
+    """Return the most probable classes of each image, and the reasons to doubt them."""
     if not images:
         return []
-    probabilities = predict_logits(trained.net, torch.stack(list(images)), trained.model).softmax(1)
-    values, indices = probabilities.topk(min(top, len(trained.model.classes)))
-    return [
-        tuple(Guess(trained.model.classes[index], value) for value, index in zip(*row, strict=True))
-        for row in zip(values.tolist(), indices.tolist(), strict=True)
-    ]
+    names = trained.model.classes
+    probable = predict_logits(trained.net, torch.stack(list(images)), trained.model).softmax(1)
+    values, indices = probable.topk(min(max(top, 2), len(names)))
+    answers = []
+    for probabilities, order in zip(values.tolist(), indices.tolist(), strict=True):
+        guesses = [Guess(names[index], value) for value, index in zip(probabilities, order, strict=True)]
+        answers.append((tuple(guesses[:top]), answer_doubts(guesses[:2])))
+    return answers

@@ -1,0 +1,106 @@
+"""branchwork compare"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.parameters import DATA, FILE, Json, Source
+from branchwork.language import milliseconds, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from branchwork.comparing.comparison import Comparison
+
+# Classes in the table: those in which the nets differ most.
+MOST_CLASSES = 10
+
+
+def compare(
+    *runs: Annotated[Path, Parameter(help="Run folders, two or more, or folders of several seeds.")],
+    data: Annotated[str | None, Parameter(help=f"{DATA}; by default what the runs were trained on.")] = None,
+    draw: Annotated[
+        Path | None, Parameter(help="Draw the pictures that one net reads and another does not into this file.")
+    ] = None,
+    out: Annotated[Path | None, FILE, Parameter(help="Write the comparison as an HTML page to this file.")] = None,
+    source: Source = None,
+    json_file: Json = None,
+) -> None:
+    """Compare trained nets on the same test images: accuracy, McNemar's test, classes, cost, and where they disagree.
+
+    Folders of several seeds, made by train --seeds, are compared seed by seed.
+    """
+    import branchwork
+    from branchwork.cli.progress import Screen
+
+    comparison = branchwork.compare(runs, data=data, source=source, draw=draw, out=out, observer=Screen())
+    deliver(comparison, json_file, lambda: _show(comparison, draw, out))
+
+
+def _show(comparison: "Comparison", draw: Path | None, out: Path | None) -> None:
+    from branchwork.comparing.compare_report import class_rows
+    from branchwork.comparing.pairs import TESTS, verdict
+
+    head, rows = class_rows(comparison)
+    classes = make_table(*head)
+    for row in rows[:MOST_CLASSES]:
+        classes.add_row(*row)
+    tests = dict.fromkeys(TESTS[pair.test] for pair in comparison.pairs)
+    show(
+        _entries(comparison),
+        *(f"{entry.label}: {entry.folder}" for entry in comparison.entries),
+        _pairs(comparison),
+        *map(verdict, comparison.pairs),
+        *(say("the test: {test}", test=say(test)) for test in tests),
+        classes,
+        say(
+            "{images:,} test images of {data}; the nets disagree on {count:,}",
+            images=comparison.images,
+            data=comparison.data,
+            count=len(comparison.disagreements),
+        ),
+    )
+    if draw is not None and comparison.disagreements:
+        show(say("pictures that one net reads and another does not: {draw}", draw=draw))
+    if out is not None:
+        show(say("page: {out}", out=out))
+
+
+def _entries(comparison: "Comparison") -> "Table":
+    table = make_table(say("net"), say("accuracy, % (95%)"), say("parameters"), say("MACs"), say("ms"), say("train s"))
+    table.padding = (0, 1, 0, 0)
+    for entry in comparison.entries:
+        seeds = (
+            say("{net}, {count} seeds", net=entry.net, count=len(entry.seeds)) if len(entry.seeds) > 1 else entry.net
+        )
+        table.add_row(
+            f"{entry.label} {seeds}",
+            f"{100 * entry.accuracy:.2f} ({interval(entry.interval)})",
+            f"{entry.parameters:,}",
+            f"{entry.macs:,}",
+            milliseconds(entry.milliseconds),
+            "–" if entry.train_seconds is None else f"{entry.train_seconds:.1f}",
+        )
+    return table
+
+
+def _pairs(comparison: "Comparison") -> "Table":
+    from branchwork.comparing.compare_report import count_words
+    from branchwork.studies.statistics import p_words, points_words
+
+    several = len(comparison.pairs) > 1
+    corrected = [say("after Holm")] if several else []
+    table = make_table(say("pair"), say("points (95%)"), say("test"), *corrected, say("only 1st"), say("only 2nd"))
+    table.padding = (0, 1, 0, 0)
+    for pair in comparison.pairs:
+        table.add_row(
+            f"{pair.first} − {pair.second}",
+            points_words(pair.difference, pair.low, pair.high),
+            p_words(pair.p),
+            *([p_words(pair.adjusted)] if several else []),
+            count_words(pair.only_first),
+            count_words(pair.only_second),
+        )
+    return table
