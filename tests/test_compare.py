@@ -106,11 +106,16 @@ def test_seeds_are_compared_in_pairs_as_scipy_does():
 
 
 def test_several_pairs_are_corrected_together_and_the_words_follow():
-    pairs = [Pair("A", "B", 1, 1, 1, d, d - 1, d + 1, "exact", p, p, ()) for d, p in ((0.1, 0.03), (-0.1, 0.01))]
-    adjusted = adjust(pairs)
+    pairs = [Pair("A", "B", 1, 1, 1, d, d - 0.2, d + 0.2, "exact", p, p, ()) for d, p in ((0.1, 0.03), (-0.1, 0.01))]
+    adjusted = adjust(pairs, 1000)
     assert [pair.adjusted for pair in adjusted] == [pytest.approx(0.03), pytest.approx(0.02)]
     assert [verdict(pair) for pair in adjusted] == ["A is better than B", "B is better than A"]
-    (third, *_) = adjust([*pairs, dataclasses.replace(pairs[0], p=0.04)])
+    # The smaller p is doubled, and its interval is then one of 97.5%.
+    wider = stats.norm.ppf(1 - 0.0125) / stats.norm.ppf(0.975)
+    assert adjusted[1].high - adjusted[1].low == pytest.approx(0.4 * wider, rel=1e-2)
+    assert (adjusted[0].low, adjusted[0].high) == (pytest.approx(-0.1), pytest.approx(0.3))  # not changed
+    assert adjust(pairs[:1], 1000) == (pairs[0],)
+    (third, *_) = adjust([*pairs, dataclasses.replace(pairs[0], p=0.04)], 1000)
     assert third.adjusted == pytest.approx(0.06) and "do not settle" in verdict(third)
 
 

@@ -110,7 +110,7 @@ def compare(
             _entry(entrant, answer, labels=labels, seconds=statistics.median(seconds[entrant.label]))
             for entrant, answer in zip(entrants, answers, strict=True)
         ),
-        pairs=adjust([_pair(*first, *second, data=shown) for first, second in both]),
+        pairs=adjust([_pair(*first, *second, data=shown) for first, second in both], len(labels)),
         disagreements=_disagreements(entrants, answers, data=shown),
         threads=torch.get_num_threads(),
         machine=machine(),

@@ -129,7 +129,10 @@ def _pair_words(comparison: Comparison) -> str:
     words += [say("The test: {test}.", test=say(test)) for test in tests]
     if len(comparison.pairs) > 1:
         words.append(
-            say("Each interval is of one pair; p after Holm is corrected for all {count}.", count=len(comparison.pairs))
+            say(
+                "Intervals, and p after Holm, are corrected for all {count} pairs together.",
+                count=len(comparison.pairs),
+            )
         )
     return " ".join(words)
 

@@ -38,7 +38,7 @@ class Pair:
     the `seeds` that both have. `difference` is the accuracy of the first minus that of the second, a fraction, from
     `low` to `high` with 95% confidence: for one seed by Bonett and Price, for several by Student. `p` is that of
     `test`: McNemar's, `exact` or `mid-p`, or Student's paired `t`. `adjusted` is p after Holm's correction for all
-    pairs. `classes` are in the order of the data.
+    pairs, and the interval is widened by the same. `classes` are in the order of the data.
     """
 
     first: str
@@ -101,15 +101,22 @@ def mcnemar(only_first: int, only_second: int) -> tuple[Literal["exact", "mid-p"
     return "mid-p", min(1.0, p - float(stats.binom.pmf(fewer, count, 0.5)))
 
 
-def adjust(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
-    """Return the pairs with `adjusted` set by Holm's correction for all of them together."""
+def adjust(pairs: Sequence[Pair], images: int) -> tuple[Pair, ...]:
+    """Return the pairs with `adjusted` and the intervals after Holm's correction for all of them together."""
+    if len(pairs) == 1:
+        return tuple(pairs)
+    # What an interval is widened by depends on how many values its spread is estimated from: seeds, or images.
+    counts = [pair.seeds if pair.test == "t" else images for pair in pairs]
     tested = [
-        PairedDifference(p.first, p.second, "gain", p.seeds, p.difference, p.low, p.high, p.p, p.p) for p in pairs
+        PairedDifference(pair.first, pair.second, "gain", count, pair.difference, pair.low, pair.high, pair.p, pair.p)
+        for pair, count in zip(pairs, counts, strict=True)
     ]
-    return tuple(
-        replace(pair, adjusted=pair.p if result is None or result.adjusted is None else result.adjusted)
-        for pair, result in zip(pairs, holm(tested), strict=True)
-    )
+    corrected = []
+    for pair, result in zip(pairs, holm(tested), strict=True):
+        assert result and result.low is not None and result.high is not None and result.adjusted is not None
+        low, high = max(-1.0, result.low), min(1.0, result.high)
+        corrected.append(replace(pair, adjusted=result.adjusted, low=low, high=high))
+    return tuple(corrected)
 
 
 def _mean_count(images: Tensor) -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from branchwork.datasets.placing import Ink
+
 Mask = NDArray[np.bool_]
 Box = tuple[slice, slice]
 
@@ -33,11 +35,11 @@ class Blobs:
     framed: bool
 
 
-def find_blobs(ink: NDArray[np.float64]) -> Blobs:
-    """Look at ink H×W, 0 to 255, as `placing.find_ink` returns it."""
+def find_blobs(ink: Ink) -> Blobs:
+    """Count the figures in the ink of a picture."""
     from scipy import ndimage
 
-    strokes = ink > _STROKE
+    strokes = ink.pixels > _STROKE
     pieces, count = ndimage.label(strokes, np.ones((3, 3)))
     boxes: list[Box] = ndimage.find_objects(pieces)
     order = sorted(range(count), key=lambda index: -max(_sides(boxes[index])))[:_MOST]

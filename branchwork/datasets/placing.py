@@ -88,21 +88,31 @@ def place_figure(picture: Image.Image, size: tuple[int, int], rule: FigureRule) 
     Ink and ground may be of any two colours, equally light ones included. An image that already follows the rule, or
     whose negative does, keeps every pixel. Raises `ImageError` if there is no figure.
     """
-    grey = _to_grey(picture)
-    ready = _find_ready(grey, size, rule)
-    if ready is not None:
-        return ready
-    ink = _extract_ink(grey.astype(np.float64))
-    if rule.by_mass:
-        ink = _thicken(ink)
-    return _scale_and_centre(ink, size, rule)
+    return place_ink(find_ink(picture, size, rule), size, rule)
 
 
-def find_ink(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> Grey:
-    """Return what `place_figure` takes for ink, 0 to 255, before it moves and scales it. Raises `ImageError`."""
+@dataclass(frozen=True)
+class Ink:
+    """How much ink each pixel of a picture holds, H×W, 0 to 255; `placed` if it is an image placed by a rule."""
+
+    pixels: Grey
+    placed: bool
+
+
+def find_ink(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> Ink:
+    """Return what `place_figure` takes for ink, before it moves and scales it. Raises `ImageError` if it is nothing."""
     grey = _to_grey(picture)
-    ready = _find_ready(grey, size, rule)
-    return _extract_ink(grey.astype(np.float64)) if ready is None else ready.astype(np.float64)
+    for image in (grey, 255 - grey) if grey.shape == size else ():
+        if _follows(image, rule):
+            return Ink(image.astype(np.float64), placed=True)
+    return Ink(_extract_ink(grey.astype(np.float64)), placed=False)
+
+
+def place_ink(ink: Ink, size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8]:
+    """Return the ink placed by `rule` in an image of `size`: uint8 H×W. Raises `ImageError` if it is only specks."""
+    if ink.placed:
+        return ink.pixels.astype(np.uint8)
+    return _scale_and_centre(_thicken(ink.pixels) if rule.by_mass else ink.pixels, size, rule)
 
 
 def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
@@ -124,12 +134,6 @@ def _to_grey(picture: Image.Image) -> NDArray[np.uint8]:
     direction /= np.abs(direction).sum()  # the values lie within 255, like the colours
     between = colours @ direction - 255 * np.minimum(direction, 0).sum()
     return between.round().astype(np.uint8) if np.ptp(between) > _MORE_CONTRAST * np.ptp(grey) else grey
-
-
-def _find_ready(grey: NDArray[np.uint8], size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8] | None:
-    """Return `grey` or its negative if it is placed by the rule already."""
-    candidates = (grey, 255 - grey) if grey.shape == size else ()
-    return next((image for image in candidates if _follows(image, rule)), None)
 
 
 def _follows(grey: NDArray[np.uint8], rule: FigureRule) -> bool:

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from branchwork.datasets.blobs import find_blobs
-from branchwork.datasets.placing import RULES, find_ink
+from branchwork.datasets.placing import RULES, Ink, find_ink, place_ink, to_image
 from branchwork.language import mark, say
-from branchwork.training.run import Model
+from branchwork.training.familiar import FALSE_ALARMS, familiar_digits, read_by_last
+from branchwork.training.run import Model, TrainedNet
 
 Kind = Literal["several", "frame", "scraps", "unlike", "close"]
 # In a word or two, for tables and captions.
@@ -42,11 +45,21 @@ class Doubt:
     message: str
 
 
-def picture_doubts(picture: Image.Image, model: Model) -> list[Doubt]:
-    """Return what a picture shows besides one digit; nothing for a net of photographs. Raises `ImageError`."""
-    if model.pictures != "digits":
-        return []
-    blobs = find_blobs(find_ink(picture, model.image_size, RULES["digits"]))
+def place_and_doubt(picture: Image.Image, model: Model) -> tuple[Tensor, list[Doubt]]:
+    """Return a picture as the net receives it, uint8 C×H×W, and what it shows besides one digit.
+
+    Only pictures for nets of digits are searched for more. Raises `ImageError`.
+    """
+    if not _reads_digits(model):
+        method, size = model.pictures, model.image_size
+        return to_image(picture, channels=model.in_channels, size=size, method=method), []
+    rule = RULES[model.pictures]
+    ink = find_ink(picture, model.image_size, rule)
+    return torch.from_numpy(place_ink(ink, model.image_size, rule))[None], _ink_doubts(ink)
+
+
+def _ink_doubts(ink: Ink) -> list[Doubt]:
+    blobs = find_blobs(ink)
     doubts = []
     if blobs.framed:
         message = say("something surrounds the figure and was read as part of it: crop the picture inside of it")
@@ -60,6 +73,17 @@ def picture_doubts(picture: Image.Image, model: Model) -> list[Doubt]:
     return doubts
 
 
+def unlike_doubts(images: Tensor, trained: TrainedNet) -> list[list[Doubt]]:
+    """Return for each image N×C×H×W whether it is unlike the digits that the net knows; nothing for other nets."""
+    if not _reads_digits(trained.model):
+        return [[] for _ in images]
+    message = say(
+        "it is unlike the training digits: only {share:.0%} of test digits are further from them", share=FALSE_ALARMS
+    )
+    unlike = familiar_digits(trained).is_unlike(read_by_last(trained, images))
+    return [[Doubt("unlike", message)] if strange else [] for strange in unlike]
+
+
 def answer_doubts(best: Sequence[Guess]) -> list[Doubt]:
     """Return whether the most probable class is hardly more probable than the next one."""
     if len(best) < 2 or best[0].probability - best[1].probability >= MARGIN:
@@ -68,3 +92,7 @@ def answer_doubts(best: Sequence[Guess]) -> list[Doubt]:
     shares = {"share": f"{best[0].probability:.0%}", "other": f"{best[1].probability:.0%}"}
     message = say("{first} ({share}) and {second} ({other}) are nearly as probable", **words, **shares)
     return [Doubt("close", message)]
+
+
+def _reads_digits(model: Model) -> bool:
+    return (model.pictures, model.in_channels, model.image_size) == ("digits", 1, (28, 28))

@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from branchwork.datasets.placing import to_image
 from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
-from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, picture_doubts
+from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, place_and_doubt, unlike_doubts
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
 
@@ -58,15 +56,14 @@ def predict(
     errors: dict[Path, str] = {}
     for path in paths:
         try:
-            picture = read_picture(path)
-            read[path], doubts[path] = _place(picture, path, trained.model), picture_doubts(picture, trained.model)
+            read[path], doubts[path] = _read(path, trained.model)
         except ImageError as reason:
             errors[path] = printable(str(reason))
     answers = dict(zip(read, _answer(list(read.values()), trained, top), strict=True))
     predictions = tuple(
         Prediction(printable(path), (), errors[path])
         if path in errors
-        else Prediction(printable(path), answers[path][0], None, (*doubts[path], *answers[path][1]))
+        else Prediction(printable(path), answers[path][0], None, _merge(doubts[path], answers[path][1]))
         for path in paths
     )
     if draw is not None and read:
@@ -93,14 +90,20 @@ def draw_predictions(
     draw_sheet(path, torch.stack([read[each] for each in shown]), captions, title=title)
 
 
+def _merge(of_picture: Sequence[Doubt], of_answer: Sequence[Doubt]) -> tuple[Doubt, ...]:
+    """Return all doubts; that several figures are unlike one digit goes without saying."""
+    return (*of_picture, *(doubt for doubt in of_answer if not of_picture or doubt.kind != "unlike"))
+
+
 def read_image(path: Path, model: Model) -> Tensor:
     """Return the picture at `path` as the net receives it: uint8 C×H×W. Raises `ImageError`."""
-    return _place(read_picture(path), path, model)
+    return _read(path, model)[0]
 
 
-def _place(picture: Image.Image, path: Path, model: Model) -> Tensor:
+def _read(path: Path, model: Model) -> tuple[Tensor, list[Doubt]]:
+    picture = read_picture(path)
     try:
-        return to_image(picture, channels=model.in_channels, size=model.image_size, method=model.pictures)
+        return place_and_doubt(picture, model)
     except ImageError as reason:
         raise ImageError("{path}: {reason}", path=path, reason=reason) from reason
 
@@ -110,10 +113,12 @@ def _answer(images: Sequence[Tensor], trained: TrainedNet, top: int) -> list[tup
     if not images:
         return []
     names = trained.model.classes
-    probable = predict_logits(trained.net, torch.stack(list(images)), trained.model).softmax(1)
+    stacked = torch.stack(list(images))
+    probable = predict_logits(trained.net, stacked, trained.model).softmax(1)
     values, indices = probable.topk(min(max(top, 2), len(names)))
     answers = []
-    for probabilities, order in zip(values.tolist(), indices.tolist(), strict=True):
+    rows = zip(values.tolist(), indices.tolist(), unlike_doubts(stacked, trained), strict=True)
+    for probabilities, order, unlike in rows:
         guesses = [Guess(names[index], value) for value, index in zip(probabilities, order, strict=True)]
-        answers.append((tuple(guesses[:top]), answer_doubts(guesses[:2])))
+        answers.append((tuple(guesses[:top]), [*unlike, *answer_doubts(guesses[:2])]))
     return answers
