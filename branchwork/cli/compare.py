@@ -33,9 +33,8 @@ def compare(
     Folders of several seeds, made by train --seeds, are compared seed by seed.
     """
     import branchwork
-    from branchwork.cli.progress import Screen
 
-    comparison = branchwork.compare(runs, data=data, source=source, draw=draw, out=out, observer=Screen())
+    comparison = branchwork.compare(runs, data=data, source=source, draw=draw, out=out, progress=True)
     deliver(comparison, json_file, lambda: _show(comparison, draw, out))
 
 

@@ -10,6 +10,10 @@ EXAMPLES = {
         "branchwork train lecture.py:Net --learning-rate 0.003 --seed 7",
     ),
     "evaluate": ("branchwork evaluate runs/first", "branchwork evaluate runs/first --json figures.json"),
+    "compare": (
+        "branchwork compare runs/first runs/second",
+        "branchwork compare runs/first runs/second --draw differ.png --out compare.html",
+    ),
     "predict": ("branchwork predict runs/first 7.jpg", "branchwork predict runs/first pictures --csv answers.csv"),
     "nets": ("branchwork nets", "branchwork nets resnet dense"),
     "inspect": ("branchwork inspect lecture.py:Net --lint", "branchwork inspect inception:without=b5 --draw net.svg"),

@@ -23,6 +23,7 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.studies.statistics import mean_interval
 from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import predict_logits
@@ -76,7 +77,7 @@ def compare(
     source: Path | None = None,
     draw: Path | None = None,
     out: Path | None = None,
-    observer: Observer | None = None,
+    progress: bool | Observer = False,
 ) -> Comparison:
     """Compare the nets of at least two run folders on the same test images, by default of the data they trained on.
 
@@ -87,7 +88,7 @@ def compare(
     Raises `DataError` if classes or test images differ, with what differs, and `RunError` for a damaged run, for one
     seed beside several, and, before anything is compared, if a file cannot be written.
     """
-    observer = observer or Observer()
+    observer = watch(progress)
     if draw is not None:
         check_sheet(draw)
     if out is not None:
@@ -95,11 +96,7 @@ def compare(
     entrants = _find(runs)
     sets = _load_alike(entrants, data, source, observer=observer)
     shown, labels, names = sets[0], sets[0].test.labels, sets[0].classes
-    answers: list[_Answers] = []
-    for entrant, data_set in zip(entrants, sets, strict=True):
-        observer.count(say("nets evaluated"), len(answers), len(entrants))
-        answers.append(_answer(entrant, data_set))
-    observer.count_end()
+    answers = _answer_all(entrants, sets, observer)
     seconds = take_turns({entrant.label: partial(_run_once, entrant.nets[0]) for entrant in entrants}, TIMED)
     both = list(itertools.combinations(zip(entrants, answers, strict=True), 2))
     comparison = Comparison(
@@ -222,6 +219,17 @@ def _check_same(first: DataSet, second: DataSet, *, folders: tuple[Path, Path]) 
         count=counts[0],
         changed=changed,
     )
+
+
+def _answer_all(entrants: Sequence[_Entrant], sets: Sequence[DataSet], observer: Observer) -> list[_Answers]:
+    answers: list[_Answers] = []
+    try:
+        for entrant, data_set in zip(entrants, sets, strict=True):
+            observer.count(say("nets evaluated"), len(answers), len(entrants))
+            answers.append(_answer(entrant, data_set))
+    finally:
+        observer.count_end()
+    return answers
 
 
 def _answer(entrant: _Entrant, data: DataSet) -> _Answers:
