@@ -125,9 +125,9 @@ def _mean_count(images: Tensor) -> float:
 
 
 TESTS: dict[TestName, str] = {
-    "exact": mark("McNemar's exact test, since only one of both is right on fewer than 25 pictures"),
-    "mid-p": mark("McNemar's mid-p test: from 25 pictures on which only one is right, the exact test is too strict"),
-    "t": mark("Student's paired t-test over the seeds that both have"),
+    "exact": mark("McNemar's, exact since only one is right on fewer than 25 pictures"),
+    "mid-p": mark("McNemar's with mid-p: from 25 such pictures on, the exact one is too strict"),
+    "t": mark("Student's, paired over the seeds that both have"),
 }
 
 
