@@ -51,9 +51,10 @@ def test_calibration_is_that_of_a_plain_loop(run, sample):
     probabilities = predict_logits(trained.net, sample.test.images, trained.model).softmax(1).double()
     confidence, answers = (found.numpy() for found in probabilities.max(1))
     right = answers == sample.test.labels.numpy()
-    gaps = []
+    gaps, counts = [], []
     for number in range(15):
         inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        counts.append(inside.sum())
         gaps.append(abs(right[inside].sum() - confidence[inside].sum()) / 1000)
     calibration = bw.evaluate(run.folder).calibration
     assert calibration.ece == pytest.approx(sum(gaps), abs=1e-6)
@@ -61,7 +62,8 @@ def test_calibration_is_that_of_a_plain_loop(run, sample):
     equal = sum(abs(right[part].sum() - confidence[part].sum()) / 1000 for part in parts)
     assert calibration.ece_equal_mass == pytest.approx(equal, abs=2e-3)  # the bins may differ by an image
     assert sum(each.images for each in calibration.bins) == 1000
-    assert max(each.images for each in calibration.bins) - min(each.images for each in calibration.bins) <= 1
+    assert [each.images for each in calibration.bins] == [count for count in counts if count]
+    assert all(each.low <= each.confidence <= each.high for each in calibration.bins)
 
 
 def test_calibration_by_hand():

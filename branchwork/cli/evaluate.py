@@ -71,8 +71,8 @@ def _more(evaluation: "Evaluation") -> list[str]:
     calibration = evaluation.calibration
     lines.append(
         say(
-            "calibration: probability and accuracy differ by {mass:.2f} points on average over {bins} bins of equally "
-            "many images (ECE; {width:.2f} with {bins} bins of equal width)",
+            "calibration error: {width:.2f} points over {bins} bins of equal width, {mass:.2f} over {bins} bins of "
+            "equally many images",
             mass=100 * calibration.ece_equal_mass,
             width=100 * calibration.ece,
             bins=BINS,

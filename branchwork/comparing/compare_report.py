@@ -23,10 +23,9 @@ def comparison_page(comparison: Comparison, data: DataSet) -> str:
     parts = [
         paragraph(
             say(
-                "{images:,} test images of {data}, the same for all; {threads} threads on {machine}.",
+                "{images:,} test images of {data}, the same for all; times on {machine}.",
                 images=comparison.images,
                 data=comparison.data,
-                threads=comparison.threads,
                 machine=comparison.machine,
             )
         ),
@@ -79,14 +78,15 @@ def _several(comparison: Comparison) -> bool:
 
 
 def _entries(comparison: Comparison) -> str:
+    several = _several(comparison)
     measured = (say("parameters"), say("MACs"), say("ms per image"), say("training, s"))
     return table(
-        ("", say("run"), say("seeds"), say("test accuracy"), say("95% interval"), *measured),
+        ("", say("run"), *([say("seeds")] if several else []), say("test accuracy"), say("95% interval"), *measured),
         [
             (
                 f"{entry.label}  {entry.net}",
                 entry.folder,
-                ", ".join(map(str, entry.seeds)) or "–",
+                *([", ".join(map(str, entry.seeds))] if several else []),
                 f"{entry.accuracy:.2%}",
                 f"{100 * entry.interval[0]:.2f}–{100 * entry.interval[1]:.2f}",
                 f"{entry.parameters:,}",
@@ -138,7 +138,8 @@ def _pair_words(comparison: Comparison) -> str:
 
 
 def _pairs(comparison: Comparison) -> str:
-    tested = (say("difference, points (95%)"), say("test"), say("after Holm"))
+    several = len(comparison.pairs) > 1
+    tested = (say("difference, points (95%)"), say("test"), *([say("after Holm")] if several else []))
     return table(
         (say("pair"), *tested, say("only the first is right"), say("only the second")),
         [
@@ -146,7 +147,7 @@ def _pairs(comparison: Comparison) -> str:
                 f"{pair.first} − {pair.second}",
                 points_words(pair.difference, pair.low, pair.high),
                 p_words(pair.p),
-                p_words(pair.adjusted),
+                *([p_words(pair.adjusted)] if several else []),
                 count_words(pair.only_first),
                 count_words(pair.only_second),
             )

@@ -30,9 +30,9 @@ class Bin:
 class Calibration:
     """The expected calibration error: the mean over images of |accuracy − confidence| of their bin, a fraction.
 
-    `ece` has 15 bins of equal width, as papers have it (Guo et al. 2017). A good net gives most answers with more than
-    93% and so has nearly all images in one of them: `ece_equal_mass` has 15 bins with equal numbers of images, and
-    `bins` are those. Both are above 0 by chance for a perfect net, the more so the fewer the images.
+    `ece` has 15 bins of equal width, as papers have it (Guo et al. 2017); `bins` are those that hold images. A good net
+    gives most answers with more than 93% and so has nearly all images in the last one: `ece_equal_mass` has 15 bins with
+    equal numbers of images. Both are above 0 by chance for a perfect net, the more so the fewer the images.
     """
 
     ece: float
@@ -48,7 +48,7 @@ def calibrate(confidence: Tensor, right: Tensor) -> Calibration:
     edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]
     width = _bins(confidence, right, torch.bucketize(confidence, edges))
     mass = _bins(confidence, right, torch.arange(len(right)) * BINS // len(right))
-    return Calibration(_error(width), _error(mass), mass)
+    return Calibration(_error(width), _error(mass), width)
 
 
 def _bins(confidence: Tensor, right: Tensor, numbers: Tensor) -> tuple[Bin, ...]:
@@ -65,12 +65,21 @@ def _error(bins: tuple[Bin, ...]) -> float:
 
 
 def draw_reliability(axes: "Axes", calibration: Calibration) -> None:
-    """Draw the accuracy of each bin against its confidence: on the diagonal, a probability means what it says."""
-    bins = calibration.bins
+    """Draw the accuracy of each bin against its confidence: on the diagonal, a probability means what it says.
+
+    The area of a point grows with its images.
+    """
+    bins, most = calibration.bins, max(each.images for each in calibration.bins)
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=":")
-    accuracies = [100 * each.accuracy for each in bins]
-    axes.plot([100 * each.confidence for each in bins], accuracies, "o-", color=GOOD, linewidth=1.2, markersize=4)
-    axes.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
+    axes.scatter(
+        [100 * each.confidence for each in bins],
+        [100 * each.accuracy for each in bins],
+        [10 + 150 * each.images / most for each in bins],
+        color=GOOD,
+        clip_on=False,
+        zorder=3,
+    )
+    axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
     axes.set_xlabel(say("probability of the answer, %"))
-    axes.set_ylabel(say("answers that are right, %"))
+    axes.set_ylabel(say("of these, right, %"))
     plain_axes(axes)
