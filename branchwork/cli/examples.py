@@ -12,7 +12,7 @@ EXAMPLES = {
     "evaluate": ("branchwork evaluate runs/first", "branchwork evaluate runs/first --json figures.json"),
     "compare": (
         "branchwork compare runs/first runs/second",
-        "branchwork compare runs/first runs/second --draw differ.png --out compare.html",
+        "branchwork compare runs/first runs/second --out compare.html",
     ),
     "predict": ("branchwork predict runs/first 7.jpg", "branchwork predict runs/first pictures --csv answers.csv"),
     "nets": ("branchwork nets", "branchwork nets resnet dense"),
