@@ -10,7 +10,7 @@ from branchwork.comparing.comparison import Comparison, Disagreement
 from branchwork.comparing.pairs import TESTS, Pair, verdict
 from branchwork.datasets.dataset import DataSet
 from branchwork.figures import COLOURS, GOOD, INK, inline_svg, new_figure, plain_axes
-from branchwork.language import language, mark, milliseconds, say
+from branchwork.language import mark, milliseconds, say
 from branchwork.pages import footer, image_grid, page, paragraph, plot, section, table
 from branchwork.studies.statistics import p_words, points_words
 
@@ -41,7 +41,7 @@ def comparison_page(comparison: Comparison, data: DataSet) -> str:
         footer(say("Made by Branchwork. The figures are also written by --json.")),
     ]
     title = say("{nets} on {data}", nets=", ".join(entry.net for entry in comparison.entries), data=comparison.data)
-    return page(title, parts, "zh-Hans" if language() == "zh" else "en")
+    return page(title, parts)
 
 
 def class_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
