@@ -2,6 +2,7 @@
 # make test   set up, run every check; make test-slow also runs every command in the READMEs and in docs/own-images.md
 # make bench  set up, compare with the lecture's script and a public recipe: 8 to 25 minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help shows more
+# make messages  after a change of words: bring the catalogue of translations up to date
 # All can be run again at any time; what is set up already is kept.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 DATA ?= auto
 BENCH ?=
 
-.PHONY: demo test test-slow check bench
+.PHONY: demo test test-slow check bench messages
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
@@ -24,6 +25,10 @@ test-slow: $(VENV)/.ready-dev
 # Needs the dev extras, which include the inference engines.
 bench: $(VENV)/.ready-dev
 	@$(VENV)/bin/python -m benchmarks $(BENCH)
+
+# Collect what the code says into the catalogues of translations, and compile them.
+messages: $(VENV)/.ready-dev
+	$(VENV)/bin/python scripts/messages.py
 
 # The static checks.
 check: $(VENV)/.ready-dev

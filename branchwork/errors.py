@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-from branchwork.language import say
+from branchwork.language import mark, say
 
 # Folders whose code is not the user's: this package, and Python's own library.
 OURS, _PYTHONS = f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}"
@@ -136,9 +136,29 @@ def first_line(reason: BaseException) -> str:
     return f"{lines[0] if lines else type(reason).__name__:.300}"
 
 
+# What the system says most often.
+SYSTEM_WORDS = (
+    mark("No such file or directory"),
+    mark("Permission denied"),
+    mark("Is a directory"),
+    mark("No space left on device"),
+    mark("File too large"),
+    mark("Read-only file system"),
+    mark("File name too long"),
+)
+
+
+def system_words(reason: OSError) -> str:
+    """Return the system's own message, in the user's language if it is a common one."""
+    return say(reason.strerror or str(reason))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known name, and all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{hint} Known: {', '.join(known)}."
+    return say(
+        " Did you mean {close!r}? Known: {known}." if close else " Known: {known}.",
+        close="".join(close),
+        known=", ".join(known),
+    )

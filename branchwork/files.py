@@ -14,7 +14,8 @@ import msgspec
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from branchwork.errors import BranchworkError, RunError
+from branchwork.errors import BranchworkError, RunError, system_words
+from branchwork.language import mark, say
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ T = TypeVar("T")
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
-_COPY_AGAIN = "copy the run again, or train again"
+_COPY_AGAIN = mark("copy the run again, or train again")
 
 
 def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError] = RunError) -> None:
@@ -135,7 +136,8 @@ def remove_parts(path: Path) -> None:
 def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunError) -> Iterator[None]:
     """Hold the lock file `lock`, which is removed at the end.
 
-    Raises `error` if another process holds it. `activity` says what that process does: "is training in runs/first".
+    Raises `error` if another process holds it. `activity` says what that process does, in the user's language: "is
+    training in runs/first".
     """
     file_lock = FileLock(lock)
     try:
@@ -144,7 +146,7 @@ def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunEr
         raise error("another process {activity}: wait for it, or choose another --out", activity=activity) from None
     except OSError as reason:
         raise error(
-            "cannot write into {parent}: {strerror}", parent=lock.parent, strerror=reason.strerror or reason
+            "cannot write into {parent}: {strerror}", parent=lock.parent, strerror=system_words(reason)
         ) from reason
     try:
         yield
@@ -174,9 +176,10 @@ def parse_json(
 def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN) -> Iterator[None]:
     """Turn whatever goes wrong while the file `path` is read into one `error` that names the file and the `remedy`.
 
-    Checks of what was read belong inside: let them raise `ValueError`. An `error` that is raised inside stays as it is.
+    The `remedy` is a message, which is said here. Checks of what was read belong inside: let them raise `ValueError`.
+    An `error` that is raised inside stays as it is.
     """
-    shown = printable(path)
+    shown, remedy = printable(path), say(remedy)
     try:
         yield
     except error:
@@ -187,7 +190,7 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         raise error(
             "{path} cannot be read ({strerror}): {remedy}",
             path=shown,
-            strerror=reason.strerror or reason,
+            strerror=system_words(reason),
             remedy=remedy,
         ) from reason
     except RecursionError as reason:
@@ -211,7 +214,7 @@ def _check_fields(fields: Any, value: object, position: str) -> None:
     A field with a wrong name is damage: the default in its place would be used in silence.
     """
     if isinstance(fields, int) and not -(2**63) <= fields < 2**64:
-        raise ValueError(f"Integer beyond 64 bits - at `{position}`")
+        raise ValueError(say("Integer beyond 64 bits - at `{position}`", position=position))
     if isinstance(fields, list) and isinstance(value, list | tuple):
         for index, (item, converted) in enumerate(zip(fields, value, strict=True)):
             _check_fields(item, converted, f"{position}[{index}]")
@@ -221,7 +224,10 @@ def _check_fields(fields: Any, value: object, position: str) -> None:
     elif isinstance(fields, dict):
         surplus = fields.keys() - {field.name for field in dataclasses.fields(value)}  # type: ignore[arg-type]
         if surplus:
-            raise ValueError(f"Object contains unknown field `{min(surplus)}` - at `{position}`")
+            message = say(
+                "Object contains unknown field `{name}` - at `{position}`", name=min(surplus), position=position
+            )
+            raise ValueError(message)
         for name, item in fields.items():
             _check_fields(item, getattr(value, name), f"{position}.{name}")
 
@@ -289,8 +295,7 @@ def _cause_and_remedy(reason: OSError) -> str:
     if isinstance(reason, FileExistsError | NotADirectoryError):
         path = Path(reason.filename)
         file = next(p for p in (path, *path.parents) if os.path.lexists(p))
-        return f"{file} is a file, and a folder is needed there. Choose another folder."
-    text = reason.strerror or str(reason)
+        return say("{file} is a file, and a folder is needed there. Choose another folder.", file=file)
     if isinstance(reason, PermissionError):
-        return f"{text}. Choose a folder that you may write to."
-    return f"{text}. Free some space, or choose another folder."
+        return say("{cause}. Choose a folder that you may write to.", cause=system_words(reason))
+    return say("{cause}. Free some space, or choose another folder.", cause=system_words(reason))

@@ -11,25 +11,29 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Text = TypeVar("Text", bound=str)
+LANGUAGES = ("en", "zh")
 
 
 def say(message: str, /, **values: object) -> str:
-    """Return `message` in the user's language, with `values` in place of their {names}.
-
-    The language is that of `BRANCHWORK_LANG`, else of the locale, on Windows that of the desktop.
-    """
+    """Return `message` in the user's language, with `values` in place of their {names}."""
     text = _catalogue(language()).gettext(message) if message else ""
     return text.format(**values) if values else text
 
 
-def mark(message: str) -> str:
+def mark(message: Text) -> Text:
     """Return `message` itself: it is collected for translation here, and said where it is shown."""
     return message
 
 
 def language() -> str:
-    """Return `zh` if people are to read Chinese, else `en`."""
-    # In the order in which a POSIX system reads them.
+    """Return `zh` if people are to read Chinese, else `en`.
+
+    That is what `BRANCHWORK_LANG` says, which `--lang` sets; else the locale, and on Windows the desktop.
+    """
+    # A POSIX system reads the locale in this order.
     names = ("BRANCHWORK_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
     name = next((os.environ[name] for name in names if os.environ.get(name)), "")
     if not name and sys.platform == "win32":
@@ -43,6 +47,11 @@ def language() -> str:
 def _catalogue(language: str) -> gettext.NullTranslations:
     folder = Path(__file__).parent / "locale"
     return gettext.NullTranslations() if language == "en" else gettext.translation("branchwork", folder, [language])
+
+
+def sentences(words: Iterable[str]) -> str:
+    """Return whole sentences as one text: Chinese has no space between them."""
+    return ("" if language() == "zh" else " ").join(words)
 
 
 def times(shape: Iterable[int]) -> str:

@@ -255,7 +255,7 @@ def lay(root: Path, *places: str) -> None:
         ((".",), "has 3 pictures and no sub-folders: make a sub-folder for each class"),
         (("cat",), "has one class with pictures, 'cat', but at least two classes are needed"),
         (("train/cat", "train/dog", "val/cat", "val/dgo"), "class 'dgo' that .*train has no pictures of.*mean 'dog'"),
-        (("val/cat", "test/cat"), "has test and val, but no train"),
+        (("val/cat", "test/cat"), "has test, val, but no train"),
         (("train/cat", "train/dog", "val/cat", "valid/cat"), "has both val and valid"),
     ],
 )

@@ -347,7 +347,7 @@ def test_the_command_shows_the_answer_in_both_languages(alone, tiny, command, mo
     monkeypatch.setenv("BRANCHWORK_LANG", "en")
     code, out, _ = command("study", "tiny", "--out", alone, "--workers", 1)
     assert code == 0 and "Is it worse?" in out and "dropout" in out and "report.html" in out
-    code, out, _ = command("study", "tiny", "--out", alone, "--workers", 1, "--language", "zh", "--json", "-")
+    code, out, _ = command("study", "tiny", "--out", alone, "--workers", 1, "--lang", "zh", "--json", "-")
     assert code == 0
     shown = json.loads(out)
     assert (

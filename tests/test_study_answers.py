@@ -8,6 +8,7 @@ import pytest
 from helpers.reference import torch_macs
 
 from branchwork.datasets.load import load_data
+from branchwork.language import say
 from branchwork.nets.googlenet import _inception
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.design import ArmResult, Records, StudyResult
@@ -228,17 +229,17 @@ def test_the_report_has_every_figure_in_both_languages(study, language, monkeypa
     page = report_of(study, records)
     text = unescape(re.sub("<[^>]*>", " ", page))
     for arm in records.arms:
-        assert arm.label in text
+        assert say(arm.label) in text
         for measure in study.measures:
             assert mean_words(measure, records.mean(arm.label, measure)) in text
     answer = study.answer(records)
     for finding in answer.findings:
         assert finding.question in text and finding.words in text
     for comparison in answer.comparisons:
-        assert f"{comparison.first} − {comparison.second}" in text
+        assert f"{say(comparison.first)} − {say(comparison.second)}" in text
     assert page.count("<svg") == len(answer.plots) and "<script" not in page and "\\math" not in page
     assert all(place.startswith(("#", "data:")) for place in re.findall(r'(?:src|[^:]href)="([^"]*)"', page))
-    assert "18,000" in text and ("learning rate 0.02" in text) == (study is depth.DEPTH)
+    assert "18,000" in text and ("learning_rate 0.02" in text) == (study is depth.DEPTH)
     assert "a machine" in text and "torch 2.13.0" in text and f"branchwork study {study.name} --preset quick" in text
     chinese = len(re.findall("[\u4e00-\u9fff]", text))
     assert (chinese > 200) == language.startswith("zh") and (language.startswith("zh") or chinese == 0)

@@ -19,6 +19,7 @@ from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
 from branchwork.cli.export import export
 from branchwork.cli.flags import unknown_flag
+from branchwork.cli.help import SpokenHelp, usage_error
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.predict import predict
@@ -26,12 +27,14 @@ from branchwork.cli.select import select
 from branchwork.cli.study import study
 from branchwork.cli.train import train
 from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
+from branchwork.language import LANGUAGES, say
 
 app = App(
     name="branchwork",
     help="Convolutional networks that branch (Inception) and skip (residual): train them, look into them, ship them.",
     version=branchwork.__version__,
     help_format="plaintext",
+    help_formatter=SpokenHelp(),
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -50,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
+        words = choose_language(sys.argv[1:] if arguments is None else arguments)
         add_examples(app)
-        code = app(arguments, exit_on_error=False, print_error=False)
+        code = app(words, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -60,15 +64,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnknownOptionError as reason:
         print(f"branchwork: {unknown_flag(reason)}", file=sys.stderr)
         return 2
-    except (CycloptsError, BranchworkError) as reason:
+    except CycloptsError as reason:
+        print(f"branchwork: {usage_error(reason)}", file=sys.stderr)
+        return 2
+    except BranchworkError as reason:
         print(f"branchwork: {str(reason).strip()}", file=sys.stderr)
         return 130 if isinstance(reason, Interrupted) else 2
     except KeyboardInterrupt:
-        print("branchwork: interrupted", file=sys.stderr)
+        print(f"branchwork: {say('interrupted')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def choose_language(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without `--lang en` or `--lang zh`, and speak that language here and in child processes."""
+    words = list(arguments)
+    end = words.index("--") if "--" in words else len(words)
+    for index, word in enumerate(words[:end]):
+        flag, equals, value = word.partition("=")
+        if flag == "--lang":
+            taken = 1 if equals else 2
+            value = value if equals else " ".join(words[index + 1 : end][:1])
+            if value not in LANGUAGES:
+                raise BranchworkError("--lang must be en or zh, got {value!r}", value=value)
+            os.environ["BRANCHWORK_LANG"] = value
+            return words[:index] + words[index + taken :]
+    return words
 
 
 def spin_count() -> str:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import deliver, make_table, show
 from branchwork.cli.parameters import SEVERAL, AnyNet, Json, Threads, parse_image_shape
-from branchwork.language import milliseconds, times
+from branchwork.language import milliseconds, say
 
 if TYPE_CHECKING:
     from branchwork.deploy.bench_result import Bench, Timing
@@ -76,11 +76,12 @@ def bench(
 
 
 def _show(result: "Bench", draw: Path | None) -> None:
-    threads = f"{result.threads} thread{'s' if result.threads > 1 else ''}"
-    title = f"{result.net}, {result.macs:,} MACs per image of {times(result.input_shape)}, {threads}"
+    from branchwork.deploy.bench_result import bench_title, engine_words
+
     table = make_table(
-        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by", title=title
-    )
+        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by",
+        title=bench_title(result),
+    )  # fmt: skip
     table.columns[1].justify = table.columns[2].justify = "left"
     for size in dict.fromkeys(row.batch for row in result.rows):
         for row in result.rows:
@@ -88,16 +89,29 @@ def _show(result: "Bench", draw: Path | None) -> None:
                 table.add_row(*_cells(row))
         table.add_section()
     ceilings = ", ".join(f"{kind} {speed / 1e9:,.1f} GMAC/s" for kind, speed in result.ceilings.items())
+    untimed = {engine.name: engine.problem for engine in result.engines if engine.problem is not None}
+    fast, wide = result.latency, result.throughput
     show(
         table,
-        f"peak of this machine (a large product): {ceilings}; MACs are those of the net as written, even if it "
-        "is fused",
-        *(f"{engine.name} is not timed: {engine.problem}" for engine in result.engines if engine.problem is not None),
-        f"for latency, {result.latency.batch} at a time: {_variant(result.latency)}, "
-        f"{milliseconds(result.latency.milliseconds)} ms",
-        f"for throughput: {_variant(result.throughput)}, {result.throughput.batch:,} at a time, "
-        f"{result.throughput.images_per_second:,.0f} images/s",
-        *([] if draw is None else [f"drawn: {draw}"]),
+        say(
+            "peak of this machine (a large product): {ceilings}; MACs are those of the net as written, even if it is "
+            "fused",
+            ceilings=ceilings,
+        ),
+        *(say("{engine} is not timed: {problem}", engine=name, problem=problem) for name, problem in untimed.items()),
+        say(
+            "for latency, {batch} at a time: {engine}, {milliseconds} ms",
+            batch=fast.batch,
+            engine=engine_words(fast.engine, fast.precision, fused=fast.fused),
+            milliseconds=milliseconds(fast.milliseconds),
+        ),
+        say(
+            "for throughput: {engine}, {batch:,} at a time, {rate:,.0f} images/s",
+            batch=wide.batch,
+            engine=engine_words(wide.engine, wide.precision, fused=wide.fused),
+            rate=wide.images_per_second,
+        ),
+        *([] if draw is None else [say("drawn: {file}", file=draw)]),
     )
 
 
@@ -105,7 +119,7 @@ def _cells(row: "Timing") -> tuple[str, ...]:
     return (
         row.engine,
         row.precision,
-        "fused" if row.fused else "as written",
+        say("fused") if row.fused else say("as written"),
         f"{row.batch:,}",
         milliseconds(row.milliseconds),
         "–".join(map(milliseconds, row.quartiles)),
@@ -114,7 +128,3 @@ def _cells(row: "Timing") -> tuple[str, ...]:
         f"{row.share:.0%}",
         f"{row.difference:.1g}",
     )
-
-
-def _variant(row: "Timing") -> str:
-    return f"{row.engine} {row.precision}, {'fused' if row.fused else 'as written'}"

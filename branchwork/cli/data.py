@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from branchwork.cli.output import deliver, make_table, show
 from branchwork.cli.parameters import DATA, Fit, Json, Size, Source, parse_size
-from branchwork.language import listed, times
+from branchwork.language import listed, mark, say, times
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import FolderProblem, FolderReport
@@ -58,51 +58,74 @@ def pack(
 
 
 def _show_packed(packed: "Packed") -> None:
+    shape, fit = times(packed.image_shape), packed.pictures
     show(
         *_report_lines(packed.report),
-        f"{packed.images:,} images {times(packed.image_shape)} by --fit {packed.pictures}",
-        f"pack: {packed.file} ({packed.bytes / 1e6:,.1f} MB)",
+        say("{images:,} images {shape} by --fit {fit}", images=packed.images, shape=shape, fit=fit),
+        say("pack: {file} ({size:,.1f} MB)", file=packed.file, size=packed.bytes / 1e6),
     )
 
 
 def _show(summary: "DataSummary", draw: Path | None) -> None:
-    table = make_table("class", *summary.counts)
+    from branchwork.datasets.dataset import SPLITS
+
+    table = make_table("class", *(split for split in SPLITS if split in summary.counts))
     for name in summary.counts["train"]:
         table.add_row(name, *(f"{counts[name]:,}" for counts in summary.counts.values()))
     table.add_section()
-    table.add_row("all", *(f"{sum(counts.values()):,}" for counts in summary.counts.values()))
+    table.add_row(say("all"), *(f"{sum(counts.values()):,}" for counts in summary.counts.values()))
     show(
         table,
         *([] if summary.report is None else _report_lines(summary.report)),
-        f"{summary.name}: images {times(summary.image_shape)}, "
-        f"mean {listed(summary.mean)}, standard deviation {listed(summary.std)}",
-        f"source:    {summary.origin}",
-        *([f"folder:    {summary.folder}"] if summary.folder else []),
+        say(
+            "{name}: images {shape}, mean {mean}, standard deviation {deviation}",
+            name=summary.name,
+            shape=times(summary.image_shape),
+            mean=listed(summary.mean),
+            deviation=listed(summary.std),
+        ),
+        say("source:    {origin}", origin=summary.origin),
+        *([say("folder:    {folder}", folder=summary.folder)] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
-        *([] if draw is None else [f"examples:  {draw}"]),
+        *([] if draw is None else [say("examples:  {file}", file=draw)]),
     )
 
 
 def _report_lines(report: "FolderReport") -> list[str]:
+    from branchwork.datasets.load import held_out_words
+
     kinds: dict[str, list[FolderProblem]] = {}
     for problem in report.problems:
         kinds.setdefault(problem.kind, []).append(problem)
     lines = []
     for kind, problems in kinds.items():
-        lines.append(f"{kind}: {len(problems):,}{', left out' if problems[0].left_out else ''}")
+        message = mark("{kind}: {count:,}, left out" if problems[0].left_out else "{kind}: {count:,}")
+        lines.append(say(message, kind=say(kind), count=len(problems)))
         lines += [f"  {problem.path}: {problem.message}" for problem in problems[:_SHOWN]]
         if len(problems) > _SHOWN:
-            lines.append(f"  and {len(problems) - _SHOWN:,} more: see --json FILE")
-    lines += [f"{kind}: {count:,}, read as 8-bit grey or RGB" for kind, count in report.oddities.items()]
-    sizes = " × ".join(
-        f"{low:,} to {high:,} (median {middle:,})" for low, middle, high in (report.sizes.widths, report.sizes.heights)
+            lines.append(say("  and {count:,} more: see --json FILE", count=len(problems) - _SHOWN))
+    for kind, count in report.oddities.items():
+        lines.append(say("{kind}: {count:,}, read as 8-bit grey or RGB", kind=say(kind), count=count))
+    width, height = (
+        say("{low:,} to {high:,} (median {middle:,})", low=low, high=high, middle=middle)
+        for low, middle, high in (report.sizes.widths, report.sizes.heights)
     )
     (smallest, fewest), *_, (largest, most) = sorted(report.counts["train"].items(), key=lambda item: item[1])
     lines += [
-        f"sizes: width × height {sizes}",
-        f"balance: from {fewest:,} ({smallest}) to {most:,} ({largest}) training images per class",
-        f"pictures in classes: {report.files:,}; {report.left_out:,} of them are left out",
+        say("sizes: width × height {width} × {height}", width=width, height=height),
+        say(
+            "balance: from {fewest:,} ({smallest}) to {most:,} ({largest}) training images per class",
+            fewest=fewest,
+            smallest=smallest,
+            most=most,
+            largest=largest,
+        ),
+        say(
+            "pictures in classes: {files:,}; {left_out:,} of them are left out",
+            files=report.files,
+            left_out=report.left_out,
+        ),
     ]
     if report.held_out:
-        lines.append(f"there is no test folder: {report.held_out:.0%} of each class are held out for testing")
+        lines.append(held_out_words(report))
     return ["\n".join(lines) + "\n"]

@@ -1,4 +1,4 @@
-"""Two examples of each verb, which end its help. Tests parse them all, and run those that take no time."""
+"""The end of each verb's help: `--lang`, and two examples. Tests parse them all, and run those that take no time."""
 
 from cyclopts import App
 
@@ -29,9 +29,10 @@ EXAMPLES = {
 
 
 def add_examples(app: App) -> None:
-    """End the help of each verb of `app` with its examples, under a title in the user's language."""
+    """End the help of `app`, and of each verb with its examples, in the user's language."""
+    app.help_epilogue = say("--lang en or --lang zh chooses the language, else BRANCHWORK_LANG or the system.")
     for verb, lines in EXAMPLES.items():
         command = app
         for word in verb.split():
             command = command[word]
-        command.help_epilogue = "\n".join((say("Examples:"), *(f"  {line}" for line in lines)))
+        command.help_epilogue = "\n".join((app.help_epilogue, "", say("Examples:"), *(f"  {line}" for line in lines)))

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import deliver, show
 from branchwork.cli.parameters import DATA, AnyNet, Json, Source
-from branchwork.language import enumerated, times
+from branchwork.language import enumerated, say, times
 
 if TYPE_CHECKING:
     from branchwork.deploy.export import Exported
@@ -70,15 +70,38 @@ def export(
 
 def _show(exported: "Exported") -> None:
     compile_with = exported.metadata.get("compile_with")
-    pixels = "0 to 255" if exported.pixels == "uint8" else "0 to 1"
     show(
         *exported.files,
-        f"{exported.bytes:,} bytes for {exported.engine} {exported.engine_version}, {exported.precision}, "
-        f"{'fused' if exported.fused else 'as written'}",
-        f"takes {exported.pixels} images N×{times(exported.input_shape)}, {pixels}; returns logits of "
-        f"{len(exported.classes):,} classes: {enumerated(exported.classes)}",
-        f"tried on {exported.images:,} test images of {exported.data}: logits differ by up to "
-        f"{exported.difference:.2g} (at most {exported.tolerance:.2g} is allowed; the largest logit is "
-        f"{exported.largest_logit:.3g}); {exported.differing} of {exported.images:,} classes differ",
-        *([f"compile it with {compile_with}: by default OpenVINO chooses the precision"] if compile_with else []),
+        say(
+            "{bytes:,} bytes for {engine} {version}, {precision}, fused"
+            if exported.fused
+            else "{bytes:,} bytes for {engine} {version}, {precision}, as written",
+            bytes=exported.bytes,
+            engine=exported.engine,
+            version=exported.engine_version,
+            precision=exported.precision,
+        ),
+        say(
+            "takes {pixels} images N×{shape}, {range}; returns logits of {count:,} classes: {classes}",
+            pixels=exported.pixels,
+            shape=times(exported.input_shape),
+            range="0–255" if exported.pixels == "uint8" else "0–1",
+            count=len(exported.classes),
+            classes=enumerated(exported.classes),
+        ),
+        say(
+            "tried on {images:,} test images of {data}: logits differ by up to {difference:.2g} (at most "
+            "{tolerance:.2g} is allowed; the largest logit is {largest:.3g}); {differing} of {images:,} classes differ",
+            images=exported.images,
+            data=exported.data,
+            difference=exported.difference,
+            tolerance=exported.tolerance,
+            largest=exported.largest_logit,
+            differing=exported.differing,
+        ),
+        *(
+            [say("compile it with {setting}: by default OpenVINO chooses the precision", setting=compile_with)]
+            if compile_with
+            else []
+        ),
     )

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import deliver, make_table, show
 from branchwork.cli.parameters import Json
-from branchwork.language import times
+from branchwork.language import say, times
 
 if TYPE_CHECKING:
     from branchwork.nets.sizes import NetSize
@@ -31,9 +31,9 @@ def _show(sizes: "tuple[NetSize, ...]") -> None:
         )
     show(
         table,
-        "Each net also accepts other image sizes and numbers of classes.",
-        "--stem small    for images of up to 96 pixels, where it is the default",
-        "NET:norm=none,init=torch,width=8     nets for 32×32: no batch norm, PyTorch's initial weights, narrower",
-        "residual:norm=batch,width=32         with batch norms, wider",
-        "--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets",
+        say("Each net also accepts other image sizes and numbers of classes."),
+        say("--stem small    for images of up to 96 pixels, where it is the default"),
+        say("NET:norm=none,init=torch,width=8     nets for 32×32: no batch norm, PyTorch's initial weights, narrower"),
+        say("residual:norm=batch,width=32         with batch norms, wider"),
+        say("--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets"),
     )

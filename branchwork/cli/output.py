@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from branchwork.cli.parameters import STDOUT
 from branchwork.files import write_whole
+from branchwork.language import say
 
 if TYPE_CHECKING:
     from rich.table import Column, Table
@@ -33,13 +34,16 @@ def write_text(text: str, path: Path) -> None:
         write_whole(path, text)
 
 
-def make_table(*columns: str, title: str | None = None) -> "Table":
-    """Make a table whose first column is text and whose other columns are numbers."""
+def make_table(*columns: str, names: Sequence[str] = (), title: str | None = None) -> "Table":
+    """Make a table whose first column is text and whose other columns are numbers.
+
+    `columns` are messages, which are said here; `names`, such as those of classes, are the headers of further columns.
+    """
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for index, column in enumerate(columns):
+    for index, column in enumerate((*map(say, columns), *names)):
         table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     return table
 
@@ -108,8 +112,14 @@ def show_results(results: "tuple[Result, ...]") -> None:
             f"{result.test_accuracy:.2%} ({interval(result.test_interval)})",
         )
     first = results[0]
-    settings = f"on {first.data}, {first.threads} threads, {first.device}, {first.precision}"
-    show(table, settings, *(f"report: {result.report}" for result in results))
+    settings = say(
+        "on {data}; threads: {threads}; {device}, {precision}",
+        data=first.data,
+        threads=first.threads,
+        device=first.device,
+        precision=first.precision,
+    )
+    show(table, settings, *(say("report: {file}", file=result.report) for result in results))
 
 
 def interval(bounds: tuple[float, float]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from branchwork.errors import DataError, NetError
+from branchwork.language import say
 
 STDOUT = Path("-")
 DATA = "mnist, fashion-mnist, sample (7,000 built-in digits of MNIST), a folder or pack of images, or auto"
@@ -16,9 +17,9 @@ DATA = "mnist, fashion-mnist, sample (7,000 built-in digits of MNIST), a folder 
 def _check_file(_: object, path: Path | None) -> None:
     # Anything else that begins with a hyphen is a flag, and its file was forgotten.
     if path is not None and path.name.startswith("-") and path != STDOUT:
-        raise ValueError(f"needs a file, or - for standard output, but {path} is a flag")
+        raise ValueError(say("needs a file, or - for standard output, but {path} is a flag", path=path))
     if path is not None and os.path.isdir(path):
-        raise ValueError(f"needs a file, but {path} is a folder")
+        raise ValueError(say("needs a file, but {path} is a folder", path=path))
 
 
 FILE = Parameter(allow_leading_hyphen=True, validator=_check_file)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, make_table, show, write_text
 from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
-from branchwork.language import say
+from branchwork.language import mark, say
 
 if TYPE_CHECKING:
     from branchwork.training.predict import Prediction
@@ -51,8 +51,8 @@ def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
     if not readable:
         return
     doubted = [prediction for prediction in readable if prediction.warnings]
-    doubts = [say("doubt")] if doubted else []
-    table = make_table(say("picture"), *doubts, say("answer"), "", *[""] * (2 * (len(readable[0].guesses) - 1)))
+    doubts = [mark("doubt")] if doubted else []
+    table = make_table("picture", *doubts, "answer", "", *[""] * (2 * (len(readable[0].guesses) - 1)))
     for words in (*table.columns[1 : 1 + len(doubts)], *table.columns[1 + len(doubts) :: 2]):
         words.justify, words.no_wrap = "left", False
     for prediction in readable:
@@ -62,7 +62,7 @@ def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
     show(
         table,
         *(f"{prediction.image}: {doubt.message}" for prediction in doubted for doubt in prediction.warnings),
-        *([say("pictures as the net gets them: {draw}", draw=draw)] if draw is not None else []),
+        *([] if draw is None else [say("pictures as the net gets them: {file}", file=draw)]),
     )
 
 

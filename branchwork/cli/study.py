@@ -1,6 +1,5 @@
 """branchwork study"""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,7 +48,6 @@ def study(
         Path | None,
         Parameter(help="The study's folder; by default studies/NAME-DATA-PRESET. Its finished trainings are kept."),
     ] = None,
-    language: Annotated[Literal["en", "zh"] | None, Parameter(help="Language of the answer and its report.")] = None,
     json_file: Json = None,
 ) -> None:
     """Answer a question of the lecture by training, with intervals, a test of significance, and a report.
@@ -59,8 +57,6 @@ def study(
     import branchwork
     from branchwork.studies.study import StudyOptions
 
-    if language is not None:
-        os.environ["BRANCHWORK_LANG"] = language
     result = branchwork.study(
         name,
         preset=preset,
@@ -80,10 +76,10 @@ def _show(result: "StudyResult") -> None:
     from branchwork.studies.statistics import mean_words, measure_name
 
     measures = list(result.rows[0].means)
-    table = make_table(say("net"), *map(measure_name, measures), measure_name("macs"))
+    table = make_table("net", names=(*map(measure_name, measures), measure_name("macs")))
     for row in result.rows:
         means = [mean_words(measure, row.means[measure]) for measure in measures]
-        table.add_row(row.label, *means, f"{row.macs:,}")
+        table.add_row(say(row.label), *means, f"{row.macs:,}")
     show(
         table,
         *(

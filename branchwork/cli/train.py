@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from branchwork.cli.output import deliver, make_table, show, show_results
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
+from branchwork.language import say
 from branchwork.training.options import Options
 from branchwork.training.recipe import RECIPES, Recipe, read_recipe
 
@@ -177,6 +178,14 @@ def _show_seeds(several: "SeedsResult") -> None:
         validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"
         table.add_row(str(result.seed), validation, f"{result.test_accuracy:.2%}", f"{result.train_seconds:.1f}")
     table.add_section()
-    table.add_row("mean", "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")
-    table.add_row("standard deviation", "", f"{100 * several.deviation:.2f} points", "")
-    show(table, f"{short_name(several.net)} on {several.data}, {len(several.seeds)} seeds; runs in {several.folder}")
+    table.add_row(say("mean"), "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")
+    deviation = say("{deviation:.2f} points", deviation=100 * several.deviation)
+    table.add_row(say("standard deviation"), "", deviation, "")
+    words = say(
+        "{net} on {data}, {seeds} seeds; runs in {folder}",
+        net=short_name(several.net),
+        data=several.data,
+        seeds=len(several.seeds),
+        folder=several.folder,
+    )
+    show(table, words)

@@ -16,7 +16,7 @@ from branchwork.datasets.placing import FITS, METHODS
 from branchwork.datasets.reading import Array, FileRecord, ImageFormat, PictureHeader, read_files, read_headers
 from branchwork.errors import DataError
 from branchwork.files import printable
-from branchwork.language import times
+from branchwork.language import mark, say, times
 from branchwork.observer import Observer
 
 # The fraction of each class that is tested on if a folder has no test images.
@@ -59,7 +59,9 @@ def survey(
         if not all(1 <= side <= _MOST_SIDE for side in size):
             raise DataError("each side of size must be from 1 to {most}, got {size}", most=_MOST_SIDE, size=times(size))
     layout = find_files(folder)
-    headers = read_headers([file.path for file in layout.files], f"scanning {printable(folder.name)}", observer)
+    headers = read_headers(
+        [file.path for file in layout.files], say("scanning {name}", name=printable(folder.name)), observer
+    )
     if not headers:
         raise DataError(
             "none of the {files:,} files in {folder} is a picture that can be read",
@@ -88,7 +90,8 @@ def read_layout(
 ) -> Iterator[tuple[FileRecord, Array]]:
     """Decode the files in their order; yield the record and the image of each."""
     paths = [file.path for file in layout.files]
-    return read_files(paths, image_format, title=f"reading {printable(layout.folder.name)}", observer=observer)
+    title = say("reading {name}", name=printable(layout.folder.name))
+    return read_files(paths, image_format, title=title, observer=observer)
 
 
 def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_format: ImageFormat) -> UsableFiles:
@@ -104,18 +107,20 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
     lost = [name for name in layout.classes if name not in classes]
     for i in usable:
         if files[i].label in lost:
-            message = f"no training picture of {files[i].label} can be used"
+            message = say("no training picture of {label} can be used", label=files[i].label)
             problems[i] = FolderProblem("class lost", files[i].shown, message)
     general = list(layout.problems)
-    general += [FolderProblem("class lost", name, "none of its pictures can be used") for name in lost]
+    general += [FolderProblem("class lost", name, say("none of its pictures can be used")) for name in lost]
     if len(classes) < 2:
         first = next(iter(problems.values()))
-        rest = f"only the class {classes[0]!r}" if classes else "no class"
         raise DataError(
-            "{folder}: {rest} has a picture to train on once {problems:,} of {files:,} "
-            "files are left out, but two are needed. {path}: {message}",
+            "{folder}: only the class {label!r} has a picture to train on once {problems:,} of {files:,} files are "
+            "left out, but two are needed. {path}: {message}"
+            if classes
+            else "{folder}: no class has a picture to train on once {problems:,} of {files:,} files are left out, but "
+            "two are needed. {path}: {message}",
             folder=printable(layout.folder),
-            rest=rest,
+            label=classes[0] if classes else "",
             problems=len(problems),
             files=len(files),
             path=first.path,
@@ -130,7 +135,7 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
             raise DataError(
                 "{folder}: none of the pictures for {split} can be used: branchwork data {folder} says why",
                 folder=folder,
-                split=split,
+                split=say(split),
             )
     has_test = "test" in parts
     if not has_test:
@@ -141,7 +146,7 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
                 folder=printable(layout.folder),
             )
     for name in sorted(set(classes) - {files[i].label for i in parts["test"]}):
-        message = "the class has no picture to test on: add some, or its accuracy is unknown"
+        message = say("the class has no picture to test on: add some, or its accuracy is unknown")
         general.append(FolderProblem("not tested", name, message, left_out=False))
     number = {name: index for index, name in enumerate(classes)}
     labels = {split: torch.tensor([number[files[i].label] for i in parts[split]]) for split in SPLITS if split in parts}
@@ -187,13 +192,19 @@ def _find_copies(files: Sequence[PictureFile], records: Sequence[FileRecord]) ->
         first, *others = sorted(rows, key=lambda i: (-SPLITS.index(files[i].split), i))
         for i in others:
             twin, across = files[first], files[i].split != files[first].split
-            kind = "copy across splits" if across else "copy"
-            message = f"the same picture as {twin.shown}" + f", which is for {twin.split}" * across + ": delete one"
+            kind = mark("copy across splits") if across else mark("copy")
+            message = say(
+                "the same picture as {twin}, which is for {split}: delete one"
+                if across
+                else "the same picture as {twin}: delete one",
+                twin=twin.shown,
+                split=say(twin.split),
+            )
             problems[i] = FolderProblem(kind, files[i].shown, message)
         if len({files[i].label for i in rows}) > 1:
             for i in rows:
                 other = next(files[j].shown for j in rows if files[j].label != files[i].label)
-                message = f"the same picture as {other}, in another class: delete the wrong one"
+                message = say("the same picture as {twin}, in another class: delete the wrong one", twin=other)
                 problems[i] = FolderProblem("copy in two classes", files[i].shown, message)
     return problems
 

@@ -17,6 +17,7 @@ from branchwork.datasets.reading import Array
 from branchwork.datasets.sheet import check_sheet, draw_sheet
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, cache_folder
 from branchwork.files import printable
+from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
 
@@ -112,7 +113,7 @@ def _check_folder(folder: Path, draw: Path | None, observer: Observer) -> DataSu
         _draw(draw, images, [layout.files[row].label for row in rows], name=name, classes=usable.classes)
     return DataSummary(
         name=name,
-        origin=f"the folder {printable(folder)}",
+        origin=say("the folder {folder}", folder=printable(folder)),
         folder=None,
         files={},
         image_shape=image_format.shape,
@@ -125,8 +126,14 @@ def _check_folder(folder: Path, draw: Path | None, observer: Observer) -> DataSu
 
 def _draw(path: Path, images: torch.Tensor, captions: list[str], *, name: str, classes: tuple[str, ...]) -> None:
     """Draw the examples, a class per row."""
-    several = f" of the first {_MOST_CLASSES} classes" if len(classes) > _MOST_CLASSES else " class"
-    title = f"{name}: the first {_EXAMPLES} of each{several}"
+    title = say(
+        "{name}: the first {count} of each of the first {classes} classes"
+        if len(classes) > _MOST_CLASSES
+        else "{name}: the first {count} of each class",
+        name=name,
+        count=_EXAMPLES,
+        classes=_MOST_CLASSES,
+    )
     draw_sheet(path, images, captions, title=title, columns=_EXAMPLES)
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from branchwork.datasets.dataset import FolderProblem, SplitName
 from branchwork.datasets.reading import BROKEN_LINK, FORMATS, SUFFIXES
-from branchwork.errors import BranchworkError, DataError, nearest
+from branchwork.errors import BranchworkError, DataError, nearest, system_words
 from branchwork.files import printable
+from branchwork.language import mark, say
 
 # What people call the three splits.
 SPLIT_NAMES: dict[str, SplitName] = {
@@ -58,13 +59,14 @@ def find_files(folder: Path) -> FolderLayout:
         files += _read_split(part, split, folder=folder, problems=problems)
     trained = {file.label for file in files if file.split == "train"}
     if len(trained) < 2:
-        classes = f"one class with pictures, {min(trained)!r}" if trained else "no sub-folder with pictures"
         raise DataError(
-            "{train} has {classes}, but at least two classes are needed: make a sub-folder for "
-            "each class, named after it, with its pictures inside. Or did you mean another folder than "
-            "{folder}?",
+            "{train} has one class with pictures, {label!r}, but at least two classes are needed: make a sub-folder "
+            "for each class, named after it, with its pictures inside. Or did you mean another folder than {folder}?"
+            if trained
+            else "{train} has no sub-folder with pictures, but at least two classes are needed: make a sub-folder for "
+            "each class, named after it, with its pictures inside. Or did you mean another folder than {folder}?",
             train=printable(parts["train"]),
-            classes=classes,
+            label=min(trained, default=""),
             folder=printable(folder),
         )
     for split, part in parts.items():
@@ -115,7 +117,7 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
                     other=path.name,
                 )
         problems += at_top
-        message = "it is next to train: if it is a class, move it into train"
+        message = say("it is next to train: if it is a class, move it into train")
         problems += [
             FolderProblem("beside the splits", _shown(path, folder), message)
             for name, path in folders.items()
@@ -126,7 +128,7 @@ def _find_splits(folder: Path, problems: list[FolderProblem]) -> dict[SplitName,
         raise DataError(
             "{folder} has {values}, but no train: name the folder with training images train",
             folder=printable(folder),
-            values=" and ".join(sorted(path.name for path in parts.values())),
+            values=", ".join(sorted(path.name for path in parts.values())),
         )
     return {"train": folder}
 
@@ -146,9 +148,8 @@ def _read_split(part: Path, split: SplitName, *, folder: Path, problems: list[Fo
             empty = False
             yield PictureFile(picture, _shown(picture, folder), split, label)
         if empty:
-            problems.append(
-                FolderProblem("empty folder", _shown(path, folder), "it has no pictures, so it is not a class")
-            )
+            message = say("it has no pictures, so it is not a class")
+            problems.append(FolderProblem("empty folder", _shown(path, folder), message))
 
 
 def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> dict[str, Path]:
@@ -166,11 +167,8 @@ def _find_folders(parent: Path, root: Path, problems: list[FolderProblem]) -> di
             folders[printable(path.name)] = path
         else:
             loose += path.suffix.lower() in SUFFIXES
-            problems.append(
-                _stray(
-                    path, root, kind="outside of a class", message="it is outside every class folder: move it into one"
-                )
-            )
+            message = say("it is outside every class folder: move it into one")
+            problems.append(_stray(path, root, kind=mark("outside of a class"), message=message))
     if loose and not folders:
         raise DataError(
             "{parent} has {loose:,} pictures and no sub-folders: make a sub-folder for each class, "
@@ -200,9 +198,15 @@ def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> I
             elif path.suffix.lower() in SUFFIXES:
                 yield path
             else:
-                kind = f"a file {path.suffix}" if path.suffix else "a file without an extension"
-                message = f"{kind} is not a picture that can be read: convert it to one of {', '.join(FORMATS)}"
-                problems.append(_stray(path, root, kind="no picture", message=printable(message)))
+                message = say(
+                    "a file {suffix} is not a picture that can be read: convert it to one of {formats}"
+                    if path.suffix
+                    else "a file without an extension is not a picture that can be read: convert it to one of "
+                    "{formats}",
+                    suffix=path.suffix,
+                    formats=", ".join(FORMATS),
+                )
+                problems.append(_stray(path, root, kind=mark("no picture"), message=printable(message)))
 
 
 def _list_visible(folder: Path, root: Path, problems: list[FolderProblem]) -> list[Path]:
@@ -210,25 +214,24 @@ def _list_visible(folder: Path, root: Path, problems: list[FolderProblem]) -> li
     try:
         names = sorted(os.listdir(folder), key=os.fsencode)
     except OSError as reason:
-        problems.append(
-            FolderProblem("unreadable folder", _shown(folder, root), f"it cannot be read: {reason.strerror}")
-        )
+        message = say("it cannot be read: {strerror}", strerror=system_words(reason))
+        problems.append(FolderProblem("unreadable folder", _shown(folder, root), message))
         return []
     for name in names:
         if name.startswith("."):
-            message = "it is hidden: rename it if it belongs here"
+            message = say("it is hidden: rename it if it belongs here")
             problems.append(FolderProblem("hidden", _shown(folder / name, root), message))
     return [folder / name for name in names if not name.startswith(".")]
 
 
 def _loop(path: Path, root: Path) -> FolderProblem:
-    return FolderProblem("loop", _shown(path, root), "the link leads back into the data: delete it")
+    return FolderProblem("loop", _shown(path, root), say("the link leads back into the data: delete it"))
 
 
 def _stray(path: Path, root: Path, *, kind: str, message: str) -> FolderProblem:
     """Describe something that is neither a folder nor a picture."""
     if os.path.islink(path) and not os.path.exists(path):
-        return FolderProblem("unreadable", _shown(path, root), BROKEN_LINK)
+        return FolderProblem("unreadable", _shown(path, root), say(BROKEN_LINK))
     return FolderProblem(kind, _shown(path, root), message)
 
 

@@ -112,14 +112,19 @@ def _load_folder(
         images[row] = image
         records.append(record)
     usable = select_usable(layout, records, image_format)
-    chosen = " and ".join(flag for flag, value in (("--size", size), ("--fit", fit)) if value is None)
+    chosen = ", ".join(flag for flag, value in (("--size", size), ("--fit", fit)) if value is None)
     height, width = image_format.size
-    observer.note(
-        f"{usable.report.folder}: {usable.report.files:,} pictures, as {times(image_format.shape)} by "
-        f"--size {height}x{width} --fit {image_format.method}"
-        + f" ({chosen} chosen automatically)" * bool(chosen)
-        + _left_out_and_held_out(usable.report)
+    words = say(
+        "{folder}: {files:,} pictures, as {shape} by {flags} ({chosen} chosen automatically)"
+        if chosen
+        else "{folder}: {files:,} pictures, as {shape} by {flags}",
+        folder=usable.report.folder,
+        files=usable.report.files,
+        shape=times(image_format.shape),
+        flags=f"--size {height}x{width} --fit {image_format.method}",
+        chosen=chosen,
     )
+    observer.note("\n".join([words, *_left_out_and_held_out(usable.report)]))
     everything = torch.from_numpy(images)
     splits = {split: Split(everything[rows], usable.labels[split]) for split, rows in usable.rows.items()}
     return DataSet(
@@ -130,23 +135,29 @@ def _load_folder(
         mean=usable.mean,
         std=usable.std,
         pictures=image_format.method,
-        origin=f"the folder {printable(folder)}",
+        origin=say("the folder {folder}", folder=printable(folder)),
         validation=splits.get("validation"),
         path=os.path.abspath(folder),
         report=usable.report,
     )
 
 
-def _left_out_and_held_out(report: FolderReport) -> str:
-    lines = ""
+def _left_out_and_held_out(report: FolderReport) -> list[str]:
+    lines = []
     # Hidden files are meant to be hidden.
     kinds = Counter(problem.kind for problem in report.problems if problem.left_out and problem.kind != "hidden")
     if kinds:
-        counts = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
-        lines += f"\nleft out: {counts}; branchwork data {report.folder} names each"
+        counts = ", ".join(f"{say(kind)} {count:,}" for kind, count in kinds.items())
+        lines.append(
+            say("left out: {counts}; branchwork data {folder} names each", counts=counts, folder=report.folder)
+        )
     if report.held_out:
-        lines += f"\nthere is no test folder: {report.held_out:.0%} of each class are held out for testing"
+        lines.append(held_out_words(report))
     return lines
+
+
+def held_out_words(report: FolderReport) -> str:
+    return say("there is no test folder: {share:.0%} of each class are held out for testing", share=report.held_out)
 
 
 def _load_mnist_or_sample(source: Path | None, observer: Observer) -> DataSet:
@@ -166,7 +177,7 @@ def _load_mnist_or_sample(source: Path | None, observer: Observer) -> DataSet:
 def _load_sample() -> DataSet:
     folder = resources.files("branchwork") / "datasets/sample"
     files = {name: lzma.decompress((folder / f"{name}.xz").read_bytes()) for name in MNIST.md5}
-    return _digits("sample", files, "the package itself")
+    return _digits("sample", files, say("the package itself"))
 
 
 def _digits(name: str, files: Files, origin: str) -> DataSet:

@@ -25,9 +25,9 @@ from branchwork.datasets.checking import UsableFiles, read_layout, select_usable
 from branchwork.datasets.dataset import SPLITS, DataSet, FolderReport, MappedImages, Split
 from branchwork.datasets.folder import FolderLayout, title_of
 from branchwork.datasets.reading import ImageFormat
-from branchwork.errors import DataError
+from branchwork.errors import DataError, system_words
 from branchwork.files import hold_lock, move_together, parse_json, printable, reading
-from branchwork.language import times
+from branchwork.language import mark, say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
 
@@ -35,7 +35,7 @@ SUFFIX = ".pack"
 MAGIC = b"BWPACK01"
 _END = struct.Struct("<QI8s")
 _CHUNK = 1 << 24
-_REMEDY = "copy it again, or pack its folder again"
+_REMEDY = mark("copy it again, or pack its folder again")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def pack(
     part = path.with_name(f".{path.name}.part")
     with (
         _writing(path),
-        hold_lock(path.with_name(f".{path.name}.lock"), f"is writing {printable(path)}", error=DataError),
+        hold_lock(
+            path.with_name(f".{path.name}.lock"), say("is writing {path}", path=printable(path)), error=DataError
+        ),
     ):
         try:
             part.unlink(missing_ok=True)  # a process that was killed has left it
@@ -155,7 +157,7 @@ def open_pack(
         mean=repeats * header.mean,
         std=repeats * header.std,
         pictures=header.pictures,
-        origin=f"the pack {printable(path)}, made from {header.folder}",
+        origin=say("the pack {path}, made from {folder}", path=printable(path), folder=header.folder),
         validation=splits.get("validation"),
         path=os.path.abspath(path),
         report=header.report,
@@ -167,14 +169,14 @@ def verify_pack(path: Path, observer: Observer) -> None:
     header, _ = _read_header(path)
     left = total = math.prod(header.shape)
     checksum = 0
-    title = f"verifying {printable(path.name)}, in MB"
+    title = say("verifying {name}, in MB", name=printable(path.name))
     try:
         with reading(path, error=DataError, remedy=_REMEDY), open(path, "rb") as file:
             while chunk := file.read(min(_CHUNK, left)):
                 checksum, left = zlib.crc32(chunk, checksum), left - len(chunk)
                 observer.count(title, (total - left) // 1_000_000, total // 1_000_000)
             if checksum != header.images_crc32:
-                raise ValueError("its images are not those that were packed")
+                raise ValueError(say("its images are not those that were packed"))
     finally:
         observer.count_end()
 
@@ -223,16 +225,17 @@ def _read_header(path: Path) -> tuple[_PackHeader, NDArray[np.int32]]:
         file.seek(max(0, size - _END.size - length))
         text = file.read(min(length, size))
         if zlib.crc32(text) != checksum:
-            raise ValueError("the checksum of its header is wrong")
+            raise ValueError(say("the checksum of its header is wrong"))
         header = parse_json(text, _PackHeader, path, error=DataError, remedy=_REMEDY)
         count = header.shape[0]
         start = math.prod(header.shape)
         if min(header.shape) < 1 or start + 8 * count + length + _END.size != size:
-            raise ValueError(f"it has {size:,} bytes, but its header says {times(header.shape)} images")
+            shape = times(header.shape)
+            raise ValueError(say("it has {size:,} bytes, but its header says {shape} images", size=size, shape=shape))
         file.seek(start)
         content = file.read(8 * count)
         if zlib.crc32(content) != header.index_crc32:
-            raise ValueError("the checksum of its labels is wrong")
+            raise ValueError(say("the checksum of its labels is wrong"))
     return header, np.frombuffer(content, np.int32).reshape(count, 2)
 
 
@@ -258,7 +261,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise DataError(
             "cannot write {path}: {strerror}. Free some space, or choose another --out",
             path=printable(path),
-            strerror=reason.strerror or reason,
+            strerror=system_words(reason),
         ) from reason
 
 

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from branchwork.datasets.placing import to_array, to_mode
-from branchwork.errors import ImageError
+from branchwork.errors import ImageError, system_words
+from branchwork.language import mark, say
 from branchwork.observer import Observer
 
 # Formats whose decoders are widely used. Pillow knows many more that nobody keeps pictures in.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-BROKEN_LINK = "is a link that leads nowhere: repair or delete it"
+BROKEN_LINK = mark("is a link that leads nowhere: repair or delete it")
 # Twice the pixels of a large camera. A file of a few kilobytes can claim far more.
 _MOST_PIXELS = 100_000_000
 _ORIENTATION = 0x0112  # the EXIF tag for how the camera was held
@@ -145,7 +146,7 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
             names = sorted(os.listdir(argument))
         except OSError as reason:
             raise ImageError(
-                "the folder {folder} cannot be read: {strerror}", folder=argument, strerror=reason.strerror
+                "the folder {folder} cannot be read: {strerror}", folder=argument, strerror=system_words(reason)
             ) from reason
         inside = [argument / name for name in names if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
         if not inside:
@@ -223,7 +224,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
     if os.path.exists(path) and not os.path.isfile(path):
         raise ImageError("{path} is not a file that can be read as a picture", path=path)
     if os.path.islink(path) and not os.path.exists(path):
-        raise ImageError("{path} {reason}", path=path, reason=BROKEN_LINK)
+        raise ImageError("{path} {reason}", path=path, reason=say(BROKEN_LINK))
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
@@ -241,7 +242,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
             "{path} unpacks to more than {most:,} pixels: shrink it", path=path, most=_MOST_PIXELS
         ) from reason
     except (PermissionError, IsADirectoryError) as reason:
-        raise ImageError("{path} cannot be read: {strerror}", path=path, strerror=reason.strerror) from reason
+        raise ImageError("{path} cannot be read: {strerror}", path=path, strerror=system_words(reason)) from reason
     except _DAMAGE as reason:
         raise ImageError(
             "{path} is damaged or truncated ({reason}): copy it again from its source", path=path, reason=reason
@@ -254,17 +255,17 @@ def _is_transparent(picture: Image.Image) -> bool:
 
 def _oddities(picture: Image.Image) -> Iterator[str]:
     if picture.mode.startswith("I") or picture.mode == "F":
-        yield "16-bit"
+        yield mark("16-bit")
     if picture.mode in ("P", "PA"):
-        yield "palette"
+        yield mark("palette")
     if _is_transparent(picture):
-        yield "transparency"
+        yield mark("transparency")
     if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         yield picture.mode
     if picture.getexif().get(_ORIENTATION, 1) != 1:
-        yield "EXIF rotation"
+        yield mark("EXIF rotation")
     if getattr(picture, "is_animated", False):
-        yield "several frames"
+        yield mark("several frames")
 
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:

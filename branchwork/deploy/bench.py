@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from branchwork.deploy.bench_result import Bench, Timing, draw_bench
+from branchwork.deploy.bench_result import Bench, Timing, draw_bench, engine_words
 from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_engines, find_package, load, need_engine
 from branchwork.deploy.formats import FORMATS, write
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
@@ -68,7 +68,7 @@ class Contender:
     fused: bool
 
     def __str__(self) -> str:
-        return f"{self.engine} {self.precision}, {'fused' if self.fused else 'as written'}"
+        return engine_words(self.engine, self.precision, fused=self.fused)
 
 
 def bench(

@@ -7,7 +7,7 @@ from typing import Any
 from branchwork.deploy.engines import Engine
 from branchwork.errors import EngineError
 from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
-from branchwork.language import milliseconds, times
+from branchwork.language import milliseconds, say, times
 
 _WRITTEN, _FUSED = "#b8bec6", COLOURS[5]
 _BAR = 0.38
@@ -63,25 +63,43 @@ class Bench:
     commit: str | None
 
 
+def bench_title(bench: Bench) -> str:
+    return say(
+        "{net}, {macs:,} MACs per image of {shape}, threads: {threads}",
+        net=bench.net,
+        macs=bench.macs,
+        shape=times(bench.input_shape),
+        threads=bench.threads,
+    )
+
+
+def engine_words(engine: str, precision: str, *, fused: bool) -> str:
+    """Return one way to run a net in words: onnxruntime fp32, fused."""
+    return say(
+        "{engine} {precision}, fused" if fused else "{engine} {precision}, as written",
+        engine=engine,
+        precision=precision,
+    )
+
+
 def draw_bench(bench: Bench, path: Path) -> None:
     """Draw the medians with both quartiles to `path`. Raises `EngineError` if it cannot be written."""
     from matplotlib.patches import Patch
 
     engines = list(dict.fromkeys((row.engine, row.precision) for row in bench.rows))
     sizes = list(dict.fromkeys(row.batch for row in bench.rows))
-    threads = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}"
     with new_figure(1.2 + _PANEL * len(sizes), 1.9 + _ROW * len(engines)) as figure:
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
             _draw_panel(axes, [row for row in bench.rows if row.batch == size], engines)
-            axes.set_title(f"batch size {size:,}", fontsize=11, loc="left")
-            axes.set_xlabel("milliseconds per batch (median, quartiles)")
+            axes.set_title(say("batch size {size:,}", size=size), fontsize=11, loc="left")
+            axes.set_xlabel(say("milliseconds per batch (median, quartiles)"))
         panels[0].set_yticks(range(len(engines)), [f"{engine} {precision}" for engine, precision in engines])
         panels[0].invert_yaxis()
-        title = f"{bench.net}, {bench.macs:,} MACs per image of {times(bench.input_shape)}, {threads}"
+        title = bench_title(bench)
         figure.suptitle(title, x=0.01, ha="left")
         figure.legend(
-            handles=[Patch(color=_WRITTEN, label="as written"), Patch(color=_FUSED, label="fused")],
+            handles=[Patch(color=_WRITTEN, label=say("as written")), Patch(color=_FUSED, label=say("fused"))],
             loc="outside lower right",
             ncols=2,
             frameon=False,

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.errors import EngineError, first_line, nearest
+from branchwork.language import say
 from branchwork.training.infer import pick_precision
 from branchwork.training.machine import compiler_problem
 
@@ -106,9 +107,9 @@ def need_engine(name: str, precision: str) -> Engine:
         )
     if precision not in engine.precisions:
         reason = (
-            "this processor has no bf16 arithmetic: use fp32"
+            say("this processor has no bf16 arithmetic: use fp32")
             if "bf16" not in find_engine("torch").precisions
-            else f"on a CPU, {name} computes in fp32 only: use fp32, or another engine"
+            else say("on a CPU, {name} computes in fp32 only: use fp32, or another engine", name=name)
         )
         raise EngineError(
             "{name} cannot compute in {precision} here: {reason}", name=name, precision=precision, reason=reason
@@ -123,10 +124,18 @@ def find_package(name: str) -> tuple[str | None, str | None]:
             version = str((import_openvino() if name == "openvino" else importlib.import_module(name)).__version__)
     except Exception as reason:  # a library that does not fit this system may raise anything
         if isinstance(reason, ModuleNotFoundError) and reason.name == name:
-            return None, f"{name} is not installed: {INSTALL}"
-        return None, f"{name} failed to import ({reason}): install it again, {INSTALL}"
+            return None, say("{name} is not installed: {command}", name=name, command=INSTALL)
+        return None, say(
+            "{name} failed to import ({reason}): install it again, {command}", name=name, reason=reason, command=INSTALL
+        )
     if _version_numbers(version) < _version_numbers(FLOORS[name]):
-        return version, f"{name} must be at least {FLOORS[name]}, got {version}: {INSTALL}"
+        return version, say(
+            "{name} must be at least {oldest}, got {version}: {command}",
+            name=name,
+            oldest=FLOORS[name],
+            version=version,
+            command=INSTALL,
+        )
     return version, None
 
 

@@ -110,14 +110,14 @@ def export(
     _check_path(path, file_format, options.force)
     model = subject.model
     if subject.folder is None:
-        weights = "its own weights" if isinstance(net, nn.Module) else "weights of seed 0, untrained"
-        normalisation = f"mean {listed(model.mean)}, deviation {listed(model.std)}"
         observer.note(
             say(
-                "{name}: {weights}; {normalisation}; classes {classes}",
+                "{name}: its own weights; mean {mean}, deviation {deviation}; classes {classes}"
+                if isinstance(net, nn.Module)
+                else "{name}: weights of seed 0, untrained; mean {mean}, deviation {deviation}; classes {classes}",
                 name=subject.name,
-                weights=weights,
-                normalisation=normalisation,
+                mean=listed(model.mean),
+                deviation=listed(model.std),
                 classes=enumerated(model.classes),
             )
         )
@@ -173,7 +173,7 @@ def _check_path(path: Path, file_format: Format, force: bool) -> None:
     existing = [str(path.with_suffix(s)) for s in file_format.suffixes if os.path.lexists(path.with_suffix(s))]
     if existing and not force:
         raise ExportError(
-            "{existing} already exists: choose another --out, or add --force", existing=" and ".join(existing)
+            "{existing} already exists: choose another --out, or add --force", existing=", ".join(existing)
         )
 
 
@@ -196,7 +196,7 @@ def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: Ex
         raise ExportError("{engine} cannot run it: {reason}", engine=engine, reason=first_line(reason)) from reason
     comparison = compare(logits, expected, options.precision)
     if not comparison.good:
-        remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse, if it is fused,"
+        remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse"
         raise ExportError(
             "in {engine} its logits are not those of {name} as written. On {images:,} test images "
             "of {data} they differ by up to {difference:.2g}, where at most "

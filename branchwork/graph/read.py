@@ -24,7 +24,7 @@ from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
 from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
-from branchwork.language import enumerated
+from branchwork.language import enumerated, say
 
 # A net is read with few images and with many. A number that differs between the two is the number of images, or a
 # multiple of it; a net that does something different for many has no single graph. MANY is a prime that no image side
@@ -63,9 +63,10 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         learns = train and net.training
         obstacle = obstacle or _make_functional(graph, learns)
         if learns and reader.changed:
-            obstacle = obstacle or (
-                f"the forward of {type(net).__name__} changes {enumerated(reader.changed)}, but its graph would not: "
-                "train it with --execute written"
+            obstacle = obstacle or say(
+                "the forward of {net} changes {names}, but its graph would not: train it with --execute written",
+                net=type(net).__name__,
+                names=enumerated(reader.changed),
             )
         module = fx.GraphModule(held, graph)
     return Graph(
@@ -83,10 +84,11 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
 
 def _not_for_any_number(net: nn.Module, reason: Exception) -> str:
     message = str(reason).strip().split("\n")[0]
-    return (
-        f"{type(net).__name__} does not run the same operations on every batch of images, so its graph cannot be read "
-        f"({message}): remove control flow that depends on pixels from its forward, and write x.size(0) "
-        "for the number of images"
+    return say(
+        "{net} does not run the same operations on every batch of images, so its graph cannot be read ({message}): "
+        "remove control flow that depends on pixels from its forward, and write x.size(0) for the number of images",
+        net=type(net).__name__,
+        message=message,
     )
 
 
@@ -190,7 +192,9 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
             shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
             shared = shared and (op_name(node) not in DROPOUTS or argument(node, 2, True))  # in eval it changes nothing
             if functional is None or not name.endswith("_") or shared:
-                obstacle = f"{name} changes a tensor in place that others see: write it without the underscore"
+                obstacle = say(
+                    "{name} changes a tensor in place that others see: write it without the underscore", name=name
+                )
                 continue
             node.target = getattr(functional, overload)
             later = {user for user in changed.users if order[user] > order[node]}

@@ -186,7 +186,7 @@ def _narrow(module: nn.Module, kept: Tensor) -> None:
 
 def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[Branch]) -> None:
     """Raise `NetError` if `pruned` cannot run, or if its logits are not `expected`."""
-    names = " and ".join(f"{path}.{name}".lstrip(".") for path, name in removed)
+    names = ", ".join(f"{path}.{name}".lstrip(".") for path, name in removed)
     try:
         with torch.no_grad():
             logits = copy.deepcopy(pruned).to("cpu", torch.float64).eval()(image)

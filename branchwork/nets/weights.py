@@ -96,13 +96,22 @@ class Loaded:
     normalisation: Normalisation | None
 
     def __str__(self) -> str:
-        parts = [f"{len(self.kept)} tensors kept"]
-        for label, keys in (("new", self.new), ("dropped", self.dropped)):
-            if keys:
-                counts = Counter(key.split(".")[0] for key in keys)
-                by_module = [f"{count} of {module}" for module, count in counts.items()]
-                parts.append(f"{label}: {', '.join(keys if len(keys) <= 6 else by_module)}")
-        return f"{self.source}: {'; '.join(parts)}"
+        words = [say("{source}: {count} tensors kept", source=self.source, count=len(self.kept))]
+        if self.new:
+            words.append(say("new: {keys}", keys=_few(self.new)))
+        if self.dropped:
+            words.append(say("dropped: {keys}", keys=_few(self.dropped)))
+        return "; ".join(words)
+
+
+def _few(keys: tuple[str, ...]) -> str:
+    """Return the keys, or how many each module has if they are too many to read."""
+    counts = Counter(key.split(".")[0] for key in keys)
+    return ", ".join(
+        keys
+        if len(keys) <= 6
+        else (say("{count} of {module}", count=count, module=module) for module, count in counts.items())
+    )
 
 
 def lecture_state_dict(net: nn.Module) -> dict[str, Tensor]:
@@ -131,12 +140,13 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
     uncounted = [name for name in keys if name.endswith(".num_batches_tracked") and name not in weights]
     problems = {
-        "missing": [name for name in keys if name not in weights and name not in uncounted],
-        "surplus": [name for name in weights if name not in keys and name not in dropped],
-        "shape": [
-            f"{name}: got {tuple(weights[name].shape)}, needed {tuple(state[key].shape)}"
+        say("missing"): [name for name in keys if name not in weights and name not in uncounted],
+        say("surplus"): [name for name in weights if name not in keys and name not in dropped],
+        say("shape"): [
+            say("{name}: got {got}, needed {needed}", name=name, got=found, needed=needed)
             for name, key in keys.items()
-            if name in weights and key not in new and weights[name].shape != state[key].shape
+            if name in weights and key not in new
+            if (found := tuple(weights[name].shape)) != (needed := tuple(state[key].shape))
         ],
     }
     lines = [line for label, entries in problems.items() for line in _first_lines(label, entries)]
@@ -176,7 +186,8 @@ def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisati
 
 def _first_lines(label: str, entries: list[str]) -> list[str]:
     lines = [f"  {label:<8}  {entry}" for entry in entries[:MOST_LINES]]
-    return [*lines, f"  {label:<8}  and {len(entries) - MOST_LINES} more"] if len(entries) > MOST_LINES else lines
+    more = say("and {count} more", count=len(entries) - MOST_LINES)
+    return [*lines, f"  {label:<8}  {more}"] if len(entries) > MOST_LINES else lines
 
 
 def _changed_head(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
@@ -191,7 +202,8 @@ def _changed_head(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
 def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor]]:
     """Return a name for `source` and its tensors. No pickle is executed: only tensors are read."""
     if isinstance(source, Mapping):
-        return "the state dict", _only_tensors("the state dict", source)
+        name = say("the state dict")
+        return name, _only_tensors(name, source)
     path = Path(source)
     if path.is_dir():
         path = path / "model.safetensors"

@@ -3,15 +3,15 @@
 from functools import partial
 
 from branchwork.graph.bottlenecks import reduction
-from branchwork.language import mark, say
+from branchwork.language import mark, say, sentences, times
 from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import cost_and_error, dots_words
 from branchwork.training.recipe import course, fast
 
-LECTURE, DIRECT, NARROW = "1×1 to 16", "no 1×1", "1×1 to 4"
-NETS = {LECTURE: "16", DIRECT: "none", "1×1 to 8": "8", NARROW: "4"}
+LECTURE, DIRECT, NARROW = mark("1×1 to 16"), mark("no 1×1"), mark("1×1 to 4")
+NETS = {LECTURE: "16", DIRECT: "none", mark("1×1 to 8"): "8", NARROW: "4"}
 # Test errors that differ by no more than this count as equal, and training times by this fraction.
 MARGIN, TIME_MARGIN = 0.002, 0.03
 IMAGES = 12_000
@@ -94,20 +94,19 @@ def _saving(records: Records, label: str, question: str) -> Conclusion:
     reduced, direct = (records.first(arm).macs for arm in (label, DIRECT))
     change = reduced / direct - 1
     words = say(
-        "{label}: {reduced:,} MACs per image; {without}: {direct:,}. ",
-        label=label,
+        "{label}: {reduced:,} MACs per image; {without}: {direct:,}.",
+        label=say(label),
         reduced=reduced,
-        without=DIRECT,
+        without=say(DIRECT),
         direct=direct,
     )
-    if change < 0:
-        words += say("With the 1×1, {change:.1%} fewer.", change=-change)
-    else:
-        words += say(
-            "With the 1×1, {change:.1%} more: a 1×1 from 10 up to 16 channels makes the next kernel more expensive.",
-            change=change,
-        )
-    return Conclusion(question, "yes" if change < 0 else "no", words)
+    effect = say(
+        "With the 1×1, {change:.1%} fewer."
+        if change < 0
+        else "With the 1×1, {change:.1%} more: a 1×1 from 10 up to 16 channels makes the next kernel more expensive.",
+        change=abs(change),
+    )
+    return Conclusion(question, "yes" if change < 0 else "no", sentences((words, effect)))
 
 
 def _layers() -> Table:
@@ -130,8 +129,9 @@ def _layers() -> Table:
     rows = []
     for name, layer in layers.items():
         channels = f"{layer.channels}→{layer.through}→{layer.out}"
-        kernels = "×".join(map(str, layer.kernel))
-        rows.append((name, channels, kernels, f"{layer.direct:,}", f"{layer.total:,}", f"{layer.times:.2f}×"))
+        rows.append(
+            (name, channels, times(layer.kernel), f"{layer.direct:,}", f"{layer.total:,}", f"{layer.times:.2f}×")
+        )
     return Table(
         say("Layer by layer"),
         say("MACs of each kernel directly, and through the 1×1 before it. Below 1.00×, the 1×1 adds work."),

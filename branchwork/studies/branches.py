@@ -5,7 +5,7 @@ from functools import partial
 from itertools import combinations
 
 from branchwork.explaining.ranks import spearman
-from branchwork.language import mark, say
+from branchwork.language import mark, say, sentences
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import (
     ALPHA,
@@ -128,14 +128,14 @@ def _winner(by_branch: Gains, leader: str, contests: list[PairedDifference | Non
     question = say("Is one branch worth more than every other?")
     values = ", ".join(f"{branch} {_gain_words(values)}" for branch, values in by_branch.items())
     words = say(
-        "How much adding a branch reduces the error, averaged over the seven nets without it, in points: {values}. ",
+        "How much adding a branch reduces the error, averaged over the seven nets without it, in points: {values}.",
         values=values,
     )
     if all(map(_lost, contests)):
-        words += say("{leader} is worth more than each of the others.", leader=leader)
-        return Conclusion(question, "yes", words)
-    words += say("{leader} leads, but not significantly over every other branch.", leader=leader)
-    return Conclusion(question, "too close to call", words)
+        won = say("{leader} is worth more than each of the others.", leader=leader)
+        return Conclusion(question, "yes", sentences((words, won)))
+    led = say("{leader} leads, but not significantly over every other branch.", leader=leader)
+    return Conclusion(question, "too close to call", sentences((words, led)))
 
 
 def _heaviest(
@@ -152,7 +152,7 @@ def _heaviest(
     values = ", ".join(f"{branch} {size:.3f}" for branch, size in sizes.items())
     words = say(
         "Root mean square of the kernels in the net with all four: {values}. The weights of {heaviest} are the "
-        "largest, and {leader} is worth most; rank correlation of weights and worth over the four: {rank}. ",
+        "largest, and {leader} is worth most; rank correlation of weights and worth over the four: {rank}.",
         values=values,
         heaviest=heaviest,
         leader=leader,
@@ -160,12 +160,11 @@ def _heaviest(
     )
     # A "no" does not need the best branch: it is enough that the heaviest is worth less than another.
     if any(contest.second == heaviest and _lost(contest) for contest in contests if contest is not None):
-        words += say("{heaviest} is worth less than {leader}.", heaviest=heaviest, leader=leader)
-        return Conclusion(question, "no", words)
+        less = say("{heaviest} is worth less than {leader}.", heaviest=heaviest, leader=leader)
+        return Conclusion(question, "no", sentences((words, less)))
     if heaviest == leader and all(map(_lost, contests)):
-        return Conclusion(question, "yes", words.strip())
-    words += say("Which branch is best is not settled.")
-    return Conclusion(question, "too close to call", words)
+        return Conclusion(question, "yes", words)
+    return Conclusion(question, "too close to call", sentences((words, say("Which branch is best is not settled."))))
 
 
 def _superfluous(differences: list[PairedDifference | None]) -> Conclusion:
@@ -180,7 +179,7 @@ def _superfluous(differences: list[PairedDifference | None]) -> Conclusion:
     )
     spare = ", ".join(label for label, judgement in judgements.items() if judgement in ("same", "less"))
     if spare:
-        return Conclusion(question, "yes", words + say(" No worse than all four: {spare}.", spare=spare))
+        return Conclusion(question, "yes", sentences((words, say("No worse than all four: {spare}.", spare=spare))))
     worse = len(known) == len(differences) and all(judgement == "more" for judgement in judgements.values())
     return Conclusion(question, "no" if worse else "too close to call", words)
 

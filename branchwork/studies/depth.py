@@ -124,11 +124,11 @@ def _vanishing(records: Records, norm: str, question: str) -> Conclusion:
         return Conclusion(question, "too close to call", say("The gradients are infinite."))
     mean = mean_interval(ratios)
     words = say(
-        "At the start, the gradient of the first layer is {factor} times as large with {deep} layers as "
-        "with {depths}{range}; less than a hundredth counts as vanished.",
+        "At the start, the gradient of the first layer is {factor} times as large with {deep} layers as with "
+        "{shallow} ({range}); less than a hundredth counts as vanished.",
         factor=_factor(mean.mean),
         deep=DEEP,
-        depths=min(depths),
+        shallow=min(depths),
         range=_range(mean),
     )
     return Conclusion(question, _verdict(mean), words)
@@ -149,9 +149,8 @@ def _verdict(decades: Mean) -> Verdict:
 
 def _range(decades: Mean) -> str:
     if decades.low is None or decades.high is None:
-        return say(" (one seed, no interval)")
-    low, high = _factor(decades.low), _factor(decades.high)
-    return say(" ({low} to {high})", low=low, high=high)
+        return say("one seed, no interval")
+    return say("{low} to {high}", low=_factor(decades.low), high=_factor(decades.high))
 
 
 def _factor(decades: float) -> str:
@@ -219,7 +218,7 @@ def _error_curves(records: Records, norm: str, measure: str) -> list[Curve]:
 
 def _norm_curve(arm: Arm, gradients: tuple[GradientNorms, ...], epoch: int) -> Curve:
     kind, norm = arm.facts["kind"], arm.facts["norm"]
-    name = f"{_kind_name(kind)}{say(', ')}" + (say("batch norm") if norm == "batch" else say("no norm"))
+    name = say("{kind}, batch norm" if norm == "batch" else "{kind}, no norm", kind=_kind_name(kind))
     norms = next((list(moment.norms.values()) for moment in gradients if moment.epoch == epoch), [])
     points = {layer: Mean(1, value, None, None) if value else None for layer, value in enumerate(norms, 1)}
     return Curve(name, points, good=kind == "residual", dashed=norm == "torch")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from branchwork.language import mark, say
+from branchwork.language import mark, say, sentences
 from branchwork.studies.records import Record
 from branchwork.studies.statistics import (
     Mean,
@@ -204,52 +204,62 @@ def compared(
 
     Differences within `margin` count as equal.
     """
-    means = [records.mean(label, measure) for label in pair]
-    values = [f"{label} {mean_words(measure, mean)}" for label, mean in zip(pair, means, strict=True)]
-    words = measure_name(measure) + say(": ") + say(", ").join(values) + _diverged_words(records, pair)
+    first, second = (records.mean(label, measure) for label in pair)
+    words = [
+        say(
+            "{measure}: {first} {first_mean}, {second} {second_mean}.",
+            measure=measure_name(measure),
+            first=say(pair[0]),
+            first_mean=mean_words(measure, first),
+            second=say(pair[1]),
+            second_mean=mean_words(measure, second),
+        ),
+        *_diverged_words(records, pair),
+    ]
     if difference is None:
-        return Conclusion(question, "too close to call", words + say("; there is nothing to compare."))
+        words.append(say("There is nothing to compare."))
+        return Conclusion(question, "too close to call", sentences(words))
     if difference.low is None or difference.high is None or difference.adjusted is None:
-        words += say("; one seed gives no interval: use --seeds 3 or more.")
-        return Conclusion(question, "too close to call", words)
+        words.append(say("One seed gives no interval: use --seeds 3 or more."))
+        return Conclusion(question, "too close to call", sentences(words))
     change, low, high = (
         difference_words(measure, value) for value in (difference.difference, difference.low, difference.high)
     )
-    unit = say("s") if measure == "seconds" else say("points")
-    p = p_words(difference.adjusted)
-    words += say(
-        "; on the same seeds the difference is {change} {unit} ({low} to {high}), {p}",
-        change=change,
-        unit=unit,
-        low=low,
-        high=high,
-        p=p,
+    words.append(
+        say(
+            "On the same seeds the difference is {change} s ({low} to {high}), {p}."
+            if measure == "seconds"
+            else "On the same seeds the difference is {change} points ({low} to {high}), {p}.",
+            change=change,
+            low=low,
+            high=high,
+            p=p_words(difference.adjusted),
+        )
     )
     judgement = difference.judge(margin)
     # Diverged trainings are in none of these figures, so they can only confirm that their net is the worse one.
     if any(records.diverged(label) and judgement != worse for label, worse in zip(pair, ("more", "less"), strict=True)):
         judgement = "open"
     if judgement == "open":
-        return Conclusion(question, "too close to call", words + say("."))
+        return Conclusion(question, "too close to call", sentences(words))
     if judgement == "same":
-        words += say(". The two are equal within the margin of {margin}.", margin=margin_words(measure, margin))
+        words.append(say("The two are equal within the margin of {margin}.", margin=margin_words(measure, margin)))
     else:
-        first, second = means
         assert first is not None and second is not None, "compared arms have means"
-        words += (
-            say(". The intervals overlap nevertheless.")
+        words.append(
+            say("The intervals overlap nevertheless.")
             if first.overlaps(second)
-            else say(". The intervals do not overlap.")
+            else say("The intervals do not overlap.")
         )
-    return Conclusion(question, "yes" if judgement == yes else "no", words)
+    return Conclusion(question, "yes" if judgement == yes else "no", sentences(words))
 
 
-def _diverged_words(records: Records, labels: tuple[str, ...]) -> str:
+def _diverged_words(records: Records, labels: tuple[str, ...]) -> list[str]:
     """Return how many trainings of each arm diverged; nothing about arms without any."""
     total = len(records.seeds)
     counts = {label: records.diverged(label) for label in labels}
-    return "".join(
-        say("; {count} of {total} trainings of {label} diverged", count=count, total=total, label=label)
+    return [
+        say("{count} of {total} trainings of {label} diverged.", count=count, total=total, label=say(label))
         for label, count in counts.items()
         if count
-    )
+    ]

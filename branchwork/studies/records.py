@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from branchwork.errors import StudyError
 from branchwork.files import read_json, reading
+from branchwork.language import mark, say
 from branchwork.nets.resolve import short_name
 from branchwork.training.options import Execute
 
@@ -94,7 +95,7 @@ def read_record(path: Path, job: Job) -> Record | None:
     """Return the record of `job`; None if there is no file. Raises `StudyError` if it is damaged."""
     if not path.exists():
         return None
-    remedy = "delete it, and this training will run again"
+    remedy = mark("delete it, and this training will run again")
     record = read_json(path, Record, error=StudyError, remedy=remedy)
     with reading(path, error=StudyError, remedy=remedy):
         _check(record, job)
@@ -104,12 +105,12 @@ def read_record(path: Path, job: Job) -> Record | None:
 def _check(record: Record, job: Job) -> None:
     """Raise `ValueError` unless the values are those of a training of `job`."""
     if record.job.key != job.key:
-        raise ValueError("it is the record of another training")
+        raise ValueError(say("it is the record of another training"))
     if job.gradients and not (record.gradients and all(moment.norms for moment in record.gradients)):
-        raise ValueError("it has no gradients")
+        raise ValueError(say("it has no gradients"))
     norms = [norm for moment in record.gradients for norm in moment.norms.values() if norm is not None]
     if not all(0 <= norm <= _LARGEST_NORM for norm in norms):
-        raise ValueError("the norm of a gradient is impossible")
+        raise ValueError(say("the norm of a gradient is impossible"))
     if record.outcome == "diverged":
         return
     errors = {"train_error": record.train_error, "test_error": record.test_error}
@@ -117,6 +118,6 @@ def _check(record: Record, job: Job) -> None:
         errors["validation_error"] = record.validation_error
     for name, error in errors.items():
         if error is None or not 0 <= error <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {error}")
+            raise ValueError(say("{name} must be from 0 to 1, got {error}", name=name, error=error))
     if record.seconds is None or record.branches is None:
-        raise ValueError("it has no seconds or no branches")
+        raise ValueError(say("it has no seconds or no branches"))

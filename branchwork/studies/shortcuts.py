@@ -9,7 +9,7 @@ from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import dots_words, error_dots
 
 DEPTHS: dict[Preset, int] = {"quick": 32, "full": 110}
-IDENTITY, PREACT = "identity", "pre-activation"
+IDENTITY, PREACT = "identity", mark("pre-activation")
 VARIANTS = (IDENTITY, "scale", "conv", "gated", "gate-only", "dropout", "none")
 # Errors that differ by no more than this count as equal.
 MARGIN = 0.005
@@ -49,17 +49,15 @@ def answer(records: Records) -> Answer:
 
 
 def _question_on(variant: str) -> str:
-    if variant == PREACT:
-        return say("Is pre-activation better than the order of 2015?")
-    english, chinese = {
-        "scale": ("scaling by 0.5", "乘 0.5 的捷径"),
-        "conv": ("a 1×1 convolution on the shortcut", "捷径上的 1×1 卷积"),
-        "gated": ("an exclusive gate", "互斥门控"),
-        "gate-only": ("a gate on the shortcut alone", "仅捷径门控"),
-        "dropout": ("dropout on the shortcut", "捷径上的随机失活（dropout）"),
-        "none": ("a net without shortcuts", "没有捷径的网络"),
+    return {
+        PREACT: say("Is pre-activation better than the order of 2015?"),
+        "scale": say("Is scaling by 0.5 worse than the identity?"),
+        "conv": say("Is a 1×1 convolution on the shortcut worse than the identity?"),
+        "gated": say("Is an exclusive gate worse than the identity?"),
+        "gate-only": say("Is a gate on the shortcut alone worse than the identity?"),
+        "dropout": say("Is dropout on the shortcut worse than the identity?"),
+        "none": say("Is a net without shortcuts worse than the identity?"),
     }[variant]
-    return say("Is {english} worse than the identity?", english=english, chinese=chinese)
 
 
 SHORTCUTS = Study(

@@ -106,7 +106,8 @@ def study(
         "arms": [asdict(arm) for arm in arms],
     }
     _claim(folder, about)
-    with hold_lock(folder / ".lock", f"is working on the study in {folder}", error=StudyError):
+    activity = say("is working on the study in {folder}", folder=folder)
+    with hold_lock(folder / ".lock", activity, error=StudyError):
         workers = options.workers
         if workers is None:
             quick = preset == "quick" and pick_device(options.device).type == "cpu"
@@ -182,7 +183,9 @@ def _claim(folder: Path, about: dict[str, Any]) -> None:
         return
     before = read_json(folder / ABOUT, dict[str, Any], error=StudyError, remedy="choose another --out")
     differences = [
-        f"its {key} is {before.get(key)}, not {value}" if isinstance(value, str | int) else f"its {key} differs"
+        say("its {key} is {found}, not {value}", key=key, found=before.get(key), value=value)
+        if isinstance(value, str | int)
+        else say("its {key} differs", key=key)
         for key, value in json.loads(json.dumps(about)).items()
         if before.get(key) != value
     ]
@@ -213,21 +216,14 @@ def _complete(
     if not missing:
         return records, 0
     missing.sort(key=_size, reverse=True)  # the longest first, so that all workers finish at about the same time
-    title = f"trainings, into {folder}"
+    title = say("trainings, into {folder}", folder=folder)
     try:
         with _executor(workers, len(missing)) as executor:
             observer.count(title, len(records), len(jobs))
             for job, record in run_jobs(missing, executor):
                 write_json(paths[job.key], asdict(record))
                 records[job.key] = record
-                observer.note(
-                    say(
-                        "{records}/{jobs}  {outcome}",
-                        records=len(records),
-                        jobs=len(jobs),
-                        outcome=_outcome_words(record),
-                    )
-                )
+                observer.note(f"{len(records)}/{len(jobs)}  {_outcome_words(record)}")
                 observer.count(title, len(records), len(jobs))
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
@@ -259,11 +255,20 @@ def _size(job: Job) -> int:
 
 
 def _outcome_words(record: Record) -> str:
-    words = f"{record.job.net}, seed {record.job.seed}: "
     if record.outcome == "diverged":
-        return words + f"diverged ({record.message})"
-    return words + (
-        f"training error {record.train_error:.2%}, test error {record.test_error:.2%}, {record.seconds:.1f} s"
+        return say(
+            "{net}, seed {seed}: diverged ({reason})",
+            net=record.job.net,
+            seed=record.job.seed,
+            reason=record.message,
+        )
+    return say(
+        "{net}, seed {seed}: training error {train_error:.2%}, test error {test_error:.2%}, {seconds:.1f} s",
+        net=record.job.net,
+        seed=record.job.seed,
+        train_error=record.train_error,
+        test_error=record.test_error,
+        seconds=record.seconds,
     )
 
 

@@ -137,7 +137,7 @@ def _seeds(axes: "Axes", places: Sequence[int], mean: Mean, colour: str, *, acro
 
 def _name_rows(axes: "Axes", rows: Sequence[str]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), list(map(say, rows)))
     plain_axes(axes)
 
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from branchwork.datasets.dataset import DataSet
-from branchwork.language import say, times
+from branchwork.language import say, sentences, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
 from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
@@ -52,17 +52,16 @@ def _command(result: StudyResult, data: DataSet, records: Records) -> str:
 
 def _method(result: StudyResult) -> str:
     seeds = len(result.seeds)
-    words = say("{trainings} trainings on {data}. ", trainings=result.trainings, data=result.data)
-    if seeds == 1:
-        return words + say(
-            "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more."
-        )
-    return words + say(
-        "Each net was trained with {seeds} seeds. Intervals are 95% (Student's t over the seeds, on a scale without "
-        "impossible values); pairs are compared seed by seed (paired t-test; p values and intervals after Holm's "
-        "correction).",
+    count = say("{trainings} trainings on {data}.", trainings=result.trainings, data=result.data)
+    method = say(
+        "Each net was trained with one seed, which gives no interval and settles nothing: use --seeds 3 or more."
+        if seeds == 1
+        else "Each net was trained with {seeds} seeds. Intervals are 95% (Student's t over the seeds, on a scale "
+        "without impossible values); pairs are compared seed by seed (paired t-test; p values and intervals after "
+        "Holm's correction).",
         seeds=seeds,
     )
+    return sentences((count, method))
 
 
 def _conclusion(conclusion: Conclusion) -> str:
@@ -78,7 +77,9 @@ def _nets(study: Study, records: Records) -> Table:
     for arm in records.arms:
         means = [mean_words(measure, records.mean(arm.label, measure)) for measure in study.measures]
         record, diverged = records.first(arm.label), records.diverged(arm.label)
-        label = arm.label + (say(" ({diverged} diverged)", diverged=diverged) if diverged else "")
+        label = say(arm.label)
+        if diverged:
+            label = say("{label} ({diverged} diverged)", label=label, diverged=diverged)
         rows.append((label, *means, f"{record.macs:,}", f"{record.parameters:,}"))
     return Table(
         say("All nets"),
@@ -99,7 +100,9 @@ def _comparisons(differences: Sequence[PairedDifference]) -> Table:
             interval = f"{difference_words(d.measure, d.low)} – {difference_words(d.measure, d.high)}"
         tests = ["–" if p is None else p_words(p) for p in (d.p, d.adjusted)]
         change = difference_words(d.measure, d.difference)
-        rows.append((f"{d.first} − {d.second}", measure_name(d.measure), str(d.count), change, interval, *tests))
+        rows.append(
+            (f"{say(d.first)} − {say(d.second)}", measure_name(d.measure), str(d.count), change, interval, *tests)
+        )
     return Table(
         say("Compared on the same seeds"),
         say("Paired t-tests; differences of errors are in points, of times in seconds."),
@@ -143,11 +146,11 @@ def _recipe_words(setting: Setting, records: Records) -> str:
     changed: dict[str, list[str]] = {}
     for arm in records.arms:
         if arm.changes:
-            changes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in arm.changes.items())
-            changed.setdefault(changes, []).append(arm.label)
-    return (
-        f"{recipe.epochs} epochs, batch {recipe.batch_size}, {recipe.optimizer} {recipe.learning_rate:g}, "
-        f"momentum {recipe.momentum:g}, weight decay {recipe.weight_decay:g}, {recipe.schedule}, "
-        f"clip {recipe.clip:g}, shift {recipe.shift:g}, flip {recipe.flip:g}, {recipe.precision}, {setting.execute}"
-        + "".join(f"; {', '.join(labels)}: {changes}" for changes, labels in changed.items())
-    )
+            changes = ", ".join(f"{key} {value}" for key, value in arm.changes.items())
+            changed.setdefault(changes, []).append(say(arm.label))
+    names = (
+        "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "clip", "shift",
+        "flip", "precision",
+    )  # fmt: skip
+    fields = ", ".join([*(f"{name} {getattr(recipe, name)}" for name in names), f"execute {setting.execute}"])
+    return "; ".join([fields, *(f"{', '.join(labels)}: {changes}" for changes, labels in changed.items())])

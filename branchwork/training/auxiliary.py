@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from branchwork.blocks import chain
 from branchwork.errors import RecipeError
+from branchwork.language import say
 from branchwork.nets.googlenet import EPS, TAPS
 from branchwork.nets.input_size import layer_shape
 from branchwork.nets.layers import conv_norm_relu
@@ -44,11 +45,11 @@ def check_heads(net: str, recipe: Recipe, options: Options) -> None:
         return
     name, _ = split_options(net)
     if name not in READ:
-        problem = f"{net} has no auxiliary heads, only {', '.join(READ)} has"
+        problem = say("{net} has no auxiliary heads, only {names} has", net=net, names=", ".join(READ))
     elif options.freeze:
-        problem = "with --freeze there is nothing for its heads to train"
+        problem = say("with --freeze there is nothing for its heads to train")
     elif options.execute == "collapsed":
-        problem = "its heads read layers that a collapsed net no longer has"
+        problem = say("its heads read layers that a collapsed net no longer has")
     else:
         return
     raise RecipeError(

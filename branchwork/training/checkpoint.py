@@ -14,6 +14,7 @@ from torch import Tensor
 
 from branchwork.errors import RunError
 from branchwork.files import parse_json, reading
+from branchwork.language import mark, say
 from branchwork.training.plan import Plan
 from branchwork.training.run import STATE, detached, write_tensors
 from branchwork.training.state import TrainState
@@ -105,12 +106,12 @@ def load_state(folder: Path) -> SavedState:
             about = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
         if about.pop("checksum") != _checksum(tensors, about):
-            raise ValueError("its checksum does not match its contents")
+            raise ValueError(say("its checksum does not match its contents"))
     plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)
     return SavedState(plan, parse_json(about["position"], Position, path, remedy=_AGAIN), tensors)
 
 
-_AGAIN = "start the training again, with another --out"
+_AGAIN = mark("start the training again, with another --out")
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError, RecipeError
+from branchwork.language import say, times
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -156,8 +157,10 @@ def _top_accuracy(probabilities: Tensor, labels: Tensor, top: int) -> float:
 def draw_mistakes(path: Path, evaluation: Evaluation, data: DataSet) -> None:
     worst = evaluation.worst
     captions = [f"{shorten(m.true, 10)} → {shorten(m.predicted, 10)}\n{m.probability:.0%}" for m in worst]
-    title = (
-        f"{short_name(evaluation.net)} on {evaluation.data}: most confident mistakes (true → predicted, probability)"
+    title = say(
+        "{net} on {data}: most confident mistakes (true → predicted, probability)",
+        net=short_name(evaluation.net),
+        data=evaluation.data,
     )
     reliability = partial(draw_reliability, calibration=evaluation.calibration)
     draw_sheet(path, data.test.images[[m.index for m in worst]], captions, title=title, beside=reliability)
@@ -183,17 +186,17 @@ def check_match(model: Model, data: DataSet) -> None:
             name=data.name,
             net=model.net,
             data=model.data,
-            only_net=", ".join(sorted(only_net)) or "none",
-            only_data=", ".join(sorted(only_data)) or "none",
+            only_net=", ".join(sorted(only_net)) or "–",
+            only_data=", ".join(sorted(only_data)) or "–",
         )
     found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
     if found != needed:
         raise DataError(
             "the images of {name} are {found}, but {net} takes {needed}",
             name=data.name,
-            found="×".join(map(str, found)),
+            found=times(found),
             net=model.net,
-            needed="×".join(map(str, needed)),
+            needed=times(needed),
         )
 
 

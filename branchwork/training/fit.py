@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.dataset import Split
 from branchwork.errors import Diverged
+from branchwork.language import say
 from branchwork.observer import Epoch, Step
 from branchwork.training.checkpoint import Position
 from branchwork.training.infer import predict_logits
@@ -61,7 +62,7 @@ def check_finite(net: nn.Module, position: Position) -> None:
     """Raise `Diverged` if a weight of `net`, or a statistic of its batch norms, is infinite or NaN."""
     tensors = (tensor for tensor in net.state_dict().values() if tensor.is_floating_point())
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-        raise _diverged("a weight", position)
+        raise _diverged(say("a weight"), position)
 
 
 def next_unread(unread: int, seconds: float) -> int:
@@ -107,7 +108,7 @@ def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, positi
         *losses, position.seconds = processes.sum([*losses, processes.of_first(seconds_before + seconds)])
         position.losses += losses
         if not all(map(math.isfinite, losses)):
-            raise _diverged("the loss", position)
+            raise _diverged(say("the loss"), position)
         unread.clear()
         if device.type != "cpu":
             read_after = next_unread(read_after, position.seconds - read_before)

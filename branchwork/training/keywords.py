@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
 from branchwork.errors import RecipeError, nearest
+from branchwork.language import say
 from branchwork.synonyms import meant
 from branchwork.training.options import Execute, Log, Options
 from branchwork.training.recipe import RECIPES, Recipe, fast
@@ -62,7 +63,7 @@ def divide(keywords: Mapping[str, Any], options: Options | None) -> tuple[dict[s
     for key in keywords:
         if key not in Keywords.__annotations__:
             name = meant(key, Keywords.__annotations__)
-            hint = f" Did you mean {name}?" if name else nearest(key, Keywords.__annotations__)
+            hint = say(" Did you mean {name}?", name=name) if name else nearest(key, Keywords.__annotations__)
             raise RecipeError("train has no keyword {key}.{hint}", key=key, hint=hint)
     changes = {key: value for key, value in keywords.items() if key not in _OPTIONS}
     chosen = {key: value for key, value in keywords.items() if key in _OPTIONS}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import branchwork
+from branchwork.language import say
 
 
 def versions() -> dict[str, str]:
@@ -50,10 +51,10 @@ def commit() -> str | None:
 def compiler_problem(device: torch.device) -> str | None:
     """Return why torch.compile cannot work on `device`; None if it can."""
     if device.type == "cuda":
-        return None if find_spec("triton") else "torch.compile needs triton on a GPU: pip install triton"
+        return None if find_spec("triton") else say("torch.compile needs triton on a GPU: pip install triton")
     if any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
         return None
-    return "torch.compile needs a C++ compiler, but none was found: install g++ or clang++"
+    return say("torch.compile needs a C++ compiler, but none was found: install g++ or clang++")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import nn
 from torch.func import functional_call
 
 from branchwork.errors import BranchworkError, RunError, ToldElsewhere
+from branchwork.language import say
 
 T = TypeVar("T")
 
@@ -145,13 +146,13 @@ _VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 def check_single_process(what: str) -> None:
-    """Raise `RunError` if torchrun has started several processes for `what`, which runs in one."""
+    """Raise `RunError` if torchrun has started several processes for `what`, a message, which runs in one."""
     with_others = int(os.environ.get("WORLD_SIZE", "1"))
     if with_others > 1:
         raise RunError(
             "torchrun has started {count} processes, but {what} must run in one: start it without torchrun",
             count=with_others,
-            what=what,
+            what=say(what),
         )
 
 

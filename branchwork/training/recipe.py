@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Self, get_args, get_type_hints
 
-from branchwork.errors import RecipeError, nearest
+from branchwork.errors import RecipeError, nearest, system_words
 from branchwork.language import say
 
 # The keys of a recipe that change training images.
@@ -90,7 +90,7 @@ class Recipe:
         if self.batch_size != "auto":
             self._need(self.batch_size >= 1, "batch_size", "at least 1")
             most = max(1, self.batch_size // 2)
-            self._need(self.accumulate <= most, "accumulate", f"from 1 to {most} (a part needs two images)")
+            self._need(self.accumulate <= most, "accumulate", "from 1 to {most} (a part needs two images)", most=most)
         self._need(self.learning_rate > 0, "learning_rate", "above 0")
         self._need(0 <= self.momentum < 1, "momentum", "at least 0 and below 1")
         self._need(0 <= self.beta2 < 1, "beta2", "at least 0 and below 1")
@@ -121,11 +121,10 @@ class Recipe:
             self._need(getattr(self, name) >= 0, name, "at least 0")
             self._need(self.validation > 0 or getattr(self, name) == 0, name, "0 if validation is 0, its measure")
 
-    def _need(self, holds: bool, name: str, needed: str) -> None:
+    def _need(self, holds: bool, name: str, needed: str, **values: object) -> None:
         if not holds:
-            raise RecipeError(
-                "{name} must be {needed}, got {value}", name=name, needed=needed, value=getattr(self, name)
-            )
+            words, value = say(needed, **values), getattr(self, name)
+            raise RecipeError("{name} must be {needed}, got {value}", name=name, needed=words, value=value)
 
     @property
     def images_a_step(self) -> int:
@@ -330,7 +329,9 @@ def read_recipe(path: Path, base: Recipe, flags: Mapping[str, Any] = MappingProx
     try:
         return base.but(tomllib.loads(path.read_text(encoding="utf-8-sig")) | dict(flags))
     except OSError as reason:
-        raise RecipeError("cannot read the recipe {path}: {strerror}", path=path, strerror=reason.strerror) from reason
+        raise RecipeError(
+            "cannot read the recipe {path}: {strerror}", path=path, strerror=system_words(reason)
+        ) from reason
     except (ValueError, RecursionError) as reason:
         raise RecipeError("{path} is not valid TOML: {reason}", path=path, reason=reason) from reason
     except RecipeError as reason:

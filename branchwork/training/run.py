@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
-from branchwork.errors import NetError, RunError, first_line
+from branchwork.errors import NetError, RunError, first_line, system_words
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
-from branchwork.language import times
+from branchwork.language import say, times
 from branchwork.nets.resolve import find_builder, in_script, own_script
 from branchwork.nets.script import script_files
 from branchwork.nets.statements import SUFFIXES
@@ -54,9 +54,9 @@ class Model:
     def __post_init__(self) -> None:
         whole = self.in_channels >= 1 and min(self.image_size) >= 1
         if not whole or len(self.mean) != self.in_channels or len(self.std) != self.in_channels or min(self.std) <= 0:
-            raise ValueError("its image size, channels, mean and standard deviation do not match")
+            raise ValueError(say("its image size, channels, mean and standard deviation do not match"))
         if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in METHODS:
-            raise ValueError("its class names are missing or repeated, or its way of placing pictures is unknown")
+            raise ValueError(say("its class names are missing or repeated, or its way of placing pictures is unknown"))
 
     @classmethod
     def of(cls, net: str, data: DataSet, recipe: Recipe | None = None) -> "Model":
@@ -102,14 +102,15 @@ def load_run(folder: str | Path) -> TrainedNet:
                 "{folder} holds an interrupted selection: run branchwork select again with --out {folder}",
                 folder=folder,
             )
-        begun = f", or finish this one with branchwork train --resume {folder}" if holds(folder, STATE) else ""
         raise RunError(
-            "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train{begun}",
+            "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train, or finish "
+            "this one with branchwork train --resume {folder}"
+            if holds(folder, STATE)
+            else "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train",
             folder=folder,
             model=MODEL,
-            begun=begun,
         )
-    model = read_json(path, Model, remedy="copy the run again, or train again")
+    model = read_json(path, Model)
     with torch.random.fork_rng(devices=[]):
         net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
@@ -142,7 +143,7 @@ def write_top(folder: Path, history: Sequence[Mapping[str, Any]], weights: Mappi
                 file.unlink()
             except OSError as reason:
                 raise RunError(
-                    "cannot remove {file}: {strerror}. Remove it yourself.", file=file, strerror=reason.strerror
+                    "cannot remove {file}: {strerror}. Remove it yourself.", file=file, strerror=system_words(reason)
                 ) from reason
 
 
@@ -224,12 +225,13 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     check_unicode(folder, RunError)
     held = holds(folder, *FILES, SEEDS)
     if held:
-        finished = "" if RESULT in held else f"continue it with branchwork train --resume {folder}, or "
         raise RunError(
-            "{folder} holds another run ({held}): {finished}choose another --out",
+            "{folder} holds another run ({held}): choose another --out"
+            if RESULT in held
+            else "{folder} holds another run ({held}): continue it with branchwork train --resume {folder}, or choose "
+            "another --out",
             folder=folder,
             held=", ".join(held),
-            finished=finished,
         )
     check_writable(folder / RESULT)
     return folder

@@ -10,7 +10,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
 from branchwork.files import read_json, write_json
-from branchwork.language import say
+from branchwork.language import mark, say
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -164,15 +164,17 @@ def resume_seeds(
     """
     observer = watch(progress)
     check_single_process("several seeds")
-    path, remedy = Path(folder) / SEEDS, "train again into another folder"
+    path, remedy = Path(folder) / SEEDS, mark("train again into another folder")
     plans = read_json(path, list[Plan], remedy=remedy)
     if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
-        raise RunError("{path} is damaged (it needs at least two different seeds): {remedy}", path=path, remedy=remedy)
+        raise RunError(
+            "{path} is damaged (it needs at least two different seeds): {remedy}", path=path, remedy=say(remedy)
+        )
     return _train_seeds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
 
 
 def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
-    again = f"stopped, and saved. Continue with: branchwork train --resume {folder}"
+    again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
     plan_of_folder = {folder / f"seed-{plan.options.seed}": plan for plan in plans}
     results = _complete(plan_of_folder, data, again=again, observer=observer)
     accuracies = [result.test_accuracy for result in results]
@@ -235,5 +237,5 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", progress: bool | 
     folder = Path(out) / data_set.name
     nets = ("inception", "residual")
     plans = {folder / net: make_plan(net, data_set) for net in nets}
-    again = "stopped, and saved. Run the same command again to continue."
+    again = say("stopped, and saved. Run the same command again to continue.")
     return _complete(plans, data_set, again=again, observer=observer)

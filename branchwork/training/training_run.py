@@ -118,7 +118,7 @@ def run_training(
                 folder=folder,
             )
         if processes.first:
-            lock.enter_context(hold_lock(folder / ".lock", f"is training in {folder}"))
+            lock.enter_context(hold_lock(folder / ".lock", say("is training in {folder}", folder=folder)))
             for name in (*FILES, "top/*"):
                 remove_parts(folder / name)
 
@@ -131,7 +131,8 @@ def run_training(
     with ExitStack() as lock:
         processes.together(prepare)
         reset_peak_memory(device)
-        observer.start(f"{short_name(plan.net)} on {data.name}, seed {plan.options.seed}")
+        net, seed = short_name(plan.net), plan.options.seed
+        observer.start(say("{net} on {data}, seed {seed}", net=net, data=data.name, seed=seed))
         try:
             with process_settings(plan.options.threads, device):
                 run = _prepare(plan, data, folder, saved=saved, observer=observer, processes=processes)
@@ -247,15 +248,17 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 saved_at = time.perf_counter()
     except Diverged as reason:
         rate, best = plan.recipe.learning_rate, position.best_epoch
-        kept = f"with the weights of epoch {best}" if best else "before any epoch"
         raise processes.tell(
             TrainingError(
                 "{reason}. Train again with --learning-rate {rate:g} (it was {before:g}) and another --out. "
-                "The last good state, {kept}, is kept in {folder}.",
+                "The last good state, with the weights of epoch {best}, is kept in {folder}."
+                if best
+                else "{reason}. Train again with --learning-rate {rate:g} (it was {before:g}) and another --out. "
+                "The last good state, before any epoch, is kept in {folder}.",
                 reason=reason,
                 rate=rate / 10,
                 before=rate,
-                kept=kept,
+                best=best,
                 folder=run.folder,
             )
         ) from reason
@@ -270,23 +273,24 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
             ) from reason
         if split_options(plan.net)[0] in NETS:
             raise  # our own net: our own bug, shown with its traceback
-        where = f"epoch {position.epoch + 1}, step {position.step + 1}"
         raise TrainingError(
-            "{net} failed in {where}: {reason} ({line})",
+            "{net} failed in epoch {epoch}, step {step}: {reason} ({line})",
             net=plan.net,
-            where=where,
+            epoch=position.epoch + 1,
+            step=position.step + 1,
             reason=reason,
             line=own_line(reason),
         ) from reason
     if position.epoch < plan.recipe.epochs:
-        why = (
-            f"the {plan.recipe.minutes:g} minutes are up"
-            if plan.recipe.out_of_time(position.seconds)
-            else f"no better validation accuracy in {plan.recipe.patience} epochs"
-        )
         observer.note(
             say(
-                "ended after epoch {epoch} of {epochs}: {why}", epoch=position.epoch, epochs=plan.recipe.epochs, why=why
+                "ended after epoch {epoch} of {epochs}: the {minutes:g} minutes are up"
+                if plan.recipe.out_of_time(position.seconds)
+                else "ended after epoch {epoch} of {epochs}: no better validation accuracy in {patience} epochs",
+                epoch=position.epoch,
+                epochs=plan.recipe.epochs,
+                minutes=plan.recipe.minutes,
+                patience=plan.recipe.patience,
             )
         )
     state.net.load_state_dict(run.best)
