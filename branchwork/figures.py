@@ -1,4 +1,4 @@
-"""The only set-up of matplotlib: fonts, file formats, and the palette of every drawing.
+"""The only set-up of matplotlib: fonts, file formats, and themes. The colours themselves are in `palette`.
 
 matplotlib is imported where it is needed, since it takes a second.
 """
@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from branchwork.errors import BranchworkError, RunError
 from branchwork.files import write_whole
+from branchwork.palette import DARK, LIGHT, Theme, ThemeName, rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart, as fills so light that ink is legible on them.
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
-# The colours of text and lines, and of values that are good or bad. In an SVG they follow the page, light or dark.
-INK, GOOD, BAD = "#1c1c1c", "#1f6fb2", "#c44536"
-_PAGE_COLOURS = {INK: "currentColor", GOOD: "rgb(var(--good, 31, 111, 178))", BAD: "rgb(var(--bad, 196, 69, 54))"}
-# With the colour scheme, a drawing that is opened on its own is on a dark ground in dark mode.
-_STYLE = (
-    f".branchwork{{color-scheme:light dark;color:{INK}}}"
-    "@media(prefers-color-scheme:dark){.branchwork{color:#e8e8e8}}"
-)
+# The colours of text and lines, and of values that are good or bad, by the names under which `new_figure` gives
+# matplotlib those of its theme.
+INK, GOOD, BAD, PAPER = "branchwork:ink", "branchwork:good", "branchwork:bad", "branchwork:paper"
+# In an HTML page of ours, a drawing takes the page's own colours.
+_PAGE_COLOURS = {
+    LIGHT.ink: "currentColor",
+    LIGHT.good: f"rgb(var(--good, {rgb(LIGHT.good)}))",
+    LIGHT.bad: f"rgb(var(--bad, {rgb(LIGHT.bad)}))",
+}
 _DPI = 150
 _ENDINGS = (".svg", ".png", ".jpg", ".jpeg", ".pdf", "")
 # Fonts for the scripts that matplotlib's own font lacks.
@@ -54,18 +54,31 @@ def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
 
 @contextmanager
 def new_figure(
-    width: float, height: float, *, font_size: float = 10, layout: Literal["constrained"] | None = "constrained"
+    width: float,
+    height: float,
+    *,
+    font_size: float = 10,
+    layout: Literal["constrained"] | None = "constrained",
+    theme: ThemeName = "light",
 ) -> Iterator["Figure"]:
-    """Yield an empty figure of this size in inches, to be drawn on and saved within the context."""
+    """Yield an empty figure of this size in inches, to be drawn on and saved within the context.
+
+    Its paper and ink are those of `theme`; `auto`, which `save` then needs too, is drawn as light.
+    """
     import matplotlib
     from matplotlib import font_manager
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import get_named_colors_mapping
     from matplotlib.figure import Figure
 
+    colours = DARK if theme == "dark" else LIGHT
+    for name, colour in ((INK, colours.ink), (GOOD, colours.good), (BAD, colours.bad), (PAPER, colours.card)):
+        get_named_colors_mapping()[name] = colour  # one by one: `update` would leave the old ones in its cache
     known = set(font_manager.get_font_names())
     inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: Any = {
         **dict.fromkeys(inked, INK),
+        "axes.facecolor": "none",
         "font.family": [*matplotlib.rcParams["font.family"], *(family for family in _FONTS if family in known)],
         "font.size": font_size,
         "svg.fonttype": "none",  # text stays text, in the reader's fonts
@@ -75,36 +88,56 @@ def new_figure(
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # Text in a script that no font here has is drawn as boxes, except in an SVG.
         warnings.filterwarnings("ignore", "Glyph")
-        figure = Figure(figsize=(width, height), layout=layout)
+        figure = Figure(figsize=(width, height), layout=layout, facecolor=PAPER)
         FigureCanvasAgg(figure)
         yield figure
 
 
-def save(figure: "Figure", path: Path, title: str, *, error: type[BranchworkError] = RunError) -> None:
-    """Write `figure` to `path` in the format of its ending, or without one as PNG.
+def save(
+    figure: "Figure",
+    path: Path,
+    title: str,
+    *,
+    error: type[BranchworkError] = RunError,
+    theme: ThemeName = "light",
+) -> None:
+    """Write `figure` to `path` in the format of its ending, or without one as PNG, on paper of its own.
 
-    An SVG has no background, and its ink follows light and dark; the other formats are on white. Raises `error` for an
-    ending that `check_ending` refuses, and where the file cannot be written.
+    In an SVG of theme `auto`, paper and ink both follow the reader's system; other formats are light then. Raises
+    `error` for an ending that `check_ending` refuses, and where the file cannot be written.
     """
     check_ending(path, error)
     form = path.suffix.lower().removeprefix(".") or "png"
+    content = _rendered(figure, form, title)
     if form == "svg":
-        drawing = inline_svg(figure, title)
+        drawing = content.decode()
+        drawing = drawing[drawing.index("<svg ") :]
         drawing = drawing.replace("<svg ", f'<svg class="branchwork" role="img" aria-label="{escape(title)}" ', 1)
-        write_whole(path, drawing.replace("<defs>", f"<style>{_STYLE}</style>\n <defs>", 1), error=error)
-    else:
-        write_whole(path, _rendered(figure, form, title), error=error)
+        content = (_following(drawing) if theme == "auto" else drawing).encode()
+    write_whole(path, content, error=error)
+
+
+def _following(drawing: str) -> str:
+    """Return a light SVG whose paper and ink follow the reader's system."""
+
+    def variables(theme: Theme) -> str:
+        return f".branchwork{{--card:{theme.card};--ink:{theme.ink};--good:{theme.good};--bad:{theme.bad}}}"
+
+    for name in ("card", "ink", "good", "bad"):
+        drawing = drawing.replace(getattr(LIGHT, name), f"var(--{name})")
+    style = f"{variables(LIGHT)}@media(prefers-color-scheme:dark){{{variables(DARK)}}}"
+    return drawing.replace("<defs>", f"<style>{style}</style>\n <defs>", 1)
 
 
 def inline_svg(figure: "Figure", title: str = "") -> str:
-    """Return `figure` as an SVG element whose colours are those of the HTML page around it."""
-    drawing = _rendered(figure, "svg", title).decode()
+    """Return `figure` as an SVG element without paper, whose colours are those of the HTML page around it."""
+    drawing = _rendered(figure, "svg", title, paper="none").decode()
     for colour, page_colour in _PAGE_COLOURS.items():
         drawing = drawing.replace(colour, page_colour)
     return drawing[drawing.index("<svg ") :]
 
 
-def _rendered(figure: "Figure", form: str, title: str) -> bytes:
+def _rendered(figure: "Figure", form: str, title: str, paper: str = PAPER) -> bytes:
     # Without dates, so that the same drawing gives the same file.
     dates: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     content = io.BytesIO()
@@ -112,7 +145,7 @@ def _rendered(figure: "Figure", form: str, title: str) -> bytes:
         content,
         format=form,
         dpi=_DPI,
-        facecolor="none" if form == "svg" else "white",
+        facecolor=paper,
         metadata={"Title": title, **dates[form]} if form in dates else None,  # JPEG has none
     )
     return content.getvalue()
@@ -121,7 +154,6 @@ def _rendered(figure: "Figure", form: str, title: str) -> bytes:
 def plain_axes(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
     """Leave two spines and a faint grid; for horizontal bars, grid `x`, one spine and vertical lines."""
     bars = grid == "x"
-    axes.set_facecolor("none")
     axes.spines[["top", "right", "left"] if bars else ["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=INK, alpha=0.12, linewidth=0.7)
     axes.set_axisbelow(True)

@@ -63,6 +63,17 @@ def listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
+def short_count(count: int) -> str:
+    """Return a large number with three significant digits: 9,999, 44.0k, 1.38M, 118M, 1.81G."""
+    if count < 10_000:
+        return f"{count:,}"
+    size, letter = next(
+        (size, letter) for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= 0.9995 * size
+    )
+    value = count / size
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}{letter}"
+
+
 def enumerated(names: Sequence[str], most: int = 20) -> str:
     """Return the names, or if there are more than `most`, the first three and the last: 0, 1, 2 … 999."""
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:3])} … {names[-1]}"

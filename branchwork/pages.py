@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from branchwork.language import language
+from branchwork.palette import css_variables
 
 
 def page(title: str, parts: Iterable[str]) -> str:
     """Return the whole file; `parts` are HTML in the user's language."""
     code = "zh-Hans" if language() == "zh" else "en"
-    style = (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
+    style = css_variables() + (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="{code}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

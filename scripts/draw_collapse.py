@@ -21,13 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.blocks import InceptionA
-from branchwork.figures import COLOURS, INK
+from branchwork.palette import AMBER, BLUE, GREEN, LIGHT, PINK, SHORTCUT, SKY
 
 FOLDER = Path(__file__).parents[1] / "docs/collapse"
 LANGUAGES = ("en", "zh")
 
-ORANGE, SKY, GREEN, PINK, RED, BLUE, _ = COLOURS
-FAINT, PAPER = "#8a8a8a", "#ffffff"
+ORANGE, RED, INK, PAPER, FAINT = AMBER, SHORTCUT, LIGHT.ink, LIGHT.card, "#8a8a8a"
 _FONTS = ["DejaVu Sans", "Verdana", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"]
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -242,7 +241,7 @@ def draw_lanes(sheet: Sheet) -> str:
     top = max(_size(share).max() for share in shares.values())
     lanes = {
         "b1": (ORANGE, ["1×1"], 5),
-        "b5": (SKY, ["1×1", "5×5"], 9),
+        "b5": (BLUE, ["1×1", "5×5"], 9),
         "b3": (GREEN, ["1×1", "3×3", "3×3"], 9),
         "pool": (PINK, [sheet.say("avg 3×3", "平均 3×3"), "1×1"], 7),
     }

@@ -15,8 +15,11 @@ from branchwork import Add, Concat
 from branchwork.drawing.boxes import Box
 from branchwork.drawing.drawing import draw_net
 from branchwork.drawing.layout import POINTS, SLIDE, SMALLEST, Picture, layout
+from branchwork.drawing.reduction_drawing import draw_reduction
 from branchwork.errors import NetError
+from branchwork.graph.folding import fold
 from branchwork.graph.trace import Trace, trace
+from branchwork.palette import DARK, LIGHT, SHORTCUT
 
 
 def conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -172,7 +175,7 @@ def test_lanes_stand_in_the_order_of_the_join_between_fork_and_join(name):
         (fork,) = {box(picture, source) for branch in join.branches for source in box(picture, branch.nodes[0]).inputs}
         for number, branch in enumerate(join.branches):
             lane = {box(picture, node) for node in branch.nodes}
-            assert meeting.kind != "bar" or {one.colour for one in lane} == {number}
+            assert meeting.kind != "bar" or {one.colour for one in lane} == {meeting.colours[number]}
             assert all(below < one.top for one in lane), branch.name
             below = max(one.y + one.height / 2 for one in lane)
             start = fork.right if fork.row == meeting.row else 0
@@ -238,7 +241,7 @@ def words(path) -> list[str]:
 def test_the_words_of_the_picture(tmp_path):
     draw_net(traced("inception"), tmp_path / "net.svg", 'Two < three & "four" $x$')
     found = words(tmp_path / "net.svg")
-    for word in ('Two < three & "four" $x$', "conv 5×5", "branch5x5_2", "incep1", "max pool 2×2", "avg pool 3×3 /1"):
+    for word in ('Two < three & "four" $x$', "conv 5×5", "branch5x5_2", "incep1", "max 2×2 /2", "avg 3×3"):
         assert word in found
     for shape in ("1×28×28", "10×24×24", "88×12×12", "88×4×4 = 1408", "16", "24", "88", "relu", "view", "10"):
         assert shape in found
@@ -250,24 +253,82 @@ def test_a_sum_is_a_plus(tmp_path):
     assert words(tmp_path / "net.svg").count("+") == 2
 
 
-def test_the_svg_follows_light_and_dark_on_a_transparent_ground(tmp_path):
-    draw_net(traced("inception"), tmp_path / "net.svg", "inception")
+def colours(path) -> set[str]:
+    return set(re.findall(r"#[0-9a-f]{6}\b", path.read_text().lower()))
+
+
+@pytest.mark.parametrize(("name", "theme"), [("light", LIGHT), ("dark", DARK)])
+def test_an_svg_paints_its_own_paper(name, theme, tmp_path):
+    draw_net(traced("inception"), tmp_path / "net.svg", "inception", name)
     text = (tmp_path / "net.svg").read_text()
-    assert "prefers-color-scheme:dark" in text and "currentColor" in text and text.count("#1c1c1c") == 1
-    colours = set(re.findall(r"#[0-9a-f]{6}\b", text.lower().replace("#1c1c1c", "").replace("#e8e8e8", "")))
-    assert colours == {
-        "#e69f00",
-        "#56b4e9",
-        "#009e73",
-        "#cc79a7",
-    }  # ink is the page's own, and nothing is white or black
+    paper = text.index(f"fill: {theme.card}")
+    assert paper < text.index(theme.ink), "the paper is below everything else"
+    branches = {"#c28000", "#0072b2", "#0a9f69", "#bd70a2"}
+    assert colours(tmp_path / "net.svg") == branches | {theme.card, theme.ink}
+    assert "currentColor" not in text and "prefers-color-scheme" not in text
 
 
-def test_the_png_is_opaque_and_light(tmp_path):
-    draw_net(traced("inception"), tmp_path / "net.PNG", "inception")
+def test_paper_and_ink_of_an_svg_follow_the_reader_together_if_asked(tmp_path):
+    draw_net(traced("inception"), tmp_path / "net.svg", "inception", "auto")
+    text = (tmp_path / "net.svg").read_text()
+    style, drawing = re.search(r"<style>(.*)</style>(.*)", text, re.DOTALL).groups()
+    light, dark = style.split("@media(prefers-color-scheme:dark)")
+    assert LIGHT.card in light and LIGHT.ink in light and DARK.card in dark and DARK.ink in dark
+    assert "fill: var(--card)" in drawing and "var(--ink)" in drawing and LIGHT.ink not in drawing
+
+
+@pytest.mark.parametrize(("name", "theme"), [("light", LIGHT), ("dark", DARK), ("auto", LIGHT)])
+def test_a_png_is_opaque(name, theme, tmp_path):
+    draw_net(traced("inception"), tmp_path / "net.PNG", "inception", name)
     with Image.open(tmp_path / "net.PNG") as image:
-        assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+        paper = tuple(int(theme.card[place : place + 2], 16) for place in (1, 3, 5))
+        assert image.convert("RGBA").getpixel((0, 0)) == (*paper, 255)
         assert image.width > 1500
+
+
+def test_a_shortcut_is_the_strongest_line(tmp_path):
+    draw_net(traced("residual"), tmp_path / "net.svg", "residual")
+    text = (tmp_path / "net.svg").read_text()
+    widths = {float(width) for width in re.findall(rf"stroke: {SHORTCUT}; stroke-width: ([\d.]+)", text)}
+    others = {float(width) for width in re.findall(r"stroke: #(?!d81432)\w+; stroke-width: ([\d.]+)", text)}
+    assert len(widths) == 1 and min(widths) > max(others)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name != "nothing"])
+@pytest.mark.parametrize("by", ["block", "branch"])
+def test_a_folded_net_costs_the_same_and_reads_what_it_read(name, by):
+    whole = traced(name)
+    folded = fold(whole, by)
+    for figure in ("parameters", "macs", "activation_bytes"):
+        sums = [sum(getattr(op, figure) for op in trace.operations) for trace in (whole, folded)]
+        assert sums[0] == sums[1]
+    done = {"input"}
+    for op in folded.operations:  # in an order in which it can run
+        assert op.inputs and done.issuperset(op.inputs) and op.name not in done
+        done.add(op.name)
+    assert done.issuperset(folded.outputs) and len(folded.operations) <= len(whole.operations)
+    assert folded.operations[-1].output_shape in {op.output_shape for op in whole.operations}
+    picture = layout(folded)
+    assert sorted(node for box in picture.boxes for node in box.nodes) == sorted(op.name for op in folded.operations)
+
+
+def test_by_block_draws_a_box_for_each_block_and_by_branch_one_for_each_branch(tmp_path):
+    draw_net(fold(traced("inception"), "block"), tmp_path / "net.svg", "x")
+    assert {"InceptionA", "incep1", "incep2", "conv 5×5"} <= set(words(tmp_path / "net.svg"))
+    assert "conv 3×3" not in words(tmp_path / "net.svg")
+    draw_net(fold(traced("inception"), "branch"), tmp_path / "net.svg", "x")
+    found = words(tmp_path / "net.svg")
+    assert {"branch5x5", "1×1 → 5×5", "1×1 → 3×3 → 3×3", "avg 3×3 → 1×1", "conv 1×1", "88"} <= set(found)
+    bars = [box for box in layout(fold(traced("inception"), "branch")).boxes if box.kind == "bar"]
+    assert [bar.channels for bar in bars] == [(16, 24, 24, 24)] * 2
+
+
+def test_what_a_1x1_saves_is_drawn(tmp_path):
+    draw_reduction(branchwork.reduction((192, 28, 28), kernel=5, out_channels=32, through=16), tmp_path / "r.svg")
+    found = " ".join(words(tmp_path / "r.svg"))
+    assert "5×5 alone: 120,422,400 MACs" in found and "2,408,448 + 10,035,200 = 12,443,648 MACs, 9.68 times" in found
+    with pytest.raises(NetError, match=r"Use \.svg"):
+        draw_reduction(branchwork.reduction((1, 2, 2), kernel=3, out_channels=1, through=1), tmp_path / "r.txt")
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from PIL import Image
 from torch import nn
 
 import branchwork as bw
+from branchwork.cli.evaluate import _show as show_evaluation
 from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError, RecipeError, RunError, WeightsError
 from branchwork.training.calibration import calibrate
-from branchwork.training.evaluate import evaluate_net
+from branchwork.training.evaluate import ClassFigures, Evaluation, evaluate_net
 from branchwork.training.infer import evaluation_batch, pick_device, pick_precision, predict_logits
 
 
@@ -238,3 +240,31 @@ def test_device_and_precision(monkeypatch):
         with pytest.raises(RecipeError, match="precision is bf16, but this cpu has no bf16 instructions"):
             pick_precision("bf16", cpu)
     assert pick_precision("auto", torch.device("mps")) == "fp32"
+
+
+GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+@pytest.mark.parametrize("columns", [None, 40, 80, 200])
+def test_confusions_are_told_by_name(columns, monkeypatch, capsys):
+    if columns:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        monkeypatch.setenv("NO_COLOR", "1")
+    confusion = [[90 if true == answer else 0 for answer in range(10)] for true in range(10)]
+    confusion[6] = [4, 0, 2, 0, 3, 0, 90, 0, 0, 1]
+    figures = tuple(ClassFigures(name, 90, 0.9, 0.8, 0.85) for name in GARMENTS)
+    sure, rows = calibrate(torch.tensor([1.0]), torch.tensor([True])), tuple(map(tuple, confusion))
+    found = Evaluation("net", "garments", 910, 0.99, (0.98, 1.0), figures, rows, (), sure, None, None)
+    show_evaluation(found, Path("worst.png"))
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    told = " ".join(out.split())
+    for answer in ("T-shirt/top 4", "Coat 3", "Pullover 2"):
+        assert answer in told
+    assert "Ankle boot 1, " not in told and "10 misclassified" in told
+    assert max(map(len, out.splitlines())) <= (columns or 200)
+    heads = [line.split() for line in out.splitlines() if line.startswith(" true class")]
+    if columns in (None, 200):
+        assert heads == [["true", "class", *" ".join(GARMENTS).split()]]
+    else:
+        assert not heads and "wider than this terminal" in told

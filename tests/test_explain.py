@@ -36,6 +36,7 @@ from branchwork.explaining.worth import relations
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
+from branchwork.palette import LIGHT
 from branchwork.training import measure
 from branchwork.training.evaluate import evaluate, paired_interval
 from branchwork.training.measure import observe, remove_each, shortcut_of, time_branches
@@ -558,7 +559,7 @@ def test_the_verdict_in_words_and_a_drawing_for_light_and_dark(monkeypatch):
     assert "权重真的更大吗" in verdict_lines(found)[0] and "是的" in verdict_lines(found)[1]
     draw_contributions(found, Path("b.svg"))
     drawing = Path("b.svg").read_text()
-    assert "currentColor" in drawing and drawing.count("#1c1c1c") == 1 and "prefers-color-scheme:dark" in drawing
+    assert drawing.index(f"fill: {LIGHT.card}") < drawing.index(LIGHT.ink) and "currentColor" not in drawing
     assert all(f">{words}</text>" in drawing for words in ("j0", "j1", "b0", "b7"))
 
 

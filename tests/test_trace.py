@@ -1,21 +1,26 @@
 import json
+import re
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, in_a_process
 from helpers.lecture import InceptionNet, ResidualNet
 from helpers.reference import torch_macs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from torch import nn
 
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
+from branchwork.cli.inspect import _show as show_inspection
 from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import reduction, reductions
 from branchwork.graph.costs import count_macs
+from branchwork.inspection.table import Inspection
+from branchwork.language import say
 from branchwork.nets.catalogue import NETS
 
 
@@ -367,7 +372,7 @@ def test_the_table_is_as_it_was_and_adds_up(name, command, request):
     rows = [line.split("  ") for line in text.splitlines()]
     numbers = [[cell.strip() for cell in row if cell.strip()] for row in rows]
     (total,) = [row for row in numbers if row[:1] == ["all"]]
-    macs = [int(row[4].replace(",", "")) for row in numbers if len(row) == 8 and row[4].replace(",", "").isdigit()]
+    macs = [int(row[4].replace(",", "")) for row in numbers if len(row) == 9 and row[4].replace(",", "").isdigit()]
     assert sum(macs) == int(total[2].replace(",", ""))
 
 
@@ -383,15 +388,69 @@ def test_the_command_shows_rows_totals_and_what_a_1x1_costs(command):
     code, out, _ = command("inspect", f"{ROOT}/tests/helpers/lecture.py:InceptionNet", "--json", "i.json")
     assert code == 0
     for words in (
-        "view 88×4×4 = 1408", "├ branch5x5_1", "│ branch5x5_2", "╰ cat", "cat 16 + 24 + 24 + 24 = 88", "6,019,200",
-        "97,298", "incep1.branch5x5_1: 1×1 up from 10 to 16 channels before a 5×5: costs 541,440 MACs (1,405,440 with",
+        "88×4×4 = 1408", "├ branch5x5_1", "│ branch5x5_2", "╰ cat", "16+24+24+24 = 88", "6,019,200", "97,298",
+        "conv 5×5 p2", "max 2×2 /2", "avg 3×3 p1",
     ):  # fmt: skip
         assert words in out, words
+    (saved,) = [line.split() for line in out.splitlines() if line.startswith(" incep1.branch5x5_1 ")]
+    assert saved[1:] == ["10", "→", "16", "5×5", "1,405,440", "864,000", "costs", "541,440"]
+    branches = [line.split() for line in out.splitlines() if line.split()[:1] == ["branch3x3"]]
+    assert [(row[1], row[-1]) for row in branches] == [("24", "21.1%"), ("24", "2.4%")]
     written = json.loads(Path("i.json").read_text())
     assert {"parameters", "macs", "rows"} <= written.keys()
     assert {"name", "op", "output_shape", "parameters", "macs"} <= written["rows"][0].keys()
-    code, out, _ = command("inspect", "--conv", "192x28x28", "--kernel", 5, "--out", 32, "--through", 16)
-    assert code == 0 and "120,422,400" in out and "12,443,648 MACs, 9.68 times fewer" in out
+    code, out, _ = command("inspect", "--conv", "192x28x28", "--kernel", 5, "--out-channels", 32, "--through", 16)
+    assert code == 0 and "784 × 25 × 192 × 32" in out and "120,422,400" in out and "9.68 times fewer" in out
+    code, out, _ = command("inspect", "--conv", "192x28x28", "--kernel", 5, "--out-channels", 32, "--through", 160)
+    assert code == 0 and "1.03 times more" in out
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch, capsys):
+    """Show an inspection on a terminal of so many columns: gives what is on it, without colours."""
+
+    def call(inspection: Inspection, columns: int, *, folded: bool = False) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        show_inspection(inspection, folded=folded)
+        return re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+
+    return call
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("net", ["inception", "resnet18"])
+def test_no_terminal_is_too_narrow_for_the_receptive_field(net, language, on_a_terminal, monkeypatch):
+    monkeypatch.setenv("BRANCHWORK_LANG", language)
+    inspection = bw.inspect(net)
+    side = inspection.input_shape[-1]
+    for columns in (40, 60, 80, 160):
+        shown = on_a_terminal(inspection, columns)
+        table, *_ = shown.split(say("{parameters:,} parameters", parameters=inspection.parameters))
+        assert max(map(cell_len, shown.splitlines())) <= columns, (columns, shown)
+        assert any(line.split()[-1:] == [f"{side}×{side}"] for line in table.splitlines())
+        assert "MACs" in table and (columns > 80) == (
+            say("this terminal is too narrow for: {columns}")[:9] not in table
+        )
+
+
+@pytest.mark.parametrize("net", ["inception", "residual"])
+def test_no_word_is_broken_at_80_columns_and_every_figure_is_whole(net, command, on_a_terminal):
+    wide = command("inspect", net)[1].split()
+    body, _, said = on_a_terminal(bw.inspect(net), 80).partition("this terminal is too narrow for: ")
+    assert said.split()[0] == "memory"
+    assert {word for word in (body + said).split() if "─" not in word} <= {*wide, "memory"}
+    for figure in ("6,019,200" if net == "inception" else "2,013,184", "5×5", "24×24", "14×14"):
+        assert figure in body.split()
+
+
+def test_colours_mark_branches_on_a_terminal_alone(command, monkeypatch):
+    assert "\x1b" not in command("inspect", "inception")[1]
+    for name, value in {"TTY_COMPATIBLE": "1", "TERM": "xterm-256color", "COLORTERM": "truecolor"}.items():
+        monkeypatch.setenv(name, value)
+    out = in_a_process("inspect", "inception").stdout  # rich keeps the codes of a style from before
+    for name, colour in (("b1", "194;128;0"), ("b5.conv2", "0;114;178"), ("pool.conv", "189;112;162")):
+        assert re.search(rf"38;2;{colour}m *[├│] {re.escape(name)}", out)
 
 
 def test_the_command_draws_and_lints(command):

@@ -112,6 +112,7 @@ def _show(result: "Bench", draw: Path | None) -> None:
             rate=wide.images_per_second,
         ),
         *([] if draw is None else [say("drawn: {file}", file=draw)]),
+        spare=(say("of peak"), say("GMAC/s"), say("off by"), say("quartiles")),
     )
 
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.output import deliver, fits, interval, make_table, show
 from branchwork.cli.parameters import Json, Run, RunData, Source
 from branchwork.language import say
+from branchwork.palette import LIGHT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # With more classes, nobody could read the confusion matrix.
 MOST_CLASSES = 100
+# How many classes are named for which the images of one are mistaken.
+MOST_MISTAKEN = 3
 
 
 def evaluate(
@@ -44,20 +47,33 @@ def evaluate(
 def _show(evaluation: "Evaluation", draw: Path) -> None:
     from branchwork.nets.resolve import short_name
 
-    classes = make_table("class", "images", "precision", "recall", "F1")
-    for figures in evaluation.classes:
-        numbers = (f"{number:.2%}" for number in (figures.precision, figures.recall, figures.f1))
-        classes.add_row(figures.name, f"{figures.images:,}", *numbers)
-
     wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
-    show(
-        classes,
-        _confusion(evaluation),
-        f"{short_name(evaluation.net)} on {evaluation.data}: {evaluation.accuracy:.2%} of {evaluation.images:,} "
-        f"test images, 95% interval {interval(evaluation.interval)}; {wrong:,} misclassified",
-        *_more(evaluation),
-        *([f"the most confident mistakes: {draw}"] if wrong else []),
+    result = say(
+        "{net} on {data}: {accuracy:.2%} of {images:,} test images, 95% interval {interval}; {wrong:,} misclassified",
+        net=short_name(evaluation.net),
+        data=evaluation.data,
+        accuracy=evaluation.accuracy,
+        images=evaluation.images,
+        interval=interval(evaluation.interval),
+        wrong=wrong,
     )
+    drawn = [say("the most confident mistakes: {file}", file=draw)] if wrong else []
+    tables = _classes(evaluation), _confusion(evaluation)
+    show(*tables, result, *_more(evaluation), *drawn, spare=(say("F1"), say("precision"), say("images")))
+
+
+def _classes(evaluation: "Evaluation") -> "Table":
+    """Return a row for each class, with the classes for which its images are taken most often."""
+    names = [figures.name for figures in evaluation.classes]
+    table = make_table("class", "images", "precision", "recall", "F1", "mistaken for")
+    table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
+    for true, figures in enumerate(evaluation.classes):
+        row = evaluation.confusion[true]
+        others = sorted((index for index in range(len(row)) if index != true and row[index]), key=lambda i: -row[i])
+        mistaken = ", ".join(f"{names[index]}\u00a0{row[index]:,}" for index in others[:MOST_MISTAKEN])
+        numbers = (f"{number:.2%}" for number in (figures.precision, figures.recall, figures.f1))
+        table.add_row(figures.name, f"{figures.images:,}", *numbers, mistaken)
+    return table
 
 
 def _more(evaluation: "Evaluation") -> list[str]:
@@ -82,17 +98,20 @@ def _more(evaluation: "Evaluation") -> list[str]:
 
 
 def _confusion(evaluation: "Evaluation") -> "Table | str":
+    from rich.text import Text
+
     names = [figures.name for figures in evaluation.classes]
     if len(names) > MOST_CLASSES:
-        return f"the confusion matrix of {len(names):,} classes is too large to read: see --json FILE"
-    # Long names would make the matrix too wide: its columns are then numbered.
-    numbered = max(map(len, names)) > 4
-    headers = [str(index) for index in range(len(names))] if numbered else names
-    confusion = make_table(
-        "true class", *headers, title="Confusion matrix: a row for each true class, a column for each answer"
-    )
-    confusion.padding = (0, 1, 0, 0)
-    for index, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
-        label = f"{index} {name}" if numbered else name
-        confusion.add_row(label, *(f"{count:,}" if count else "·" for count in row))
-    return confusion
+        return say("the confusion matrix of {n:,} classes is too large to read: see --json FILE", n=len(names))
+    title = say("Confusion matrix: a row for each true class, a column for each answer")
+    table = make_table("true class", names=names, title=title)
+    table.padding = (0, 1, 0, 0)
+    for true, (name, row) in enumerate(zip(names, evaluation.confusion, strict=True)):
+        cells = (
+            Text(f"{count:,}", style="bold" if answer == true else LIGHT.bad) if count else "·"
+            for answer, count in enumerate(row)
+        )
+        table.add_row(name, *cells)
+    if not fits(table):
+        return say("the confusion matrix is wider than this terminal: see --json FILE")
+    return table

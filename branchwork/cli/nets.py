@@ -29,11 +29,23 @@ def _show(sizes: "tuple[NetSize, ...]") -> None:
         table.add_row(
             size.name, times(size.input_shape), f"{size.num_classes:,}", f"{size.parameters:,}", f"{size.macs:,}"
         )
+    options = make_table("option", "what it does")
+    options.columns[1].justify, options.columns[1].no_wrap = "left", False
+    for option, words in (
+        ("--stem small", say("for images of up to 96 pixels, where it is the default")),
+        ("NET:norm=none", say("nets for 32×32: no batch norm")),
+        ("NET:init=torch", say("nets for 32×32: PyTorch's initial weights")),
+        ("NET:width=8", say("nets for 32×32: narrower")),
+        ("residual:norm=batch,width=32", say("with batch norms, wider")),
+        (
+            "--shortcut …",
+            say("identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets"),
+        ),
+    ):
+        options.add_row(option, words)
     show(
         table,
         say("Each net also accepts other image sizes and numbers of classes."),
-        say("--stem small    for images of up to 96 pixels, where it is the default"),
-        say("NET:norm=none,init=torch,width=8     nets for 32×32: no batch norm, PyTorch's initial weights, narrower"),
-        say("residual:norm=batch,width=32         with batch norms, wider"),
-        say("--shortcut …    identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets"),
+        options,
+        spare=(say("classes"), say("input")),
     )

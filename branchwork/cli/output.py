@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from branchwork.files import write_whole
 from branchwork.language import say
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Column, Table
 
     from branchwork.training.training_run import Result
@@ -48,47 +50,142 @@ def make_table(*columns: str, names: Sequence[str] = (), title: str | None = Non
     return table
 
 
-# Words are folded after this many letters before a column is dropped.
-FOLDED = 16
+# Columns of words are folded to this width, if need be, before a column of numbers is left out.
+FOLDED = 12
+# Where text may be broken: at spaces, and between Chinese characters, but not before a mark that closes; names that
+# are too long also after a dot and the like.
+_HAN, _CLOSING, _INSIDE = "\u2e80-\u9fff\uff00-\uffef", "，。、；：？！）》”", "._/+=@-"
+_WORDS = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}]+)[{_CLOSING}]*")
+_NAMES = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}{_INSIDE}]*[{_INSIDE}]|[^ {_HAN}{_INSIDE}]+)[{_CLOSING}]*")
 
 
-def show(*parts: "Table | str") -> None:
-    """Print tables and lines of text. Lines are not wrapped, so that paths can be copied.
+def show(*parts: "Table | str", spare: Sequence[str] = ()) -> None:
+    """Print tables and lines of text.
 
-    A table that is too wide for the terminal loses columns on the right, and a line names them. Output to a file is as
-    wide as its tables.
+    On a terminal, lines are wrapped between words, and paths stay whole, so that they can be copied. A table that is
+    too wide moves its columns together, then leaves out those whose headers are `spare`, in this order, then folds
+    words and names, then loses columns on the right; a line says which. Output to a file is plain and as wide as its
+    tables.
     """
-    from rich.console import Console
-
-    console = Console(highlight=False, emoji=False, markup=False)
+    console = _console()
     if not console.is_terminal:
         console.width = max([200, *(_width(part) for part in parts if not isinstance(part, str))])
     for part in parts:
         if isinstance(part, str):
-            console.print(part, soft_wrap=True)
+            for line in lines_of(part, console.width) if console.is_terminal else [part]:
+                console.print(line, soft_wrap=True)
             continue
-        dropped: list[str] = []
-        excess = _width(part, FOLDED) - console.width
-        while len(part.columns) > 2 and excess > 0:
-            excess -= _column_width(part.columns[-1], FOLDED) + _gap(part)
-            dropped.insert(0, str(part.columns.pop().header))
+        left_out = _fit(part, console.width, spare)
+        for column in part.columns:
+            column._cells = [_finished(cell) for cell in column.cells]
         console.print(part)
-        if dropped:
-            names = ", ".join(dropped) if len(dropped) < 10 and all(dropped) else f"{len(dropped)} more columns"
-            console.print(f"this terminal is too narrow for: {names}")
+        if left_out:
+            columns = ", ".join(left_out) if len(left_out) < 10 else say("{n} more columns", n=len(left_out))
+            show(say("this terminal is too narrow for: {columns}", columns=columns))
 
 
-def _width(table: "Table", folded: int | None = None) -> int:
-    """Return the width of `table` with every number in full, and words folded after `folded` letters."""
-    # Not by rich, whose measurement takes seconds for a hundred classes.
-    return sum(_column_width(column, folded) for column in table.columns) + (len(table.columns) - 1) * _gap(table) + 2
+def fits(table: "Table", *, without: Sequence[str] = ()) -> bool:
+    """Return whether `table` fits on the terminal without some of its columns; into a file every table does."""
+    console = _console()
+    room = console.width + sum(_column_width(c) + 1 for c in table.columns if c.header in without)
+    return not console.is_terminal or _width(table, gap=1) <= room
 
 
-def _column_width(column: "Column", folded: int | None) -> int:
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console(highlight=False, emoji=False, markup=False)
+
+
+def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
+    """Make `table` no wider than `width`, and return the headers of the columns that are left out."""
+    columns = list(table.columns)
+    if _width(table) > width:
+        table.padding = (0, 0, 0, 0)
+    if _width(table) > width:
+        for column in table.columns:
+            cells = max((_cell_width(cell) for cell in column.cells), default=0)
+            column.header = "\n".join(_wrapped(str(column.header), max(cells, 4), _WORDS))
+    for header in spare:
+        if _width(table) > width:
+            table.columns = [column for column in table.columns if _words(column) != header]
+    while _width(table, folded=FOLDED) > width and len(table.columns) > 2:
+        table.columns.pop()
+    excess = _width(table) - width
+    foldable = [column for column in table.columns if not column.no_wrap]
+    widths = [_column_width(column) for column in foldable]
+    while excess > 0 and max(widths) > 4:
+        widths[widths.index(max(widths))] -= 1
+        excess -= 1
+    for column, room in zip(foldable, widths, strict=True):
+        if room < _column_width(column):
+            column._cells = [_folded(cell, room) for cell in column.cells]
+    kept = set(map(id, table.columns))
+    return [_words(column) for column in columns if column.header and id(column) not in kept]
+
+
+def _words(column: "Column") -> str:
+    return str(column.header).replace("\n", " ")
+
+
+def lines_of(text: str, width: int) -> Iterable[str]:
+    """Yield the lines of `text`, those that are too long in several, each as far indented as its first."""
+    for line in text.split("\n"):
+        words = line.lstrip(" ")
+        indent = line[: len(line) - len(words)]
+        yield from (indent + part for part in _wrapped(words, width - len(indent), _WORDS))
+
+
+def _wrapped(text: str, width: int, pattern: "re.Pattern[str]") -> list[str]:
+    """Return `text` in lines of at most `width` cells, or more where a single piece of `pattern` is wider."""
     from rich.cells import cell_len
 
-    width = max(map(cell_len, map(str, (column.header, *column.cells))))
+    lines = [""]
+    for piece in pattern.findall(text):
+        if lines[-1] and cell_len(lines[-1] + piece) > width:
+            lines.append(piece.lstrip())
+        else:
+            lines[-1] += piece
+    return lines
+
+
+def _folded(cell: Any, width: int) -> Any:
+    """Return a cell in lines of `width`, those after the first indented as the name in it is."""
+    text = str(cell)
+    mark = text[: len(text) - len(text.lstrip(" ├│╰▌"))]
+    room = width - len(mark)
+    lines = _wrapped(text[len(mark) :], room, _WORDS)
+    if max(map(_cell_width, lines)) > room:
+        lines = _wrapped(text[len(mark) :], room, _NAMES)
+    words = f"\n{' ' * len(mark)}".join(lines)
+    return mark + words if isinstance(cell, str) else type(cell)(mark + words, style=cell.style)
+
+
+def _finished(cell: Any) -> Any:
+    """Return a cell as it is printed: a zero is muted, and a space that holds words together is a space."""
+    from rich.text import Text
+
+    if cell == "·":
+        return Text(cell, style="dim")
+    return cell.replace("\u00a0", " ") if isinstance(cell, str) else cell
+
+
+def _width(table: "Table", *, gap: int | None = None, folded: int | None = None) -> int:
+    """Return the width of `table` with every number in full, and words folded after `folded` letters."""
+    # Not by rich, whose measurement takes seconds for a hundred classes.
+    gaps = (len(table.columns) - 1) * (_gap(table) if gap is None else gap)
+    return sum(_column_width(column, folded) for column in table.columns) + gaps + 2
+
+
+def _column_width(column: "Column", folded: int | None = None) -> int:
+    width = max(map(_cell_width, (column.header, *column.cells)))
     return width if column.no_wrap or folded is None else min(width, folded)
+
+
+def _cell_width(cell: Any) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, str(cell).split("\n")))
 
 
 def _gap(table: "Table") -> int:
@@ -119,7 +216,14 @@ def show_results(results: "tuple[Result, ...]") -> None:
         device=first.device,
         precision=first.precision,
     )
-    show(table, settings, *(say("report: {file}", file=result.report) for result in results))
+    reports = (say("report: {file}", file=result.report) for result in results)
+    show(table, settings, *reports, spare=(say("epochs"), say("parameters")))
+
+
+def bar(part: float, cells: int = 6) -> str:
+    """Return a bar for a fraction of `cells` letters, in eighths: ▇▇▍. Whatever is above 0 shows."""
+    eighths = max(1, round(part * cells * 8)) if part > 0 else 0
+    return "▇" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
 def interval(bounds: tuple[float, float]) -> str:

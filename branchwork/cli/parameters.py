@@ -48,6 +48,10 @@ Stem = Annotated[
     Literal["auto", "small", "large"] | None,
     Parameter(help="small suits images of up to 96 pixels, for which auto chooses it.", group="Net"),
 ]
+Theme = Annotated[
+    Literal["light", "dark", "auto"],
+    Parameter(help="The paper of a drawing; auto follows the reader's system, in an SVG that a browser shows."),
+]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
 Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]
 

@@ -11,6 +11,7 @@ from branchwork.cli.output import deliver, interval, make_table, show
 from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
 from branchwork.errors import RecipeError
 from branchwork.language import say
+from branchwork.palette import branch_colours
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
@@ -94,6 +95,8 @@ def _fraction(text: str) -> float:
 
 
 def _show(selection: "Selection") -> None:
+    from rich.text import Text
+
     from branchwork.explaining.selection_report import by_weights
     from branchwork.nets.resolve import short_name
 
@@ -124,12 +127,14 @@ def _show(selection: "Selection") -> None:
             f"{size.seconds:.1f}",
         )
     worth = make_table(say("branch"), say("rank by removal"), say("rank by weights"), say("weight size"), "")
+    kinds = list(dict.fromkeys(branch.group.rpartition(".")[2] for branch in selection.worth))
+    colours = dict(zip(kinds, branch_colours(kinds), strict=True))
     for branch in selection.worth:
         worth.add_row(
-            branch.group,
+            Text(branch.group, style=colours[branch.group.rpartition(".")[2]]),
             str(branch.rank_by_removal),
             str(branch.rank_by_weights),
-            "–" if branch.weight_size is None else f"{branch.weight_size:.4f}",
+            "·" if branch.weight_size is None else f"{branch.weight_size:.4f}",
             say("kept") if branch.kept else "",
         )
     ends = make_table(say("net"), say("test accuracy (95%)"), say("validation"), say("MACs"), say("parameters"))
@@ -149,7 +154,8 @@ def _show(selection: "Selection") -> None:
             seed=selection.seed,
             seconds=selection.seconds,
         ),
-        say("report: {path}", path=selection.report),
+        say("report: {file}", file=selection.report),
+        spare=(say("seconds"), say("steps"), say("parameters"), say("loss"), say("weight size")),
     )
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from branchwork.comparing.comparison import Comparison, Disagreement
 from branchwork.comparing.pairs import TESTS, Pair, verdict
 from branchwork.datasets.dataset import DataSet
-from branchwork.figures import COLOURS, GOOD, INK, inline_svg, new_figure, plain_axes
+from branchwork.figures import GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import mark, milliseconds, say
 from branchwork.pages import footer, image_grid, page, paragraph, plot, section, table
+from branchwork.palette import AMBER
 from branchwork.studies.statistics import p_words, points_words
 
 # Pictures of a pair that only one reads.
@@ -111,7 +112,7 @@ def _intervals(comparison: Comparison) -> str:
             left.plot(100 * entry.accuracy, row, "o", color=GOOD)
         for row, pair in enumerate(pairs):
             right.plot([100 * pair.low, 100 * pair.high], [row, row], color=INK, linewidth=1.4)
-            right.plot(100 * pair.difference, row, "o", color=COLOURS[4])
+            right.plot(100 * pair.difference, row, "o", color=AMBER)
         right.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         left.set_yticks(range(len(entries)), [entry.label for entry in entries])
         right.set_yticks(range(len(pairs)), [f"{pair.first} − {pair.second}" for pair in pairs])

@@ -6,10 +6,11 @@ from typing import Any
 
 from branchwork.deploy.engines import Engine
 from branchwork.errors import EngineError
-from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
+from branchwork.figures import INK, new_figure, plain_axes, save
 from branchwork.language import milliseconds, say, times
+from branchwork.palette import BLUE
 
-_WRITTEN, _FUSED = "#b8bec6", COLOURS[5]
+_WRITTEN, _FUSED = "#b8bec6", BLUE
 _BAR = 0.38
 _ROW = 0.62  # inches for an engine
 _PANEL = 4.2  # inches for a batch size

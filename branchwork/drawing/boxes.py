@@ -13,6 +13,8 @@ from branchwork.graph.costs import VIEWS
 from branchwork.graph.joins import Join
 from branchwork.graph.program import Shape
 from branchwork.graph.trace import Operation, Trace
+from branchwork.graph.words import brief
+from branchwork.palette import branch_colours
 
 LETTER = 0.082  # the mean width of a letter, rounded up
 LINE = 0.17  # the height of a line of text
@@ -26,7 +28,6 @@ Kind = Literal["input", "box", "bar", "sum"]
 _BANDS = {op: op for op in ("relu", "relu6", "gelu", "silu", "elu", "sigmoid", "tanh", "softmax", *sorted(VIEWS))}
 _BANDS |= {"batch_norm": "bn", "dropout": "drop", "leaky_relu": "leaky", "hardtanh": "clip", "flatten": "flat"}
 _BANDS |= {"hardswish": "hswish", "layer_norm": "ln", "group_norm": "gn", "log_softmax": "log sm", "clone": "copy"}
-_WORDS = {"conv2d": "conv", "scaled_dot_product_attention": "attention", "upsample_nearest2d": "upsample"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Box:
 
     `id` is the name of its last operation, and `inputs` are the ids of the boxes that it reads. `path` is the module
     that made it. `shape` labels its outgoing edge, and is empty if the shape is that of its input. `channels` are those
-    of a bar's segments. `x` is its left side and `y` its middle; `width` is without bands. `colour` is the number of
-    its branch, None outside branches.
+    of a bar's segments, and `branches` the names of what a bar or a sum joins. `x` is its left side and `y` its middle;
+    `width` is without bands. `colour` is that of its branch, None outside branches.
     """
 
     id: str
@@ -49,11 +50,17 @@ class Box:
     bands: tuple[str, ...] = ()
     shape: str = ""
     channels: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
     height: float = 0.0
     x: float = 0.0
     y: float = 0.0
     row: int = 0
-    colour: int | None = None
+    colour: str | None = None
+
+    @property
+    def colours(self) -> tuple[str, ...]:
+        """Those of the branches that it joins."""
+        return branch_colours(self.branches)
 
     @property
     def width(self) -> float:
@@ -119,7 +126,8 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
     boxes = [Box("input", "input", label="input", shape=_text(trace.input_shape), height=LINE)]
     for nodes in groups.values():
         first, *fused = nodes
-        kind, channels = _kind(first, joins.get(first.name))
+        join = joins.get(first.name)
+        kind, channels = _kind(first, join)
         bands = tuple(_BANDS[node.op] for node in fused)
         height = max([0.44, *(0.12 + LETTER * len(band) for band in bands)])
         if kind == "bar":
@@ -139,6 +147,7 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
                 bands=bands,
                 shape=_shape(nodes, before, kind=kind, brief=brief),
                 channels=channels,
+                branches=tuple(branch.name for branch in join.branches) if join and kind != "box" else (),
                 height=height,
             )
         )
@@ -158,13 +167,10 @@ def _kind(node: Operation, join: Join | None) -> tuple[Kind, tuple[int, ...]]:
 
 
 def _label(node: Operation) -> str:
-    """What the operation does, its kernel, and its stride if that is not the usual one: `conv 3×3 /2`."""
-    word = _WORDS.get(node.op) or node.op.removeprefix("adaptive_").removesuffix("2d").replace("_", " ")
+    """What the operation does, its kernel, and its stride unless 1: `conv 3×3 /2`. Paddings are in the table."""
     if "=" in node.detail or not node.detail:
-        return _BANDS.get(node.op, word)
-    kernel, *others = node.detail.split(", ")
-    stride = next((f" /{other.removeprefix('stride ')}" for other in others if other.startswith("stride")), "")
-    return f"{word} {kernel}{stride}"
+        return _BANDS.get(node.op) or brief(node.op, "")
+    return brief(node.op, node.detail, padding=False)
 
 
 def _shape(nodes: Sequence[Operation], before: Shape, *, kind: Kind, brief: bool) -> str:

@@ -7,22 +7,23 @@ from typing import Any
 from branchwork.drawing.boxes import BAND, LINE, Box, Point
 from branchwork.drawing.layout import MARGIN, POINTS, TITLE, Line, Picture, layout
 from branchwork.errors import NetError
-from branchwork.figures import COLOURS, INK, check_ending, inline_svg, new_figure, save
+from branchwork.figures import INK, check_ending, inline_svg, new_figure, save
 from branchwork.graph.trace import Trace
+from branchwork.palette import SHORTCUT, ThemeName
 
 _CORNER = 0.1  # the radius of round corners
 
 
-def draw_net(trace: Trace, path: Path, title: str) -> None:
+def draw_net(trace: Trace, path: Path, title: str, theme: ThemeName = "light") -> None:
     """Draw a net to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
     check_ending(path, NetError)
     picture = layout(trace)
     width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
-    with new_figure(width, picture.height, font_size=POINTS, layout=None) as figure:
+    with new_figure(width, picture.height, font_size=POINTS, layout=None, theme=theme) as figure:
         pen = _Pen(figure, (width, picture.height))
         pen.text(MARGIN, MARGIN + 0.1, title, fontsize=14, fontweight="bold", ha="left")
         pen.picture(picture)
-        save(figure, path, title, error=NetError)
+        save(figure, path, title, error=NetError, theme=theme)
 
 
 def inline_drawing(trace: Trace) -> str:
@@ -67,9 +68,6 @@ class _Pen:
         for caption in picture.captions:
             self.text(caption.x, caption.y, caption.text, ha="left", fontweight="bold")
 
-    def colour(self, number: int | None) -> str:
-        return INK if number is None else COLOURS[number % len(COLOURS)]
-
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         style = {"ha": "center", "va": "center_baseline", "color": INK} | style
         self.axes.text(x, y, text, **style)
@@ -77,9 +75,9 @@ class _Pen:
     def line(self, line: Line) -> None:
         from matplotlib.patches import PathPatch
 
-        width = 1.1 if line.colour is None else 1.8
+        width = {None: 1.1, SHORTCUT: 3.0}.get(line.colour, 1.8)
         outline = _outline(line.points)
-        self.axes.add_patch(PathPatch(outline, fill=False, edgecolor=self.colour(line.colour), linewidth=width))
+        self.axes.add_patch(PathPatch(outline, fill=False, edgecolor=line.colour or INK, linewidth=width))
 
     def arrow(self, line: Line) -> None:
         from matplotlib.patches import Polygon
@@ -88,20 +86,20 @@ class _Pen:
         wings = [(x - 0.08, y - 0.035), (x - 0.08, y + 0.035)]
         if line.is_falling:
             wings = [(x - 0.035, y - 0.08), (x + 0.035, y - 0.08)]
-        self.axes.add_patch(Polygon([(x, y), *wings], color=self.colour(line.colour), linewidth=0))
+        self.axes.add_patch(Polygon([(x, y), *wings], color=line.colour or INK, linewidth=0))
 
     def box(self, box: Box) -> None:
         from matplotlib.patches import Circle, Rectangle
 
-        strength = 0.08 if box.colour is None else 0.3
+        colour, strength = box.colour or INK, 0.08 if box.colour is None else 0.3
         if self.shades is not None:
             # So pale that ink stays legible on it, also on the ink of a box outside branches.
             strength = 0.04 + (0.26 if box.colour is None else 0.5) * self.shades[box.id]
-        fill: Any = {"facecolor": self.colour(box.colour), "alpha": strength, "linewidth": 0}
-        rim: Any = {"fill": False, "edgecolor": self.colour(box.colour), "linewidth": 1.1}
+        fill: Any = {"facecolor": colour, "alpha": strength, "linewidth": 0}
+        rim: Any = {"fill": False, "edgecolor": colour, "linewidth": 1.1}
         if box.kind == "bar":
-            for number, (top, height, channels) in enumerate(box.segments):
-                shade: Any = {"facecolor": self.colour(number), "alpha": 0.6, "linewidth": 0}
+            for (top, height, channels), segment in zip(box.segments, box.colours, strict=True):
+                shade: Any = {"facecolor": segment, "alpha": 0.6, "linewidth": 0}
                 self.axes.add_patch(Rectangle((box.x, top), box.width, height, **shade))
                 self.text(box.middle, top + height / 2, str(channels))
             self.text(box.middle, box.top + box.height + LINE * 0.6, str(sum(box.channels)), fontweight="bold")

@@ -15,6 +15,7 @@ from branchwork.drawing.boxes import Box, Point, boxes_of
 from branchwork.drawing.parts import GAP, STEM, TURN, Caption, Part, merged, place, side_by_side
 from branchwork.drawing.series_parallel import Link, links_of, series_of
 from branchwork.graph.trace import Trace
+from branchwork.palette import SHORTCUT
 
 POINTS = 9.5  # the size of all text except the title
 SMALLEST = 9.0  # the size to which a slide may reduce it before a net takes another row
@@ -30,7 +31,7 @@ class Line:
     """A line from point to point: straight if two have the same x or y, and otherwise an S from lane to lane."""
 
     points: tuple[Point, ...]
-    colour: int | None
+    colour: str | None
 
     @property
     def is_falling(self) -> bool:
@@ -159,10 +160,11 @@ def _page(rows: Sequence[Part], links: Sequence[Link], outputs: Set[str]) -> Pic
 
 def _with_feeds(boxes: Mapping[str, Box]) -> Iterable[Box]:
     """The boxes, those outside branches in the colour of the segment that they feed."""
-    feeds: dict[str, int] = {}
+    feeds: dict[str, str] = {}
     for box in boxes.values():
         if box.kind == "bar" and all(boxes[source].colour is None for source in box.inputs):
-            feeds |= {source: number for number, source in enumerate(box.inputs) if boxes[source].kind != "bar"}
+            pairs = zip(box.inputs, box.colours, strict=True)
+            feeds |= {source: colour for source, colour in pairs if boxes[source].kind != "bar"}
     for box in boxes.values():
         yield replace(box, colour=feeds.get(box.id, box.colour))
 
@@ -172,11 +174,7 @@ def _with_feeds(boxes: Mapping[str, Box]) -> Iterable[Box]:
 
 def _edge(source: Box, target: Box, waypoints: Sequence[Sequence[Point]], *, rows: Sequence[Part]) -> Edge:
     """The edge through waypoints, which are given for each row that it crosses."""
-    colour = target.colour
-    if target.kind == "bar":
-        colour = target.inputs.index(source.id)
-    elif len(target.inputs) > 1 and source.colour is not None:
-        colour = source.colour
+    colour = _edge_colour(source, target)
     stem: list[Point] = [(source.right, source.y)]
     if len(waypoints) <= target.row - source.row:  # it goes on in the next row, as the eye does
         row, following = rows[source.row : source.row + 2]
@@ -195,6 +193,13 @@ def _edge(source: Box, target: Box, waypoints: Sequence[Sequence[Point]], *, row
         lines = [Line((*stem, others[0]), source.colour), Line(tuple(others), colour)]
     lines += [Line(tuple(_with_turns(piece)), colour) for piece in pieces[1:]]
     return Edge(source.id, target.id, tuple(lines), target.kind != "bar" or lines[-1].is_falling)
+
+
+def _edge_colour(source: Box, target: Box) -> str | None:
+    own = target.colours[target.inputs.index(source.id)] if target.colours else None
+    if target.kind == "bar" or own == SHORTCUT:
+        return own
+    return source.colour if len(target.inputs) > 1 and source.colour is not None else target.colour
 
 
 def _with_turns(points: Sequence[Point]) -> list[Point]:

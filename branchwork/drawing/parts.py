@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from branchwork.drawing.boxes import LINE, Box, Point
 from branchwork.drawing.series_parallel import Link, Parallel, Series
+from branchwork.palette import IN_ORDER
 
 GAP = 0.25  # the shortest edge
 TURN = 0.35  # the length over which an edge changes lanes
@@ -68,7 +69,7 @@ class Arc:
     ends: Mapping[str, float]
 
 
-def place(item: Box | Parallel, path: str, colour: int | None, *, starts_lane: bool = False) -> Part:
+def place(item: Box | Parallel, path: str, colour: str | None, *, starts_lane: bool = False) -> Part:
     """Place an item that stands within the module `path` and within a branch of this colour."""
     if isinstance(item, Parallel):
         return _place_parallel(item, path, colour, starts_lane=starts_lane)
@@ -79,14 +80,14 @@ def _part_of(box: Box) -> Part:
     return Part((box,), left=box.x, right=box.label_end, top=box.top, bottom=box.bottom)
 
 
-def _place_series(series: Series, path: str, colour: int | None) -> Part:
+def _place_series(series: Series, path: str, colour: str | None) -> Part:
     """Place the items of a lane from left to right, with arcs over them."""
     items = enumerate(series.items)
     parts = side_by_side([place(item, path, colour, starts_lane=index == 0) for index, item in items])
     return merged(parts, series.arcs, right=parts[-1].right)
 
 
-def _place_parallel(parallel: Parallel, path: str, colour: int | None, *, starts_lane: bool) -> Part:
+def _place_parallel(parallel: Parallel, path: str, colour: str | None, *, starts_lane: bool) -> Part:
     """Place branches as lanes, or a single branch under its shortcut, and the join after them."""
     is_stack = sum(bool(series.items) for _, series in parallel.branches) > 1
     is_coloured = parallel.join is None or parallel.join.kind == "bar" or (is_stack and colour is None)
@@ -94,7 +95,8 @@ def _place_parallel(parallel: Parallel, path: str, colour: int | None, *, starts
     lanes = []
     for number, series in parallel.branches:
         if series.items:
-            lane = _place_series(series, parallel.path or path, number if is_coloured else colour)
+            its_own = parallel.colours[number] if parallel.colours else IN_ORDER[number % len(IN_ORDER)]
+            lane = _place_series(series, parallel.path or path, its_own if is_coloured else colour)
             lanes.append(lane.moved(turn, 0))
         elif is_stack:  # a line in a lane of its own
             lanes.append(Part(waypoints={parallel.link: ((turn, 0.0),)}, top=-0.1, bottom=0.1))

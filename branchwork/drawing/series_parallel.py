@@ -28,13 +28,15 @@ class Parallel:
 
     `link` is the edge between these two. `branches` are in the order in which they are joined, each with its number
     there; one without items is a shortcut. `join` is None if that box belongs to a larger part that ends with this one.
-    `path` is the module that made the branches and the join, or empty.
+    `path` is the module that made the branches and the join, or empty. `colours` are those of the branches of the box
+    where they meet, by number, where it joins some.
     """
 
     link: Link
     branches: tuple[tuple[int, Series], ...]
     join: Box | None
     path: str
+    colours: tuple[str, ...]
 
 
 def series_of(boxes: Sequence[Box]) -> Series:
@@ -75,8 +77,8 @@ def _series(boxes: Sequence[Box], members: Sequence[int], links: Sequence[Span],
         # One branch beside a shortcut is a part of its own, in which no row ends, only where one module made both.
         if len(lanes) > 1 or (shortcut and path and min(_passing(between, inner)) == 0):
             branches = _branches(boxes, lanes + [[] for _ in shortcut], inner, ends=(fork, end))
-            target = boxes[end].id if end < len(boxes) else ""
-            series += Series((Parallel((boxes[fork].id, target), branches, join, path),))
+            target, colours = (boxes[end].id, boxes[end].colours) if end < len(boxes) else ("", ())
+            series += Series((Parallel((boxes[fork].id, target), branches, join, path, colours),))
         else:
             series += _series(boxes, between, inner, ends=(fork, end))
             series += Series((join,) if join else (), _ids(boxes, shortcut))

@@ -13,9 +13,10 @@ from torch import Tensor
 from branchwork.datasets.reading import read_picture
 from branchwork.errors import ExplainError
 from branchwork.explaining.results import Contribution, Explanation, PictureExplanation
-from branchwork.figures import COLOURS, INK, new_figure, plain_axes, save
+from branchwork.figures import INK, new_figure, plain_axes, save
 from branchwork.files import printable
 from branchwork.language import language, say, times
+from branchwork.palette import branch_colours
 
 _ROW = 0.27  # inches for a branch
 _SIDE, _PANEL = 2.0, 3.3  # inches for a map, and for the panel that it stands in
@@ -199,12 +200,15 @@ class _Row:
 def _rows(values: Sequence[tuple[str, Any]]) -> list[_Row]:
     """Return a line for each value, with a line for the name of the join before its first value."""
     rows: list[_Row] = []
-    joins = list(dict.fromkeys(join for join, _ in values))
+    branches: dict[str, list[str]] = {}
+    for join, value in values:
+        branches.setdefault(join, []).append(value.branch)
+    colours = [colour for names in branches.values() for colour in branch_colours(names)]
     place = 0.0
     for index, (join, value) in enumerate(values):
         first = index == 0 or values[index - 1][0] != join
         place += 2.0 if first else 1.0
-        rows.append(_Row(join, value, place, COLOURS[joins.index(join) % len(COLOURS)], first))
+        rows.append(_Row(join, value, place, colours[index], first))
     return rows
 
 

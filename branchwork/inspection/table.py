@@ -10,17 +10,22 @@ from torch import nn
 from branchwork.drawing.drawing import draw_net
 from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import Reduction, reductions
+from branchwork.graph.folding import branches_of, fold
 from branchwork.graph.joins import Branch, Join
+from branchwork.graph.program import Graph
 from branchwork.graph.read import read
 from branchwork.graph.teach import mends_of
 from branchwork.graph.trace import Operation, Trace, trace_graph
 from branchwork.inspection.evidence import Finding
 from branchwork.inspection.fix import write_patches
 from branchwork.inspection.lint import lint_graph
+from branchwork.language import say
 from branchwork.nets.input_size import smallest_square
+from branchwork.palette import ThemeName
 from branchwork.training.subject import resolve
 
 Shape = tuple[int, ...]
+By = Literal["block", "branch", "op"]
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,9 @@ def inspect(
     net: str | Path | nn.Module,
     input_shape: Shape | None = None,
     *,
-    by: Literal["block", "branch", "op"] | None = None,
+    by: By | None = None,
     draw: Path | None = None,
+    theme: ThemeName = "light",
     lint: bool = False,
     fix: bool = False,
 ) -> Inspection:
@@ -96,15 +102,21 @@ def inspect(
 
     `input_shape` is C, H, W, or whatever else the net takes, without the batch; by default what the net was designed
     for, what a run was trained on, or else 1×28×28. `by` sums the rows by block (the child of the net that contains
-    them), by branch, or by kind of operation. With `draw`, the net is drawn into that file, `.svg` or `.png`. With
-    `lint`, `findings` are the probable mistakes; otherwise None. Raises `NetError` if the net cannot be built or read.
+    them), by branch, or by kind of operation. With `draw`, the net is drawn into that file, `.svg` or `.png`, with a
+    box for each block or branch if `by` says so; the paper of `theme` auto follows the reader's system. With `lint`,
+    `findings` are the probable mistakes; otherwise None. Raises `NetError` if the net cannot be built or read.
 
     With `fix`, mistakes that are mended by replacing lines of the user's file, those that raise `NetError` too, are
     mended in a patch beside the file, and `patch` says what it holds; the file stays as it is.
     """
     try:
         subject = resolve(net, input_shape)
-        inspection = _inspect(subject.net, subject.name, subject.input_shape, by=by, draw=draw, lint=lint or fix)
+        graph = read(subject.net, subject.input_shape, single=True)
+        traced = trace_graph(graph)
+        if draw is not None:
+            drawn = fold(traced, by) if by == "block" or by == "branch" else traced
+            draw_net(drawn, draw, _title(subject.name, traced), theme)
+        inspection = _inspect(graph, traced, subject.name, by=by, lint=lint or fix)
     except NetError as error:
         if not fix:
             raise
@@ -119,11 +131,17 @@ def inspect(
     return replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
 
 
-def _inspect(net: nn.Module, name: str, shape: Shape, *, by: str | None, draw: Path | None, lint: bool) -> Inspection:
-    graph = read(net, shape, single=True)
-    traced = trace_graph(graph)
-    if draw is not None:
-        draw_net(traced, draw, f"{name}, {traced.parameters:,} parameters, {traced.macs:,} MACs per image")
+def _title(name: str, traced: Trace) -> str:
+    return say(
+        "{net}, {parameters:,} parameters, {macs:,} MACs per image",
+        net=name,
+        parameters=traced.parameters,
+        macs=traced.macs,
+    )
+
+
+def _inspect(graph: Graph, traced: Trace, name: str, *, by: By | None, lint: bool) -> Inspection:
+    net, shape = graph.net, graph.input_shape
     rows = _rows(traced)
     if by is not None:
         rows = _fold(rows, _KEYS[by])
@@ -146,12 +164,8 @@ def _inspect(net: nn.Module, name: str, shape: Shape, *, by: str | None, draw: P
 
 
 def _rows(traced: Trace) -> list[Row]:
-    branches: dict[str, str] = {}
+    branches = {name: f"{join.node}/{branch.name}" for name, (join, branch) in branches_of(traced).items()}
     details: dict[str, str] = {}
-    for join in sorted(traced.joins, key=lambda join: -sum(len(branch.nodes) for branch in join.branches)):
-        # From the largest join to the smallest, so that the innermost is what remains.
-        for branch in join.branches:
-            branches |= dict.fromkeys(branch.nodes, f"{join.node}/{branch.name}")
     for join in traced.joins:
         details[join.node] = _meeting(next(n for n in traced.operations if n.name == join.node), join.branches)
     total = max(1, traced.macs)

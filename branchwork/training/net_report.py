@@ -12,13 +12,13 @@ from branchwork.datasets.batches import generator_of
 from branchwork.datasets.dataset import Split
 from branchwork.drawing.drawing import inline_drawing
 from branchwork.errors import first_line
-from branchwork.figures import COLOURS
 from branchwork.graph.branching import BranchedNet, branches_of
 from branchwork.graph.read import read
 from branchwork.graph.trace import Trace, trace_graph
 from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.pages import Bar, bars, image_grid, paragraph, plot, section
+from branchwork.palette import branch_colours
 from branchwork.training.infer import pick_layout
 from branchwork.training.measure import lost_accuracy, observe, remove_each
 from branchwork.training.run import TrainedNet
@@ -111,10 +111,10 @@ def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held
     without = remove_each(branched, trained.model, images, observed=observed, observer=Observer(), by=("mean",))
     rows = []
     for join, names in branched.entries.items():
-        for number, name in enumerate(names):
+        for name, colour in zip(names, branch_colours(list(names)), strict=True):
             lost, interval = lost_accuracy(observed.correct, without[join, name, "mean"])
             words = f"{100 * lost:+.1f}".replace("+-", "−").replace("-", "−")
-            rows.append(Bar(join, name, lost, interval, words, COLOURS[number % len(COLOURS)]))
+            rows.append(Bar(join, name, lost, interval, words, colour))
     words = (
         say("Points of accuracy lost on {count:,} validation images if a branch is replaced by its mean.", count=count)
         if held_out
