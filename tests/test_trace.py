@@ -168,6 +168,27 @@ def test_a_concatenation_with_the_image_itself_counts_its_channels():
     assert [(branch.name, branch.channels) for branch in branches] == [("shortcut", 3), ("features", 5)]
 
 
+@pytest.mark.filterwarnings("ignore")  # torch warns of scripts
+@pytest.mark.parametrize("made", [torch.jit.script, lambda net: torch.jit.trace(net, torch.zeros(1, 3, 8, 8))])
+def test_a_part_in_torchscript_is_inspected_and_its_mistakes_are_told(made):
+    class Net(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.body, self.fc = made(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())), nn.Linear(8, 10)
+            self.before = nn.Conv2d(3, channels, 1)
+
+        def forward(self, x):
+            return self.fc(self.body(self.before(x).relu()).mean((2, 3)))
+
+    net = Net(3)
+    assert bw.inspect(net, (3, 8, 8)).macs == torch_macs(net.eval(), (3, 8, 8)) and bw.lint(net, (3, 8, 8)) == ()
+    assert bw.inspect(net.body, (3, 8, 8)).macs == 36 * 8 * 27
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(bw.fuse(net, (3, 8, 8))(x), net(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(NetError, match=r"expected input.* to have 3 channels, but got 5 channels instead"):
+        bw.inspect(Net(5), (3, 8, 8))
+
+
 def test_a_module_used_twice_has_two_rows_and_its_parameters_once():
     class Twice(nn.Module):
         def __init__(self):

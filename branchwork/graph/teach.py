@@ -13,7 +13,7 @@ from branchwork.blocks import keeping_padding, options, pair, short, size_change
 from branchwork.errors import NetError, did_you_mean, own_line
 from branchwork.graph.mend import Mend, renamed, respelt, with_arguments
 from branchwork.graph.record import RecordedCall, Recorder, call
-from branchwork.graph.untouched import blank, borrowed, eval_copy
+from branchwork.graph.untouched import blank, borrowed, eval_copy, has_script
 from branchwork.language import say, times
 
 # How many lines before the failure are shown.
@@ -267,7 +267,8 @@ def _view(case: _Case) -> str | None:
 def _python(case: _Case) -> str:
     """Return the message of Python or torch, with a hint where learners often need one."""
     reason = case.reason
-    message = str(reason).strip().splitlines()[0] if str(reason).strip() else ""
+    lines = str(reason).strip().splitlines() or [""]
+    message = lines[-1 if lines[0].startswith("The following operation failed in the TorchScript") else 0]
     if isinstance(reason, AttributeError):
         case.mends.append(respelt(reason))
         hint = did_you_mean(reason) or _misspelt(case, type(reason.obj), "__init__")
@@ -328,6 +329,8 @@ def _advice(case: _Case, tensor: Tensor) -> list[str]:
 
 def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
     """Return the side of the smallest square image, larger than this one, that works; None if none up to 512 does."""
+    if has_script(net):
+        return None
     meta = eval_copy(net).to("meta")
     for side in range(min(input_shape[1:]) + 1, 513):
         try:

@@ -20,6 +20,11 @@ def eval_copy(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, shared).eval()
 
 
+def has_script(net: nn.Module) -> bool:
+    """Return whether `net` has a part in TorchScript, which cannot be moved to the meta device."""
+    return any(isinstance(module, torch.jit.ScriptModule) for module in net.modules())
+
+
 def blank(net: nn.Module, count: int, shape: Sequence[int]) -> Tensor:
     """Return `count` black images C×H×W with the dtype and on the device of the weights of `net`."""
     like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from branchwork.errors import NetError
-from branchwork.graph.untouched import eval_copy
+from branchwork.graph.untouched import eval_copy, has_script
 
 ImageSize = int | tuple[int, int]
 
@@ -55,7 +55,12 @@ def _on_meta(net: nn.Module) -> nn.Module:
 
 
 def smallest_square(net: nn.Module, in_channels: int, limit: int) -> int | None:
-    """Return the side of the smallest square image that `net` takes as built; None if it does not take `limit`."""
+    """Return the side of the smallest square image that `net` takes as built.
+
+    None if it does not take `limit`, or has a part in TorchScript.
+    """
+    if has_script(net):
+        return None
     probe = _on_meta(net)
     return _bisect(probe, in_channels, low=0, high=limit) if _features(probe, in_channels, (limit, limit)) else None
 
