@@ -81,6 +81,21 @@ class Net(nn.Module):
         return self.fc(self.two(self.one(x)).mean((2, 3)))
 """
 )
+FORGOTTEN = (
+    HEAD
+    + """class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b1, self.b5_1 = nn.Conv2d(1, 16, 1), nn.Conv2d(1, 16, 1)
+        self.b5_2 = nn.Conv2d(16, 24, 5, padding=2)
+        self.fc = nn.Linear(40, 10)
+
+    def forward(self, x):
+        five = F.relu(self.b5_1(x))
+        five = self.b5_2(five)
+        return self.fc(F.relu(torch.cat([self.b1(x), five], 1)).mean((2, 3)))
+"""
+)
 
 # What is written in the place of what, and what it should be.
 BROKEN = {
@@ -92,6 +107,7 @@ BROKEN = {
     "init": (NET, "def __init__", "def __int__"),
     "base": (NET, "nn.Module", "nn.Moudel"),
     "padding": (INCEPTION, "nn.Conv2d(16, 24, 5, padding=2)", "nn.Conv2d(16, 24, 5)"),
+    "forgotten": (FORGOTTEN, "self.b5_2(five)", "self.b5_2(x)"),
     "unread": (RESIDUAL, "y = self.conv2(y)", "y = self.conv2(x)"),
 }
 APPLY = {"git": ("git", "apply"), "patch": ("patch", "-p1", "--binary", "-i")}

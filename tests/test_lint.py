@@ -225,6 +225,10 @@ RIGHT = {
     "mobilenet": lambda: nn.Sequential(
         conv(4, 3), InvertedResidual(4, 8), InvertedResidual(8, 8), InvertedResidual(8, 12), conv(16, 1), *fresh_head()
     ),
+    "mobilenet v3": lambda: nn.Sequential(
+        conv(16, 3), conv(16, 3, padding=1, groups=16), nn.LazyConv2d(16, 1, bias=False), nn.BatchNorm2d(16),
+        conv(72, 1), *fresh_head(),
+    ),
     "efficientnet": lambda: nn.Sequential(
         conv(4, 3), fused_inverted(4, 8), fused_inverted(8, 12), conv(16, 1), *fresh_head()
     ),

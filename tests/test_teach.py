@@ -55,6 +55,10 @@ MISTAKES = {
     "ConvAfterFlatten": ("`conv2` expects images N×C×H×W, but 2×1440 arrives", "它应该放在展平之前"),
     "ForwardOutside": ("the class has no forward: define `def forward(self, x)`", "这个类没有 forward"),
     "NoSuper": ("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()"),
+    "ForgottenBranch": (
+        "nn.Conv2d(1, 24, 5, padding=2). Or was it to read the output of `relu`, which nothing reads?",
+        "nn.Conv2d(1, 24, 5, padding=2)",
+    ),
     "LostPadding": (
         "`branch5x5_2` 24×8×8, `branch3x3` 24×12×12. `incep.branch5x5_2` has kernel 5 and padding 0: padding=2",
         "`incep.branch5x5_2` 的核是 5，填充是 0：改成 padding=2",

@@ -8,10 +8,11 @@ from math import gcd, prod
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from branchwork.blocks import keeping_padding, options, pair, short, size_changes
 from branchwork.errors import NetError, did_you_mean, own_line
-from branchwork.graph.mend import Mend, renamed, respelt, with_arguments
+from branchwork.graph.mend import Mend, handed_on, renamed, respelt, with_arguments
 from branchwork.graph.record import RecordedCall, Recorder, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy, has_script
 from branchwork.language import say, times
@@ -160,15 +161,15 @@ def _conv(case: _Case) -> str | None:
         )
     if channels == needed:
         return _too_small(case)
-    out, kernel = weight.shape[0], short(tuple(weight.shape[2:]))
+    out, kernel, unread = weight.shape[0], short(tuple(weight.shape[2:])), _unread(case, needed)
     if isinstance(layer, nn.Conv2d):
         # A depthwise convolution stays one.
         out, groups = (out // needed * channels, channels) if groups == needed > 1 else (out, gcd(groups, channels))
         kernel = options(layer, groups=groups)
-        if layer.groups == 1:
+        if layer.groups == 1 and unread is None:
             case.mend(case.call.path, in_channels=str(channels))
     if case.recorder.maker(x) is None:
-        return say(
+        text = say(
             "`{name}` expects {needed} channels, but the images have {channels}: "
             "nn.Conv2d({channels}, {out}, {kernel}), or images of {needed}×{input_shape}",
             name=name,
@@ -178,14 +179,29 @@ def _conv(case: _Case) -> str | None:
             kernel=kernel,
             input_shape=times(case.input_shape[1:]),
         )
-    arrives, layer_words = times(tuple(x.shape[1:])), f"nn.Conv2d({channels}, {out}, {kernel})"
-    return say(
-        "`{name}` expects {needed} channels, but {arrives} arrives: {layer}",
-        name=name,
-        needed=needed,
-        arrives=arrives,
-        layer=layer_words,
-    )
+    else:
+        text = say(
+            "`{name}` expects {needed} channels, but {arrives} arrives: {layer}",
+            name=name,
+            needed=needed,
+            arrives=times(tuple(x.shape[1:])),
+            layer=f"nn.Conv2d({channels}, {out}, {kernel})",
+        )
+    if unread is None:
+        return text
+    if unread.line is not None and case.call.line is not None:
+        case.mends.append(handed_on(unread.line, case.call.line, name.rpartition(".")[2]))
+    fitting = _source(case.recorder, unread.output)
+    return f"{text}. " + say("Or was it to read the output of {fitting}, which nothing reads?", fitting=fitting)
+
+
+def _unread(case: _Case, channels: int) -> RecordedCall | None:
+    """Return the last operation that gave images of so many channels, if nothing has read them."""
+    read = {id(value) for call in case.recorder.calls for value in pytree.tree_leaves(call.arguments)}
+    for made in reversed(case.recorder.calls):
+        if made.output is not None and made.output.dim() == 4 and made.output.shape[1] == channels:
+            return made if id(made.output) not in read else None
+    return None
 
 
 def _too_small(case: _Case) -> str | None:
@@ -305,7 +321,7 @@ def _misspelt(case: _Case, cls: type, method: str) -> str:
     )
 
 
-def _source(recorder: Recorder, tensor: Tensor) -> str:
+def _source(recorder: Recorder, tensor: Tensor | None) -> str:
     maker = recorder.maker(tensor)
     return "x" if maker is None else f"`{maker.path.split('.')[-1] or maker.op}`"
 

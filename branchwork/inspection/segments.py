@@ -139,15 +139,17 @@ def _collapsed(
 def _is_low_rank(layer: Operation, reader: Operation, normed: bool) -> bool:
     """Return whether a middle narrower than both ends is a choice: an autoencoder's, or a linear bottleneck's.
 
-    The latter is a 1×1 without an activation on purpose (Sandler et al. 2018, section 3.2). Without a batch norm it
-    must halve the channels at least: a 1×1 before a larger convolution often lacks its activation by mistake.
+    The latter is a 1×1 without an activation on purpose (Sandler et al. 2018, section 3.2), and may be as wide as what
+    it reads if a batch norm follows. Without one it must halve the channels at least: a 1×1 before a larger convolution
+    often lacks its activation by mistake.
     """
     if layer.op != reader.op:
         return False
     before, middle, after = _channels(layer), _width(layer), _width(reader)
-    pointwise = {layer.kernel, reader.kernel} <= {None, (1, 1)}
-    narrow, half = middle < min(before, after), 2 * middle <= min(before, after)
-    return narrow and (pointwise or (layer.kernel == (1, 1) and (normed or half)))
+    if {layer.kernel, reader.kernel} <= {None, (1, 1)} and middle < min(before, after):
+        return True
+    narrow = middle <= before and middle < after if normed else 2 * middle <= min(before, after)
+    return layer.kernel == (1, 1) and narrow
 
 
 def _width(layer: Operation) -> int:
