@@ -95,7 +95,13 @@ def own_frame(reason: BaseException) -> traceback.FrameSummary | None:
 def own_line(reason: BaseException) -> str:
     """Return `file.py, line 12`, the place of `own_frame`, or "" if there is none."""
     frame = own_frame(reason)
-    return f"{frame.filename}, line {frame.lineno}" if frame else ""
+    return say("{file}, line {line}", file=frame.filename, line=frame.lineno) if frame else ""
+
+
+def with_line(message: str, reason: BaseException) -> str:
+    """Return `message` with the place of `own_frame` behind it, if there is one."""
+    line = own_line(reason)
+    return say("{message} ({line})", message=message, line=line) if line else message
 
 
 def is_library(file: str) -> bool:

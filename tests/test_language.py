@@ -91,7 +91,7 @@ def has_words(node: ast.expr) -> bool:
 
 
 # Being rewritten.
-PENDING = ("cli/evaluate.py", "cli/explain.py", "cli/inspect.py", "cli/select.py", "explaining/measure.py")
+PENDING = ("no such file",)
 
 
 def test_all_that_people_see_is_looked_up():

@@ -118,7 +118,7 @@ def select(
     folder = _claim(out, steps, f"{short_name(whole)}-{data_set.name}-selected")
     try:
         # Not the lock of the trainings, which take their own in this folder.
-        with hold_lock(folder / ".selecting", f"is selecting branches in {folder}"):
+        with hold_lock(folder / ".selecting", say("is selecting branches in {folder}", folder=folder)):
             run = run or load_run(_train(search, folder / WHOLE, whole, weights=None))
             with using_threads(plan.options.threads):
                 sizes = _shrink(search, folder, steps, whole=run.net)
@@ -275,7 +275,7 @@ def _shortfall(goal: Goal, net: nn.Module, lost: float) -> str | None:
             drop=goal.drop,
         )
     keep = goal.keep
-    larger = [path or "the join" for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
+    larger = [path or say("the join") for path, join in find_joins(net).items() if keep and len(join.branches()) > keep]
     if not larger:
         return None
     return say(

@@ -26,7 +26,7 @@ class Goal:
             raise RecipeError("a goal needs one of --keep, --macs and --drop")
         if len(given) > 1:
             raise RecipeError(
-                "{given} cannot be combined: give one of them", given=" and ".join(f"--{name}" for name in given)
+                "{given} cannot be combined: give one of them", given=", ".join(f"--{name}" for name in given)
             )
         if self.keep is not None and self.keep < 1:
             raise RecipeError("--keep must be at least 1, got {keep}", keep=self.keep)

@@ -66,12 +66,14 @@ def branches_of(trained: TrainedNet) -> BranchedNet:
     branched = read_branches(trained.net, (model.in_channels, *model.image_size))
     if not branched.entries:
         single = _single_joins(branched)
-        why = f"{', '.join(single)} joins one branch alone" if single else "no operation joins branches (torch.cat, +)"
         raise NetError(
-            "{name} has no branches to remove: {why}. Give the run of a net that "
-            "branches or skips, such as inception or residual",
+            "{name} has no branches to remove: {joins} joins one branch alone. Give the run of a net that branches or "
+            "skips, such as inception or residual"
+            if single
+            else "{name} has no branches to remove: no operation joins branches (torch.cat, +). Give the run of a net "
+            "that branches or skips, such as inception or residual",
             name=short_name(model.net),
-            why=why,
+            joins=", ".join(single),
         )
     return branched
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from branchwork.blocks import keeping_padding, options, pair, short, size_changes
-from branchwork.errors import NetError, did_you_mean, own_line
+from branchwork.errors import NetError, did_you_mean, with_line
 from branchwork.graph.mend import Mend, handed_on, renamed, respelt, with_arguments
 from branchwork.graph.record import RecordedCall, Recorder, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy, has_script
@@ -50,8 +50,7 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
         case = _Case(net, recorder, reason, tuple(input_shape))
         problem = str(reason)
         if not isinstance(reason, NetError):  # a join has already said what does not fit
-            problem, line = _diagnose(case), own_line(reason)
-            problem += f" ({line})" if line else ""
+            problem = with_line(_diagnose(case), reason)
     error = ForwardError("{problem}\n{flow}", problem=problem, flow=_flow(recorder.calls, tuple(input_shape)))
     error.mends = tuple(mend for mend in case.mends if mend is not None)
     return error

@@ -84,7 +84,9 @@ def unread_warnings(net: nn.Module, input_shape: Shape) -> list[str]:
         return []
     lines = {unread.place or unread.layer: unread for unread in reversed(found)}  # the first of each line
     return [
-        f"{unread} ({unread.place[0]}, line {unread.place[1]})" if unread.place else str(unread)
+        say("{message} ({file}, line {line})", message=unread, file=unread.place[0], line=unread.place[1])
+        if unread.place
+        else str(unread)
         for unread in reversed(lines.values())
     ]
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from branchwork.language import say
+
 _TENSORS = {"_parameters", "_buffers", "_modules"}
 
 
@@ -76,10 +78,10 @@ def untouched(net: nn.Module) -> Iterator[list[str]]:
                     vars(module)[name] = _refilled(value, members)
                     changed.append(f"{path}.{name}".lstrip("."))
         if random.getstate() != python_state:
-            changed.append("Python's random numbers")
+            changed.append(say("Python's random numbers"))
             random.setstate(python_state)
         if str(np.random.get_state(legacy=False)) != str(numpy_state):
-            changed.append("NumPy's random numbers")
+            changed.append(say("NumPy's random numbers"))
             np.random.set_state(numpy_state)
 
 

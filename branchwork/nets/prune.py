@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.blocks import Add, Concat
-from branchwork.errors import NetError, first_line, nearest, own_line
+from branchwork.errors import NetError, first_line, nearest, with_line
+from branchwork.language import say
 
 # The most joins listed in a message about an unknown one.
 MOST_NAMES = 8
@@ -66,7 +67,7 @@ def find_branches(net: nn.Module, names: Collection[str]) -> list[Branch]:
         if all((path, name) in chosen for name in join.branches()):
             raise NetError(
                 "{path} would lose all of its branches ({branches}): keep one",
-                path=path or "the join",
+                path=path or say("the join"),
                 branches=", ".join(join.branches()),
             )
     return [(path, name) for path, join in joins.items() for name in join.branches() if (path, name) in chosen]
@@ -110,7 +111,7 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
     The channels of the branches are marked with NaN, which poolings, activations, views and concatenations carry along.
     """
     lost: dict[nn.Module, Tensor] = {}
-    paths = {module: path or "the net" for path, module in probe.named_modules()}
+    paths = {module: path or say("the net") for path, module in probe.named_modules()}
     joins = find_joins(probe)
     for module in probe.modules():
         if isinstance(module, torch.jit.ScriptModule):
@@ -150,7 +151,7 @@ def _note_lost(
     if not bool(marks.any()):
         return None
     if not isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d) or getattr(module, "groups", 1) > 1:
-        layer = "grouped convolution" if isinstance(module, nn.Conv2d) else type(module).__name__
+        layer = say("grouped convolution") if isinstance(module, nn.Conv2d) else type(module).__name__
         raise NetError(
             "{path} reads the branch's channels, but a {layer} cannot be narrowed to its other inputs",
             path=path,
@@ -203,5 +204,4 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
 
 
 def _describe(reason: Exception) -> str:
-    line = own_line(reason)
-    return f"{reason if isinstance(reason, NetError) else first_line(reason)}{f' ({line})' if line else ''}"
+    return with_line(str(reason) if isinstance(reason, NetError) else first_line(reason), reason)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from branchwork.errors import NetError, nearest, own_line
+from branchwork.errors import NetError, nearest, with_line
 from branchwork.language import say
 from branchwork.nets.reading import Script, StandIn, stand_in_of, undisturbed
 from branchwork.nets.statements import SUFFIXES, OnCpu, used_by
@@ -273,5 +273,4 @@ def _describe(reason: BaseException) -> str:
     message = f"{type(reason).__name__}: {reason}"
     if "before Module.__init__" in message:
         message = say("call super().__init__() first, in __init__")
-    line = own_line(reason)
-    return f"{message} ({line})" if line and not isinstance(reason, SyntaxError) else message
+    return message if isinstance(reason, SyntaxError) else with_line(message, reason)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, own_line
+from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
 from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
@@ -274,12 +274,11 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
         if split_options(plan.net)[0] in NETS:
             raise  # our own net: our own bug, shown with its traceback
         raise TrainingError(
-            "{net} failed in epoch {epoch}, step {step}: {reason} ({line})",
+            "{net} failed in epoch {epoch}, step {step}: {reason}",
             net=plan.net,
             epoch=position.epoch + 1,
             step=position.step + 1,
-            reason=reason,
-            line=own_line(reason),
+            reason=with_line(str(reason), reason),
         ) from reason
     if position.epoch < plan.recipe.epochs:
         observer.note(
