@@ -4,15 +4,17 @@ matplotlib is imported where it is needed, since it takes a second.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from branchwork.errors import BranchworkError, RunError
 from branchwork.files import write_whole
+from branchwork.language import language, speaking
 from branchwork.palette import DARK, LIGHT, Theme, ThemeName, rgb
 
 if TYPE_CHECKING:
@@ -31,15 +33,13 @@ _PAGE_COLOURS = {
 }
 _DPI = 150
 _ENDINGS = (".svg", ".png", ".jpg", ".jpeg", ".pdf", "")
-# Fonts for the scripts that matplotlib's own font lacks.
-_FONTS = (
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "Noto Sans",
-)
+# How the names of fonts that have Chinese begin, on Linux, Windows and macOS.
+_CHINESE_FONTS = (
+    "Noto Sans CJK", "Noto Sans SC", "Source Han Sans", "WenQuanYi", "Microsoft YaHei", "SimHei", "PingFang",
+    "Hiragino Sans GB", "STHeiti", "Heiti", "Arial Unicode", "Droid Sans Fallback", "Noto Serif CJK",
+)  # fmt: skip
+# In an SVG, the reader's system chooses.
+_SVG_FONTS = "'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', 'WenQuanYi Micro Hei', sans-serif"
 
 
 def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
@@ -50,6 +50,36 @@ def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
             path=path,
             suffix=path.suffix,
         )
+
+
+def chinese_font() -> list[str]:
+    """Return the font for Chinese in pictures; nothing if there is none here."""
+    from matplotlib import font_manager
+
+    def find() -> list[str]:
+        known = sorted(font_manager.get_font_names(), key=lambda name: ("SC" not in name, name))
+        return [name for start in _CHINESE_FONTS for name in known if name.startswith(start)][:1]
+
+    if not (found := find()):
+        # matplotlib keeps a list, which lacks what was installed later.
+        listed = {font.fname for font in font_manager.fontManager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - listed:
+            with suppress(OSError, RuntimeError):
+                font_manager.fontManager.addfont(path)
+        found = find()
+    return found
+
+
+def font_missing(path: Path) -> bool:
+    """Return whether a drawing of the user's words in `path` would show boxes. An SVG is shown in the reader's fonts."""
+    return language() == "zh" and path.suffix.lower() != ".svg" and not chinese_font()
+
+
+@contextmanager
+def legible(path: Path) -> Iterator[None]:
+    """Speak English where the words that are drawn into `path` could not be read otherwise."""
+    with speaking("en") if font_missing(path) else nullcontext():
+        yield
 
 
 @contextmanager
@@ -66,7 +96,6 @@ def new_figure(
     Its paper and ink are those of `theme`; `auto`, which `save` then needs too, is drawn as light.
     """
     import matplotlib
-    from matplotlib import font_manager
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import get_named_colors_mapping
     from matplotlib.figure import Figure
@@ -74,12 +103,11 @@ def new_figure(
     colours = DARK if theme == "dark" else LIGHT
     for name, colour in ((INK, colours.ink), (GOOD, colours.good), (BAD, colours.bad), (PAPER, colours.card)):
         get_named_colors_mapping()[name] = colour  # one by one: `update` would leave the old ones in its cache
-    known = set(font_manager.get_font_names())
     inked = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor", "xtick.color", "ytick.color")
     style: Any = {
         **dict.fromkeys(inked, INK),
         "axes.facecolor": "none",
-        "font.family": [*matplotlib.rcParams["font.family"], *(family for family in _FONTS if family in known)],
+        "font.family": [*matplotlib.rcParams["font.family"], *chinese_font()],
         "font.size": font_size,
         "svg.fonttype": "none",  # text stays text, in the reader's fonts
         "svg.hashsalt": "branchwork",  # the same drawing gives the same file
@@ -148,6 +176,8 @@ def _rendered(figure: "Figure", form: str, title: str, paper: str = PAPER) -> by
         facecolor=paper,
         metadata={"Title": title, **dates[form]} if form in dates else None,  # JPEG has none
     )
+    if form == "svg" and re.search("[\u4e00-\u9fff]", drawing := content.getvalue().decode()):
+        return re.sub(r"('DejaVu Sans')[^;\"]*", rf"\1, {_SVG_FONTS}", drawing).encode()
     return content.getvalue()
 
 

@@ -9,12 +9,15 @@ import gettext
 import locale
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
 Text = TypeVar("Text", bound=str)
 LANGUAGES = ("en", "zh")
+_SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
 
 
 def say(message: str, /, **values: object) -> str:
@@ -33,6 +36,8 @@ def language() -> str:
 
     That is what `BRANCHWORK_LANG` says, which `--lang` sets; else the locale, and on Windows the desktop.
     """
+    if (spoken := _SPOKEN.get()) is not None:
+        return spoken
     # A POSIX system reads the locale in this order.
     names = ("BRANCHWORK_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
     name = next((os.environ[name] for name in names if os.environ.get(name)), "")
@@ -41,6 +46,16 @@ def language() -> str:
 
         name = locale.windows_locale.get(ctypes.windll.kernel32.GetUserDefaultUILanguage(), "")
     return "zh" if name.lower().startswith("zh") else "en"
+
+
+@contextmanager
+def speaking(name: str) -> Iterator[None]:
+    """Speak the language `name`, whatever the user's is."""
+    token = _SPOKEN.set(name)
+    try:
+        yield
+    finally:
+        _SPOKEN.reset(token)
 
 
 @functools.cache
