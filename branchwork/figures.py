@@ -71,7 +71,7 @@ def chinese_font() -> list[str]:
 
 
 def font_missing(path: Path) -> bool:
-    """Return whether a drawing of the user's words in `path` would show boxes. An SVG is shown in the reader's fonts."""
+    """Return whether the words drawn into `path` would be boxes; an SVG is shown in its reader's fonts."""
     return language() == "zh" and path.suffix.lower() != ".svg" and not chinese_font()
 
 

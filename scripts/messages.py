@@ -29,7 +29,7 @@ ERRORS = {
 }
 # Functions that say one of their arguments, and which one.
 SAID = {
-    **dict.fromkeys((*ERRORS, "say", "mark", "error", "FolderProblem", "check_single_process"), 0),
+    **dict.fromkeys((*ERRORS, "say", "mark", "error", "FolderProblem", "check_single_process", "where_drawn"), 0),
     "_need": 2,
 }
 HEADER = "# Branchwork in Chinese. Kept by scripts/messages.py: translate here, then run `make messages`."

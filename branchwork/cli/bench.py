@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.output import deliver, make_table, show, where_drawn
 from branchwork.cli.parameters import SEVERAL, AnyNet, Json, Threads, parse_image_shape
 from branchwork.language import milliseconds, say
 
@@ -111,7 +111,7 @@ def _show(result: "Bench", draw: Path | None) -> None:
             engine=engine_words(wide.engine, wide.precision, fused=wide.fused),
             rate=wide.images_per_second,
         ),
-        *([] if draw is None else [say("drawn: {file}", file=draw)]),
+        *where_drawn("drawn: {file}", draw),
         spare=(say("of peak"), say("GMAC/s"), say("off by"), say("quartiles")),
     )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.output import deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, FILE, Json, Source
 from branchwork.language import milliseconds, say
 
@@ -62,7 +62,7 @@ def _show(comparison: "Comparison", draw: Path | None, out: Path | None) -> None
         ),
     )
     if draw is not None and comparison.disagreements:
-        show(say("pictures that one net reads and another does not: {draw}", draw=draw))
+        show(*where_drawn("pictures that one net reads and another does not: {file}", draw))
     if out is not None:
         show(say("page: {out}", out=out))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.output import deliver, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, Fit, Json, Size, Source, parse_size
 from branchwork.language import listed, mark, say, times
 
@@ -87,7 +87,7 @@ def _show(summary: "DataSummary", draw: Path | None) -> None:
         say("source:    {origin}", origin=summary.origin),
         *([say("folder:    {folder}", folder=summary.folder)] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
-        *([] if draw is None else [say("examples:  {file}", file=draw)]),
+        *where_drawn("examples:  {file}", draw),
     )
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, fits, interval, make_table, show
+from branchwork.cli.output import deliver, fits, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import Json, Run, RunData, Source
 from branchwork.language import say
 from branchwork.palette import LIGHT
@@ -57,7 +57,7 @@ def _show(evaluation: "Evaluation", draw: Path) -> None:
         interval=interval(evaluation.interval),
         wrong=wrong,
     )
-    drawn = [say("the most confident mistakes: {file}", file=draw)] if wrong else []
+    drawn = where_drawn("the most confident mistakes: {file}", draw if wrong else None)
     tables = _classes(evaluation), _confusion(evaluation)
     show(*tables, result, *_more(evaluation), *drawn, spare=(say("F1"), say("precision"), say("images")))
 

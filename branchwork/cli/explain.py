@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.output import deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source
 from branchwork.errors import ExplainError
 from branchwork.language import mark, milliseconds, say
@@ -50,7 +50,7 @@ def explain(
         explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, progress=True)
         deliver(explanation, json_file, lambda: _show(explanation))
     if draw is not None and json_file != STDOUT:
-        show(say("drawn: {path}", path=draw))
+        show(*where_drawn("drawn: {file}", draw))
 
 
 def _show(found: "Explanation") -> None:

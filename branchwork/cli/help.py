@@ -10,6 +10,7 @@ from cyclopts import CycloptsError
 from rich.cells import cell_len
 from rich.text import Text
 
+from branchwork.cli.output import WORDS
 from branchwork.language import mark, say, sentences
 
 if TYPE_CHECKING:
@@ -39,11 +40,6 @@ SENTENCES = (
 )
 # The types of values.
 KINDS = (mark("int"), mark("float"))
-_HAN, _OPENING, _CLOSING = "[\u3400-\u9fff]", "（“《", "，。；：！？、）”》"
-# What stays together on a line: `[默认：`, or a word or a Chinese character with the punctuation around it.
-_UNIT = re.compile(
-    rf"\[{_HAN}+：|[{_OPENING}]*(?:{_HAN}|(?:(?!{_HAN})[^\s{_OPENING}{_CLOSING}])+)[{_CLOSING}]*\s*|[{_OPENING}{_CLOSING}]+\s*|\s+"
-)
 
 
 class SpokenHelp:
@@ -96,11 +92,12 @@ class Breakable(Text):
 
     def wrap(self, console: "Console", width: int, **settings: Any) -> "Lines":
         offsets, used = [], 0
-        for unit in _UNIT.finditer(self.plain):
-            if used and used + cell_len(unit[0].rstrip()) > width:
-                offsets.append(unit.start())
-                used = 0
-            used += cell_len(unit[0])
+        for word in WORDS.finditer(self.plain):
+            used += cell_len(word[0])
+            if used > width and word.start():
+                begun = word[0].lstrip()  # the space before it stays behind
+                offsets.append(word.end() - len(begun))
+                used = cell_len(begun)
         return Text("\n").join(self.divide(offsets)).wrap(console, width, **settings)
 
 

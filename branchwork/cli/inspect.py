@@ -16,7 +16,7 @@ from branchwork.cli.net_tables import (
     reductions_table,
     spare_columns,
 )
-from branchwork.cli.output import deliver, show
+from branchwork.cli.output import deliver, show, where_drawn
 from branchwork.cli.parameters import STDOUT, Json, Shortcut, Stem, Theme, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, say
@@ -87,8 +87,10 @@ def inspect(
         reduction = branchwork.reduction(shape, kernel=kernel, out_channels=out, through=through)
         if draw is not None:
             from branchwork.drawing.reduction_drawing import draw_reduction
+            from branchwork.figures import legible
 
-            draw_reduction(reduction, draw, theme)
+            with legible(draw):
+                draw_reduction(reduction, draw, theme)
         deliver(reduction, json_file, lambda: _show_reduction(reduction))
         _tell(draw, json_file)
         return
@@ -109,7 +111,7 @@ def inspect(
 
 def _tell(drawn: Path | None, json_file: Path | None) -> None:
     if drawn is not None and json_file != STDOUT:
-        show(say("drawn: {file}", file=drawn))
+        show(*where_drawn("drawn: {file}", drawn))
 
 
 def _show(inspection: "Inspection", *, folded: bool) -> None:

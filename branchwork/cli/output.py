@@ -52,10 +52,10 @@ def make_table(*columns: str, names: Sequence[str] = (), title: str | None = Non
 
 # Columns of words are folded to this width, if need be, before a column of numbers is left out.
 FOLDED = 12
-# Where text may be broken: at spaces, and between Chinese characters, but not before a mark that closes; names that
-# are too long also after a dot and the like.
-_HAN, _CLOSING, _INSIDE = "\u2e80-\u9fff\uff00-\uffef", "，。、；：？！）》”", "._/+=@-"
-_WORDS = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}]+)[{_CLOSING}]*")
+# Where text may be broken: at spaces, and between Chinese characters, but not before a mark that closes or after one
+# that opens; names that are too long also after a dot and the like.
+_HAN, _OPENING, _CLOSING, _INSIDE = "\u2e80-\u9fff\uff00-\uffef", "（《“", "，。、；：？！）》”", "._/+=@-"
+WORDS = re.compile(rf" *[{_OPENING}]*(?:\[[{_HAN}]+|[{_HAN}]|[^ {_HAN}{_OPENING}{_CLOSING}]+)[{_CLOSING}]*")
 _NAMES = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}{_INSIDE}]*[{_INSIDE}]|[^ {_HAN}{_INSIDE}]+)[{_CLOSING}]*")
 
 
@@ -105,7 +105,7 @@ def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
     if _width(table) > width:
         for column in table.columns:
             cells = max((_cell_width(cell) for cell in column.cells), default=0)
-            column.header = "\n".join(_wrapped(str(column.header), max(cells, 4), _WORDS))
+            column.header = "\n".join(wrapped(str(column.header), max(cells, 4), WORDS))
     for header in spare:
         if _width(table) > width:
             table.columns = [column for column in table.columns if _words(column) != header]
@@ -133,10 +133,10 @@ def lines_of(text: str, width: int) -> Iterable[str]:
     for line in text.split("\n"):
         words = line.lstrip(" ")
         indent = line[: len(line) - len(words)]
-        yield from (indent + part for part in _wrapped(words, width - len(indent), _WORDS))
+        yield from (indent + part for part in wrapped(words, width - len(indent), WORDS))
 
 
-def _wrapped(text: str, width: int, pattern: "re.Pattern[str]") -> list[str]:
+def wrapped(text: str, width: int, pattern: "re.Pattern[str]") -> list[str]:
     """Return `text` in lines of at most `width` cells, or more where a single piece of `pattern` is wider."""
     from rich.cells import cell_len
 
@@ -154,9 +154,9 @@ def _folded(cell: Any, width: int) -> Any:
     text = str(cell)
     mark = text[: len(text) - len(text.lstrip(" ├│╰▌"))]
     room = width - len(mark)
-    lines = _wrapped(text[len(mark) :], room, _WORDS)
+    lines = wrapped(text[len(mark) :], room, WORDS)
     if max(map(_cell_width, lines)) > room:
-        lines = _wrapped(text[len(mark) :], room, _NAMES)
+        lines = wrapped(text[len(mark) :], room, _NAMES)
     words = f"\n{' ' * len(mark)}".join(lines)
     return mark + words if isinstance(cell, str) else type(cell)(mark + words, style=cell.style)
 
@@ -218,6 +218,16 @@ def show_results(results: "tuple[Result, ...]") -> None:
     )
     reports = (say("report: {file}", file=result.report) for result in results)
     show(table, settings, *reports, spare=(say("epochs"), say("parameters")))
+
+
+def where_drawn(message: str, file: Path | None) -> list[str]:
+    """Return what to say about a drawing, if there is one: where it is, and where its words had to be English, why."""
+    if file is None:
+        return []
+    from branchwork.figures import font_missing
+
+    hint = say("No font here has Chinese, so it is in English: install one, such as Noto Sans CJK.")
+    return [say(message, file=file), *([hint] if font_missing(file) else [])]
 
 
 def bar(part: float, cells: int = 6) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show, write_text
+from branchwork.cli.output import deliver, make_table, show, where_drawn, write_text
 from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
 from branchwork.language import mark, say
@@ -62,7 +62,7 @@ def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
     show(
         table,
         *(f"{prediction.image}: {doubt.message}" for prediction in doubted for doubt in prediction.warnings),
-        *([] if draw is None else [say("pictures as the net gets them: {file}", file=draw)]),
+        *where_drawn("pictures as the net gets them: {file}", draw),
     )
 
 

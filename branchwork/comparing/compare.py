@@ -18,6 +18,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.deploy.bench import take_turns
 from branchwork.errors import DataError, RunError
+from branchwork.figures import legible
 from branchwork.files import check_writable, read_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
@@ -113,7 +114,8 @@ def compare(
         machine=machine(),
     )
     if draw is not None and comparison.disagreements:
-        draw_disagreements(draw, comparison, shown)
+        with legible(draw):
+            draw_disagreements(draw, comparison, shown)
     if out is not None:
         write_whole(out, comparison_page(comparison, shown))
     return comparison

@@ -16,6 +16,7 @@ from branchwork.datasets.pack import verify_pack
 from branchwork.datasets.reading import Array
 from branchwork.datasets.sheet import check_sheet, draw_sheet
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, cache_folder
+from branchwork.figures import legible
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -126,15 +127,16 @@ def _check_folder(folder: Path, draw: Path | None, observer: Observer) -> DataSu
 
 def _draw(path: Path, images: torch.Tensor, captions: list[str], *, name: str, classes: tuple[str, ...]) -> None:
     """Draw the examples, a class per row."""
-    title = say(
-        "{name}: the first {count} of each of the first {classes} classes"
-        if len(classes) > _MOST_CLASSES
-        else "{name}: the first {count} of each class",
-        name=name,
-        count=_EXAMPLES,
-        classes=_MOST_CLASSES,
-    )
-    draw_sheet(path, images, captions, title=title, columns=_EXAMPLES)
+    with legible(path):
+        title = say(
+            "{name}: the first {count} of each of the first {classes} classes"
+            if len(classes) > _MOST_CLASSES
+            else "{name}: the first {count} of each class",
+            name=name,
+            count=_EXAMPLES,
+            classes=_MOST_CLASSES,
+        )
+        draw_sheet(path, images, captions, title=title, columns=_EXAMPLES)
 
 
 def _count_images(data: DataSet) -> dict[str, dict[str, int]]:

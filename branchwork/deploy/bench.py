@@ -19,7 +19,7 @@ from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_e
 from branchwork.deploy.formats import FORMATS, write
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
-from branchwork.figures import check_ending
+from branchwork.figures import check_ending, legible
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -123,7 +123,8 @@ def bench(
             commit=commit(),
         )
     if draw is not None:
-        draw_bench(result, draw)
+        with legible(draw):
+            draw_bench(result, draw)
     return result
 
 

@@ -13,7 +13,7 @@ from branchwork.datasets.reading import find_pictures
 from branchwork.errors import ExplainError, ImageError, nearest
 from branchwork.explaining.explain_plots import draw_evidence
 from branchwork.explaining.results import BranchEvidence, JoinEvidence, PictureExplanation
-from branchwork.figures import check_ending
+from branchwork.figures import check_ending, legible
 from branchwork.files import printable
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.program import shape_of
@@ -64,7 +64,8 @@ def explain_pictures(
         for image, path in zip(images, paths, strict=True)
     )
     if draw is not None:
-        draw_evidence(explanations, list(zip(paths, images, strict=True)), draw)
+        with legible(draw):
+            draw_evidence(explanations, list(zip(paths, images, strict=True)), draw)
     return explanations
 
 

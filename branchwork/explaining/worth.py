@@ -14,7 +14,7 @@ from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.explain_plots import draw_contributions
 from branchwork.explaining.ranks import rank_interval, spearman, verdict_of
 from branchwork.explaining.results import Contribution, Explanation, Measure, Relation
-from branchwork.figures import check_ending
+from branchwork.figures import check_ending, legible
 from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
@@ -55,7 +55,8 @@ def explain(
     split_name, split = _choose(trained, loaded, is_own_data=data is None, count=images)
     explanation = _explain(branched, trained.model, split, names=(loaded.name, split_name), observer=observer)
     if draw is not None:
-        draw_contributions(explanation, draw)
+        with legible(draw):
+            draw_contributions(explanation, draw)
     return explanation
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from branchwork.drawing.drawing import draw_net
 from branchwork.errors import NetError
+from branchwork.figures import legible
 from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.folding import branches_of, fold
 from branchwork.graph.joins import Branch, Join
@@ -115,7 +116,8 @@ def inspect(
         traced = trace_graph(graph)
         if draw is not None:
             drawn = fold(traced, by) if by == "block" or by == "branch" else traced
-            draw_net(drawn, draw, _title(subject.name, traced), theme)
+            with legible(draw):
+                draw_net(drawn, draw, _title(subject.name, traced), theme)
         inspection = _inspect(graph, traced, subject.name, by=by, lint=lint or fix)
     except NetError as error:
         if not fix:

@@ -12,6 +12,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError, RecipeError
+from branchwork.figures import legible
 from branchwork.language import say, times
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
@@ -98,7 +99,8 @@ def evaluate(
     data_set = load_for(trained.model, data, source, observer=watch(progress))
     evaluation = evaluate_net(trained.net, trained.model, data_set, top=top)
     if draw is not None and evaluation.worst:
-        draw_mistakes(draw, evaluation, data_set)
+        with legible(draw):
+            draw_mistakes(draw, evaluation, data_set)
     return evaluation
 
 

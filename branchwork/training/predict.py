@@ -10,6 +10,7 @@ from torch import Tensor
 from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
+from branchwork.figures import legible
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
@@ -67,7 +68,8 @@ def predict(
         for path in paths
     )
     if draw is not None and read:
-        draw_predictions(draw, dict(zip(paths, predictions, strict=True)), read, net=short_name(trained.model.net))
+        with legible(draw):
+            draw_predictions(draw, dict(zip(paths, predictions, strict=True)), read, net=short_name(trained.model.net))
     return predictions
 
 
