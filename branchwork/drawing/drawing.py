@@ -58,11 +58,11 @@ class _Pen:
         self.axes.set(xlim=(0, size[0]), ylim=(size[1], above))
 
     def picture(self, picture: Picture) -> None:
+        tips = dict.fromkeys(edge.lines[-1] for edge in picture.edges if edge.arrow)
         for line in dict.fromkeys(line for edge in picture.edges for line in edge.lines):  # edges may share a line
-            self.line(line)
-        for edge in picture.edges:
-            if edge.arrow:
-                self.arrow(edge.lines[-1])
+            self.line(line, has_tip=line in tips)
+        for line in tips:
+            self.arrow(line)
         for box in picture.boxes:
             self.box(box)
         for caption in picture.captions:
@@ -72,20 +72,23 @@ class _Pen:
         style = {"ha": "center", "va": "center_baseline", "color": INK} | style
         self.axes.text(x, y, text, **style)
 
-    def line(self, line: Line) -> None:
+    def line(self, line: Line, *, has_tip: bool) -> None:
         from matplotlib.patches import PathPatch
 
         width = {None: 1.1, SHORTCUT: 3.0}.get(line.colour, 1.8)
-        outline = _outline(line.points)
+        x, y = line.points[-1]
+        end = (x, y - 0.05) if line.is_falling else (x - 0.05, y)  # within the arrow, which is pointed
+        outline = _outline((*line.points[:-1], end) if has_tip else line.points)
         self.axes.add_patch(PathPatch(outline, fill=False, edgecolor=line.colour or INK, linewidth=width))
 
     def arrow(self, line: Line) -> None:
         from matplotlib.patches import Polygon
 
         x, y = line.points[-1]
-        wings = [(x - 0.08, y - 0.035), (x - 0.08, y + 0.035)]
+        long, wide = (0.13, 0.07) if line.colour == SHORTCUT else (0.08, 0.035)
+        wings = [(x - long, y - wide), (x - long, y + wide)]
         if line.is_falling:
-            wings = [(x - 0.035, y - 0.08), (x + 0.035, y - 0.08)]
+            wings = [(x - wide, y - long), (x + wide, y - long)]
         self.axes.add_patch(Polygon([(x, y), *wings], color=line.colour or INK, linewidth=0))
 
     def box(self, box: Box) -> None:

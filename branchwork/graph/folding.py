@@ -9,9 +9,10 @@ from branchwork.graph.joins import Branch, Join
 from branchwork.graph.trace import Operation, Trace
 from branchwork.graph.words import brief
 
-# What a branch is called by leaves these out.
-_UNNAMED = ("batch_norm", "dropout", "relu")
+# What a branch or a container is called by leaves these out.
+_UNNAMED = ("batch_norm", "dropout", "relu", "cat", "add")
 _MOST_NAMED = 4
+_CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")
 
 Key = tuple[str, str]  # the name of what is folded, and that of the join of which it is a branch
 
@@ -111,7 +112,7 @@ def _operation(name: str, group: Sequence[Operation], home: Mapping[str, str], k
         last,
         name=name,
         path=name.rpartition(".")[0],
-        op=kind or _chain(group),
+        op=_chain(group) if kind in ("", *_CONTAINERS) else kind,
         detail="",
         inputs=tuple(inputs),
         kernel=None,
