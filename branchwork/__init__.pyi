@@ -29,6 +29,7 @@ from .nets.sizes import list_nets as list_nets
 from .nets.weights import lecture_state_dict as lecture_state_dict
 from .nets.weights import load_weights as load_weights
 from .observer import Observer as Observer
+from .page.serve import ui as ui
 from .studies.study import StudyOptions as StudyOptions
 from .studies.study import study as study
 from .training.evaluate import evaluate as evaluate

@@ -26,6 +26,11 @@ def say(message: str, /, **values: object) -> str:
     return text.format(**values) if values else text
 
 
+def in_language(message: str, language: str) -> str:
+    """Return `message` in `language`, `en` or `zh`, for a page that has both."""
+    return _catalogue(language).gettext(message)
+
+
 def mark(message: Text) -> Text:
     """Return `message` itself: it is collected for translation here, and said where it is shown."""
     return message

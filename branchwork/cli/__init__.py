@@ -26,6 +26,7 @@ from branchwork.cli.predict import predict
 from branchwork.cli.select import select
 from branchwork.cli.study import study
 from branchwork.cli.train import train
+from branchwork.cli.ui import ui
 from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 from branchwork.language import LANGUAGES, say
 
@@ -38,7 +39,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, compare, predict, nets, inspect, explain, select, study, export, bench, data, demo):
+for verb in (train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo):
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 

@@ -19,6 +19,7 @@ EXAMPLES = {
     "inspect": ("branchwork inspect lecture.py:Net --lint", "branchwork inspect inception:without=b5 --draw net.svg"),
     "explain": ("branchwork explain runs/first --images 1000", "branchwork explain runs/first 7.jpg --draw why.png"),
     "select": ("branchwork select runs/first --keep 2", "branchwork select inception --data sample --drop 0.2%"),
+    "ui": ("branchwork ui runs/first", "branchwork ui runs --port 8000"),
     "study": ("branchwork study depth", "branchwork study branches --data sample --seeds 3"),
     "export": ("branchwork export runs/first --to onnx", "branchwork export runs/first --to pt2 --out net.pt2"),
     "bench": ("branchwork bench inception", "branchwork bench runs/first --engines torch onnxruntime"),

@@ -34,12 +34,17 @@ def export(
     /,
     *,
     to: Annotated[
-        Literal["onnx", "openvino", "pt2"],
-        Parameter(help="For ONNX Runtime (.onnx), OpenVINO (.xml and .bin), or torch (.pt2)."),
+        Literal["onnx", "openvino", "pt2", "html"],
+        Parameter(
+            help="For ONNX Runtime (.onnx), OpenVINO (.xml and .bin), or torch (.pt2); html is a page that runs a "
+            "run's net in a browser."
+        ),
     ] = "onnx",
     out: Annotated[
         Path | None,
-        Parameter(help="The file; by default model.onnx, model.xml or model.pt2 in the run folder, or NET.onnx."),
+        Parameter(
+            help="The file; by default model.onnx, model.xml, model.pt2 or page.html in the run folder, or NET.onnx."
+        ),
     ] = None,
     options: Annotated[OptionFlags, Parameter(name="*")] = OptionFlags(),
     data: Annotated[
@@ -56,6 +61,12 @@ def export(
     import branchwork
     from branchwork.deploy.shipped import ExportOptions
 
+    if to == "html":
+        page = branchwork.export(
+            net, to=to, out=out, options=ExportOptions(**vars(options)), source=source, progress=True
+        )
+        deliver(page, json_file, lambda: show(page.file, f"{page.bytes / 1e6:.2f} MB: open it in any browser"))
+        return
     exported = branchwork.export(
         net,
         to=to,

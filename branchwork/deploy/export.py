@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
 from branchwork.language import enumerated, listed, say, times
 from branchwork.observer import Observer
+from branchwork.page.build import ExportedPage, export_page
 from branchwork.screen import watch
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
@@ -71,6 +72,19 @@ class Exported:
     metadata: dict[str, str]
 
 
+@overload
+def export(
+    net: str | Path,
+    *,
+    to: Literal["html"],
+    out: str | Path | None = None,
+    options: ExportOptions | None = None,
+    source: Path | None = None,
+    progress: bool | Observer = False,
+) -> ExportedPage: ...
+
+
+@overload
 def export(
     net: str | Path | nn.Module,
     *,
@@ -80,7 +94,19 @@ def export(
     data: str | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
-) -> Exported:
+) -> Exported: ...
+
+
+def export(
+    net: str | Path | nn.Module,
+    *,
+    to: str = "onnx",
+    out: str | Path | None = None,
+    options: ExportOptions | None = None,
+    data: str | None = None,
+    source: Path | None = None,
+    progress: bool | Observer = False,
+) -> Exported | ExportedPage:
     """Export `net`: a run folder, a name in `NETS`, a script's `file.py:Class` or a module, for an inference engine.
 
     The file takes any number of raw images N×C×H×W, `uint8` or `float` in [0, 1], and returns logits float32 N×K; its
@@ -92,10 +118,21 @@ def export(
     sample's digits in the net's input size. It appears only if its logits are those of the net as written. Raises
     `ExportError` if not, or if it cannot be written; `EngineError` for a missing engine; `NetError` for a net whose
     operations depend on the pixels.
+
+    With `to="html"`, the net of a run is written as a page that runs it in a browser, by default `page.html` in the run
+    folder: see `page.build`.
     """
     options, observer = options or ExportOptions(), watch(progress)
+    if to == "html":
+        if isinstance(net, nn.Module) or not is_run(net):
+            raise ExportError("a page needs a run, which has weights and test images: train the net first")
+        if data is not None:
+            raise ExportError("a page shows the data that its run was trained on: leave out --data")
+        return export_page(
+            net, None if out is None else Path(out), force=options.force, source=source, progress=observer
+        )
     if to not in FORMATS:
-        raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, FORMATS))
+        raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, (*FORMATS, "html")))
     file_format = FORMATS[to]
     engine = need_engine(file_format.engine, options.precision)
     if out is not None:

@@ -51,6 +51,7 @@ class Box:
     shape: str = ""
     channels: tuple[int, ...] = ()
     branches: tuple[str, ...] = ()
+    least_width: float = 0.0
     height: float = 0.0
     x: float = 0.0
     y: float = 0.0
@@ -64,7 +65,8 @@ class Box:
 
     @property
     def width(self) -> float:
-        return {"bar": 0.44, "sum": 0.3}.get(self.kind, 0.16 + LETTER * max(len(self.label), len(self.name)))
+        words = 0.16 + LETTER * max(len(self.label), len(self.name))
+        return {"bar": 0.44, "sum": 0.3}.get(self.kind, max(self.least_width, words))
 
     @property
     def right(self) -> float:
@@ -110,10 +112,11 @@ class Box:
         return self.x + self.width * (self.inputs.index(source) + 0.5) / len(self.inputs)
 
 
-def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
+def boxes_of(trace: Trace, *, brief: bool, least: tuple[float, float] = (0.0, 0.0)) -> list[Box]:
     """The boxes in the order in which they run, the input first.
 
-    If `brief`, shapes are labelled by their channels where only these are new.
+    If `brief`, shapes are labelled by their channels where only these are new. `least` is the smallest width and height
+    of a box that is neither a bar nor a sum.
     """
     readers = Counter(name for node in trace.operations for name in node.inputs)
     groups: dict[str, list[Operation]] = {}  # by the last of each
@@ -123,7 +126,9 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
     shapes = {"input": trace.input_shape} | {node.name: node.output_shape for node in trace.operations}
     joins = {join.node: join for join in trace.joins}
     widest = max((_channels(node.output_shape) for node in trace.operations if node.name not in joins), default=1)
-    boxes = [Box("input", "input", label="input", shape=_text(trace.input_shape), height=LINE)]
+    width, floor = least
+    first_box = Box("input", "input", label="input", shape=_text(trace.input_shape), height=max(LINE, floor))
+    boxes = [replace(first_box, least_width=width)]
     for nodes in groups.values():
         first, *fused = nodes
         join = joins.get(first.name)
@@ -133,7 +138,7 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
         if kind == "bar":
             height = max(height, 0.4 + _SEGMENT * len(channels))
         elif kind == "box":
-            height = max(height, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
+            height = max(height, floor, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
         before = shapes[first.inputs[0]] if first.inputs else ()
         boxes.append(
             Box(
@@ -148,6 +153,7 @@ def boxes_of(trace: Trace, *, brief: bool) -> list[Box]:
                 shape=_shape(nodes, before, kind=kind, brief=brief),
                 channels=channels,
                 branches=tuple(branch.name for branch in join.branches) if join and kind != "box" else (),
+                least_width=width,
                 height=height,
             )
         )
