@@ -72,6 +72,7 @@ CASES = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("op", CASES)
 def test_an_operation_is_torch_s(op):
     answers = ask(*({"task": "kernel", "op": op, "args": [as_json(value) for value in case]} for case in CASES[op]))
