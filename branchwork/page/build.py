@@ -29,6 +29,7 @@ from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.page.spec import encode, image_operations, operations_as_json, sampled_outputs
 from branchwork.page.words import WORDS
+from branchwork.palette import branch_colours
 from branchwork.screen import watch
 from branchwork.training.evaluate import Evaluation, evaluate_net, load_for
 from branchwork.training.measure import observe
@@ -166,6 +167,7 @@ def _joins(
     joins = []
     for join, branches in branched.entries.items():
         node = branched.graph.nodes[join]
+        colours = dict(zip(branches, branch_colours(list(branches)), strict=True))
         read: Any = node.args[0] if op_name(node) == "cat" else node.args[:2]
         joins.append(
             {
@@ -173,6 +175,7 @@ def _joins(
                 "branches": [
                     {
                         "name": branch,
+                        "colour": colours[branch],
                         "slots": [slot for slot, entry in enumerate(read) if entry in entries],
                         "channels": branched.branch(join, branch).channels,
                         "means": [float(mean) for tensor in means[join, branch] for mean in tensor.flatten()],
@@ -204,6 +207,7 @@ def _geometry(picture: Picture, operations: list[dict[str, Any]]) -> dict[str, A
                 "shape": box.shape,
                 "height": box.height,
                 "colour": box.colour,
+                "colours": box.colours,
             }
             for box in picture.boxes
         ],

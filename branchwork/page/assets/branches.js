@@ -9,12 +9,12 @@ import { $, branchColour, last, make, net, normalised, page, short, state, t, te
 
 /** @param {any} join */
 export function switches(join) {
-  const rows = join.branches.map((/** @type {any} */ branch, /** @type {number} */ number) => {
+  const rows = join.branches.map((/** @type {any} */ branch) => {
     const key = `${join.node}/${branch.name}`, strength = state.strength.get(key) ?? 1;
     const set = (/** @type {number} */ value) => { if (value === 1) state.strength.delete(key); else state.strength.set(key, value); note(join, branch, value); tell.update(); tell.remember(); };
     const lost = branch.lost?.[state.replace];
     return make("div", { className: "switch" },
-      make("label", {}, make("input", { type: "checkbox", checked: strength > 0, onchange: (/** @type {any} */ event) => set(event.target.checked ? 1 : 0) }), make("b", { style: `color:${branchColour(net.nodes[join.node].op === "cat" ? number : branch.name === "shortcut" ? null : number)}` }, branch.name)),
+      make("label", {}, make("input", { type: "checkbox", checked: strength > 0, onchange: (/** @type {any} */ event) => set(event.target.checked ? 1 : 0) }), make("b", { style: `color:${branchColour(branch.colour)}` }, branch.name)),
       make("input", { type: "range", min: 0, max: 1, step: 0.05, value: strength, "aria-label": t("strength", { name: branch.name }), oninput: (/** @type {any} */ event) => set(Number(event.target.value)) }),
       make("span", { className: "number" }, strength.toFixed(2)),
       make("span", { className: "faint" }, lost ? t("lost", { points: short(100 * lost[0]), low: short(100 * lost[1]), high: short(100 * lost[2]) }) : ""));
@@ -46,14 +46,14 @@ export function worth() {
   if (!state.pixels) return;
   const image = normalised(state.pixels), whole = run(net, image)[last].data;
   const best = whole.indexOf(Math.max(...whole));
-  const rows = page.joins.flatMap((/** @type {any} */ join) => join.branches.map((/** @type {any} */ branch, /** @type {number} */ number) => {
+  const rows = page.joins.flatMap((/** @type {any} */ join) => join.branches.map((/** @type {any} */ branch) => {
     const zero = branch.slots.map((/** @type {number} */ slot) => ({ node: join.node, slot, change: (/** @type {Tensor} */ value) => kernels.zeros(value.shape) }));
-    return { name: `${net.nodes[join.node].name} · ${branch.name}`, number, lost: whole[best] - run(net, image, zero)[last].data[best] };
+    return { name: `${net.nodes[join.node].name} · ${branch.name}`, colour: branch.colour, lost: whole[best] - run(net, image, zero)[last].data[best] };
   }));
   const most = Math.max(1e-9, ...rows.map((/** @type {any} */ row) => Math.abs(row.lost)));
   panel.append(make("p", {}, t("worth", { name: page.classes[best] })), ...rows.map((/** @type {any} */ row) => make("div", { className: "bar" },
     make("span", { className: "name wide" }, row.name),
-    make("span", { className: "track" }, make("i", { className: row.lost < 0 ? "minus" : "", style: `width:${(100 * Math.abs(row.lost)) / most}%;background:${branchColour(row.number)}` })),
+    make("span", { className: "track" }, make("i", { className: row.lost < 0 ? "minus" : "", style: `width:${(100 * Math.abs(row.lost)) / most}%;background:${branchColour(row.colour)}` })),
     make("span", { className: "number" }, short(row.lost)))));
 }
 

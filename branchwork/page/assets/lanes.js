@@ -60,7 +60,7 @@ function drawBox(box) {
     let top = y;
     box.channels.forEach((/** @type {number} */ count, /** @type {number} */ number) => {
       const part = (height * count) / box.channels.reduce((/** @type {number} */ a, /** @type {number} */ b) => a + b, 0);
-      group.append(makeSvg("rect", { x, y: top, width, height: part, style: `fill:${branchColour(number)};opacity:.65` }));
+      group.append(makeSvg("rect", { x, y: top, width, height: part, style: `fill:${branchColour(box.colours[number])};opacity:.65` }));
       group.append(makeSvg("text", { x: x + width / 2, y: top + part / 2 + 4, class: "count" }, String(count)));
       top += part;
     });

@@ -44,8 +44,8 @@ export function drawDetail() {
     const canvas = mapCanvas(value, c, scale);
     canvas.className = c === state.channel ? "map chosen" : "map";
     canvas.title = t("channel", { number: c });
-    const owner = join && segmentOf(join, c);
-    if (owner !== undefined && owner !== null && owner !== false) canvas.style.borderColor = branchColour(owner);
+    const owner = join && join.branches[segmentOf(join, c) ?? -1];
+    if (owner) canvas.style.borderColor = branchColour(owner.colour);
     canvas.addEventListener("click", () => { state.channel = c; state.at = null; drawDetail(); tell.remember(); });
     strip.append(canvas);
   }

@@ -64,8 +64,8 @@ export function makeSvg(tag, fields, ...children) {
 /** A number as people read it. @param {number} value */
 export const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2));
 
-/** The colour of a branch, by its number. @param {number | null} number */
-export const branchColour = (number) => (number === null || number === undefined ? "var(--ink)" : `var(--branch-${number % 8})`);
+/** The colour of a branch; what is outside branches has that of text. @param {string | null} [colour] */
+export const branchColour = (colour) => colour ?? "var(--ink)";
 
 /** What other parts do when something changes: app.js fills these in. */
 export const tell = {
