@@ -19,6 +19,7 @@ from helpers.stand_ins import stand_ins
 import branchwork as bw
 from branchwork.errors import NetError, RunError
 from branchwork.nets.reading import Script
+from branchwork.training.habits import read_habits
 from branchwork.training.run import keep_script, kept_files, kept_net
 
 SCRIPTS = ROOT / "tests/scripts"
@@ -326,3 +327,68 @@ def test_what_lies_in_the_folder_already_is_neither_used_nor_overwritten(scripts
     for name in ("net.py", "script/net.py", "script/residual.py"):
         Path("catalogue", name).write_text("1 / 0\n")
     assert bw.load_run("catalogue")
+
+
+HABITS = [
+    ("lecture_inception.py", "SGD 0.01, momentum 0.5, batch 64, 10 epochs"),
+    ("lecture_residual.py", "SGD 0.01, momentum 0.5, batch 32, 2 epochs"),
+    ("first_cnn.py", "Adam 0.001, batch 100, 5 epochs"),
+    ("argparse_options.py", "Adam 0.0002, batch 32, 3 epochs"),
+    ("layers_in_a_loop.py", "SGD 0.05, momentum 0.9, weight decay 0.0005"),
+    ("one_line_imports.py", "Adam 0.02, batch 16"),
+    ("tabs.py", "RMSprop 0.0003, one epoch"),
+    ("gbk_with_a_line.py", None),
+]
+
+
+@pytest.mark.parametrize(("file", "words"), HABITS, ids=[file for file, _ in HABITS])
+def test_what_a_script_trains_with_is_read(file, words):
+    habits = read_habits(f"{SCRIPTS}/{file}:Net[without=b5]")
+    assert (None if habits is None else str(habits)) == words
+    assert read_habits("inception") is None and read_habits("no/such.py:Net") is None
+
+
+def test_numbers_are_followed_to_where_they_are_given():
+    Path("mine.py").write_text(
+        "import torch\nconfig = {'lr': 1e-3 * 2, 'epochs': 4}\nclass C:\n    momentum: float = 0.8\n"
+        "bs = 2 ** 5\ndef main(args):\n    opt = torch.optim.SGD(net.parameters(), config['lr'], C.momentum)\n"
+        "    sched = torch.optim.lr_scheduler.StepLR(opt, 3)\n"
+        "    test = DataLoader(data, batch_size=1000)\n    train = DataLoader(data, bs, shuffle=True)\n"
+        "    for epoch in tqdm(range(1, config['epochs'] + 1)):\n        pass\n"
+    )
+    habits = read_habits("mine.py")
+    assert habits.fields == {
+        "optimizer": "sgd", "learning_rate": 0.002, "momentum": 0.8, "weight_decay": 0.0, "batch_size": 32, "epochs": 4,
+    }  # fmt: skip
+    assert habits.scheduler == "StepLR"
+
+
+def test_train_tells_what_the_script_trains_with_and_the_recipe_script_does_the_same(scripts, command, refused):
+    net = scripts / "lecture_residual.py"
+    words = ("--data", "sample", "--threads", 1)
+    code, _, err = command("train", net, *words, "--epochs", 1, "--batch-size", 600, "--out", "a")
+    assert code == 0
+    told = "your script trains with SGD 0.01, momentum 0.5, batch 32, 2 epochs: --recipe script does the same"
+    assert told in err
+    code, _, err = command("train", net, *words, "--recipe", "script", "--epochs", 1, "--fraction", 0.1, "--out", "b")
+    assert code == 0 and told not in err
+    theirs = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.5, "batch_size": 32, "epochs": 1}
+    assert bw.load_run("b").model.recipe == bw.course().but({**theirs, "fraction": 0.1})
+    text = refused("train", scripts / "tabs.py", *words, "--recipe", "script")
+    assert "the script trains with RMSprop 0.0003, one epoch, but no recipe has RMSprop" in text
+    text = refused("train", "residual", *words, "--recipe", "script")
+    assert "no optimiser can be read in residual" in text
+
+
+def test_a_script_is_run_whole_where_it_is_asked_for(scripts, command, refused, small):
+    Path("mine.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\nwidth = Path(__file__).read_text() and 784; print('running')\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(width, 10)\n    def forward(self, x):\n        return self.fc(x.flatten(1))\n"
+    )
+    assert "line 3 would give width" in refused("inspect", "mine.py:Net")
+    code, out, err = command("inspect", "mine.py:Net", "--run-script")
+    assert code == 0 and "7,850" in out and "running" not in out and err.count("running") == 1
+    result = bw.train("mine.py:Net", data=small, recipe=TINY, out="run", run_script=True)
+    assert result.parameters == bw.inspect("run").parameters == 7850
+    assert result.net.endswith("mine.py:Net[script=run]")

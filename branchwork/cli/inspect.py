@@ -20,6 +20,7 @@ from branchwork.cli.output import deliver, show, where_drawn
 from branchwork.cli.parameters import STDOUT, Json, Shortcut, Stem, Theme, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, say
+from branchwork.training.options import RUN_SCRIPT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +39,7 @@ class BuildFlags:
     ] = None
     shortcut: Shortcut = None
     stem: Stem = None
+    run_script: Annotated[bool, Parameter(negative=(), help=RUN_SCRIPT)] = False
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,9 @@ def inspect(
             "name a net to inspect, as in branchwork inspect inception, or give --conv, "
             "--kernel, --out-channels and --through"
         )
-    from branchwork.nets.resolve import with_options
+    from branchwork.nets.resolve import whole_script, with_options
 
-    net = with_options(net, {"shortcut": build.shortcut, "stem": build.stem})
+    net = whole_script(with_options(net, {"shortcut": build.shortcut, "stem": build.stem}), run=build.run_script)
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, draw=draw, theme=theme, lint=lint, fix=fix)

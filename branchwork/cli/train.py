@@ -11,8 +11,9 @@ from branchwork.cli.output import deliver, make_table, show, show_results
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
 from branchwork.language import say
+from branchwork.training.habits import read_habits
 from branchwork.training.options import Options
-from branchwork.training.recipe import RECIPES, Recipe, read_recipe
+from branchwork.training.recipe import RECIPES, Recipe, named, read_recipe
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
@@ -36,7 +37,7 @@ else:
         hints = get_type_hints(source)
         fields = []
         for field in dataclasses.fields(source):
-            negative = () if field.name == "freeze" else None  # there is no --no-freeze
+            negative = () if field.name in ("freeze", "run_script") else None  # there is no --no-freeze
             default = _recipes_defaults(field.name) if source is Recipe else None
             parameter = Parameter(help=field.metadata["about"], negative=negative, show_default=default)
             fields.append((field.name, Annotated[hints[field.name] | None, parameter], None))
@@ -61,10 +62,10 @@ class RecipeFiles:
     """The recipe that the flags of single fields change."""
 
     recipe: Annotated[
-        Literal["fast", "course", "best", "photos", "digits"] | None,
+        Literal["fast", "course", "best", "photos", "digits", "script"] | None,
         Parameter(
-            help="fast (the default), course (the lecture's), best (minutes), or for nets with batch norms photos or "
-            "digits; the flags below change single fields."
+            help="fast (the default), course (the lecture's), best (minutes), for nets with batch norms photos or "
+            "digits, or script: what your own script trains with; the flags below change single fields."
         ),
     ] = None
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None
@@ -127,7 +128,9 @@ def train(
                 fit=images.fit,
                 progress=processes.first,
             )
-            chosen = RECIPES[start.recipe or "fast"](net, len(data_set.train))
+            if start.recipe is None and processes.first:
+                _tell_habits(net)
+            chosen = named(start.recipe or "fast", net, len(data_set.train))
             if start.config is not None:
                 return data_set, read_recipe(start.config, chosen, recipe_flags)
             return data_set, chosen.but(recipe_flags)
@@ -143,6 +146,21 @@ def train(
         result = branchwork.train(net, **settings)
         if processes.first:
             deliver(result, run.json_file, lambda: show_results((result,)))
+
+
+def _tell_habits(net: str) -> None:
+    from branchwork.screen import watch
+
+    habits = read_habits(net)
+    if habits is not None and habits.can_be_had:
+        told = say("your script trains with {habits}: --recipe script does the same", habits=habits)
+        if habits.scheduler is not None:
+            told = say(
+                "your script trains with {habits}: --recipe script does the same, but without its {scheduler}",
+                habits=habits,
+                scheduler=habits.scheduler,
+            )
+        watch(True).note(told)
 
 
 def _given(flags: Any) -> dict[str, Any]:

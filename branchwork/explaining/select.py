@@ -23,7 +23,7 @@ from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, 
 from branchwork.files import hold_lock, read_json, write_json, write_whole
 from branchwork.language import enumerated, say
 from branchwork.nets.prune import find_joins
-from branchwork.nets.resolve import absolute_name, short_name
+from branchwork.nets.resolve import absolute_name, short_name, whole_script
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -100,7 +100,8 @@ def select(
     run = load_run(net) if holds(Path(net), MODEL) else None
     if run is None:
         data_set = data if isinstance(data, DataSet) else load_data(data or "auto", progress=observer)
-        whole, recipe = absolute_name(str(net)), fast(str(net), len(data_set.train))
+        whole = absolute_name(whole_script(str(net), run=options.run_script))
+        recipe = fast(str(net), len(data_set.train))
     else:
         options = replace(options, seed=_seed_of(run.folder, options.seed))
         data_set = _data_of(run, data, observer)

@@ -257,7 +257,7 @@ class Script:
             given = bound(node) or built_on(node)
             problem = NetError(
                 "{file}, line {line} would give {names}, but a script is read, not run, and `{code}` is left out. "
-                "Write the value into the script, or run it whole with --run-script.",
+                "Write the value into the script, or run it whole: --run-script, or NET:script=run.",
                 file=file,
                 line=node.lineno,
                 names=", ".join(sorted(given & self._needed or given)),

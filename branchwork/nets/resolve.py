@@ -187,6 +187,11 @@ def in_script(net: str, path: Path) -> str:
     return with_options(f"{path}:{attribute}" if attribute else str(path), options)
 
 
+def whole_script(net: str, *, run: bool) -> str:
+    """Return `net` with the option that has its script run whole, if `run` says so."""
+    return with_options(net, {SCRIPT: RUN}) if run else net
+
+
 def absolute_name(net: str) -> str:
     """Return `net` with the path of a script made absolute, so that it is found from any folder."""
     net = with_options(net, {})  # with its options in brackets

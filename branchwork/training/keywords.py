@@ -8,7 +8,7 @@ from branchwork.errors import RecipeError, nearest
 from branchwork.language import say
 from branchwork.synonyms import meant
 from branchwork.training.options import Execute, Log, Options
-from branchwork.training.recipe import RECIPES, Recipe, fast
+from branchwork.training.recipe import Recipe, fast, named
 
 
 class Keywords(TypedDict, total=False):
@@ -53,6 +53,7 @@ class Keywords(TypedDict, total=False):
     log: Log | None
     weights: str | None
     freeze: bool
+    run_script: bool
 
 
 _OPTIONS = [field.name for field in dataclasses.fields(Options)]
@@ -73,8 +74,5 @@ def divide(keywords: Mapping[str, Any], options: Options | None) -> tuple[dict[s
 def choose_recipe(recipe: str | Recipe | None, net: str, images: int, changes: Mapping[str, Any]) -> Recipe:
     """Return the recipe, by default `fast`, with `changes`; a name stands for that recipe for `net` and `images`."""
     if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            hint = nearest(recipe, RECIPES)
-            raise RecipeError("there is no recipe called {recipe!r}.{hint}", recipe=recipe, hint=hint)
-        recipe = RECIPES[recipe](net, images)
+        recipe = named(recipe, net, images)
     return (recipe or fast(net, images)).but(changes)

@@ -8,6 +8,7 @@ from branchwork.errors import BranchworkError, RecipeError
 
 Execute = Literal["auto", "written", "collapsed"]
 Log = Literal["tensorboard"]
+RUN_SCRIPT = "Run your script whole, as Python does, instead of reading only what the net needs."
 
 
 def _about(text: str) -> Any:
@@ -20,8 +21,9 @@ class Options:
 
     The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` is
     a file or a run folder whose weights the net starts from; if the number of classes differs, the head is new. With
-    `freeze`, only the head is trained. The defaults of `device` and `threads` depend on the machine: a checkpoint holds
-    the values that they had when the training began.
+    `freeze`, only the head is trained. With `run_script`, a script of the user's is run whole, instead of being read.
+    The defaults of `device` and `threads` depend on the machine: a checkpoint holds the values that they had when the
+    training began.
     """
 
     seed: int = field(default=0, metadata=_about("Seed of weights, split and order; 0 by default."))
@@ -42,6 +44,7 @@ class Options:
         default=None, metadata=_about("Start from the weights of a run, or of a weight file of ours or torchvision's.")
     )
     freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
+    run_script: bool = field(default=False, metadata=_about(RUN_SCRIPT))
 
     def __post_init__(self) -> None:
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:

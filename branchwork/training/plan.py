@@ -11,7 +11,7 @@ from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
 from branchwork.errors import DataError, RecipeError
-from branchwork.nets.resolve import absolute_name
+from branchwork.nets.resolve import absolute_name, whole_script
 from branchwork.nets.weights import load_weights
 from branchwork.observer import need_tensorboard
 from branchwork.training.auxiliary import check_heads
@@ -73,7 +73,7 @@ def make_plan(
             batch_size=recipe.batch_size,
         )
     plan = Plan(
-        net=absolute_name(net),
+        net=absolute_name(whole_script(net, run=options.run_script)),
         data=data.argument,
         checksum=data.train.checksum(),
         recipe=recipe,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 from branchwork.errors import RecipeError, nearest, system_words
 from branchwork.language import say
+from branchwork.training.habits import read_habits
 
 # The keys of a recipe that change training images.
 AUGMENTATIONS = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
@@ -321,6 +322,36 @@ def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
     return photos(net, images).but(unlike | _HANDWRITING)
 
 
+def own(net: str) -> Recipe:
+    """Return what the script of `net` trains with itself: `course`, with what its code says instead.
+
+    Raises `RecipeError` if the script does not say it, or says what no recipe can do.
+    """
+    habits = read_habits(net)
+    if habits is None:
+        raise RecipeError("no optimiser can be read in {net}: --recipe script needs a script that trains", net=net)
+    if not habits.can_be_had:
+        raise RecipeError(
+            "the script trains with {habits}, but no recipe has {optimizer}: choose --recipe course, and --optimizer "
+            "adam or sgd",
+            habits=habits,
+            optimizer=habits.optimizer,
+        )
+    return course().but(habits.fields)
+
+
+def named(name: str, net: str, images: int) -> Recipe:
+    """Return the recipe called `name` for `net` and a number of training images. Raises `RecipeError`."""
+    if name == OWN:
+        return own(net)
+    if name not in RECIPES:
+        hint = nearest(name, (*RECIPES, OWN))
+        raise RecipeError("there is no recipe called {recipe!r}.{hint}", recipe=name, hint=hint)
+    return RECIPES[name](net, images)
+
+
+# The name of the recipe that a script itself has.
+OWN = "script"
 RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits}
 
 
