@@ -568,7 +568,7 @@ def test_the_command_explains_pictures(run, digits, command, sample):
     code, out, _ = command("explain", run.folder, *digits, "--draw", "p.png", "--json", "p.json")
     assert code == 0 and max(map(len, out.splitlines())) <= 120
     assert [f"{digits[n]}: the net reads '{labels[n]}'" in out for n in range(4)] == [True] * 4
-    for words in ("adds to the", "sees a black picture", "adds up to within"):
+    for words in ("adds to the", "sees a black picture", "add up to that within"):
         assert words in out
     value = json.loads(Path("p.json").read_text())
     answers = bw.predict(run.folder, digits)
@@ -616,7 +616,7 @@ def test_what_does_not_add_up_is_said(run, digits, command, monkeypatch):
     monkeypatch.setattr("branchwork.explaining.attribution.TOLERANCE", 1e-9)
     monkeypatch.setattr("branchwork.explaining.attribution.MOST_STEPS", 64)
     _, out, _ = command("explain", run.folder, digits[0])
-    assert "read it with caution" in out and "What the branches of rblock1.add add is off by" in out
+    assert "The parts of its pixels are off by" in out and "The parts of the branches of rblock1.add are off by" in out
 
 
 class Straight(nn.Module):

@@ -194,18 +194,29 @@ def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
                 score=picture.logit,
                 gained=picture.logit - picture.black_logit,
             ),
-            _adds_up(say("What its pixels add to that"), picture.error, picture.complete),
+            say("The parts of its pixels add up to that within {error:.2g}.", error=abs(picture.error))
+            if picture.complete
+            else say(
+                "The parts of its pixels are off by {error:.2g}, more than 1%: read them with caution.",
+                error=picture.error,
+            ),
             _evidence_table(picture) if picture.joins else say("The net has no joins, and so no branches to compare."),
             *(
-                _adds_up(say("What the branches of {join} add", join=join.join), join.error, join.complete)
+                say(
+                    "The parts of the branches of {join} are off by {error:.2g}, more than 1%: read them with caution.",
+                    join=join.join,
+                    error=join.error,
+                )
                 for join in picture.joins
                 if not join.complete
             ),
         )
     if any(picture.joins for picture in explanations):
         show(
-            say("Adds to the score: against a black picture; the branches of a join add up to the join's figure"),
-            say("  (integrated gradients at the join, from the branches' outputs for the black picture)."),
+            say(
+                "Adds to the score: against a black picture, by integrated gradients; the branches of a join add up to "
+                "the join's figure."
+            ),
             say("Sees a black picture: the branch gives what it gives for black, all else sees the picture."),
         )
 
@@ -217,12 +228,6 @@ def _title(picture: "PictureExplanation") -> str:
     return say(
         "{image}: the net reads {predicted!r}; explained is {target!r} ({share})", target=picture.target, **values
     )
-
-
-def _adds_up(what: str, error: float, complete: bool) -> str:
-    if complete:
-        return say("{what} adds up to within {error:.2g}.", what=what, error=abs(error))
-    return say("{what} is off by {error:.2g}, more than 1%: read it with caution.", what=what, error=error)
 
 
 def _evidence_table(picture: "PictureExplanation") -> "Table":

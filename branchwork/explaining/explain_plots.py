@@ -23,8 +23,6 @@ _SIDE, _PANEL = 2.0, 3.3  # inches for a map, and for the panel that it stands i
 # More rows would make a picture that no program opens.
 MOST_DRAWN = 10
 
-HeatMap = tuple[tuple[float, ...], ...]
-
 
 def draw_contributions(explanation: Explanation, path: Path) -> None:
     """Draw a row for each branch to `path`: what is lost without it, what it costs, and the size of its weights."""
@@ -119,17 +117,21 @@ def _maps(places: Sequence[Any], explanation: PictureExplanation, image: Tensor)
     from matplotlib.colors import Normalize
 
     target = _short(explanation.target)
-    window = times(explanation.window)
-    maps: list[tuple[str, HeatMap | None]] = [
-        (say("hide a {window} patch: how much does the score of '{target}' fall?", window=window, target=target),
-         explanation.occlusion),
-        (say("which pixels raise the score of '{target}' (red), which lower it (blue)?", target=target),
-         explanation.gradients),
-        (_where(explanation, target), explanation.cam if np.any(explanation.cam or 0) else None),
-    ]  # fmt: skip
+    patch = say(
+        "hide a {window} patch: how much does the score of '{target}' fall?",
+        window=times(explanation.window),
+        target=target,
+    )
+    pixels = say("which pixels raise the score of '{target}' (red), which lower it (blue)?", target=target)
+    cam = explanation.cam if np.any(explanation.cam or 0) else None
+    maps = (
+        (patch, explanation.occlusion, say("points of the score")),
+        (pixels, explanation.gradients, say("points of the score, for each pixel")),
+        (_where(explanation, target), cam, say("the more, the redder; no unit")),
+    )
     # So pale that both colours show on black and on white alike.
     pale = 165 + 0.35 * image.float().mean(0).numpy()
-    for place, (question, numbers) in zip(places, maps, strict=True):
+    for place, (question, numbers, unit) in zip(places, maps, strict=True):
         _ask(place, question)
         place.axis("off")
         if numbers is None:
@@ -137,19 +139,15 @@ def _maps(places: Sequence[Any], explanation: PictureExplanation, image: Tensor)
         place.imshow(pale, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         values = np.asarray(numbers)
         most = float(np.abs(values).max()) or 1.0
+        colours = ScalarMappable(Normalize(-most, most), "RdBu_r")
         # Clear where it says nothing, so that the picture shows through.
         strength = np.clip(np.abs(values) / most, 0, 1) ** 0.6
-        colours = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
-        place.imshow(values, alpha=0.85 * strength, interpolation="nearest", **colours)
-        # Of its own, since the map's colours are transparent.
-        scale = place.figure.colorbar(
-            ScalarMappable(Normalize(-most, most), "RdBu_r"),
-            ax=place,
-            orientation="horizontal",
-            fraction=0.05,
-            pad=0.03,
-        )
-        scale.set_ticks([-most, 0, most], labels=[f"{-most:.2g}", "0", f"{most:.2g}"])
+        place.imshow(values, norm=colours.norm, cmap=colours.cmap, alpha=0.85 * strength, interpolation="nearest")
+        scale = place.figure.colorbar(colours, ax=place, orientation="horizontal", fraction=0.05, pad=0.03)
+        least = -most if values.min() < 0 else 0
+        scale.ax.set_xlim(least, most)
+        scale.set_ticks([least, 0, most], labels=[f"{tick:.2g}".replace("-", "−") for tick in (least, 0, most)])
+        scale.set_label(unit, fontsize=8)
         scale.outline.set_visible(False)
 
 

@@ -26,7 +26,7 @@ from branchwork.training.run import TrainedNet
 # A report must not keep a training waiting. A drawing of more operations takes seconds, and nobody reads it on a page.
 MOST_DRAWN = 150
 # On two cores, so many MACs take about half a second. With fewer images an accuracy would say little.
-MOST_MACS, MOST_IMAGES, FEWEST_IMAGES = 20_000_000_000, 1000, 100
+MOST_MACS, MOST_IMAGES, FEWEST_IMAGES = 10_000_000_000, 1000, 100
 MOST_KERNELS = 24
 
 
