@@ -76,10 +76,13 @@ def facts(values: Mapping[str, Any]) -> str:
     return f'<table class="lined facts"><tbody>{rows}</tbody></table>'
 
 
-def plot(svg: str) -> str:
-    """Return the element that holds a drawing of `figures.inline_svg`; it moves sideways where it is illegible."""
+def plot(svg: str, least: float = 0.66) -> str:
+    """Return the element that holds a drawing of `figures.inline_svg`.
+
+    Where there is no room for this share of its size, as on a phone, it moves sideways, so that it stays legible.
+    """
     width = 96 / 72 * float(re.findall(r'width="([\d.]+)pt"', svg)[0])  # pixels
-    style = f'style="width: 100%; max-width: {1.07 * width:.0f}px; min-width: {0.66 * width:.0f}px"'
+    style = f'style="width: 100%; max-width: {1.07 * width:.0f}px; min-width: {least * width:.0f}px"'
     return f'<div class="scroll">{svg.replace("<svg", f"<svg {style}", 1)}</div>'
 
 

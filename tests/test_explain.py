@@ -591,7 +591,7 @@ def test_the_command_explains_pictures(run, digits, command, sample):
 
 
 def test_each_panel_asks_a_question(run, digits, monkeypatch):
-    (one,) = bw.explain_pictures(run.folder, digits[0], picture=Path("p.svg"))
+    (one,) = bw.explain_pictures(run.folder, digits[0], draw=Path("p.svg"))
     texts = re.findall("<text[^>]*>(.*?)</text>", Path("p.svg").read_text())
     words = html.unescape(" ".join(texts))
     target = one.target
@@ -607,7 +607,7 @@ def test_each_panel_asks_a_question(run, digits, monkeypatch):
     # A map that is 0 everywhere is left out, and not drawn as if it said something.
     grad_cam = attribution.grad_cam
     monkeypatch.setattr(attribution, "grad_cam", lambda *a: (grad_cam(*a)[0], torch.zeros(28, 28)))
-    bw.explain_pictures(run.folder, digits[0], picture=Path("z.svg"))
+    bw.explain_pictures(run.folder, digits[0], draw=Path("z.svg"))
     words = html.unescape(" ".join(re.findall("<text[^>]*>(.*?)</text>", Path("z.svg").read_text())))
     assert "Grad-CAM is left out: none of the 4×4 cells of rblock2.relu" in words
 

@@ -103,7 +103,7 @@ def test_a_net_that_cannot_be_read_or_measured_still_has_its_report(small, monke
     assert "The net cannot be drawn: division by zero" in Text(Path("again/report.html").read_text())
 
 
-def test_a_net_without_joins_has_no_bars_and_the_nearest_recipe_is_named(small):
+def test_a_net_without_joins_has_no_bars_and_the_nearest_recipe_is_named(small, monkeypatch):
     Path("net.py").write_text(
         "from torch import nn\n"
         "def Net():\n"
@@ -113,6 +113,10 @@ def test_a_net_without_joins_has_no_bars_and_the_nearest_recipe_is_named(small):
     words = Text(Path("run/report.html").read_text())
     assert "Which branch matters" not in words and "24 of the 30 kernels of 5×5 in 0" in words
     assert "The recipe course, but for these fields: field this run course epochs 1 10 validation 0.1 0.0" in words
+    with monkeypatch.context() as patch:
+        patch.setattr("branchwork.training.net_report.MOST_LAYERS", 2)
+        bw.train("net.py:Net", data=small, recipe=bw.course().but({"epochs": 1}), out="deep")
+    assert "With 3 layers, the net is too long to be drawn here" in Text(Path("deep/report.html").read_text())
     bw.train("net.py:Net", data=small, recipe=bw.course().but({"epochs": 1}), out="all")
     words = Text(Path("all/report.html").read_text())
     assert "no images held out" in words and "The stronger the colour of a box" in words

@@ -89,7 +89,7 @@ def _branch_table(found: "Explanation") -> "Table":
     table = make_table(
         say("branch"),
         say("accuracy lost without it\n(replaced by its mean)"),
-        say("(replaced\nby zero)"),
+        say("lost if\nreplaced\nby zero"),
         say("share of\nMACs"),
         say("milliseconds"),
         say("size of\nweights"),

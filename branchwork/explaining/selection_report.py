@@ -18,8 +18,8 @@ def selection_page(selection: Selection, training: str) -> str:
     parts = [
         paragraph(
             say(
-                "Goal: {goal}. {data}, seed {seed}. Validation images decided; the test images were read once, at the "
-                "end.",
+                "Goal: {goal}. Data: {data}, seed {seed}. Validation images decided; the test images were read once, at "
+                "the end.",
                 goal=selection.goal,
                 data=selection.data,
                 seed=selection.seed,
@@ -33,11 +33,11 @@ def selection_page(selection: Selection, training: str) -> str:
                 "Each step down is a branch that left: its width is what the branch cost, its height what the net lost "
                 "without it, after brief fine-tuning."
             ),
-            plot(_staircase(selection)),
+            plot(_staircase(selection), least=0.54),
         ),
         section(
             say("Step by step"),
-            say("At each step the branch left without which the validation loss rose least for what it cost."),
+            say("At each step, branches were left out on trial; the one that was missed least left for good."),
             table(
                 (say("left"), say("branches in the net"), say("validation"), say("loss"), say("MACs"), say("of all")),
                 [_row(size, sizes[0]) for size in sizes],
@@ -144,7 +144,7 @@ def _staircase(selection: Selection) -> str:
     sizes = selection.sizes
     macs = [size.macs / 1e6 for size in sizes]
     accuracies = [100 * size.validation_accuracy for size in sizes]
-    with new_figure(9.6, 4.0) as figure:
+    with new_figure(6.4, 3.8) as figure:
         axes = figure.subplots()
         axes.step(macs, accuracies, where="post", color=GOOD, linewidth=1.8)
         axes.plot(macs, accuracies, "o", color=GOOD)

@@ -23,8 +23,8 @@ from branchwork.training.infer import pick_layout
 from branchwork.training.measure import lost_accuracy, observe, remove_each
 from branchwork.training.run import TrainedNet
 
-# A report must not keep a training waiting. A drawing of more operations takes seconds, and nobody reads it on a page.
-MOST_DRAWN = 150
+# A report must not keep a training waiting. To read and draw more layers takes seconds, and nobody reads it on a page.
+MOST_LAYERS = 150
 # On two cores, so many MACs take about half a second. With fewer images an accuracy would say little.
 MOST_MACS, MOST_IMAGES, FEWEST_IMAGES = 10_000_000_000, 1000, 100
 MOST_KERNELS = 24
@@ -63,6 +63,15 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
     """
     after = first_kernels(trained.net, trained.model.in_channels)
     kernels = "" if before is None or after is None else _kernels(before, after)
+    layers = sum(not list(module.children()) for module in trained.net.modules())
+    if layers > MOST_LAYERS:
+        words = say(
+            "With {layers} layers, the net is too long to be drawn here, and its branches to be measured: branchwork "
+            "inspect {run} and branchwork explain {run} do.",
+            layers=layers,
+            run=trained.folder,
+        )
+        return NetSections(section(say("The net"), words), "", kernels)
     try:
         net = copy.deepcopy(trained.net).cpu().float().eval()
         pick_layout(net, trained.model)
@@ -81,11 +90,6 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
 def _drawing(trace: Trace) -> str:
     heaviest = sorted(trace.operations, key=lambda operation: operation.macs, reverse=True)[:3]
     shares = ", ".join(f"{each.name} {each.macs / max(1, trace.macs):.0%}" for each in heaviest if each.macs)
-    count = len(trace.operations)
-    if count > MOST_DRAWN:
-        long = say("With {count} operations, the net is too long for a page: branchwork inspect draws it.", count=count)
-        most = say("Of its {macs:,} MACs per image, most are in {shares}.", macs=trace.macs, shares=shares)
-        return section(say("The net"), f"{long} {most}")
     words = say(
         "The stronger the colour of a box, the more of the {macs:,} MACs per image it takes: {shares}.",
         macs=trace.macs,
