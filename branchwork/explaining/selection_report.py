@@ -18,8 +18,8 @@ def selection_page(selection: Selection, training: str) -> str:
     parts = [
         paragraph(
             say(
-                "Goal: {goal}. Data: {data}, seed {seed}. Validation images decided; the test images were read once, at "
-                "the end.",
+                "Goal: {goal}. Data: {data}, seed {seed}. Validation images decided; the test images were read once, "
+                "at the end.",
                 goal=selection.goal,
                 data=selection.data,
                 seed=selection.seed,
