@@ -17,11 +17,16 @@ OURS, _PYTHONS = f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdl
 class BranchworkError(Exception):
     """Base of every error that the user can fix. The command prints it without a traceback and exits 2.
 
-    `message` is said in the user's language, with `values` in place of their {names}.
+    `message` is said in the user's language, with `values` in place of their {names}. If the cause is a misspelt
+    attribute, such as `nn.Moudel`, the error ends with the one that was probably meant.
     """
 
     def __init__(self, message: str = "", /, **values: object) -> None:
         super().__init__(say(message, **values))
+
+    def __str__(self) -> str:
+        text, hint = super().__str__(), did_you_mean(self.__cause__)
+        return text if hint in text else f"{text.removesuffix('.')}.{hint}"
 
 
 class NetError(BranchworkError):
@@ -110,7 +115,7 @@ def is_library(file: str) -> bool:
     return file.startswith((OURS, _PYTHONS)) or any(folder in file for folder in installed)
 
 
-def attribute_meant(reason: BaseException) -> str:
+def attribute_meant(reason: BaseException | None) -> str:
     """Return the attribute that was probably meant where `reason` says that there is none; "" if none is near."""
     if not isinstance(reason, AttributeError) or not reason.name:
         return ""
@@ -121,14 +126,15 @@ def attribute_meant(reason: BaseException) -> str:
     return next(iter(near or difflib.get_close_matches(reason.name, every, n=1)), "")
 
 
-def did_you_mean(reason: BaseException) -> str:
+def did_you_mean(reason: BaseException | None) -> str:
     """Return the end of a message about a missing attribute: ` Did you mean self.conv2?`; "" if none is near.
 
     The word before the dot is that of the user's line: `nn` where she writes `nn.Moudel`.
     """
-    close, frame = attribute_meant(reason), own_frame(reason)
-    if not close:
+    close = attribute_meant(reason)
+    if reason is None or not close:
         return ""
+    frame = own_frame(reason)
     before = re.search(rf"([\w.]+)\.{getattr(reason, 'name', '')}\b", (frame and frame.line) or "")
     if before is not None and before[1] == "self":
         return say(" Did you mean self.{close}?", close=close)

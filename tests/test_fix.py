@@ -123,7 +123,7 @@ def test_a_patch_applies_and_puts_the_net_right(name, tool, command):
     code, out, err = command("inspect", f"{file}:Net", "--lint", "--fix")
     said = out if name == "unread" else err
     assert code == (0 if name == "unread" else 2) and file.read_bytes() == before
-    assert "my net.patch puts right, by its line:" in said and "git apply my net.patch" in said, said
+    assert "my net.patch:\n" in said and "git apply my net.patch" in said, said
     number = 1 + before.decode().split("\n").index(next(n for n in before.decode().split("\n") if wrong in n))
     assert f"  {number}: {before.decode().splitlines()[number - 1].strip()}\n" in said
     if shutil.which(APPLY[tool][0]) is None:

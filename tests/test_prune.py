@@ -285,3 +285,11 @@ def test_every_verb_takes_such_a_net(small, command, tmp_path):
     assert result.folder == "runs/mine-Net-without-b5-sample-1"
     (tmp_path / "mine.py").unlink()
     assert branchwork.load_run(result.folder).net[2].in_features == 2 * 49
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of scripts
+def test_a_part_in_torchscript_is_told_that_it_cannot_be_narrowed():
+    behind = torch.jit.script(nn.Sequential(nn.Conv2d(8, 4, 3), nn.ReLU()))
+    net = nn.Sequential(Concat(a=nn.Conv2d(1, 4, 1), b=nn.Conv2d(1, 4, 1)), behind)
+    with pytest.raises(NetError, match="1 is a TorchScript module, whose layers cannot be narrowed"):
+        prune(net, (1, 8, 8), ["b"])

@@ -179,6 +179,19 @@ def test_an_addition_of_what_is_not_images_is_left_to_python():
     assert "RuntimeError: The size of tensor a" in str(failure(Odd(), (1, 5, 5)))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [("nn.Moudel", "nn.Module"), ("nn.Conv2D", "nn.Conv2d"), ("nn.functional.rleu", "nn.functional.relu")],
+)
+def test_a_misspelt_name_of_torch_meets_the_one_that_was_meant(wrong, hint, monkeypatch, refused):
+    monkeypatch.setenv("BRANCHWORK_LANG", "en")
+    text = FORGETFUL.replace("F.relu(x + y)", "nn.functional.relu(x + y)")
+    Path("net.py").write_text(text.replace(hint, wrong, 1))
+    for command in (("inspect", "net.py:Net"), ("train", "net.py:Net", "--data", "sample")):
+        said = refused(*command)
+        assert f" Did you mean {hint}?" in said and said.count("Did you mean") == 1, said
+
+
 FORGETFUL = """import torch.nn as nn, torch.nn.functional as F
 
 

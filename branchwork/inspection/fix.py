@@ -35,7 +35,7 @@ def write_patches(mends: Sequence[Mend]) -> str:
         )
         texts.append(
             say(
-                "{patch} puts right, by its line:\n{lines}\n"
+                "The mend is in {patch}:\n{lines}\n"
                 "Apply it in {folder}: git apply {name}, or patch -p1 < {name}. {file} itself is unchanged.",
                 patch=patch,
                 lines=lines,
