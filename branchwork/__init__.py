@@ -3,9 +3,21 @@
 Each verb of the command is a function here with the same name; it returns a value and prints nothing.
 """
 
+from typing import Any
+
 import lazy_loader
 
-__version__ = "0.1.0"
+from branchwork import shown
+from branchwork.version import __version__ as __version__
 
 # Each name is imported when it is first used, so that `branchwork --help` does not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def _render(value: Any) -> str:
+    from branchwork.cli.notebook import render
+
+    return render(value)
+
+
+shown.render = _render

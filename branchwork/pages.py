@@ -29,6 +29,20 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
+def snippet(parts: Iterable[str]) -> str:
+    """Return `parts`, HTML, for someone else's page, such as a notebook: in its fonts, on its paper, in its ink."""
+    style = (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
+    return f'<div class="branchwork"><style>.branchwork {{ {_GUEST} {style} }}</style>{"".join(parts)}</div>'
+
+
+# Whether that page is light or dark shows only in its ink.
+_GUEST = (
+    "--paper: transparent; --card: transparent; --ink: currentColor; "
+    "--quiet: color-mix(in srgb, currentColor 70%, transparent); "
+    "--line: color-mix(in srgb, currentColor 20%, transparent);"
+)
+
+
 def section(title: str, words: str, content: str = "") -> str:
     """Return a heading, a paragraph, and the HTML `content` below them."""
     return f"<h2>{escape(title)}</h2>\n{paragraph(words)}\n{content}"

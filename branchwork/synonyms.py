@@ -27,6 +27,7 @@ _ALSO: dict[str, tuple[str, ...]] = {
     "weights": ("pretrained", "checkpoint", "ckpt", "load", "finetune", "init"),
     "data": ("dataset", "data_set", "dataset_name", "data_dir", "train_dir", "root"),
     "source": ("data_dir", "root", "mnist"),
+    "out_channels": ("out", "filters", "output_channels"),
     "out": ("output", "save", "save_dir", "output_dir", "outdir", "dir", "folder", "path", "logdir", "project"),
     "draw": ("plot", "figure", "fig", "picture", "png", "svg", "output"),
     "to": ("format", "fmt"),

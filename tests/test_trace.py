@@ -15,7 +15,8 @@ from torch import nn
 
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
-from branchwork.cli.inspect import _show as show_inspection
+from branchwork.cli.inspect import parts, spare_columns
+from branchwork.cli.output import show
 from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import reduction, reductions
 from branchwork.graph.costs import count_macs
@@ -430,10 +431,10 @@ def test_the_command_shows_rows_totals_and_what_a_1x1_costs(command):
 def on_a_terminal(monkeypatch, capsys):
     """Show an inspection on a terminal of so many columns: gives what is on it, without colours."""
 
-    def call(inspection: Inspection, columns: int, *, folded: bool = False) -> str:
+    def call(inspection: Inspection, columns: int) -> str:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
-        show_inspection(inspection, folded=folded)
+        show(*parts(inspection), spare=spare_columns())
         return re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
 
     return call
@@ -492,7 +493,7 @@ def test_the_command_draws_and_lints(command):
         (("residual", "--draw", "r.txt"), "Use .svg, .png, .jpg or .pdf"),
         ((), "name a net to inspect"),
         (("--conv", "192x28x28", "--kernel", "5"), "all three"),
-        (("residual", "--conv", "192x28x28", "--kernel", "5", "--out", "3", "--through", "2"), "and no net"),
+        (("residual", "--conv", "192x28x28", "--kernel", "5", "--out-channels", "3", "--through", "2"), "and no net"),
         (("residual", "--kernel", "5"), "give --conv"),
         (("resdual",), "Did you mean 'residual'"),
     ],

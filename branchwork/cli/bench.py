@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, make_table, show, where_drawn
 from branchwork.cli.parameters import SEVERAL, AnyNet, Json, Threads, parse_image_shape
 from branchwork.language import milliseconds, say
 
@@ -72,10 +72,15 @@ def bench(
         draw=draw,
         progress=True,
     )
-    deliver(result, json_file, lambda: _show(result, draw))
+    deliver(result, json_file, lambda: show(*parts(result, draw), spare=spare_columns()))
 
 
-def _show(result: "Bench", draw: Path | None) -> None:
+def spare_columns() -> tuple[str, ...]:
+    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
+    return say("of peak"), say("GMAC/s"), say("off by"), say("quartiles")
+
+
+def parts(result: "Bench", draw: Path | None = None) -> list[Part]:
     from branchwork.deploy.bench_result import bench_title, engine_words
 
     table = make_table(
@@ -91,7 +96,7 @@ def _show(result: "Bench", draw: Path | None) -> None:
     ceilings = ", ".join(f"{kind} {speed / 1e9:,.1f} GMAC/s" for kind, speed in result.ceilings.items())
     untimed = {engine.name: engine.problem for engine in result.engines if engine.problem is not None}
     fast, wide = result.latency, result.throughput
-    show(
+    return [
         table,
         say(
             "peak of this machine (a large product): {ceilings}; MACs are those of the net as written, even if it is "
@@ -112,8 +117,7 @@ def _show(result: "Bench", draw: Path | None) -> None:
             rate=wide.images_per_second,
         ),
         *where_drawn("drawn: {file}", draw),
-        spare=(say("of peak"), say("GMAC/s"), say("off by"), say("quartiles")),
-    )
+    ]
 
 
 def _cells(row: "Timing") -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, FILE, Json, Source
 from branchwork.language import milliseconds, say
 
@@ -35,10 +35,10 @@ def compare(
     import branchwork
 
     comparison = branchwork.compare(runs, data=data, source=source, draw=draw, out=out, progress=True)
-    deliver(comparison, json_file, lambda: _show(comparison, draw, out))
+    deliver(comparison, json_file, lambda: show(*parts(comparison, draw, out)))
 
 
-def _show(comparison: "Comparison", draw: Path | None, out: Path | None) -> None:
+def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None = None) -> list[Part]:
     from branchwork.comparing.compare_report import class_rows
     from branchwork.comparing.pairs import TESTS, verdict
 
@@ -47,7 +47,7 @@ def _show(comparison: "Comparison", draw: Path | None, out: Path | None) -> None
     for row in rows[:MOST_CLASSES]:
         classes.add_row(*row)
     tests = dict.fromkeys(TESTS[pair.test] for pair in comparison.pairs)
-    show(
+    said: list[Part] = [
         _entries(comparison),
         *(f"{entry.label}: {entry.folder}" for entry in comparison.entries),
         _pairs(comparison),
@@ -60,11 +60,12 @@ def _show(comparison: "Comparison", draw: Path | None, out: Path | None) -> None
             data=comparison.data,
             count=len(comparison.disagreements),
         ),
-    )
+    ]
     if draw is not None and comparison.disagreements:
-        show(*where_drawn("pictures that one net reads and another does not: {file}", draw))
+        said += where_drawn("pictures that one net reads and another does not: {file}", draw)
     if out is not None:
-        show(say("page: {out}", out=out))
+        said.append(say("page: {out}", out=out))
+    return said
 
 
 def _entries(comparison: "Comparison") -> "Table":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from branchwork.cli.output import deliver, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, Fit, Json, Size, Source, parse_size
 from branchwork.language import listed, mark, say, times
 
@@ -35,7 +35,7 @@ def describe(
     import branchwork
 
     summary = branchwork.data(name, source=source, draw=draw, progress=True)
-    deliver(summary, json_file, lambda: _show(summary, draw))
+    deliver(summary, json_file, lambda: show(*parts(summary, draw)))
 
 
 @data.command
@@ -54,19 +54,19 @@ def pack(
     import branchwork
 
     packed = branchwork.pack(folder, out=out, size=parse_size(size), fit=fit, progress=True)
-    deliver(packed, json_file, lambda: _show_packed(packed))
+    deliver(packed, json_file, lambda: show(*packed_parts(packed)))
 
 
-def _show_packed(packed: "Packed") -> None:
+def packed_parts(packed: "Packed") -> list[Part]:
     shape, fit = times(packed.image_shape), packed.pictures
-    show(
+    return [
         *_report_lines(packed.report),
         say("{images:,} images {shape} by --fit {fit}", images=packed.images, shape=shape, fit=fit),
         say("pack: {file} ({size:,.1f} MB)", file=packed.file, size=packed.bytes / 1e6),
-    )
+    ]
 
 
-def _show(summary: "DataSummary", draw: Path | None) -> None:
+def parts(summary: "DataSummary", draw: Path | None = None) -> list[Part]:
     from branchwork.datasets.dataset import SPLITS
 
     table = make_table("class", *(split for split in SPLITS if split in summary.counts))
@@ -74,7 +74,7 @@ def _show(summary: "DataSummary", draw: Path | None) -> None:
         table.add_row(name, *(f"{counts[name]:,}" for counts in summary.counts.values()))
     table.add_section()
     table.add_row(say("all"), *(f"{sum(counts.values()):,}" for counts in summary.counts.values()))
-    show(
+    return [
         table,
         *([] if summary.report is None else _report_lines(summary.report)),
         say(
@@ -88,7 +88,7 @@ def _show(summary: "DataSummary", draw: Path | None) -> None:
         *([say("folder:    {folder}", folder=summary.folder)] if summary.folder else []),
         *(f"  {name}  md5 {md5}" for name, md5 in summary.files.items()),
         *where_drawn("examples:  {file}", draw),
-    )
+    ]
 
 
 def _report_lines(report: "FolderReport") -> list[str]:

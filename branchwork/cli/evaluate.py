@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, fits, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, fits, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import Json, Run, RunData, Source
 from branchwork.language import say
 from branchwork.palette import LIGHT
@@ -41,10 +41,15 @@ def evaluate(
 
     draw = draw or run / "mistakes.png"
     evaluation = branchwork.evaluate(run, data=data, top=top, source=source, draw=draw, progress=True)
-    deliver(evaluation, json_file, lambda: _show(evaluation, draw))
+    deliver(evaluation, json_file, lambda: show(*parts(evaluation, draw), spare=spare_columns()))
 
 
-def _show(evaluation: "Evaluation", draw: Path) -> None:
+def spare_columns() -> tuple[str, ...]:
+    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
+    return say("F1"), say("precision"), say("images")
+
+
+def parts(evaluation: "Evaluation", draw: Path | None = None) -> list[Part]:
     from branchwork.nets.resolve import short_name
 
     wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
@@ -59,7 +64,7 @@ def _show(evaluation: "Evaluation", draw: Path) -> None:
     )
     drawn = where_drawn("the most confident mistakes: {file}", draw if wrong else None)
     tables = _classes(evaluation), _confusion(evaluation)
-    show(*tables, result, *_more(evaluation), *drawn, spare=(say("F1"), say("precision"), say("images")))
+    return [*tables, result, *_more(evaluation), *drawn]
 
 
 def _classes(evaluation: "Evaluation") -> "Table":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source
 from branchwork.errors import ExplainError
 from branchwork.language import mark, milliseconds, say
@@ -43,18 +43,18 @@ def explain(
                 "--data, --images and --source are for a whole net: leave them out, or leave out the pictures"
             )
         explanations = branchwork.explain_pictures(run, pictures, target=class_name, draw=draw)
-        deliver(explanations, json_file, lambda: _show_pictures(explanations))
+        deliver(explanations, json_file, lambda: show(*picture_parts(explanations)))
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")
         explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, progress=True)
-        deliver(explanation, json_file, lambda: _show(explanation))
+        deliver(explanation, json_file, lambda: show(*parts(explanation)))
     if draw is not None and json_file != STDOUT:
         show(*where_drawn("drawn: {file}", draw))
 
 
-def _show(found: "Explanation") -> None:
-    show(
+def parts(found: "Explanation") -> list[Part]:
+    return [
         _branch_table(found),
         say("What is lost is in points of accuracy, in brackets the 95% interval of the change on the same images."),
         say("Replaced by its mean: each channel of the branch gives its mean over all images and positions."),
@@ -74,7 +74,7 @@ def _show(found: "Explanation") -> None:
         *([_residual_table(found)] if found.residuals else []),
         _relation_table(found),
         *verdict_lines(found),
-    )
+    ]
 
 
 def _branch_table(found: "Explanation") -> "Table":
@@ -184,9 +184,10 @@ def verdict_lines(found: "Explanation") -> list[str]:
     ]
 
 
-def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
+def picture_parts(explanations: "tuple[PictureExplanation, ...]") -> list[Part]:
+    said: list[Part] = []
     for picture in explanations:
-        show(
+        said += [
             _title(picture),
             say(
                 "The net's score for {target!r} (its logit) is {score:.2f}, {gained:+.2f} against a black picture.",
@@ -210,15 +211,16 @@ def _show_pictures(explanations: "tuple[PictureExplanation, ...]") -> None:
                 for join in picture.joins
                 if not join.complete
             ),
-        )
+        ]
     if any(picture.joins for picture in explanations):
-        show(
+        said += [
             say(
                 "Adds to the score: against a black picture, by integrated gradients; the branches of a join add up to "
                 "the join's figure."
             ),
             say("Sees a black picture: the branch gives what it gives for black, all else sees the picture."),
-        )
+        ]
+    return said
 
 
 def _title(picture: "PictureExplanation") -> str:

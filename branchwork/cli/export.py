@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, show
+from branchwork.cli.output import Part, deliver, show
 from branchwork.cli.parameters import DATA, AnyNet, Json, Source
 from branchwork.language import enumerated, say, times
 
@@ -76,12 +76,12 @@ def export(
         source=source,
         progress=True,
     )
-    deliver(exported, json_file, lambda: _show(exported))
+    deliver(exported, json_file, lambda: show(*parts(exported)))
 
 
-def _show(exported: "Exported") -> None:
+def parts(exported: "Exported") -> list[Part]:
     compile_with = exported.metadata.get("compile_with")
-    show(
+    return [
         *exported.files,
         say(
             "{bytes:,} bytes for {engine} {version}, {precision}, fused"
@@ -115,4 +115,4 @@ def _show(exported: "Exported") -> None:
             if compile_with
             else []
         ),
-    )
+    ]

@@ -16,15 +16,13 @@ from branchwork.cli.net_tables import (
     reductions_table,
     spare_columns,
 )
-from branchwork.cli.output import deliver, show, where_drawn
+from branchwork.cli.output import Part, deliver, show, where_drawn
 from branchwork.cli.parameters import STDOUT, Json, Shortcut, Stem, Theme, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, say
 from branchwork.training.options import RUN_SCRIPT
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.graph.bottlenecks import Reduction
     from branchwork.inspection.table import Inspection
 
@@ -93,7 +91,7 @@ def inspect(
 
             with legible(draw):
                 draw_reduction(reduction, draw, theme)
-        deliver(reduction, json_file, lambda: _show_reduction(reduction))
+        deliver(reduction, json_file, lambda: show(*reduction_parts(reduction)))
         _tell(draw, json_file)
         return
     if net is None or kernel is not None or out is not None or through is not None:
@@ -107,7 +105,7 @@ def inspect(
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, draw=draw, theme=theme, lint=lint, fix=fix)
-    deliver(inspection, json_file, lambda: _show(inspection, folded=by is not None))
+    deliver(inspection, json_file, lambda: show(*parts(inspection), spare=spare_columns()))
     _tell(draw, json_file)
 
 
@@ -116,13 +114,13 @@ def _tell(drawn: Path | None, json_file: Path | None) -> None:
         show(*where_drawn("drawn: {file}", drawn))
 
 
-def _show(inspection: "Inspection", *, folded: bool) -> None:
-    parts: list[Table | str] = [operations_table(inspection, folded=folded), *_totals(inspection)]
+def parts(inspection: "Inspection") -> list[Part]:
+    said: list[Part] = [operations_table(inspection), *_totals(inspection)]
     if inspection.joins:
-        parts += ["", branches_table(inspection.joins)]
+        said += ["", branches_table(inspection.joins)]
     if inspection.reductions:
-        parts.append(reductions_table(inspection.reductions))
-    show(*parts, *_findings(inspection), spare=spare_columns())
+        said.append(reductions_table(inspection.reductions))
+    return [*said, *_findings(inspection)]
 
 
 def _totals(inspection: "Inspection") -> list[str]:
@@ -165,11 +163,11 @@ def _findings(inspection: "Inspection") -> list[str]:
     return lines if inspection.patch is None else [*lines, "", inspection.patch]
 
 
-def _show_reduction(saved: "Reduction") -> None:
+def reduction_parts(saved: "Reduction") -> list[Part]:
     fewer, more = saved.times, 1 / saved.times
     words = (
         say("through the 1×1: {macs:,} MACs, {times:.2f} times fewer", macs=saved.total, times=fewer)
         if fewer >= 1
         else say("through the 1×1: {macs:,} MACs, {times:.2f} times more", macs=saved.total, times=more)
     )
-    show(reduction_table(saved), words)
+    return [reduction_table(saved), words]

@@ -22,13 +22,13 @@ def spare_columns() -> tuple[str, ...]:
     return (say("memory"), say("share"), "", say("params"), say("output"), say("operation"))
 
 
-def operations_table(inspection: "Inspection", *, folded: bool) -> "Table":
-    """Return a row for each operation, or if `folded` for each group of them; with short numbers where it must."""
-    table = _operations_table(inspection, folded, lambda count: f"{count:,}")
-    return table if fits(table, without=spare_columns()[:1]) else _operations_table(inspection, folded, short_count)
+def operations_table(inspection: "Inspection") -> "Table":
+    """Return a row for each operation or group of operations, with short numbers where a terminal is narrow."""
+    table = _operations_table(inspection, lambda count: f"{count:,}")
+    return table if fits(table, without=spare_columns()[:1]) else _operations_table(inspection, short_count)
 
 
-def _operations_table(inspection: "Inspection", folded: bool, number: Callable[[int], str]) -> "Table":
+def _operations_table(inspection: "Inspection", number: Callable[[int], str]) -> "Table":
     from rich.text import Text
 
     title = say("{net}, one image of {shape}", net=inspection.net, shape=times(inspection.input_shape))
@@ -44,7 +44,7 @@ def _operations_table(inspection: "Inspection", folded: bool, number: Callable[[
     block, branch = "", None
     for row in inspection.rows:
         name = row.name
-        if not folded:
+        if inspection.by is None:
             top, _, rest = row.name.partition(".")
             if rest and top != block:
                 table.add_row(top, inspection.blocks.get(top, ""), style="bold")

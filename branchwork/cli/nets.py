@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.output import Part, deliver, make_table, show
 from branchwork.cli.parameters import Json
 from branchwork.language import say, times
 
@@ -20,10 +20,10 @@ def nets(
     import branchwork
 
     sizes = branchwork.list_nets(*names)
-    deliver(sizes, json_file, lambda: _show(sizes))
+    deliver(sizes, json_file, lambda: show(*parts(sizes), spare=(say("classes"), say("input"))))
 
 
-def _show(sizes: "tuple[NetSize, ...]") -> None:
+def parts(sizes: "tuple[NetSize, ...]") -> list[Part]:
     table = make_table("net", "input", "classes", "parameters", "MACs per image")
     for size in sizes:
         table.add_row(
@@ -43,9 +43,8 @@ def _show(sizes: "tuple[NetSize, ...]") -> None:
         ),
     ):
         options.add_row(option, words)
-    show(
+    return [
         table,
         say("Each net also accepts other image sizes and numbers of classes."),
         options,
-        spare=(say("classes"), say("input")),
-    )
+    ]

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from branchwork.cli.parameters import STDOUT
 from branchwork.files import write_whole
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
 
     from branchwork.training.training_run import Result
+
+# What a verb shows of its value, on a terminal and in a notebook: a table, or lines of text.
+Part: TypeAlias = "Table | str"
 
 
 def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:
@@ -59,7 +62,7 @@ WORDS = re.compile(rf" *[{_OPENING}]*(?:\[[{_HAN}]+|[{_HAN}]|[^ {_HAN}{_OPENING}
 _NAMES = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}{_INSIDE}]*[{_INSIDE}]|[^ {_HAN}{_INSIDE}]+)[{_CLOSING}]*")
 
 
-def show(*parts: "Table | str", spare: Sequence[str] = ()) -> None:
+def show(*parts: Part, spare: Sequence[str] = ()) -> None:
     """Print tables and lines of text.
 
     On a terminal, lines are wrapped between words, and paths stay whole, so that they can be copied. A table that is
@@ -196,6 +199,11 @@ def _gap(table: "Table") -> int:
 
 def show_results(results: "tuple[Result, ...]") -> None:
     """Show a row for each trained net, and where the reports are."""
+    show(*result_parts(results), spare=(say("epochs"), say("parameters")))
+
+
+def result_parts(results: "tuple[Result, ...]") -> list[Part]:
+    """Return a row for each trained net, and where the reports are."""
     from branchwork.nets.resolve import short_name
 
     table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)")
@@ -217,7 +225,7 @@ def show_results(results: "tuple[Result, ...]") -> None:
         precision=first.precision,
     )
     reports = (say("report: {file}", file=result.report) for result in results)
-    show(table, settings, *reports, spare=(say("epochs"), say("parameters")))
+    return [table, settings, *reports]
 
 
 def where_drawn(message: str, file: Path | None) -> list[str]:

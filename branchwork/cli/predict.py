@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show, where_drawn, write_text
+from branchwork.cli.output import Part, deliver, make_table, show, where_drawn, write_text
 from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
 from branchwork.language import mark, say
@@ -37,19 +37,19 @@ def predict(
     predictions = branchwork.predict(run, pictures, top=top, draw=draw)
     if csv_file is not None:
         write_text(_csv(predictions), csv_file)
-    deliver(predictions, json_file, lambda: None if csv_file == STDOUT else _show(predictions, draw))
+    deliver(predictions, json_file, lambda: None if csv_file == STDOUT else show(*parts(predictions, draw)))
     failed = [prediction.error for prediction in predictions if prediction.error is not None]
     for error in failed:
         print(f"branchwork: {error}", file=sys.stderr)
     return 2 if failed else 0
 
 
-def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
+def parts(predictions: "tuple[Prediction, ...]", draw: Path | None = None) -> list[Part]:
     from branchwork.training.doubts import NAMES
 
     readable = [prediction for prediction in predictions if prediction.error is None]
     if not readable:
-        return
+        return []
     doubted = [prediction for prediction in readable if prediction.warnings]
     doubts = [mark("doubt")] if doubted else []
     table = make_table("picture", *doubts, "answer", "", *[""] * (2 * (len(readable[0].guesses) - 1)))
@@ -59,11 +59,11 @@ def _show(predictions: "tuple[Prediction, ...]", draw: Path | None) -> None:
         cells = [cell for guess in prediction.guesses for cell in (guess.name, f"{guess.probability:.1%}")]
         names = ", ".join(say(NAMES[doubt.kind]) for doubt in prediction.warnings)
         table.add_row(prediction.image, *([names] if doubted else []), *cells)
-    show(
+    return [
         table,
         *(f"{prediction.image}: {doubt.message}" for prediction in doubted for doubt in prediction.warnings),
         *where_drawn("pictures as the net gets them: {file}", draw),
-    )
+    ]
 
 
 def _csv(predictions: "tuple[Prediction, ...]") -> str:

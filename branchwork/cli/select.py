@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, interval, make_table, show
+from branchwork.cli.output import Part, deliver, interval, make_table, show
 from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
 from branchwork.errors import RecipeError
 from branchwork.language import say
@@ -85,7 +85,7 @@ def select(
         out=out,
         progress=observer,
     )
-    deliver(selection, json_file, lambda: _show(selection))
+    deliver(selection, json_file, lambda: show(*parts(selection), spare=spare_columns()))
 
 
 def _fraction(text: str) -> float:
@@ -94,7 +94,12 @@ def _fraction(text: str) -> float:
     return float(text[:-1]) / 100
 
 
-def _show(selection: "Selection") -> None:
+def spare_columns() -> tuple[str, ...]:
+    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
+    return say("seconds"), say("steps"), say("parameters"), say("loss"), say("weight size")
+
+
+def parts(selection: "Selection") -> list[Part]:
     from rich.text import Text
 
     from branchwork.explaining.selection_report import by_weights
@@ -141,7 +146,7 @@ def _show(selection: "Selection") -> None:
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
         ends.add_row(short_name(net), *_cells(figures))
     sentence = by_weights(selection)
-    show(
+    return [
         sizes,
         worth,
         *([sentence] if sentence else []),
@@ -155,8 +160,7 @@ def _show(selection: "Selection") -> None:
             seconds=selection.seconds,
         ),
         say("report: {file}", file=selection.report),
-        spare=(say("seconds"), say("steps"), say("parameters"), say("loss"), say("weight size")),
-    )
+    ]
 
 
 def _cells(figures: "Figures") -> tuple[str, ...]:

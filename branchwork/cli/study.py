@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show
+from branchwork.cli.output import Part, deliver, make_table, show
 from branchwork.cli.parameters import DATA, Device, Json
 from branchwork.language import say
 
@@ -68,10 +68,10 @@ def study(
         ),
         progress=True,
     )
-    deliver(result, json_file, lambda: _show(result))
+    deliver(result, json_file, lambda: show(*parts(result)))
 
 
-def _show(result: "StudyResult") -> None:
+def parts(result: "StudyResult") -> list[Part]:
     from branchwork.studies.design import verdict_name
     from branchwork.studies.statistics import mean_words, measure_name
 
@@ -80,7 +80,7 @@ def _show(result: "StudyResult") -> None:
     for row in result.rows:
         means = [mean_words(measure, row.means[measure]) for measure in measures]
         table.add_row(say(row.label), *means, f"{row.macs:,}")
-    show(
+    return [
         table,
         *(
             f"{finding.question} {verdict_name(finding.verdict).upper()}\n  {finding.words}"
@@ -93,4 +93,4 @@ def _show(result: "StudyResult") -> None:
             seeds=len(result.seeds),
             report=result.report,
         ),
-    )
+    ]

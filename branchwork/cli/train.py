@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, make_table, show, show_results
+from branchwork.cli.output import Part, deliver, make_table, show, show_results
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
 from branchwork.language import say
@@ -141,7 +141,7 @@ def train(
         }  # fmt: skip
         if run.seeds is not None:
             several = branchwork.train_seeds(net, seeds=run.seeds, **settings)
-            deliver(several, run.json_file, lambda: _show_seeds(several))
+            deliver(several, run.json_file, lambda: show(*seeds_parts(several)))
             return
         result = branchwork.train(net, **settings)
         if processes.first:
@@ -180,7 +180,7 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
 
     if holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, progress=True)
-        deliver(several, run.json_file, lambda: _show_seeds(several))
+        deliver(several, run.json_file, lambda: show(*seeds_parts(several)))
     else:
         with joined() as processes:
             result = branchwork.resume(folder, source=source, progress=True)
@@ -188,7 +188,7 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
                 deliver(result, run.json_file, lambda: show_results((result,)))
 
 
-def _show_seeds(several: "SeedsResult") -> None:
+def seeds_parts(several: "SeedsResult") -> list[Part]:
     from branchwork.nets.resolve import short_name
 
     table = make_table("seed", "validation", "test accuracy", "train s")
@@ -206,4 +206,4 @@ def _show_seeds(several: "SeedsResult") -> None:
         seeds=len(several.seeds),
         folder=several.folder,
     )
-    show(table, words)
+    return [table, words]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from branchwork.comparing.pairs import Pair
+from branchwork.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Nets on the same test images: each by itself, in pairs, and the images on which they disagree.
 
     `disagreements` begin with the most confident mistakes.

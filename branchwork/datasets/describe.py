@@ -21,6 +21,7 @@ from branchwork.files import printable
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.shown import Shown
 
 # Examples of each class on a sheet.
 _EXAMPLES = 10
@@ -29,7 +30,7 @@ _MOST_CLASSES = 20
 
 
 @dataclass(frozen=True)
-class DataSummary:
+class DataSummary(Shown):
     """A data set in figures.
 
     `counts` is the number of images by class name for `train` and `test`, and for `validation` if it has files of its

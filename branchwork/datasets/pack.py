@@ -30,6 +30,7 @@ from branchwork.files import hold_lock, move_together, parse_json, printable, re
 from branchwork.language import mark, say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.shown import Shown
 
 SUFFIX = ".pack"
 MAGIC = b"BWPACK01"
@@ -39,7 +40,7 @@ _REMEDY = mark("copy it again, or pack its folder again")
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(Shown):
     """A pack that was written: `images` of them can be used, each of `image_shape`, fitted by `pictures`."""
 
     file: str

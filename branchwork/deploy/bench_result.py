@@ -9,6 +9,7 @@ from branchwork.errors import EngineError
 from branchwork.figures import INK, new_figure, plain_axes, save
 from branchwork.language import milliseconds, say, times
 from branchwork.palette import BLUE
+from branchwork.shown import Shown
 
 _WRITTEN, _FUSED = "#b8bec6", BLUE
 _BAR = 0.38
@@ -39,7 +40,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Shown):
     """A net's times on this machine. `macs` are per image, of the net as written.
 
     `ceilings` are the most MACs per second of torch's product of large matrices, by precision, measured in the same

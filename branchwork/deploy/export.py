@@ -28,6 +28,7 @@ from branchwork.language import enumerated, listed, say, times
 from branchwork.observer import Observer
 from branchwork.page.build import ExportedPage, export_page
 from branchwork.screen import watch
+from branchwork.shown import Shown
 from branchwork.training.evaluate import load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
@@ -39,7 +40,7 @@ IMAGES = 1000
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(Shown):
     """A file for `engine`, and how it compares with the net as written in float32 on `images` images of `data`.
 
     `files` are paths, the last of which is the one to open, and `bytes` is their total size. `difference` is the

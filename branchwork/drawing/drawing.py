@@ -11,6 +11,8 @@ from branchwork.figures import INK, check_ending, inline_svg, new_figure, save
 from branchwork.graph.trace import Trace
 from branchwork.palette import SHORTCUT, ThemeName
 
+# A drawing of more operations takes seconds, and nobody reads it on a page.
+MOST_DRAWN = 150
 _CORNER = 0.1  # the radius of round corners
 
 

@@ -17,6 +17,7 @@ from branchwork.figures import check_ending, legible
 from branchwork.files import printable
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.program import shape_of
+from branchwork.shown import Several
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
 
@@ -37,7 +38,7 @@ def explain_pictures(
     *,
     target: str | None = None,
     draw: Path | None = None,
-) -> tuple[PictureExplanation, ...]:
+) -> Several[PictureExplanation]:
     """Explain what in each of `pictures`, files or folders, makes the net of a run folder choose a class.
 
     The class is `target`, by default the predicted one. The reference is a black picture. Heat maps and branches are
@@ -59,7 +60,7 @@ def explain_pictures(
         raise ImageError("no pictures were given: name files, or a folder of them")
     images = [read_image(path, model) for path in paths]
     branched = read_branches(trained.net, (model.in_channels, *model.image_size))
-    explanations = tuple(
+    explanations = Several(
         _explain(branched, model, image, name=printable(path), target=target)
         for image, path in zip(images, paths, strict=True)
     )

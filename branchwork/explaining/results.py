@@ -5,6 +5,7 @@ from typing import Literal
 
 from branchwork.explaining.ranks import Verdict
 from branchwork.language import say
+from branchwork.shown import Shown
 
 Measure = Literal["weight_rms", "weight_norm", "activation_rms", "macs"]
 
@@ -51,7 +52,7 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Shown):
     """What the branches of a run's net contribute, measured on `images` images of `data`; `macs` are the whole net's.
 
     `residuals` are, for each join with a shortcut, the mean over images of ‖F(x)‖/‖x‖: the size of the residual beside
@@ -115,7 +116,7 @@ class JoinEvidence:
 
 
 @dataclass(frozen=True)
-class PictureExplanation:
+class PictureExplanation(Shown):
     """What speaks for a class on one picture. Heat maps are H×W, as the net got the picture.
 
     `probability` and `logit` are those of `target`, by default the class that the net `predicted`. `gradients` are

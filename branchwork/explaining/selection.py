@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from branchwork.errors import RecipeError
 from branchwork.language import say
+from branchwork.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Shown):
     """The result of `select`, stored as `selection.json`.
 
     `whole` and `net` are the arguments of the nets before and after, `folder` is the run of the smaller one, and

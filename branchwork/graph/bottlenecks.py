@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from branchwork.errors import NetError
 from branchwork.graph.trace import Trace
+from branchwork.shown import Shown
 
 
 @dataclass(frozen=True)
-class Reduction:
+class Reduction(Shown):
     """The MACs of two ways from `channels` to `out` channels at one output size.
 
     `direct` is a k×k convolution alone; `first` and `second` are a 1×1 to `through` channels and the k×k after it.

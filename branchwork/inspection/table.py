@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from branchwork.drawing.drawing import draw_net
+from branchwork.drawing.drawing import MOST_DRAWN, draw_net, inline_drawing
 from branchwork.errors import NetError
 from branchwork.figures import legible
 from branchwork.graph.bottlenecks import Reduction, reductions
@@ -23,6 +23,7 @@ from branchwork.inspection.lint import lint_graph
 from branchwork.language import say
 from branchwork.nets.input_size import smallest_square
 from branchwork.palette import ThemeName
+from branchwork.shown import Shown
 from branchwork.training.subject import resolve
 
 Shape = tuple[int, ...]
@@ -61,12 +62,13 @@ class BranchCost:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """What a net does to one image and what it costs.
 
     The parameters of `rows` and of `unreached`, which no operation uses, add up to `parameters`. `blocks` has the class
     of each child of the net. `smallest_input` is the side of the smallest square image, up to `input_shape`, that it
-    takes as built. `classes`, `mean` and `std` are a run's. `patch` says what --fix has written.
+    takes as built. `by` is how rows are summed. `classes`, `mean` and `std` are a run's. `patch` says what --fix has
+    written.
     """
 
     net: str
@@ -83,10 +85,17 @@ class Inspection:
     reductions: tuple[Reduction, ...]
     blocks: dict[str, str]
     findings: tuple[Finding, ...] | None
+    by: By | None = None
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     patch: str | None = None
+
+    @property
+    def drawing(self) -> str:
+        """The drawing of the net as SVG, for an HTML page; "" where it has too many operations."""
+        trace: Trace | None = self.__dict__.get("_drawn")
+        return "" if trace is None or len(trace.operations) > MOST_DRAWN else inline_drawing(trace)
 
 
 def inspect(
@@ -114,8 +123,8 @@ def inspect(
         subject = resolve(net, input_shape)
         graph = read(subject.net, subject.input_shape, single=True)
         traced = trace_graph(graph)
+        drawn = fold(traced, by) if by == "block" or by == "branch" else traced
         if draw is not None:
-            drawn = fold(traced, by) if by == "block" or by == "branch" else traced
             with legible(draw):
                 draw_net(drawn, draw, _title(subject.name, traced), theme)
         inspection = _inspect(graph, traced, subject.name, by=by, lint=lint or fix)
@@ -127,10 +136,11 @@ def inspect(
         found = inspection.findings or ()
         patch = write_patches([finding.mend for finding in found if finding.mend is not None])
         inspection = replace(inspection, patch=patch)
-    if subject.run is None:
-        return inspection
-    model = subject.run.model
-    return replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
+    if subject.run is not None:
+        model = subject.run.model
+        inspection = replace(inspection, classes=model.classes, mean=model.mean, std=model.std)
+    object.__setattr__(inspection, "_drawn", drawn)  # no field: it is no figure, for JSON or to be compared
+    return inspection
 
 
 def _title(name: str, traced: Trace) -> str:
@@ -161,6 +171,7 @@ def _inspect(graph: Graph, traced: Trace, name: str, *, by: By | None, lint: boo
         joins={join.node: tuple(_costs(join, traced)) for join in traced.joins},
         reductions=tuple(reductions(traced)),
         findings=lint_graph(graph, traced) if lint else None,
+        by=by,
         blocks={path: name for path, name in traced.classes.items() if path and "." not in path},
     )
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from branchwork.errors import NetError, nearest
 from branchwork.files import parse_json
+from branchwork.shown import Several, Shown
 
 
 @dataclass(frozen=True)
-class NetSize:
+class NetSize(Shown):
     """A net as it was designed: its input C×H×W, its classes, its parameters, and its MACs per image."""
 
     name: str
@@ -19,7 +20,7 @@ class NetSize:
     macs: int
 
 
-def list_nets(*prefixes: str) -> tuple[NetSize, ...]:
+def list_nets(*prefixes: str) -> Several[NetSize]:
     """List the nets of the catalogue, in its order, whose names begin with one of `prefixes`; by default all.
 
     The sizes are in `sizes.json`, written by `scripts/measure_nets.py`: tracing every net takes minutes. Raises
@@ -33,4 +34,4 @@ def list_nets(*prefixes: str) -> tuple[NetSize, ...]:
             raise NetError(
                 "there is no net whose name begins with {prefix!r}.{hint}", prefix=prefix, hint=nearest(prefix, names)
             )
-    return tuple(net for net in nets if not prefixes or net.name.startswith(prefixes))
+    return Several(net for net in nets if not prefixes or net.name.startswith(prefixes))

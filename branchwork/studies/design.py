@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from branchwork.language import mark, say, sentences
+from branchwork.shown import Shown
 from branchwork.studies.records import Record
 from branchwork.studies.statistics import (
     Mean,
@@ -163,7 +164,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(Shown):
     """A study's answer. Of its `trainings`, `trained` were run by this call, the others before it.
 
     `seconds` is the total time of all trainings and their tests, on whatever machine.

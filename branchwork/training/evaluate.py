@@ -17,6 +17,7 @@ from branchwork.language import say, times
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.shown import Shown
 from branchwork.training.calibration import Calibration, calibrate, draw_reliability
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, load_run
@@ -49,7 +50,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """The performance of a net on test images. Accuracies are fractions; `interval` is the 95% Wilson interval.
 
     `confusion` counts images by true class, then by predicted class. `worst` are the most confident mistakes,

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-import branchwork
 from branchwork.language import say
+from branchwork.version import __version__
 
 
 def versions() -> dict[str, str]:
     return {
-        "branchwork": branchwork.__version__,
+        "branchwork": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -14,6 +14,7 @@ from branchwork.figures import legible
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.nets.resolve import short_name
+from branchwork.shown import Several, Shown
 from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, place_and_doubt, unlike_doubts
 from branchwork.training.infer import predict_logits
 from branchwork.training.run import Model, TrainedNet, load_run
@@ -23,7 +24,7 @@ MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Shown):
     """The most probable classes of one picture, in order; or `error`, the reason why it could not be read.
 
     `warnings` are reasons to doubt the answer.
@@ -37,7 +38,7 @@ class Prediction:
 
 def predict(
     run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, draw: Path | None = None
-) -> tuple[Prediction, ...]:
+) -> Several[Prediction]:
     """Return the `top` most probable classes of each picture in `images`, files or folders, by the net of a run.
 
     A picture that cannot be read does not stop the others: its `error` says why. With `draw`, a sheet of
@@ -61,7 +62,7 @@ def predict(
         except ImageError as reason:
             errors[path] = printable(str(reason))
     answers = dict(zip(read, _answer(list(read.values()), trained, top), strict=True))
-    predictions = tuple(
+    predictions = Several(
         Prediction(printable(path), (), errors[path])
         if path in errors
         else Prediction(printable(path), answers[path][0], None, _merge(doubts[path], answers[path][1]))

@@ -14,6 +14,7 @@ from branchwork.language import mark, say
 from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.shown import Several, Shown
 from branchwork.training.checkpoint import SavedState, load_state
 from branchwork.training.keywords import Keywords, choose_recipe, divide
 from branchwork.training.options import Options
@@ -109,7 +110,7 @@ def _load_again(plan: Plan, source: Path | None, observer: Observer) -> DataSet:
 
 
 @dataclass(frozen=True)
-class SeedsResult:
+class SeedsResult(Shown):
     """The test accuracies of several seeds, as fractions; `deviation` is the sample standard deviation (n − 1)."""
 
     net: str
@@ -226,7 +227,7 @@ def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer
     return tuple(results)
 
 
-def demo(data: str = "auto", *, out: str | Path = "runs/demo", progress: bool | Observer = False) -> tuple[Result, ...]:
+def demo(data: str = "auto", *, out: str | Path = "runs/demo", progress: bool | Observer = False) -> Several[Result]:
     """Train `inception` and `residual` on `data` into folders in `out`.
 
     A finished net is not trained again; an interrupted one is continued.
@@ -238,4 +239,4 @@ def demo(data: str = "auto", *, out: str | Path = "runs/demo", progress: bool | 
     nets = ("inception", "residual")
     plans = {folder / net: make_plan(net, data_set) for net in nets}
     again = say("stopped, and saved. Run the same command again to continue.")
-    return _complete(plans, data_set, again=again, observer=observer)
+    return Several(_complete(plans, data_set, again=again, observer=observer))

@@ -24,6 +24,7 @@ from branchwork.nets.catalogue import NETS
 from branchwork.nets.resolve import short_name, split_options
 from branchwork.nets.weights import load_weights
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
+from branchwork.shown import Shown
 from branchwork.training.checkpoint import Position, SavedState, save_state
 from branchwork.training.evaluate import evaluate_net
 from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
@@ -56,7 +57,7 @@ SAVE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Shown):
     """The result of a training, stored as `result.json`.
 
     Accuracies are fractions; `test_interval` is the 95% Wilson interval of the test accuracy. `train_seconds` runs from

@@ -1,0 +1,107 @@
+"""What a notebook shows of a value: the parts that the command prints, as HTML in the notebook's own colours."""
+
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from branchwork.cli.bench import parts as bench
+from branchwork.cli.compare import parts as comparison
+from branchwork.cli.data import packed_parts as packed
+from branchwork.cli.data import parts as data
+from branchwork.cli.evaluate import parts as evaluation
+from branchwork.cli.explain import parts as explanation
+from branchwork.cli.explain import picture_parts as pictures
+from branchwork.cli.export import parts as exported
+from branchwork.cli.inspect import parts as inspection
+from branchwork.cli.inspect import reduction_parts as reduction
+from branchwork.cli.nets import parts as nets
+from branchwork.cli.output import result_parts as results
+from branchwork.cli.predict import parts as predictions
+from branchwork.cli.select import parts as selection
+from branchwork.cli.study import parts as study
+from branchwork.cli.train import seeds_parts as seeds
+from branchwork.pages import cards, plot, snippet
+
+# By the name of a value's class, whose module may import torch. Some are shown together, where there are several.
+_TOGETHER: dict[str, Callable[[Any], Sequence[Table | str]]] = {
+    "Result": results,
+    "Prediction": predictions,
+    "PictureExplanation": pictures,
+    "NetSize": nets,
+}
+_ALONE: dict[str, Callable[[Any], Sequence[Table | str]]] = {
+    "SeedsResult": seeds,
+    "Evaluation": evaluation,
+    "Comparison": comparison,
+    "Inspection": inspection,
+    "Reduction": reduction,
+    "Explanation": explanation,
+    "Selection": selection,
+    "StudyResult": study,
+    "Exported": exported,
+    "Bench": bench,
+    "DataSummary": data,
+    "Packed": packed,
+}
+
+
+def render(value: Any) -> str:
+    """Return `value`, or the values in a tuple, as HTML: what the command prints, below the drawing if it has one."""
+    values = value if isinstance(value, tuple) else (value,)
+    if not values:
+        return snippet([])
+    name = type(values[0]).__name__
+    parts = _TOGETHER[name](values) if name in _TOGETHER else _ALONE[name](value)
+    drawing = getattr(value, "drawing", "")
+    return snippet([*([plot(drawing)] if drawing else []), *_html(parts)])
+
+
+def _html(parts: Sequence[Table | str]) -> Iterator[str]:
+    for are_lines, group in groupby(parts, lambda part: isinstance(part, str)):
+        if are_lines:
+            yield f'<p class="lines">{escape(chr(10).join(map(str, group)).strip(chr(10)))}</p>'
+        else:
+            yield from (_table(table) for table in group if isinstance(table, Table))
+
+
+def _table(table: Table) -> str:
+    """Return a table; one of a single row, if each of its columns has a header, as a card for each cell."""
+    heads = [str(column.header).replace("\n", " ") for column in table.columns]
+    rows = list(zip(*(column.cells for column in table.columns), strict=True))
+    if len(rows) == 1 and all(heads) and table.title is None:
+        return cards(*(_card(head, str(cell)) for head, cell in zip(heads, rows[0], strict=True)))
+    body = ""
+    for row, look in zip(rows, table.rows, strict=True):
+        kinds = " ".join(kind for kind, holds in (("bold", look.style), ("end", look.end_section)) if holds)
+        body += f'<tr class="{kinds}">' if kinds else "<tr>"
+        body += "".join(map(_cell, table.columns, row)) + "</tr>"
+    head = "".join(_cell(column, head, "th") for column, head in zip(table.columns, heads, strict=True))
+    title = "" if table.title is None else f"<caption>{escape(str(table.title))}</caption>"
+    whole = f'<table class="lined">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{whole}</div>'
+
+
+def _card(head: str, cell: str) -> tuple[str, str, str]:
+    """Return a card's name, value and remark: what stands in brackets after the value."""
+    value, _, remark = cell.partition(" (")
+    return head, value, remark.removesuffix(")")
+
+
+def _cell(column: Column, cell: Any, tag: str = "td") -> str:
+    text = _text(cell) if isinstance(cell, Text) else escape(str(cell))
+    return f'<{tag} class="left">{text}</{tag}>' if column.justify == "left" else f"<{tag}>{text}</{tag}>"
+
+
+def _text(text: Text) -> str:
+    """Return text with its colours."""
+    text, pieces = text.copy(), ""
+    text.stylize(text.style)  # as a part of it, which rendering heeds
+    for piece in text.render(Console(), end=""):
+        style = piece.style.get_html_style() if piece.style else ""
+        pieces += f'<span style="{style}">{escape(piece.text)}</span>' if style else escape(piece.text)
+    return pieces

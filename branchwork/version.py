@@ -1,0 +1,3 @@
+"""The version, which a training records."""
+
+__version__ = "0.1.0"
