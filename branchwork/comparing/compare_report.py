@@ -82,14 +82,13 @@ def _entries(comparison: Comparison) -> str:
     several = _several(comparison)
     measured = (say("parameters"), say("MACs"), say("ms per image"), say("training, s"))
     return table(
-        ("", say("run"), *([say("seeds")] if several else []), say("test accuracy"), say("95% interval"), *measured),
+        ("", say("run"), *([say("seeds")] if several else []), say("test accuracy (95%)"), *measured),
         [
             (
                 f"{entry.label}  {entry.net}",
                 entry.folder,
                 *([", ".join(map(str, entry.seeds))] if several else []),
-                f"{entry.accuracy:.2%}",
-                f"{100 * entry.interval[0]:.2f}–{100 * entry.interval[1]:.2f}",
+                f"{entry.accuracy:.2%} ({100 * entry.interval[0]:.2f}–{100 * entry.interval[1]:.2f})",
                 f"{entry.parameters:,}",
                 f"{entry.macs:,}",
                 milliseconds(entry.milliseconds),
