@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, FILE, Json, Source
-from branchwork.language import milliseconds, say
+from branchwork.language import mark, milliseconds, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None =
     from branchwork.comparing.pairs import TESTS, verdict
 
     head, rows = class_rows(comparison)
-    classes = make_table(*head)
+    classes = make_table(head[0], names=head[1:])
     for row in rows[:MOST_CLASSES]:
         classes.add_row(*row)
     tests = dict.fromkeys(TESTS[pair.test] for pair in comparison.pairs)
@@ -69,7 +69,7 @@ def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None =
 
 
 def _entries(comparison: "Comparison") -> "Table":
-    table = make_table(say("net"), say("accuracy, % (95%)"), say("parameters"), say("MACs"), say("ms"), say("train s"))
+    table = make_table("net", "accuracy, % (95%)", "parameters", "MACs", "ms", "train s")
     table.padding = (0, 1, 0, 0)
     for entry in comparison.entries:
         seeds = (
@@ -91,8 +91,8 @@ def _pairs(comparison: "Comparison") -> "Table":
     from branchwork.studies.statistics import p_words, points_words
 
     several = len(comparison.pairs) > 1
-    corrected = [say("after Holm")] if several else []
-    table = make_table(say("pair"), say("points (95%)"), say("test"), *corrected, say("only 1st"), say("only 2nd"))
+    corrected = [mark("after Holm")] if several else []
+    table = make_table("pair", "points (95%)", "test", *corrected, "only 1st", "only 2nd")
     table.padding = (0, 1, 0, 0)
     for pair in comparison.pairs:
         table.add_row(

@@ -19,8 +19,8 @@ _STROKE = 96
 _LIFTED = 0.06
 # A figure is at least this tall, of the tallest one: a bar, a dot or a blot is part of another one, or nothing.
 _TALL = 0.5
-# What a frame surrounds is at least this long, of the frame's longer side.
-_INSIDE = 0.15
+# What a frame surrounds is at least this long, of the frame's longer side: the dot in some zeros is shorter.
+_INSIDE = 0.25
 # A sheet of paper on a darker table fills this share of its box.
 _FILLED = 0.8
 # More pieces than this are not looked at: the picture is of noise.
