@@ -392,3 +392,38 @@ def test_a_script_is_run_whole_where_it_is_asked_for(scripts, command, refused, 
     result = bw.train("mine.py:Net", data=small, recipe=TINY, out="run", run_script=True)
     assert result.parameters == bw.inspect("run").parameters == 7850
     assert result.net.endswith("mine.py:Net[script=run]")
+
+
+def test_a_script_is_read_as_on_a_machine_without_a_gpu(monkeypatch):
+    Path("mine.py").write_text(
+        "import torch\nfrom torch import nn\nuse = torch.cuda.is_available()\n"
+        "device = torch.device('cuda' if use else 'cpu')\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(784, 10).to('cuda' if torch.cuda.is_available() else 'cpu')\n"
+        "    def forward(self, x):\n        return self.fc(x.to(device).flatten(1))\n"
+        "net = Net().cuda().to(device)\n"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("Net", "net"):
+        assert bw.inspect(f"mine.py:{name}").parameters == 7850
+    assert torch.cuda.is_available()
+
+
+def test_what_a_script_calls_is_followed_into_its_functions_and_neighbours(scripts):
+    with pytest.raises(NetError, match=r"line \d+ would give trained, but .*`train\(get_net\(\)\)` is left out"):
+        bw.build_net(f"{scripts}/factory.py:trained")
+    with pytest.raises(NetError, match=r"line \d+ would give train_loader, but .*`load_data\('mnist', .*` is left out"):
+        bw.build_net(f"{scripts}/two_files/train.py:train_loader")
+
+
+def test_what_forward_lacks_is_told_when_it_runs():
+    Path("mine.py").write_text(
+        "from torch import nn\nfrom torchvision import ops\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.fc = nn.Linear(784, 10)\n"
+        "    def forward(self, x):\n        return self.fc(ops.drop_block2d(x, 0.1, 3).flatten(1))\n"
+    )
+    with pytest.raises(NetError, match=r"line 2: the net uses what `from torchvision import ops` imports"):
+        bw.inspect("mine.py:Net")
+    with pytest.raises(NetError, match=r"line 2: the net uses what `from torchvision import ops` imports"):
+        bw.train("mine.py:Net", data="sample", epochs=1)
+    assert not Path("runs").exists()

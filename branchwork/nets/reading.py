@@ -23,7 +23,6 @@ import random
 import re
 import sys
 import textwrap
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from branchwork.errors import NetError, nearest
+from branchwork.nets.stand_in import StandIn
 from branchwork.nets.statements import SCOPES, OnCpu, bound, built_on, executed, is_print, parse, unguarded, used_by
 
 _NUMBERS = itertools.count(1)
@@ -50,53 +50,6 @@ _EFFECT = re.compile(
     "mkdir|makedirs|touch|unlink|rename|rmdir|urlopen|urlretrieve)(_|$)"
 )
 _NO_BUILTINS = ("open", "input", "exec", "eval", "exit", "quit", "breakpoint", "__import__", "compile", "help")
-# What is done to a value, apart from taking its attributes.
-_OPERATIONS = (
-    "call", "iter", "next", "len", "bool", "index", "int", "float", "contains", "lt", "le", "gt", "ge",
-    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "rmod", "pow",
-    "rpow", "neg", "abs", "setitem", "enter", "exit", "mro_entries",
-)  # fmt: skip
-
-
-class StandIn:
-    """What a name holds whose value was not made: whatever needs the value raises the `NetError` that says why."""
-
-    def __init__(self, problem: NetError, *, is_import: bool = False) -> None:
-        self._problem, self._is_import = problem, is_import
-
-    def complain(self, *_: object) -> Any:
-        raise self._problem
-
-    def __getattr__(self, name: str) -> "StandIn":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return self._part()
-
-    def _part(self, *_: object) -> "StandIn":
-        """Return what an annotation or a longer name takes from a module."""
-        return self if self._is_import else self.complain()
-
-    def __instancecheck__(self, instance: object) -> bool:
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return self is other if self._is_import else self.complain()  # types in annotations are compared
-
-    __hash__ = object.__hash__
-    __getitem__ = __or__ = __ror__ = _part
-
-
-for _operation in _OPERATIONS:
-    setattr(StandIn, f"__{_operation}__", StandIn.complain)
-
-
-def stand_in_of(reason: BaseException) -> StandIn | None:
-    """Return a stand-in that code met which then failed: torch does not let its `NetError` through."""
-    for frame, _ in traceback.walk_tb(reason.__traceback__):
-        for value in (*frame.f_locals.values(), *(frame.f_globals.get(name) for name in frame.f_code.co_names)):
-            if type(value) is StandIn:
-                return value
-    return None
 
 
 @dataclass(frozen=True)
@@ -380,17 +333,20 @@ class Script:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed(*, on_cpu: bool = True) -> Iterator[None]:
     """Keep what a script may change from everybody else: arguments, folder, random numbers, standard output."""
     numpy: Any = sys.modules.get("numpy")
+    cuda: Any = sys.modules["torch"].cuda
     argv, cwd, path, state = sys.argv, os.getcwd(), list(sys.path), random.getstate()
     numbers = numpy and numpy.random.get_state()
-    sys.argv = sys.argv[:1]
+    has_gpu, sys.argv = cuda.is_available, sys.argv[:1]
+    if on_cpu:  # as the net is when it is built: we move it ourselves
+        cuda.is_available = lambda: False
     try:
         with redirect_stdout(sys.stderr):
             yield
     finally:
-        sys.argv, sys.path[:] = argv, path
+        cuda.is_available, sys.argv, sys.path[:] = has_gpu, argv, path
         os.chdir(cwd)
         random.setstate(state)
         if numpy:

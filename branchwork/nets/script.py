@@ -17,7 +17,8 @@ from torch import nn
 
 from branchwork.errors import NetError, nearest, with_line
 from branchwork.language import say
-from branchwork.nets.reading import Script, StandIn, stand_in_of, undisturbed
+from branchwork.nets.reading import Script, undisturbed
+from branchwork.nets.stand_in import StandIn, stand_in_of
 from branchwork.nets.statements import SUFFIXES, OnCpu, used_by
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -110,7 +111,7 @@ def _run(path: Path, files: frozenset[tuple[Path, bytes]]) -> ModuleType:
     del files
     script, before = Script(path), set(sys.modules)
     try:
-        with undisturbed(), torch.random.fork_rng(devices=[]):
+        with undisturbed(on_cpu=False), torch.random.fork_rng(devices=[]):
             sys.path.insert(0, str(path.parent))
             return script.run()
     except (Exception, SystemExit) as reason:

@@ -272,8 +272,6 @@ def check_net(net: nn.Module, model: Model) -> None:
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
-        except NetError:
-            raise
         except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
             mine = NetError(
                 "{net} cannot take images of {shape}: {name}: {reason}",
