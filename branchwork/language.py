@@ -8,6 +8,7 @@ import functools
 import gettext
 import locale
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,10 @@ from pathlib import Path
 from typing import TypeVar
 
 Text = TypeVar("Text", bound=str)
+# Where text may be broken: at spaces, and between Chinese characters, but not before a mark that closes or after one
+# that opens.
+HAN, CLOSING = "\u2e80-\u9fff\uff00-\uffef", "，。、；：？！）》”"
+WORDS = re.compile(rf" *[（《“]*(?:\[[{HAN}]+|[{HAN}]|[^ {HAN}“”]+)[{CLOSING}]*")
 LANGUAGES = ("en", "zh")
 _SPOKEN: ContextVar[str | None] = ContextVar("spoken", default=None)
 
@@ -72,6 +77,19 @@ def _catalogue(language: str) -> gettext.NullTranslations:
 def sentences(words: Iterable[str]) -> str:
     """Return whole sentences as one text: Chinese has no space between them."""
     return ("" if language() == "zh" else " ").join(words)
+
+
+def wrapped(text: str, width: int, pieces: "re.Pattern[str]" = WORDS) -> list[str]:
+    """Return `text` in lines of at most `width` cells, of which a Chinese character takes two; a wider piece stays."""
+    from rich.cells import cell_len
+
+    lines = [""]
+    for piece in pieces.findall(text):
+        if lines[-1] and cell_len(lines[-1] + piece) > width:
+            lines.append(piece.lstrip())
+        else:
+            lines[-1] += piece
+    return lines
 
 
 def times(shape: Iterable[int]) -> str:

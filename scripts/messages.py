@@ -101,16 +101,20 @@ def catalogue_files() -> list[Path]:
     return sorted(PACKAGE.glob("locale/*/LC_MESSAGES/*.po"))
 
 
-def merged(path: Path) -> PlainCatalog:
-    """Return the messages of the code with the translations that `path` has for them."""
+def translations(path: Path) -> dict[str, str]:
+    """Return what `path` has for each message."""
     with path.open("rb") as file:
-        old = read_po(file)
-    new = PlainCatalog(locale=path.parents[1].name, header_comment=HEADER, fuzzy=False)
-    for message, files in collect().items():
-        kept = old.get(message)
-        entry = new.add(message, kept.string if kept else "", locations=[(file, None) for file in files])
+        return {message.id: message.string for message in read_po(file) if message.id}
+
+
+def catalog_of(path: Path, messages: dict[str, list[str]]) -> PlainCatalog:
+    """Return these messages, each with the files in which it is, with the translations that `path` has for them."""
+    known = translations(path)
+    catalog = PlainCatalog(locale=path.parents[1].name, header_comment=HEADER, fuzzy=False)
+    for message, files in messages.items():
+        entry = catalog.add(message, known.get(message, ""), locations=[(file, None) for file in files])
         entry.flags.clear()
-    return new
+    return catalog
 
 
 def as_text(catalog: Catalog) -> bytes:
@@ -127,7 +131,7 @@ def compiled(catalog: Catalog) -> bytes:
 
 def main() -> None:
     for path in catalogue_files():
-        catalog = merged(path)
+        catalog = catalog_of(path, collect())
         path.write_bytes(as_text(catalog))
         path.with_suffix(".mo").write_bytes(compiled(catalog))
         missing = [message for message in catalog if message.id and not message.string]

@@ -65,7 +65,8 @@ def export(
         page = branchwork.export(
             net, to=to, out=out, options=ExportOptions(**vars(options)), source=source, progress=True
         )
-        deliver(page, json_file, lambda: show(page.file, f"{page.bytes / 1e6:.2f} MB: open it in any browser"))
+        words = say("{size:.2f} MB: open it in any browser", size=page.bytes / 1e6)
+        deliver(page, json_file, lambda: show(page.file, words))
         return
     exported = branchwork.export(
         net,

@@ -10,8 +10,7 @@ from cyclopts import CycloptsError
 from rich.cells import cell_len
 from rich.text import Text
 
-from branchwork.cli.output import WORDS
-from branchwork.language import mark, say, sentences
+from branchwork.language import WORDS, mark, say, sentences
 
 if TYPE_CHECKING:
     from cyclopts.help import ColumnSpec, HelpEntry, HelpPanel

@@ -157,9 +157,11 @@ def _findings(inspection: "Inspection") -> list[str]:
         return []
     lines = [""]
     for finding in inspection.findings:
-        location = f"  ({finding.file}, line {finding.line})" if finding.file is not None else ""
-        lines.append(f"{finding.rule}: {finding.message}{location}")
-    lines = lines if inspection.findings else ["", "lint: nothing found"]
+        words = finding.message
+        if finding.file is not None:
+            words = say("{message} ({file}, line {line})", message=words, file=finding.file, line=finding.line)
+        lines.append(f"{finding.rule}: {words}")
+    lines = lines if inspection.findings else ["", say("lint: nothing found")]
     return lines if inspection.patch is None else [*lines, "", inspection.patch]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from branchwork.cli.parameters import STDOUT
 from branchwork.files import write_whole
-from branchwork.language import say
+from branchwork.language import CLOSING, HAN, WORDS, say, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,11 +55,11 @@ def make_table(*columns: str, names: Sequence[str] = (), title: str | None = Non
 
 # Columns of words are folded to this width, if need be, before a column of numbers is left out.
 FOLDED = 12
-# Where text may be broken: at spaces, and between Chinese characters, but not before a mark that closes or after one
-# that opens; names that are too long also after a dot and the like.
-_HAN, _OPENING, _CLOSING, _INSIDE = "\u2e80-\u9fff\uff00-\uffef", "（《“", "，。、；：？！）》”", "._/+=@-"
-WORDS = re.compile(rf" *[{_OPENING}]*(?:\[[{_HAN}]+|[{_HAN}]|[^ {_HAN}{_OPENING}{_CLOSING}]+)[{_CLOSING}]*")
-_NAMES = re.compile(rf" *(?:[{_HAN}]|[^ {_HAN}{_INSIDE}]*[{_INSIDE}]|[^ {_HAN}{_INSIDE}]+)[{_CLOSING}]*")
+# A header is broken at spaces alone.
+_SPACES = re.compile(r" *\S+")
+# Names that are too long for a column may be broken after a dot and the like.
+_INSIDE = "._/+=@-"
+_NAMES = re.compile(rf" *(?:[{HAN}]|[^ {HAN}{_INSIDE}]*[{_INSIDE}]|[^ {HAN}{_INSIDE}]+)[{CLOSING}]*")
 
 
 def show(*parts: Part, spare: Sequence[str] = ()) -> None:
@@ -108,7 +108,8 @@ def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
     if _width(table) > width:
         for column in table.columns:
             cells = max((_cell_width(cell) for cell in column.cells), default=0)
-            column.header = "\n".join(wrapped(str(column.header), max(cells, 4), WORDS))
+            lines = [wrapped(line, max(cells, 4), _SPACES) for line in str(column.header).split("\n")]
+            column.header = "\n".join(part for parts in lines for part in parts)
     for header in spare:
         if _width(table) > width:
             table.columns = [column for column in table.columns if _words(column) != header]
@@ -137,19 +138,6 @@ def lines_of(text: str, width: int) -> Iterable[str]:
         words = line.lstrip(" ")
         indent = line[: len(line) - len(words)]
         yield from (indent + part for part in wrapped(words, width - len(indent), WORDS))
-
-
-def wrapped(text: str, width: int, pattern: "re.Pattern[str]") -> list[str]:
-    """Return `text` in lines of at most `width` cells, or more where a single piece of `pattern` is wider."""
-    from rich.cells import cell_len
-
-    lines = [""]
-    for piece in pattern.findall(text):
-        if lines[-1] and cell_len(lines[-1] + piece) > width:
-            lines.append(piece.lstrip())
-        else:
-            lines[-1] += piece
-    return lines
 
 
 def _folded(cell: Any, width: int) -> Any:

@@ -1,6 +1,5 @@
 """The figures of `explain`: worth and cost of each branch, and what in a picture speaks for a class."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from branchwork.errors import ExplainError
 from branchwork.explaining.results import Contribution, Explanation, PictureExplanation
 from branchwork.figures import INK, new_figure, plain_axes, save
 from branchwork.files import printable
-from branchwork.language import language, say, times
+from branchwork.language import say, times, wrapped
 from branchwork.palette import branch_colours
 
 _ROW = 0.27  # inches for a branch
@@ -182,8 +181,7 @@ def _branches(axes: Any, explanation: PictureExplanation) -> None:
 
 
 def _ask(axes: Any, question: str) -> None:
-    width = 22 if language() == "zh" else 40
-    axes.set_title("\n".join(textwrap.wrap(question, width)), fontsize=9)
+    axes.set_title("\n".join(wrapped(question, 42)), fontsize=9)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def versions() -> dict[str, str]:
 
 def machine() -> str:
     """Return processor, threads and system in one line, and the GPU if there is one."""
-    words = [_processor(), f"{torch.get_num_threads()} threads", platform.system(), platform.machine()]
+    threads = torch.get_num_threads()
+    words = [_processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
     return ", ".join(words)
