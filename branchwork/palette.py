@@ -5,7 +5,7 @@ colour-blind can tell those of one join apart (tests/test_palette.py). Needs no 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -50,6 +50,18 @@ def branch_colours(names: Sequence[str]) -> tuple[str, ...]:
     spare = [colour for colour in IN_ORDER if colour not in known] or list(IN_ORDER)
     order = (spare[index % len(spare)] for index in range(len(names)))
     return tuple(colour or next(order) for colour in known)
+
+
+def colours_by_join(branches: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the colour of each branch, which is given by its join and its name."""
+    joins: dict[str, list[str]] = {}
+    for join, name in branches:
+        joins.setdefault(join, []).append(name)
+    return {
+        (join, name): colour
+        for join, names in joins.items()
+        for name, colour in zip(names, branch_colours(names), strict=True)
+    }
 
 
 def _known(name: str) -> str | None:

@@ -75,7 +75,7 @@ def _classes(evaluation: "Evaluation") -> "Table":
     for true, figures in enumerate(evaluation.classes):
         row = evaluation.confusion[true]
         others = sorted((index for index in range(len(row)) if index != true and row[index]), key=lambda i: -row[i])
-        mistaken = ", ".join(f"{names[index]}\u00a0{row[index]:,}" for index in others[:MOST_MISTAKEN])
+        mistaken = ", ".join(f"{names[index]}\u00a0({row[index]:,})" for index in others[:MOST_MISTAKEN])
         numbers = (f"{number:.2%}" for number in (figures.precision, figures.recall, figures.f1))
         table.add_row(figures.name, f"{figures.images:,}", *numbers, mistaken)
     return table

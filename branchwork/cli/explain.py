@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
-from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source
+from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source, Theme
 from branchwork.errors import ExplainError
 from branchwork.language import mark, milliseconds, say
+from branchwork.palette import colours_by_join
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,6 +32,7 @@ def explain(
         int | None, Parameter(name="--images", help="Measure on this many images, drawn at random; by default on all.")
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the explanation into this file, .svg or .png.")] = None,
+    theme: Theme = "light",
     source: Source = None,
     json_file: Json = None,
 ) -> None:
@@ -42,12 +44,14 @@ def explain(
             raise ExplainError(
                 "--data, --images and --source are for a whole net: leave them out, or leave out the pictures"
             )
-        explanations = branchwork.explain_pictures(run, pictures, target=class_name, draw=draw)
+        explanations = branchwork.explain_pictures(run, pictures, target=class_name, draw=draw, theme=theme)
         deliver(explanations, json_file, lambda: show(*picture_parts(explanations)))
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")
-        explanation = branchwork.explain(run, data=data, images=count, source=source, draw=draw, progress=True)
+        explanation = branchwork.explain(
+            run, data=data, images=count, source=source, draw=draw, theme=theme, progress=True
+        )
         deliver(explanation, json_file, lambda: show(*parts(explanation)))
     if draw is not None and json_file != STDOUT:
         show(*where_drawn("drawn: {file}", draw))
@@ -79,6 +83,8 @@ def parts(found: "Explanation") -> list[Part]:
 
 def _branch_table(found: "Explanation") -> "Table":
     """Return a row for each branch, the worth and the costs first: a narrow terminal drops columns on the right."""
+    from rich.text import Text
+
     title = say(
         "{net} is right on {accuracy:.2%} ({interval}) of {images}",
         net=found.net,
@@ -99,13 +105,14 @@ def _branch_table(found: "Explanation") -> "Table":
         title=title,
     )
     table.padding = (0, 1, 0, 0)
+    colours = colours_by_join((branch.join, branch.branch) for branch in found.branches)
     join = ""
     for branch in found.branches:
         if branch.join != join:
             join = branch.join
             table.add_row(join, style="bold")
         table.add_row(
-            f"  {branch.branch}",
+            Text(f"  {branch.branch}", style=colours[branch.join, branch.branch]),
             _points(branch.lost_by_mean, branch.lost_by_mean_interval),
             f"{100 * branch.lost_by_zero:.2f}",
             f"{branch.macs / found.macs:.1%}" if branch.macs else "·",
@@ -233,6 +240,8 @@ def _title(picture: "PictureExplanation") -> str:
 
 
 def _evidence_table(picture: "PictureExplanation") -> "Table":
+    from rich.text import Text
+
     target = picture.target
     table = make_table(
         say("branch"),
@@ -241,11 +250,12 @@ def _evidence_table(picture: "PictureExplanation") -> "Table":
         say("{target!r} is then\nas probable as", target=target),
         say("score lost\nif it gives 0"),
     )
+    colours = colours_by_join((join.join, branch.branch) for join in picture.joins for branch in join.branches)
     for join in picture.joins:
         table.add_row(join.join, f"{join.difference:.2f}", style="bold")
         for branch in join.branches:
             table.add_row(
-                f"  {branch.branch}",
+                Text(f"  {branch.branch}", style=colours[join.join, branch.branch]),
                 f"{branch.share:.2f}",
                 f"{branch.lost_blind:.2f}",
                 f"{branch.probability_blind:.1%}",

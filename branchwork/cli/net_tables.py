@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from branchwork.cli.output import bar, fits, make_table
 from branchwork.language import say, short_count, times
-from branchwork.palette import AMBER, BLUE, LIGHT, RESIDUAL, branch_colours
+from branchwork.palette import AMBER, BLUE, LIGHT, RESIDUAL, colours_by_join
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,8 @@ _MOST_BRANCHES = 8
 
 def spare_columns() -> tuple[str, ...]:
     """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    return (say("memory"), say("share"), "", say("params"), say("output"), say("operation"))
+    operations = (say("memory"), say("share"), "", say("params"), say("output"), say("operation"))
+    return (*operations, say("before"), say("with"), say("without"))
 
 
 def operations_table(inspection: "Inspection") -> "Table":
@@ -70,11 +71,8 @@ def _operations_table(inspection: "Inspection", number: Callable[[int], str]) ->
 
 def _colours(joins: "dict[str, tuple[BranchCost, ...]]") -> dict[str, str]:
     """Return the colour of each branch by its name in the rows: `incep1.cat/b5`."""
-    return {
-        f"{join}/{branch.name}": colour
-        for join, branches in joins.items()
-        for branch, colour in zip(branches, branch_colours([b.name for b in branches]), strict=True)
-    }
+    colours = colours_by_join((join, branch.name) for join, branches in joins.items() for branch in branches)
+    return {f"{join}/{name}": colour for (join, name), colour in colours.items()}
 
 
 def _operation(row: "Row") -> str:

@@ -75,9 +75,11 @@ def show(*parts: Part, spare: Sequence[str] = ()) -> None:
         console.width = max([200, *(_width(part) for part in parts if not isinstance(part, str))])
     for part in parts:
         if isinstance(part, str):
-            for line in lines_of(part, console.width) if console.is_terminal else [part]:
-                console.print(line, soft_wrap=True)
+            _print(console, part)
             continue
+        if part.title:  # not by rich, which would wrap it to the width of the table
+            _print(console, str(part.title), style="bold")
+            part.title = None
         left_out = _fit(part, console.width, spare)
         for column in part.columns:
             column._cells = [_finished(cell) for cell in column.cells]
@@ -87,11 +89,20 @@ def show(*parts: Part, spare: Sequence[str] = ()) -> None:
             show(say("this terminal is too narrow for: {columns}", columns=columns))
 
 
+def _print(console: "Console", text: str, style: str | None = None) -> None:
+    for line in lines_of(text, console.width) if console.is_terminal else [text]:
+        console.print(line, style=style, soft_wrap=True)
+
+
 def fits(table: "Table", *, without: Sequence[str] = ()) -> bool:
     """Return whether `table` fits on the terminal without some of its columns; into a file every table does."""
     console = _console()
-    room = console.width + sum(_column_width(c) + 1 for c in table.columns if c.header in without)
-    return not console.is_terminal or _width(table, gap=1) <= room
+    widths = [
+        max(map(_cell_width, (_narrow(column), *column.cells)))
+        for column in table.columns
+        if column.header not in without
+    ]
+    return not console.is_terminal or sum(widths) + len(widths) + 1 <= console.width
 
 
 def _console() -> "Console":
@@ -107,12 +118,15 @@ def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
         table.padding = (0, 0, 0, 0)
     if _width(table) > width:
         for column in table.columns:
-            cells = max((_cell_width(cell) for cell in column.cells), default=0)
-            lines = [wrapped(line, max(cells, 4), _SPACES) for line in str(column.header).split("\n")]
-            column.header = "\n".join(part for parts in lines for part in parts)
+            column.header = _narrow(column)
     for header in spare:
         if _width(table) > width:
             table.columns = [column for column in table.columns if _words(column) != header]
+    for header in reversed(spare):  # beside what is left, some may have room after all
+        before, kept = table.columns, set(map(id, table.columns))
+        table.columns = [column for column in columns if id(column) in kept or _words(column) == header]
+        if _width(table) > width:
+            table.columns = before
     while _width(table, folded=FOLDED) > width and len(table.columns) > 2:
         table.columns.pop()
     excess = _width(table) - width
@@ -126,6 +140,12 @@ def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
             column._cells = [_folded(cell, room) for cell in column.cells]
     kept = set(map(id, table.columns))
     return [_words(column) for column in columns if column.header and id(column) not in kept]
+
+
+def _narrow(column: "Column") -> str:
+    """Return the header of a column in as many lines as its cells are narrow."""
+    cells = max((4, *map(_cell_width, column.cells)))
+    return "\n".join(part for line in str(column.header).split("\n") for part in wrapped(line, cells, _SPACES))
 
 
 def _words(column: "Column") -> str:
@@ -161,10 +181,10 @@ def _finished(cell: Any) -> Any:
     return cell.replace("\u00a0", " ") if isinstance(cell, str) else cell
 
 
-def _width(table: "Table", *, gap: int | None = None, folded: int | None = None) -> int:
+def _width(table: "Table", *, folded: int | None = None) -> int:
     """Return the width of `table` with every number in full, and words folded after `folded` letters."""
     # Not by rich, whose measurement takes seconds for a hundred classes.
-    gaps = (len(table.columns) - 1) * (_gap(table) if gap is None else gap)
+    gaps = (len(table.columns) - 1) * _gap(table)
     return sum(_column_width(column, folded) for column in table.columns) + gaps + 2
 
 

@@ -17,6 +17,7 @@ from branchwork.figures import check_ending, legible
 from branchwork.files import printable
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.program import shape_of
+from branchwork.palette import ThemeName
 from branchwork.shown import Several
 from branchwork.training.predict import read_image
 from branchwork.training.run import Model, load_run
@@ -38,12 +39,13 @@ def explain_pictures(
     *,
     target: str | None = None,
     draw: Path | None = None,
+    theme: ThemeName = "light",
 ) -> Several[PictureExplanation]:
     """Explain what in each of `pictures`, files or folders, makes the net of a run folder choose a class.
 
     The class is `target`, by default the predicted one. The reference is a black picture. Heat maps and branches are
-    drawn into `draw`, an `.svg` or `.png`, if given. Raises `ImageError` for a
-    picture that cannot be read, and `ExplainError` for a class that the net lacks or if captum is not installed.
+    drawn into `draw`, an `.svg` or `.png`, if given, on the paper of `theme`. Raises `ImageError` for a picture that
+    cannot be read, and `ExplainError` for a class that the net lacks or if captum is not installed.
     """
     if importlib.util.find_spec("captum") is None:
         raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
@@ -66,7 +68,7 @@ def explain_pictures(
     )
     if draw is not None:
         with legible(draw):
-            draw_evidence(explanations, list(zip(paths, images, strict=True)), draw)
+            draw_evidence(explanations, list(zip(paths, images, strict=True)), draw, theme)
     return explanations
 
 

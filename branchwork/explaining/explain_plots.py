@@ -15,7 +15,7 @@ from branchwork.explaining.results import Contribution, Explanation, PictureExpl
 from branchwork.figures import INK, new_figure, plain_axes, save
 from branchwork.files import printable
 from branchwork.language import say, times, wrapped
-from branchwork.palette import branch_colours
+from branchwork.palette import ThemeName, colours_by_join
 
 _ROW = 0.27  # inches for a branch
 _SIDE, _PANEL = 2.0, 3.3  # inches for a map, and for the panel that it stands in
@@ -23,7 +23,7 @@ _SIDE, _PANEL = 2.0, 3.3  # inches for a map, and for the panel that it stands i
 MOST_DRAWN = 10
 
 
-def draw_contributions(explanation: Explanation, path: Path) -> None:
+def draw_contributions(explanation: Explanation, path: Path, theme: ThemeName = "light") -> None:
     """Draw a row for each branch to `path`: what is lost without it, what it costs, and the size of its weights."""
     rows = _rows([(branch.join, branch) for branch in explanation.branches])
     title = say(
@@ -31,7 +31,7 @@ def draw_contributions(explanation: Explanation, path: Path) -> None:
         net=explanation.net,
         images=explanation.measured_on,
     )
-    with _sheet(path, (12.5, 1.6 + _ROW * rows[-1].place), title) as figure:
+    with _sheet(path, (12.5, 1.6 + _ROW * rows[-1].place), title, theme=theme) as figure:
         panels = figure.subplots(1, 4, sharey=True, width_ratios=(2.2, 1, 1, 1))
         for axes in panels:
             plain_axes(axes, "x")
@@ -63,7 +63,10 @@ def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> Non
 
 
 def draw_evidence(
-    explanations: Sequence[PictureExplanation], pictures: Sequence[tuple[Path, Tensor]], path: Path
+    explanations: Sequence[PictureExplanation],
+    pictures: Sequence[tuple[Path, Tensor]],
+    path: Path,
+    theme: ThemeName = "light",
 ) -> None:
     """Draw what speaks for the class of each picture: over its pixels, and over the branches of each join.
 
@@ -77,7 +80,7 @@ def draw_evidence(
     rows = max([0, *(sum(len(join.branches) + 1 for join in each.joins) for each in explanations)])
     upper = max(_SIDE, 0.8 + 0.8 * _ROW * rows)
     size = (3 * _PANEL, 0.4 + (upper + _SIDE + 1.6) * len(explanations))
-    with _sheet(path, size, title) as figure:
+    with _sheet(path, size, title, theme=theme) as figure:
         sheets = figure.subfigures(len(explanations), 1, squeeze=False)[:, 0]
         for sheet, explanation, (file, image) in zip(sheets, explanations, pictures, strict=True):
             sheet.set_facecolor("none")
@@ -196,15 +199,12 @@ class _Row:
 def _rows(values: Sequence[tuple[str, Any]]) -> list[_Row]:
     """Return a line for each value, with a line for the name of the join before its first value."""
     rows: list[_Row] = []
-    branches: dict[str, list[str]] = {}
-    for join, value in values:
-        branches.setdefault(join, []).append(value.branch)
-    colours = [colour for names in branches.values() for colour in branch_colours(names)]
+    colours = colours_by_join((join, value.branch) for join, value in values)
     place = 0.0
     for index, (join, value) in enumerate(values):
         first = index == 0 or values[index - 1][0] != join
         place += 2.0 if first else 1.0
-        rows.append(_Row(join, value, place, colours[index], first))
+        rows.append(_Row(join, value, place, colours[join, value.branch], first))
     return rows
 
 
@@ -220,12 +220,12 @@ def _name_rows(axes: Any, rows: Sequence[_Row], names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _sheet(path: Path, size: tuple[float, float], title: str) -> Iterator[Any]:
+def _sheet(path: Path, size: tuple[float, float], title: str, *, theme: ThemeName) -> Iterator[Any]:
     """Yield a figure with a title to draw on, which is written to `path` at the end."""
-    with new_figure(*size, font_size=9) as figure:
+    with new_figure(*size, font_size=9, theme=theme) as figure:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         yield figure
-        save(figure, path, title, error=ExplainError)
+        save(figure, path, title, error=ExplainError, theme=theme)
 
 
 def _short(words: str) -> str:

@@ -19,6 +19,7 @@ from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.nets.resolve import short_name
 from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
+from branchwork.palette import ThemeName
 from branchwork.screen import watch
 from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import pick_layout
@@ -35,14 +36,15 @@ def explain(
     images: int | None = None,
     source: Path | None = None,
     draw: Path | None = None,
+    theme: ThemeName = "light",
     progress: bool | Observer = False,
 ) -> Explanation:
     """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
 
     It is measured on the validation images that the run held out, or on the test images if there are none; with `data`,
     on the test images of that data set; with `images`, on that many of them, drawn at random. The branches are drawn
-    into `draw`, an `.svg` or `.png`, if given. Raises `NetError` for a net without joins or with data-dependent
-    control flow, and `DataError` if the classes or the images are not those that the net takes.
+    into `draw`, an `.svg` or `.png`, if given, on the paper of `theme`. Raises `NetError` for a net without joins or
+    with data-dependent control flow, and `DataError` if the classes or the images are not those that the net takes.
     """
     observer = watch(progress)
     if images is not None and images < 1:
@@ -56,7 +58,7 @@ def explain(
     explanation = _explain(branched, trained.model, split, names=(loaded.name, split_name), observer=observer)
     if draw is not None:
         with legible(draw):
-            draw_contributions(explanation, draw)
+            draw_contributions(explanation, draw, theme)
     return explanation
 
 
