@@ -116,7 +116,8 @@ def test_several_pairs_are_corrected_together_and_the_words_follow():
     assert (adjusted[0].low, adjusted[0].high) == (pytest.approx(-0.1), pytest.approx(0.3))  # not changed
     assert adjust(pairs[:1], 1000) == (pairs[0],)
     (third, *_) = adjust([*pairs, dataclasses.replace(pairs[0], p=0.04)], 1000)
-    assert third.adjusted == pytest.approx(0.06) and "do not settle" in verdict(third)
+    assert third.adjusted == pytest.approx(0.06) and "these pictures do not settle" in verdict(third)
+    assert "these seeds do not settle" in verdict(dataclasses.replace(third, test="t"))
 
 
 def test_the_figures_are_those_of_each_run_alone(run, other, sample):

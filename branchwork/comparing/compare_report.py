@@ -41,7 +41,8 @@ def comparison_page(comparison: Comparison, data: DataSet) -> str:
         *(_pictures(comparison, *sides, data=data) for pair in comparison.pairs for sides in _sides(pair)),
         footer(say("Made by Branchwork. The figures are also written by --json.")),
     ]
-    title = say("{nets} on {data}", nets=", ".join(entry.net for entry in comparison.entries), data=comparison.data)
+    nets = ", ".join(dict.fromkeys(entry.net for entry in comparison.entries))
+    title = say("{nets} on {data}, compared", nets=nets, data=comparison.data)
     return page(title, parts)
 
 
@@ -125,7 +126,7 @@ def _intervals(comparison: Comparison) -> str:
 
 def _pair_words(comparison: Comparison) -> str:
     tests = dict.fromkeys(TESTS[pair.test] for pair in comparison.pairs)
-    words = [f"{verdict(pair)}." for pair in comparison.pairs]
+    words = [say("{sentence}.", sentence=verdict(pair)) for pair in comparison.pairs]
     words += [say("The test: {test}.", test=say(test)) for test in tests]
     if len(comparison.pairs) > 1:
         words.append(

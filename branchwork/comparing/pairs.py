@@ -134,8 +134,11 @@ TESTS: dict[TestName, str] = {
 def verdict(pair: Pair) -> str:
     """Return which net is better in words, if the test says so after Holm's correction."""
     if pair.adjusted >= ALPHA:
-        return say(
-            "{first} and {second}: these pictures do not settle which is better", first=pair.first, second=pair.second
+        message = (
+            mark("{first} and {second}: these seeds do not settle which is better")
+            if pair.test == "t"
+            else mark("{first} and {second}: these pictures do not settle which is better")
         )
+        return say(message, first=pair.first, second=pair.second)
     better, worse = (pair.first, pair.second) if pair.difference > 0 else (pair.second, pair.first)
     return say("{better} is better than {worse}", better=better, worse=worse)
