@@ -109,6 +109,7 @@ def test_explanations_and_times_show_themselves(run):
     times = Page(bw.bench(run.folder, options=options)._repr_html_())
     assert "2,013,184" in times.words and times.tags.count("tr") == 3
     explained = Page(bw.explain(run.folder, images=50)._repr_html_())
+    assert "svg" in explained.tags
     assert {"rblock1", "residual", "shortcut"} <= {word.split(".")[0] for word in explained.words}
 
 

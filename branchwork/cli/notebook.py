@@ -57,8 +57,16 @@ def render(value: Any) -> str:
         return snippet([])
     name = type(values[0]).__name__
     parts = _TOGETHER[name](values) if name in _TOGETHER else _ALONE[name](value)
-    drawing = getattr(value, "drawing", "")
+    drawing = _drawing(value)
     return snippet([*([plot(drawing)] if drawing else []), *_html(parts)])
+
+
+def _drawing(value: Any) -> str:
+    if type(value).__name__ == "Explanation":
+        from branchwork.explaining.explain_plots import inline_contributions
+
+        return inline_contributions(value)
+    return str(getattr(value, "drawing", ""))
 
 
 def _html(parts: Sequence[Table | str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from branchwork.datasets.reading import read_picture
 from branchwork.errors import ExplainError
 from branchwork.explaining.results import Contribution, Explanation, PictureExplanation
-from branchwork.figures import INK, new_figure, plain_axes, save
+from branchwork.figures import INK, inline_svg, new_figure, plain_axes, save
 from branchwork.files import printable
 from branchwork.language import say, times, wrapped
 from branchwork.palette import ThemeName, colours_by_join
@@ -25,34 +25,56 @@ MOST_DRAWN = 10
 
 def draw_contributions(explanation: Explanation, path: Path, theme: ThemeName = "light") -> None:
     """Draw a row for each branch to `path`: what is lost without it, what it costs, and the size of its weights."""
-    rows = _rows([(branch.join, branch) for branch in explanation.branches])
-    title = say(
+    with _sheet(path, _size(explanation), _title(explanation), theme=theme) as figure:
+        _contributions(figure, explanation)
+
+
+def inline_contributions(explanation: Explanation) -> str:
+    """Return the same drawing for an HTML page, without its title."""
+    with new_figure(*_size(explanation), font_size=9) as figure:
+        _contributions(figure, explanation)
+        return inline_svg(figure, _title(explanation))
+
+
+def _title(explanation: Explanation) -> str:
+    return say(
         "{net}: what each branch is worth, and what it costs ({images})",
         net=explanation.net,
         images=explanation.measured_on,
     )
-    with _sheet(path, (12.5, 1.6 + _ROW * rows[-1].place), title, theme=theme) as figure:
-        panels = figure.subplots(1, 4, sharey=True, width_ratios=(2.2, 1, 1, 1))
-        for axes in panels:
-            plain_axes(axes, "x")
-            axes.xaxis.get_major_locator().set_params(nbins=4)
-        worth, macs, milliseconds, weights = panels
-        for row in rows:
-            _worth(worth, row.value, place=row.place, colour=row.colour)
-            macs.barh(row.place, 100 * row.value.macs / max(1, explanation.macs), 0.6, color=row.colour)
-            milliseconds.barh(row.place, row.value.milliseconds, 0.6, color=row.colour)
-            if row.value.weight_rms is not None:
-                weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
-        _name_rows(worth, rows, [row.value.branch for row in rows])
-        worth.set_xlabel(
-            say("points of accuracy lost without it (line: 95% interval)")
-            + "\n"
-            + say("bar: replaced by its mean · ○ replaced by zeros")
-        )
-        worth.axvline(0, color=INK, linewidth=0.8)
-        macs.set_xlabel(say("share of the MACs, percent"))
-        milliseconds.set_xlabel(say("milliseconds for {count} images", count=explanation.timed_batch))
-        weights.set_xlabel(say("size of its weights") + "\n" + say("(root mean square)"))
+
+
+def _size(explanation: Explanation) -> tuple[float, float]:
+    return 12.5, 1.6 + _ROW * _branch_rows(explanation)[-1].place
+
+
+def _branch_rows(explanation: Explanation) -> "list[_Row]":
+    return _rows([(branch.join, branch) for branch in explanation.branches])
+
+
+def _contributions(figure: Any, explanation: Explanation) -> None:
+    rows = _branch_rows(explanation)
+    panels = figure.subplots(1, 4, sharey=True, width_ratios=(2.2, 1, 1, 1))
+    for axes in panels:
+        plain_axes(axes, "x")
+        axes.xaxis.get_major_locator().set_params(nbins=4)
+    worth, macs, milliseconds, weights = panels
+    for row in rows:
+        _worth(worth, row.value, place=row.place, colour=row.colour)
+        macs.barh(row.place, 100 * row.value.macs / max(1, explanation.macs), 0.6, color=row.colour)
+        milliseconds.barh(row.place, row.value.milliseconds, 0.6, color=row.colour)
+        if row.value.weight_rms is not None:
+            weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
+    _name_rows(worth, rows, [row.value.branch for row in rows])
+    worth.set_xlabel(
+        say("points of accuracy lost without it (line: 95% interval)")
+        + "\n"
+        + say("bar: replaced by its mean · ○ replaced by zeros")
+    )
+    worth.axvline(0, color=INK, linewidth=0.8)
+    macs.set_xlabel(say("share of the MACs, percent"))
+    milliseconds.set_xlabel(say("milliseconds for {count} images", count=explanation.timed_batch))
+    weights.set_xlabel(say("size of its weights") + "\n" + say("(root mean square)"))
 
 
 def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> None:

@@ -37,9 +37,9 @@ class Prediction(Shown):
 
 
 def predict(
-    run: str | Path, images: str | Path | Iterable[str | Path], *, top: int = 3, draw: Path | None = None
+    run: str | Path, pictures: str | Path | Iterable[str | Path], *, top: int = 3, draw: Path | None = None
 ) -> Several[Prediction]:
-    """Return the `top` most probable classes of each picture in `images`, files or folders, by the net of a run.
+    """Return the `top` most probable classes of each of `pictures`, files or folders, by the net of a run.
 
     A picture that cannot be read does not stop the others: its `error` says why. With `draw`, a sheet of
     the pictures as the net received them is drawn into that file. Raises `ImageError` for an empty folder, `RunError`
@@ -50,7 +50,7 @@ def predict(
     if draw is not None:
         check_sheet(draw)
     trained = load_run(run)
-    paths = find_pictures(map(Path, [images] if isinstance(images, str | Path) else images))
+    paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
     if not paths:
         raise ImageError("no pictures were given: name files, or a folder of them")
     read: dict[Path, Tensor] = {}
