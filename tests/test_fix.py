@@ -159,6 +159,7 @@ def test_a_patch_is_applied_in_a_folder_of_a_repository(refused):
 def test_what_no_line_mends_is_said_and_nothing_is_written(command, refused):
     said = refused("inspect", f"{mistakes.__file__}:NotFlattened", "--fix")
     assert "flatten it first" in said and "No patch was written" in said
+    assert "No patch was written" in refused("inspect", f"{mistakes.__file__}:ColourFirst", "--fix")
     code, out, _ = command("inspect", "residual", "--fix")
     assert code == 0 and "lint: nothing found" in out and "No patch was written" in out
     assert not Path(mistakes.__file__).with_suffix(".patch").exists()

@@ -165,7 +165,7 @@ def _conv(case: _Case) -> str | None:
         # A depthwise convolution stays one.
         out, groups = (out // needed * channels, channels) if groups == needed > 1 else (out, gcd(groups, channels))
         kernel = options(layer, groups=groups)
-        if layer.groups == 1 and unread is None:
+        if layer.groups == 1 and unread is None and case.recorder.maker(x) is not None:  # else the images may be wrong
             case.mend(case.call.path, in_channels=str(channels))
     if case.recorder.maker(x) is None:
         text = say(
@@ -191,7 +191,7 @@ def _conv(case: _Case) -> str | None:
     if unread.line is not None and case.call.line is not None:
         case.mends.append(handed_on(unread.line, case.call.line, name.rpartition(".")[2]))
     fitting = _source(case.recorder, unread.output)
-    return f"{text}. " + say("Or was it to read the output of {fitting}, which nothing reads?", fitting=fitting)
+    return say("{text}. Or was it to read the output of {fitting}, which nothing reads?", text=text, fitting=fitting)
 
 
 def _unread(case: _Case, channels: int) -> RecordedCall | None:
@@ -292,7 +292,7 @@ def _python(case: _Case) -> str:
         cls = next((type(m) for m in case.net.modules() if f"[{type(m).__name__}]" in message), nn.Module)
         text = say("the class has no forward: define `def forward(self, x)`, at the same indentation as __init__")
         hint = _misspelt(case, cls, "forward")
-        return f"{text}.{hint}" if hint else text
+        return say("{text}.{hint}", text=text, hint=hint) if hint else text
     passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
