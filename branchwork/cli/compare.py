@@ -92,7 +92,7 @@ def _pairs(comparison: "Comparison") -> "Table":
 
     several = len(comparison.pairs) > 1
     corrected = [mark("after Holm")] if several else []
-    table = make_table("pair", "points (95%)", "test", *corrected, "only 1st", "only 2nd")
+    table = make_table("pair", "points (95%)", "p value", *corrected, "only 1st", "only 2nd")
     table.padding = (0, 1, 0, 0)
     for pair in comparison.pairs:
         table.add_row(

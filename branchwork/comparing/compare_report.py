@@ -140,7 +140,7 @@ def _pair_words(comparison: Comparison) -> str:
 
 def _pairs(comparison: Comparison) -> str:
     several = len(comparison.pairs) > 1
-    tested = (say("difference, points (95%)"), say("test"), *([say("after Holm")] if several else []))
+    tested = (say("difference, points (95%)"), say("p value"), *([say("after Holm")] if several else []))
     return table(
         (say("pair"), *tested, say("only the first is right"), say("only the second")),
         [
