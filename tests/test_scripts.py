@@ -427,3 +427,23 @@ def test_what_forward_lacks_is_told_when_it_runs():
     with pytest.raises(NetError, match=r"line 2: the net uses what `from torchvision import ops` imports"):
         bw.train("mine.py:Net", data="sample", epochs=1)
     assert not Path("runs").exists()
+
+
+def test_a_net_that_was_changed_after_it_was_made_is_never_another_without_a_word():
+    text = (
+        "import torch\nfrom torch import nn\ndata = torch.load('data.pt')\nnet = nn.Sequential(nn.Linear(4, 4))\n"
+        "net.classes = data\nnet = torch.load('net.pt')\nfor epoch in range(3):\n    net.epoch = int(data[epoch])\n"
+    )
+    Path("mine.py").write_text(text)
+    assert bw.build_net("mine.py:net")[0].out_features == 4
+    Path("mine.py").write_text(text + "net[0] = nn.Linear(4, len(data))\n")
+    with pytest.raises(NetError, match=r"line 3 would give data, but .*`torch\.load\('data\.pt'\)` is left out"):
+        bw.build_net("mine.py:net")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_a_script_that_may_not_be_read_is_one_message():
+    Path("mine.py").write_text("")
+    Path("mine.py").chmod(0)
+    with pytest.raises(NetError, match=r"mine\.py cannot be read"):
+        bw.build_net("mine.py:Net")

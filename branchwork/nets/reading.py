@@ -31,6 +31,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from branchwork.errors import NetError, nearest
+from branchwork.files import reading
+from branchwork.language import say
 from branchwork.nets.stand_in import StandIn
 from branchwork.nets.statements import SCOPES, OnCpu, bound, built_on, executed, is_print, parse, unguarded, used_by
 
@@ -69,7 +71,8 @@ class Script:
         self.path, self._beside = path, {} if beside is None else beside
         self._beside[path] = self
         is_folder = path.name == "__init__.py" and not path.is_file()
-        nodes = parse(path, b"" if is_folder else path.read_bytes())
+        with reading(path, error=NetError, remedy=say("check that you may read it")):
+            nodes = parse(path, b"" if is_folder else path.read_bytes())
         self.nodes = [inner for node in nodes for inner in unguarded(node)]
         self.module = ModuleType(f"branchwork_script_{next(_NUMBERS)}_{path.stem}")
         vars(self.module).update(__file__=str(path), __getattr__=self._attribute)
@@ -174,9 +177,12 @@ class Script:
                 )
                 problem.__cause__ = reason
         built = built_on(step.node) - self.imports.keys()
+        makes = any(isinstance(part, ast.Call) for part in executed(step.node))
         for name in bound(step.node) | built:
-            # A net stays what it was before its weights were loaded, and a value what it was before a loop.
-            if name not in values or (name != wanted and (name in built or not step.nested)):
+            kept = step.nested and name not in built  # a value stays what it was before a loop
+            if name == wanted:  # and a net what it was before it was trained, but not before it got another layer
+                kept = step.nested or name not in built or not makes
+            if name not in values or not kept:
                 values[name] = StandIn(problem)
 
     def _admit(self, node: ast.stmt, file: str, nested: bool = False) -> Iterator[_Step]:
