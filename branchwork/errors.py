@@ -26,7 +26,7 @@ class BranchworkError(Exception):
 
     def __str__(self) -> str:
         text, hint = super().__str__(), did_you_mean(self.__cause__)
-        return text if hint in text else say("{text}.{hint}", text=text.removesuffix("."), hint=hint)
+        return text if hint in text else say("{text}.{hint}", text=text.removesuffix(".").removesuffix("。"), hint=hint)
 
 
 class NetError(BranchworkError):
