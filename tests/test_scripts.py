@@ -19,6 +19,7 @@ from helpers.stand_ins import stand_ins
 import branchwork as bw
 from branchwork.errors import NetError, RunError
 from branchwork.nets.reading import Script
+from branchwork.nets.resolve import find_builder
 from branchwork.training.habits import read_habits
 from branchwork.training.run import keep_script, kept_files, kept_net
 
@@ -175,6 +176,12 @@ def test_a_net_that_the_script_built_begins_with_fresh_weights_of_the_seed(name)
     assert torch.equal(first, again) and not torch.equal(first, other)
     if name == "net":
         assert (states[0]["0.weight"] == 7).all()  # as the script has it
+    before = torch.get_rng_state()
+    build = find_builder(f"mine.py:{name}", in_channels=None, num_classes=None, image_size=None)
+    assert torch.equal(torch.get_rng_state(), before)
+    nets = [build(), build()]
+    biases = [list(net.parameters())[1] for net in nets]
+    assert nets[0] is not nets[1] and not torch.equal(*biases)
 
 
 def test_sizes_are_passed_only_where_the_code_takes_them_and_the_data_need_them(small):

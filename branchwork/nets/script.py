@@ -44,7 +44,8 @@ def find_own_builder(
         if not path.is_file():
             raise NetError("there is no file {path}", path=location)
         attribute = attribute or _only_net(Script(path), location)
-        value = _of_run(path, attribute, location) if run else _of_reading(path, attribute, location)
+        with torch.random.fork_rng(devices=[]):
+            value = _of_run(path, attribute, location) if run else _of_reading(path, attribute, location)
     else:
         value = _import(location, attribute)
     make = value
