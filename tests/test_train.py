@@ -252,14 +252,14 @@ def test_another_seed_gives_other_weights(small):
 # Trains with states saved within the epoch at every step, and kills itself with SIGKILL in the middle of the second.
 KILLED = """
 import os, signal, sys
-from branchwork import observer
-from branchwork.cli import main, progress
+from branchwork import screen
+from branchwork.cli import main
 from branchwork.training import training_run
 training_run.SAVE_SECONDS = 0.0
 def step(self, step):
     if (step.epoch, step.step) == (2, 7):
         os.kill(os.getpid(), signal.SIGKILL)
-progress.Screen.step = step
+screen.Lines.step = step
 main(sys.argv[1:])
 """
 
