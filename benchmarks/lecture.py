@@ -21,9 +21,9 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.process import MEAN, STD, JsonFile, Outcome, as_floats, count_correct, timed
+from branchwork.catalogue.resolve import build_net
 from branchwork.datasets.dataset import Split
 from branchwork.datasets.load import load_data
-from branchwork.nets.resolve import build_net
 
 EPOCHS, BATCH_SIZE = 10, 64
 # The nets as a learner has them, in a script of their own.

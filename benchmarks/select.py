@@ -23,12 +23,12 @@ from torch.nn import functional as F
 
 import branchwork
 from benchmarks.process import JsonFile
+from branchwork.catalogue.prune import prune
 from branchwork.datasets.batches import count_batches, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.explaining.candidates import find_groups
 from branchwork.explaining.selection import Selection
 from branchwork.files import write_json
-from branchwork.nets.prune import prune
 from branchwork.training.infer import predict_logits
 from branchwork.training.recipe import Recipe, fast
 from branchwork.training.run import load_run

@@ -1,6 +1,7 @@
 """Branchwork: convolutional networks that branch (Inception) and skip (residual).
 
-Each verb of the command is a function here with the same name; it returns a value and prints nothing.
+Each verb of the command is a function here with the same name; it returns a value and prints nothing. So no package has
+the name of a verb: importing it would hide the function.
 """
 
 from typing import Any

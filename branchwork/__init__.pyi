@@ -23,11 +23,11 @@ from .graph.bottlenecks import reduction as reduction
 from .graph.trace import trace as trace
 from .inspection.lint import lint as lint
 from .inspection.table import inspect as inspect
-from .nets.catalogue import NETS as NETS
-from .nets.resolve import build_net as build_net
-from .nets.sizes import list_nets as list_nets
-from .nets.weights import lecture_state_dict as lecture_state_dict
-from .nets.weights import load_weights as load_weights
+from .catalogue.builders import NETS as NETS
+from .catalogue.resolve import build_net as build_net
+from .catalogue.sizes import nets as nets
+from .catalogue.weights import lecture_state_dict as lecture_state_dict
+from .catalogue.weights import load_weights as load_weights
 from .observer import Observer as Observer
 from .page.serve import ui as ui
 from .studies.study import StudyOptions as StudyOptions

@@ -1,4 +1,4 @@
-"""Trace every net of the catalogue and write its size into branchwork/nets/sizes.json for `branchwork nets`."""
+"""Trace every net of the catalogue and write its size into branchwork/catalogue/sizes.json for `branchwork nets`."""
 
 import json
 from dataclasses import asdict
@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 import branchwork
+from branchwork.catalogue.resolve import defaults_of
+from branchwork.catalogue.sizes import NetSize
 from branchwork.files import write_whole
 from branchwork.graph.trace import trace
-from branchwork.nets.resolve import defaults_of
-from branchwork.nets.sizes import NetSize
 
-SIZES = Path(branchwork.__file__).parent / "nets/sizes.json"
+SIZES = Path(branchwork.__file__).parent / "catalogue/sizes.json"
 
 
 def measure(name: str) -> NetSize:

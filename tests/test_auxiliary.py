@@ -8,9 +8,9 @@ from helpers.training import StopAt, same, weights
 from torch.nn import functional as F
 
 import branchwork as bw
+from branchwork.catalogue.builders import NETS
 from branchwork.datasets.batches import epoch_order
 from branchwork.errors import Interrupted, RecipeError
-from branchwork.nets.catalogue import NETS
 from branchwork.training import auxiliary
 from branchwork.training.auxiliary import make_heads
 from branchwork.training.run import Model

@@ -10,15 +10,15 @@ from helpers.reference import torch_macs
 from torch import nn
 
 import branchwork
-from branchwork import NETS, build_net, list_nets
+from branchwork import NETS, build_net, nets
 from branchwork.blocks import Add, Concat
+from branchwork.catalogue import densenet, resnet
+from branchwork.catalogue.googlenet import MODULES
+from branchwork.catalogue.layers import Gate
+from branchwork.catalogue.resolve import defaults_of, short_name, split_options, with_options
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import fuse
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets import densenet, resnet
-from branchwork.nets.googlenet import MODULES
-from branchwork.nets.layers import Gate
-from branchwork.nets.resolve import defaults_of, short_name, split_options, with_options
 
 sys.path.insert(0, str(ROOT / "scripts"))
 from measure_nets import measure
@@ -35,7 +35,7 @@ MILLIONS = {
     "resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "resnet110": 1.7, "resnet164": 1.7,
     "preact164": 1.7, "densenet100": 0.8, "densenet190": 25.6, "densenet250": 15.3,
 }  # fmt: skip
-SIZES = {size.name: size for size in list_nets()}
+SIZES = {size.name: size for size in nets()}
 
 
 def tiny(*, preact=False, shortcut="identity", stem="small", width=16, bottleneck=False):

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 import branchwork as bw
 from branchwork.blocks import Add, Concat, chain
+from branchwork.catalogue.densenet import DenseDesign, densenet
 from branchwork.cli.explain import verdict_lines
 from branchwork.datasets.dataset import Split
 from branchwork.explaining import attribution
@@ -34,7 +35,6 @@ from branchwork.explaining.ranks import FEWEST, rank_interval, spearman, verdict
 from branchwork.explaining.results import Contribution, Explanation
 from branchwork.explaining.worth import relations
 from branchwork.graph.branching import BranchedNet, read_branches
-from branchwork.nets.densenet import DenseDesign, densenet
 from branchwork.observer import Observer
 from branchwork.palette import LIGHT
 from branchwork.training import measure
@@ -113,7 +113,7 @@ def small_googlenet() -> nn.Module:
     """With two of its modules, and few channels."""
     modules = {"3a": (8, (4, 8), (4, 8), 8), "3b": (8, (4, 8), (4, 8), 8)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules["branchwork.nets.googlenet"], "MODULES", modules)
+        patch.setattr(sys.modules["branchwork.catalogue.googlenet"], "MODULES", modules)
         return bw.NETS["googlenet"](num_classes=10, image_size=32)
 
 

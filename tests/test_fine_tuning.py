@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import branchwork as bw
+from branchwork.catalogue.weights import DIALECTS
 from branchwork.errors import NetError, RecipeError, WeightsError
-from branchwork.nets.weights import DIALECTS
 from branchwork.observer import Observer
 from branchwork.training.state import freeze_body
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from branchwork.blocks import Concat
+from branchwork.catalogue.resolve import build_net
 from branchwork.errors import NetError
 from branchwork.fusing import collapse as collapsing
 from branchwork.fusing.forms import Form, Matrix
@@ -16,7 +17,6 @@ from branchwork.fusing.fourier import BatchedFourier, Fourier, fewest_products, 
 from branchwork.fusing.fuse import collapse, fuse
 from branchwork.fusing.kernel import Axis, Kernel, compose, compose_sum, sliding
 from branchwork.fusing.tiles import Tiles
-from branchwork.nets.resolve import build_net
 
 # torch's own word about padding that cannot be halved, which is meant here.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

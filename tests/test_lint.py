@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from branchwork import Add, Concat
+from branchwork.catalogue.builders import NETS
 from branchwork.errors import NetError
 from branchwork.inspection.lint import Finding, lint
-from branchwork.nets.catalogue import NETS
 
 
 def conv(c, k, **more):

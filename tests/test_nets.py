@@ -8,9 +8,9 @@ from torch import nn
 
 import branchwork
 from branchwork import NETS, build_net
+from branchwork.catalogue.resolve import absolute_name, short_name
 from branchwork.errors import NetError
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets.resolve import absolute_name, short_name
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
 nets = pytest.mark.parametrize("name", LECTURE)
@@ -90,7 +90,7 @@ def test_a_learners_own_script_is_built_unchanged(attribute):
 
 
 def test_a_callable_of_an_importable_module_is_built():
-    assert count_parameters(build_net("branchwork.nets.lecture:inception")) == 97_298
+    assert count_parameters(build_net("branchwork.catalogue.lecture:inception")) == 97_298
 
 
 @pytest.mark.parametrize(

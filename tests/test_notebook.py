@@ -53,7 +53,7 @@ def test_every_value_of_a_verb_has_a_look():
 
 def test_a_notebook_shows_what_the_command_prints(run, command):
     shown = {
-        "nets res": lambda: bw.list_nets("res"),
+        "nets res": lambda: bw.nets("res"),
         "inspect residual --lint": lambda: bw.inspect("residual", lint=True),
         "inspect inception --by block": lambda: bw.inspect("inception", by="block"),
         "inspect --conv 192x28x28 --kernel 5 --out-channels 32 --through 16": lambda: bw.reduction(

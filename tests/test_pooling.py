@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from branchwork.catalogue.resolve import build_net
 from branchwork.fusing.fuse import collapse
 from branchwork.fusing.pooling import PooledConvolution
-from branchwork.nets.resolve import build_net
 
 
 def as_written(x, weight, bias, padding, pool, relu=False):

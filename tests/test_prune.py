@@ -13,11 +13,11 @@ from torch import nn
 
 import branchwork
 from branchwork import Add, Concat, build_net
+from branchwork.catalogue.densenet import DenseDesign, densenet
+from branchwork.catalogue.prune import find_branches, prune
+from branchwork.catalogue.resolve import absolute_name, defaults_of, short_name, split_options, with_options
 from branchwork.errors import NetError
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets.densenet import DenseDesign, densenet
-from branchwork.nets.prune import find_branches, prune
-from branchwork.nets.resolve import absolute_name, defaults_of, short_name, split_options, with_options
 from branchwork.training.recipe import fast, photos
 
 

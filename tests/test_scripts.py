@@ -17,9 +17,9 @@ from helpers.reference import torch_macs
 from helpers.stand_ins import stand_ins
 
 import branchwork as bw
+from branchwork.catalogue.reading import Script
+from branchwork.catalogue.resolve import find_builder
 from branchwork.errors import NetError, RunError
-from branchwork.nets.reading import Script
-from branchwork.nets.resolve import find_builder
 from branchwork.training.habits import read_habits
 from branchwork.training.run import keep_script, kept_files, kept_net
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from branchwork import Add, Concat, build_net
+from branchwork.catalogue.prune import find_joins
 from branchwork.datasets.batches import train_and_validation
 from branchwork.errors import BranchworkError, DataError, Interrupted, NetError, RecipeError, RunError
 from branchwork.explaining import select as module
@@ -19,7 +20,6 @@ from branchwork.explaining.candidates import Tuner, find_groups, weight_size
 from branchwork.explaining.select import select
 from branchwork.explaining.selection import Goal
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets.prune import find_joins
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, pick_precision, predict_logits
 from branchwork.training.options import Options

@@ -7,9 +7,9 @@ from html import unescape
 import pytest
 from helpers.reference import torch_macs
 
+from branchwork.catalogue.googlenet import _inception
 from branchwork.datasets.load import load_data
 from branchwork.language import say
-from branchwork.nets.googlenet import _inception
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.design import ArmResult, Records, StudyResult
 from branchwork.studies.records import GradientNorms, Job, Record

@@ -11,9 +11,9 @@ from helpers.lecture import InceptionNet
 from torch import nn
 
 import branchwork as bw
+from branchwork.catalogue.builders import NETS
 from branchwork.errors import NetError
 from branchwork.graph.teach import failure
-from branchwork.nets.catalogue import NETS
 from branchwork.observer import Observer
 from branchwork.training import training_run
 

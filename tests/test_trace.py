@@ -15,6 +15,7 @@ from torch import nn
 
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
+from branchwork.catalogue.builders import NETS
 from branchwork.cli.inspect import parts, spare_columns
 from branchwork.cli.output import show
 from branchwork.errors import NetError
@@ -22,7 +23,6 @@ from branchwork.graph.bottlenecks import reduction, reductions
 from branchwork.graph.costs import count_macs
 from branchwork.inspection.table import Inspection
 from branchwork.language import say
-from branchwork.nets.catalogue import NETS
 
 
 class Dense(nn.Module):

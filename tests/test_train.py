@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import branchwork as bw
+from branchwork.catalogue.builders import NETS
 from branchwork.datasets.augment import Augmentation, augment
 from branchwork.datasets.batches import epoch_order, hold_out, normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Interrupted, NetError, RecipeError, RunError, TrainingError
-from branchwork.nets.catalogue import NETS
 from branchwork.observer import Observer
 from branchwork.training import fit, training_run
 from branchwork.training.step import update_average

@@ -7,8 +7,8 @@ import torch
 from helpers.lecture import InceptionNet, ResidualNet
 
 from branchwork import NETS, lecture_state_dict, load_weights
+from branchwork.catalogue.weights import Loaded
 from branchwork.errors import WeightsError
-from branchwork.nets.weights import Loaded
 
 LECTURE = {"inception": InceptionNet, "residual": ResidualNet}
 nets = pytest.mark.parametrize("name", LECTURE)

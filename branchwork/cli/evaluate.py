@@ -50,7 +50,7 @@ def spare_columns() -> tuple[str, ...]:
 
 
 def parts(evaluation: "Evaluation", draw: Path | None = None) -> list[Part]:
-    from branchwork.nets.resolve import short_name
+    from branchwork.catalogue.resolve import short_name
 
     wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
     result = say(

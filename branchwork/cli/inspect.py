@@ -99,7 +99,7 @@ def inspect(
             "name a net to inspect, as in branchwork inspect inception, or give --conv, "
             "--kernel, --out-channels and --through"
         )
-    from branchwork.nets.resolve import whole_script, with_options
+    from branchwork.catalogue.resolve import whole_script, with_options
 
     net = whole_script(with_options(net, {"shortcut": build.shortcut, "stem": build.stem}), run=build.run_script)
     size = None if build.input is None else parse_sizes(build.input, "--input")

@@ -9,7 +9,7 @@ from branchwork.cli.parameters import Json
 from branchwork.language import say, times
 
 if TYPE_CHECKING:
-    from branchwork.nets.sizes import NetSize
+    from branchwork.catalogue.sizes import NetSize
 
 
 def nets(
@@ -19,7 +19,7 @@ def nets(
     """List the nets of the catalogue with their parameters and MACs, each for the input that it was designed for."""
     import branchwork
 
-    sizes = branchwork.list_nets(*names)
+    sizes = branchwork.nets(*names)
     deliver(sizes, json_file, lambda: show(*parts(sizes), spare=(say("classes"), say("input"))))
 
 

@@ -212,7 +212,7 @@ def show_results(results: "tuple[Result, ...]") -> None:
 
 def result_parts(results: "tuple[Result, ...]") -> list[Part]:
     """Return a row for each trained net, and where the reports are."""
-    from branchwork.nets.resolve import short_name
+    from branchwork.catalogue.resolve import short_name
 
     table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)")
     for result in results:

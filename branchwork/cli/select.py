@@ -102,8 +102,8 @@ def spare_columns() -> tuple[str, ...]:
 def parts(selection: "Selection") -> list[Part]:
     from rich.text import Text
 
+    from branchwork.catalogue.resolve import short_name
     from branchwork.explaining.selection_report import by_weights
-    from branchwork.nets.resolve import short_name
 
     sizes = make_table(
         say("branches left"),

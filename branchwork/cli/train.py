@@ -114,7 +114,7 @@ def train(
         raise RecipeError("name the net to train: branchwork train inception, or a run to continue: --resume RUN")
 
     import branchwork
-    from branchwork.nets.resolve import with_options
+    from branchwork.catalogue.resolve import with_options
     from branchwork.training.processes import joined
 
     net = with_options(net, vars(blocks))
@@ -189,7 +189,7 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
 
 
 def seeds_parts(several: "SeedsResult") -> list[Part]:
-    from branchwork.nets.resolve import short_name
+    from branchwork.catalogue.resolve import short_name
 
     table = make_table("seed", "validation", "test accuracy", "train s")
     for result in several.results:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.comparing.compare_report import comparison_page
 from branchwork.comparing.comparison import Comparison, Disagreement, Entry
 from branchwork.comparing.pairs import Pair, adjust, make_pair
@@ -22,7 +23,6 @@ from branchwork.figures import legible
 from branchwork.files import check_writable, read_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
-from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.studies.statistics import mean_interval

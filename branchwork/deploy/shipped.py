@@ -9,6 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from branchwork.catalogue.resolve import defaults_of
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.deploy.engines import Pixels, Precision
@@ -20,7 +21,6 @@ from branchwork.graph.teach import failure
 from branchwork.graph.trace import Trace, trace_graph
 from branchwork.graph.untouched import eval_copy
 from branchwork.language import times
-from branchwork.nets.resolve import defaults_of
 from branchwork.training.infer import DTYPES, pick_layout
 from branchwork.training.run import Model, check_output
 from branchwork.training.subject import is_run, resolve

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from branchwork.blocks import Add, Concat
+from branchwork.catalogue.prune import Branch, find_joins
+from branchwork.catalogue.weights import weight_rms
 from branchwork.datasets.batches import batches, count_batches, epoch_order, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.nets.prune import Branch, find_joins
-from branchwork.nets.weights import weight_rms
 from branchwork.training.infer import TRAINING_DTYPES, pick_device, predict_logits, weight_dtype
 from branchwork.training.plan import Plan
 from branchwork.training.run import Model

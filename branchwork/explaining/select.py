@@ -14,6 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from branchwork.catalogue.prune import find_joins
+from branchwork.catalogue.resolve import absolute_name, short_name, whole_script
+from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError
@@ -22,9 +25,6 @@ from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
 from branchwork.files import hold_lock, read_json, write_json, write_whole
 from branchwork.language import enumerated, say
-from branchwork.nets.prune import find_joins
-from branchwork.nets.resolve import absolute_name, short_name, whole_script
-from branchwork.nets.weights import load_weights
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.training.evaluate import check_match, evaluate_net, load_for

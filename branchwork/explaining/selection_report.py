@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.explaining.selection import Selection, Size
 from branchwork.figures import BAD, GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import enumerated, say
-from branchwork.nets.resolve import short_name
 from branchwork.pages import cards, footer, page, paragraph, plot, section, table
 
 

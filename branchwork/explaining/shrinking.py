@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from branchwork.catalogue.prune import find_branches, find_joins, prune
+from branchwork.catalogue.resolve import WITHOUT, short_name, split_options, with_options
 from branchwork.datasets.dataset import DataSet
 from branchwork.errors import NetError, RecipeError, first_line
 from branchwork.explaining.candidates import Group, Tuner, branch_paths, find_groups, weight_size
 from branchwork.explaining.selection import Goal, Size, Trial, Worth
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
-from branchwork.nets.prune import find_branches, find_joins, prune
-from branchwork.nets.resolve import WITHOUT, short_name, split_options, with_options
 from branchwork.observer import Observer
 from branchwork.training.plan import Plan
 from branchwork.training.run import Model

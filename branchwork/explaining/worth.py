@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from branchwork.catalogue.resolve import short_name
+from branchwork.catalogue.weights import weight_rms
 from branchwork.datasets.batches import generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
@@ -16,8 +18,6 @@ from branchwork.explaining.ranks import rank_interval, spearman, verdict_of
 from branchwork.explaining.results import Contribution, Explanation, Measure, Relation
 from branchwork.figures import check_ending, legible
 from branchwork.graph.branching import BranchedNet, Replacement, read_branches
-from branchwork.nets.resolve import short_name
-from branchwork.nets.weights import weight_rms
 from branchwork.observer import Observer
 from branchwork.palette import ThemeName
 from branchwork.screen import watch

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from branchwork.catalogue.input_size import smallest_square
 from branchwork.drawing.drawing import MOST_DRAWN, draw_net, inline_drawing
 from branchwork.errors import NetError
 from branchwork.figures import legible
@@ -21,7 +22,6 @@ from branchwork.inspection.evidence import Finding
 from branchwork.inspection.fix import write_patches
 from branchwork.inspection.lint import lint_graph
 from branchwork.language import say
-from branchwork.nets.input_size import smallest_square
 from branchwork.palette import ThemeName
 from branchwork.shown import Shown
 from branchwork.training.subject import resolve

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.placing import RULES
@@ -25,7 +26,6 @@ from branchwork.files import write_whole
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.costs import op_name
 from branchwork.language import in_language
-from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.page.spec import encode, image_operations, operations_as_json, sampled_outputs
 from branchwork.page.words import WORDS

@@ -2,9 +2,9 @@
 
 from functools import partial
 
+from branchwork.catalogue.googlenet import MODULES
 from branchwork.graph.bottlenecks import reduction
 from branchwork.language import mark, say, sentences, times
-from branchwork.nets.googlenet import MODULES
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
 from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import cost_and_error, dots_words

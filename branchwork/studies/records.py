@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.errors import StudyError
 from branchwork.files import read_json, reading
 from branchwork.language import mark, say
-from branchwork.nets.resolve import short_name
 from branchwork.training.options import Execute
 
 # The gradient is measured on this many images, the same throughout a training.

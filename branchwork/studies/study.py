@@ -11,12 +11,12 @@ from typing import Any, get_args
 
 import torch
 
+from branchwork.catalogue.resolve import find_builder
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
 from branchwork.files import hold_lock, read_json, write_json, write_whole
 from branchwork.language import say
-from branchwork.nets.resolve import find_builder
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.studies.bottleneck import BOTTLENECK

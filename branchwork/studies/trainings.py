@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from branchwork.blocks import Concat
+from branchwork.catalogue.weights import weight_rms
 from branchwork.datasets.batches import generator_of, normalise, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, StudyError, TrainingError, WeightsError, first_line
 from branchwork.files import parse_json
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.nets.weights import weight_rms
 from branchwork.observer import Epoch, Observer
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms, Job, Record
 from branchwork.training.infer import predict_logits

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.blocks import chain
+from branchwork.catalogue.googlenet import EPS, TAPS
+from branchwork.catalogue.input_size import layer_shape
+from branchwork.catalogue.layers import conv_norm_relu
+from branchwork.catalogue.resolve import split_options
 from branchwork.errors import RecipeError
 from branchwork.language import say
-from branchwork.nets.googlenet import EPS, TAPS
-from branchwork.nets.input_size import layer_shape
-from branchwork.nets.layers import conv_norm_relu
-from branchwork.nets.resolve import split_options
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError, RecipeError
 from branchwork.figures import legible
 from branchwork.language import say, times
-from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.shown import Shown

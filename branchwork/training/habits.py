@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from branchwork.catalogue.statements import parse
 from branchwork.language import say
-from branchwork.nets.statements import parse
 
 _SCRIPT = re.compile(r".+?\.(py|ipynb)(?=$|[:\[])")
 _OPTIMIZERS = (

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from branchwork.catalogue.resolve import absolute_name, whole_script
+from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
 from branchwork.errors import DataError, RecipeError
-from branchwork.nets.resolve import absolute_name, whole_script
-from branchwork.nets.weights import load_weights
 from branchwork.observer import need_tensorboard
 from branchwork.training.auxiliary import check_heads
 from branchwork.training.batch_size import fitting_batch, images_per_second

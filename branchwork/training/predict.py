@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
 from branchwork.figures import legible
 from branchwork.files import printable
 from branchwork.language import say
-from branchwork.nets.resolve import short_name
 from branchwork.shown import Several, Shown
 from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, place_and_doubt, unlike_doubts
 from branchwork.training.infer import predict_logits

@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from branchwork.catalogue.resolve import find_builder, in_script, own_script
+from branchwork.catalogue.script import script_files
+from branchwork.catalogue.statements import SUFFIXES
+from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
@@ -21,10 +25,6 @@ from branchwork.errors import NetError, RunError, first_line, system_words
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
-from branchwork.nets.resolve import find_builder, in_script, own_script
-from branchwork.nets.script import script_files
-from branchwork.nets.statements import SUFFIXES
-from branchwork.nets.weights import load_weights
 from branchwork.training.recipe import Recipe
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.figures import BAD, GOOD, inline_svg, new_figure, plain_axes, plain_log_ticks
 from branchwork.files import write_whole
 from branchwork.language import listed, say
-from branchwork.nets.resolve import short_name
 from branchwork.pages import cards, details, facts, footer, image_grid, page, paragraph, section, side_by_side, table
 from branchwork.training.evaluate import Evaluation
 from branchwork.training.net_report import NetSections

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from branchwork.catalogue.builders import NETS
+from branchwork.catalogue.resolve import DEFAULT_INPUT, defaults_of, find_builder, short_name
 from branchwork.errors import NetError
 from branchwork.language import times
-from branchwork.nets.catalogue import NETS
-from branchwork.nets.resolve import DEFAULT_INPUT, defaults_of, find_builder, short_name
 from branchwork.training.run import MODEL, TrainedNet, holds, load_run
 
 Shape = tuple[int, ...]

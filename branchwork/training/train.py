@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
+from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
 from branchwork.files import read_json, write_json
 from branchwork.language import mark, say
-from branchwork.nets.resolve import short_name
 from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.shown import Several, Shown

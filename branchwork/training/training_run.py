@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from branchwork.catalogue.builders import NETS
+from branchwork.catalogue.resolve import short_name, split_options
+from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
@@ -20,9 +23,6 @@ from branchwork.files import hold_lock, read_json, remove_parts, write_json, wri
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
-from branchwork.nets.catalogue import NETS
-from branchwork.nets.resolve import short_name, split_options
-from branchwork.nets.weights import load_weights
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
 from branchwork.shown import Shown
 from branchwork.training.checkpoint import Position, SavedState, save_state

@@ -12,8 +12,8 @@ from typing import Literal
 from torch import nn
 
 from branchwork.blocks import Add, chain
-from branchwork.nets.input_size import ImageSize
-from branchwork.nets.layers import (
+from branchwork.catalogue.input_size import ImageSize
+from branchwork.catalogue.layers import (
     Gate,
     Scale,
     Stem,

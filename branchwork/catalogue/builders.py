@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from branchwork.nets.densenet import dense_nets
-from branchwork.nets.googlenet import googlenet
-from branchwork.nets.lecture import inception, residual
-from branchwork.nets.resnet import residual_nets
+from branchwork.catalogue.densenet import dense_nets
+from branchwork.catalogue.googlenet import googlenet
+from branchwork.catalogue.lecture import inception, residual
+from branchwork.catalogue.resnet import residual_nets
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "inception": inception,

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from branchwork.blocks import Concat, chain
-from branchwork.nets.input_size import ImageSize
-from branchwork.nets.layers import Stem, conv_norm_relu, takes_small_stem, with_head
+from branchwork.catalogue.input_size import ImageSize
+from branchwork.catalogue.layers import Stem, conv_norm_relu, takes_small_stem, with_head
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import nn
 
 from branchwork.blocks import InceptionA, ResidualBlock
-from branchwork.nets.input_size import ImageSize, flat_features
+from branchwork.catalogue.input_size import ImageSize, flat_features
 
 
 def inception(

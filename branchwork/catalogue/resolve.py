@@ -15,12 +15,12 @@ from typing import Any, get_args, get_type_hints
 
 from torch import nn
 
+from branchwork.catalogue.builders import NETS
+from branchwork.catalogue.input_size import ImageSize, height_and_width
+from branchwork.catalogue.prune import prune
+from branchwork.catalogue.script import find_own_builder
+from branchwork.catalogue.statements import SUFFIXES
 from branchwork.errors import NetError, nearest
-from branchwork.nets.catalogue import NETS
-from branchwork.nets.input_size import ImageSize, height_and_width
-from branchwork.nets.prune import prune
-from branchwork.nets.script import find_own_builder
-from branchwork.nets.statements import SUFFIXES
 
 # The option that every net has, and how long its value may be within a short name.
 WITHOUT, LONGEST = "without", 48

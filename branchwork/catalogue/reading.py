@@ -30,11 +30,21 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from branchwork.catalogue.stand_in import StandIn
+from branchwork.catalogue.statements import (
+    SCOPES,
+    OnCpu,
+    bound,
+    built_on,
+    executed,
+    is_print,
+    parse,
+    unguarded,
+    used_by,
+)
 from branchwork.errors import NetError, nearest
 from branchwork.files import reading
 from branchwork.language import say
-from branchwork.nets.stand_in import StandIn
-from branchwork.nets.statements import SCOPES, OnCpu, bound, built_on, executed, is_print, parse, unguarded, used_by
 
 _NUMBERS = itertools.count(1)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.blocks import chain
-from branchwork.nets.input_size import ImageSize, flat_features, height_and_width
+from branchwork.catalogue.input_size import ImageSize, flat_features, height_and_width
 
 Stem = Literal["auto", "small", "large"]
 

@@ -20,18 +20,18 @@ class NetSize(Shown):
     macs: int
 
 
-def list_nets(*prefixes: str) -> Several[NetSize]:
+def nets(*prefixes: str) -> Several[NetSize]:
     """List the nets of the catalogue, in its order, whose names begin with one of `prefixes`; by default all.
 
     The sizes are in `sizes.json`, written by `scripts/measure_nets.py`: tracing every net takes minutes. Raises
     `NetError` for a prefix without a net.
     """
-    content = (resources.files("branchwork") / "nets/sizes.json").read_bytes()
-    nets = parse_json(content, tuple[NetSize, ...], Path("nets/sizes.json"))
+    content = (resources.files("branchwork") / "catalogue/sizes.json").read_bytes()
+    every = parse_json(content, tuple[NetSize, ...], Path("catalogue/sizes.json"))
     for prefix in prefixes:
-        if not any(net.name.startswith(prefix) for net in nets):
-            names = [net.name for net in nets]
+        if not any(net.name.startswith(prefix) for net in every):
+            names = [net.name for net in every]
             raise NetError(
                 "there is no net whose name begins with {prefix!r}.{hint}", prefix=prefix, hint=nearest(prefix, names)
             )
-    return Several(net for net in nets if not prefixes or net.name.startswith(prefixes))
+    return Several(net for net in every if not prefixes or net.name.startswith(prefixes))

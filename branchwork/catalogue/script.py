@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from branchwork.catalogue.reading import Script, undisturbed
+from branchwork.catalogue.stand_in import StandIn, stand_in_of
+from branchwork.catalogue.statements import SUFFIXES, OnCpu, used_by
 from branchwork.errors import NetError, nearest, with_line
 from branchwork.language import say
-from branchwork.nets.reading import Script, undisturbed
-from branchwork.nets.stand_in import StandIn, stand_in_of
-from branchwork.nets.statements import SUFFIXES, OnCpu, used_by
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
