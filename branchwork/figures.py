@@ -165,7 +165,7 @@ def inline_svg(figure: "Figure", title: str = "") -> str:
     return drawing[drawing.index("<svg ") :]
 
 
-def _rendered(figure: "Figure", form: str, title: str, paper: str = PAPER) -> bytes:
+def _rendered(figure: "Figure", form: str, title: str, *, paper: str = PAPER) -> bytes:
     # Without dates, so that the same drawing gives the same file.
     dates: dict[str, dict[str, Any]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
     content = io.BytesIO()

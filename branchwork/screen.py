@@ -47,7 +47,7 @@ class Lines(Observer):
         self.last_line = time.monotonic()
         self.console.print(text, markup=False)
 
-    def replace(self, title: str, state: str, done: int, total: int) -> None:
+    def replace(self, title: str, state: str, *, done: int, total: int) -> None:
         """Show how far the task `title` is, in place of what was shown before; `total` is 0 while it is unknown."""
         if time.monotonic() - self.last_line > PLAIN_SECONDS:
             self.line(f"{title}  {state}")
@@ -63,7 +63,7 @@ class Lines(Observer):
             self.downloading, self.last_line = True, 0.0  # told at once
         megabytes, of = done / 1e6, total / 1e6
         state = say("{done:.1f} of {total:.1f} MB", done=megabytes, total=of) if total else f"{megabytes:.1f} MB"
-        self.replace(say("fetching {name}", name=name), state, done, total)
+        self.replace(say("fetching {name}", name=name), state, done=done, total=total)
 
     def download_end(self) -> None:
         self.downloading = False
@@ -77,7 +77,7 @@ class Lines(Observer):
         state = say("{done:,} of {total:,}", done=done, total=total)
         if done > first:
             state += f"  {_left((now - began) * (total - done) / (done - first))}"
-        self.replace(title, state, done, total)
+        self.replace(title, state, done=done, total=total)
 
     def count_end(self) -> None:
         self.counting = None
@@ -93,7 +93,7 @@ class Lines(Observer):
             f"{_left(step.seconds_left)}"
         )
         done = (step.epoch - 1) * step.steps + step.step
-        self.replace(_epoch(step), state, done, step.epochs * step.steps)
+        self.replace(_epoch(step), state, done=done, total=step.epochs * step.steps)
 
     def epoch(self, epoch: Epoch) -> None:
         if epoch.validation_accuracy is not None:
@@ -113,7 +113,7 @@ class Terminal(Lines):
         self.bar: Progress | None = None
         self.task = TaskID(0)
 
-    def replace(self, title: str, state: str, done: int, total: int) -> None:
+    def replace(self, title: str, state: str, *, done: int, total: int) -> None:
         if self.bar is None:
             room = max(4, min(24, self.console.width - 70))  # beside the state of a training
             columns = ("{task.description}", "{task.fields[state]}")
@@ -140,7 +140,7 @@ class Notebook(Lines):
     def line(self, text: str) -> None:
         self._display(text)
 
-    def replace(self, title: str, state: str, done: int, total: int) -> None:
+    def replace(self, title: str, state: str, *, done: int, total: int) -> None:
         self.state = f"{title}  {state}"
         if time.monotonic() - self.last_line > NOTEBOOK_SECONDS:
             self._display(self.state, f'<progress value="{done}" max="{total}"></progress> ' if total else "")

@@ -259,7 +259,7 @@ def colours(path) -> set[str]:
 
 @pytest.mark.parametrize(("name", "theme"), [("light", LIGHT), ("dark", DARK)])
 def test_an_svg_paints_its_own_paper(name, theme, tmp_path):
-    draw_net(traced("inception"), tmp_path / "net.svg", "inception", name)
+    draw_net(traced("inception"), tmp_path / "net.svg", "inception", theme=name)
     text = (tmp_path / "net.svg").read_text()
     paper = text.index(f"fill: {theme.card}")
     assert paper < text.index(theme.ink), "the paper is below everything else"
@@ -269,7 +269,7 @@ def test_an_svg_paints_its_own_paper(name, theme, tmp_path):
 
 
 def test_paper_and_ink_of_an_svg_follow_the_reader_together_if_asked(tmp_path):
-    draw_net(traced("inception"), tmp_path / "net.svg", "inception", "auto")
+    draw_net(traced("inception"), tmp_path / "net.svg", "inception", theme="auto")
     text = (tmp_path / "net.svg").read_text()
     style, drawing = re.search(r"<style>(.*)</style>(.*)", text, re.DOTALL).groups()
     light, dark = style.split("@media(prefers-color-scheme:dark)")
@@ -279,7 +279,7 @@ def test_paper_and_ink_of_an_svg_follow_the_reader_together_if_asked(tmp_path):
 
 @pytest.mark.parametrize(("name", "theme"), [("light", LIGHT), ("dark", DARK), ("auto", LIGHT)])
 def test_a_png_is_opaque(name, theme, tmp_path):
-    draw_net(traced("inception"), tmp_path / "net.PNG", "inception", name)
+    draw_net(traced("inception"), tmp_path / "net.PNG", "inception", theme=name)
     with Image.open(tmp_path / "net.PNG") as image:
         paper = tuple(int(theme.card[place : place + 2], 16) for place in (1, 3, 5))
         assert image.convert("RGBA").getpixel((0, 0)) == (*paper, 255)

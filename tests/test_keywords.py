@@ -40,9 +40,9 @@ def test_a_training_takes_keywords_as_the_command_takes_flags(small):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipes_name_stands_for_it_with_this_net_and_these_images(name):
-    assert choose_recipe(name, "residual", 6000, {}) == RECIPES[name]("residual", 6000)
-    assert choose_recipe(bw.best(), "residual", 6000, {"epochs": 3}) == bw.best().but({"epochs": 3})
-    assert choose_recipe(None, "residual", 6000, {}) == bw.fast("residual", 6000)
+    assert choose_recipe(name, "residual", 6000, changes={}) == RECIPES[name]("residual", 6000)
+    assert choose_recipe(bw.best(), "residual", 6000, changes={"epochs": 3}) == bw.best().but({"epochs": 3})
+    assert choose_recipe(None, "residual", 6000, changes={}) == bw.fast("residual", 6000)
 
 
 def test_keywords_go_before_the_options_they_come_with():

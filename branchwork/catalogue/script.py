@@ -251,11 +251,13 @@ def _functions(script: Script) -> dict[str, ast.FunctionDef]:
     }
 
 
-def _reaches(script: Script, node: ast.AST, names: set[str], seen: frozenset[str] = frozenset()) -> bool:
+def _reaches(script: Script, node: ast.AST, names: set[str], *, seen: frozenset[str] = frozenset()) -> bool:
     """Return whether `node`, or a function of the script that it uses, uses one of `names`."""
     used = used_by(node)
     inner = {name: script.definitions[name] for name in used - seen if name in script.definitions}
-    return bool(used & names) or any(_reaches(script, other, names, seen | inner.keys()) for other in inner.values())
+    return bool(used & names) or any(
+        _reaches(script, other, names, seen=seen | inner.keys()) for other in inner.values()
+    )
 
 
 def _instances(script: Script) -> dict[str, ast.Call]:

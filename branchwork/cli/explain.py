@@ -1,5 +1,6 @@
 """branchwork explain"""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
     from branchwork.explaining.results import Explanation, PictureExplanation, Relation
 
 
+@dataclass(frozen=True)
+class DataFlags:
+    """The images that a whole net is measured on."""
+
+    data: RunData = None
+    count: Annotated[
+        int | None, Parameter(name="--images", help="Measure on this many images, drawn at random; by default on all.")
+    ] = None
+    source: Source = None
+
+
+@dataclass(frozen=True)
+class DrawFlags:
+    """The drawing."""
+
+    draw: Annotated[Path | None, Parameter(help="Draw the explanation into this file, .svg or .png.")] = None
+    theme: Theme = "light"
+
+
 def explain(
     run: Run,
     /,
@@ -27,18 +47,15 @@ def explain(
         str | None,
         Parameter(name="--class", help="With pictures: the class to explain; by default the predicted one."),
     ] = None,
-    data: RunData = None,
-    count: Annotated[
-        int | None, Parameter(name="--images", help="Measure on this many images, drawn at random; by default on all.")
-    ] = None,
-    draw: Annotated[Path | None, Parameter(help="Draw the explanation into this file, .svg or .png.")] = None,
-    theme: Theme = "light",
-    source: Source = None,
+    measured: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),
+    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
     json_file: Json = None,
 ) -> None:
     """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""
     import branchwork
 
+    data, count, source = measured.data, measured.count, measured.source
+    draw, theme = drawing.draw, drawing.theme
     if pictures:
         if data is not None or count is not None or source is not None:
             raise ExplainError(

@@ -54,6 +54,24 @@ class ConvFlags:
     ] = None
 
 
+@dataclass(frozen=True)
+class DrawFlags:
+    """The drawing."""
+
+    draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None
+    theme: Theme = "light"
+
+
+@dataclass(frozen=True)
+class LintFlags:
+    """What is probably a mistake."""
+
+    lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False
+    fix: Annotated[
+        bool, Parameter(negative=(), help="Write what mends it, where lines are to be replaced, into file.patch.")
+    ] = False
+
+
 def inspect(
     net: Annotated[
         str | None, Parameter(help="A net of the catalogue, one of your own (file.py:Class), or a run folder.")
@@ -64,12 +82,8 @@ def inspect(
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Sum the rows by block, by branch or by operation.")
     ] = None,
-    draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None,
-    theme: Theme = "light",
-    lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False,
-    fix: Annotated[
-        bool, Parameter(negative=(), help="Write what mends it, where lines are to be replaced, into file.patch.")
-    ] = False,
+    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
+    mistakes: Annotated[LintFlags, Parameter(name="*")] = LintFlags(),
     one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,
 ) -> None:
@@ -79,6 +93,7 @@ def inspect(
     """
     import branchwork
 
+    draw, theme = drawing.draw, drawing.theme
     kernel, out, through = one.kernel, one.out_channels, one.through
     if one.conv is not None:
         if kernel is None or out is None or through is None or (net, build.input, by) != (None, None, None):
@@ -104,7 +119,7 @@ def inspect(
     net = whole_script(with_options(net, {"shortcut": build.shortcut, "stem": build.stem}), run=build.run_script)
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
-        inspection = branchwork.inspect(net, size, by=by, draw=draw, theme=theme, lint=lint, fix=fix)
+        inspection = branchwork.inspect(net, size, by=by, draw=draw, theme=theme, lint=mistakes.lint, fix=mistakes.fix)
     deliver(inspection, json_file, lambda: show(*parts(inspection), spare=spare_columns()))
     _tell(draw, json_file)
 

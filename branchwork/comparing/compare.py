@@ -108,7 +108,7 @@ def compare(
             _entry(entrant, answer, labels=labels, seconds=statistics.median(seconds[entrant.label]))
             for entrant, answer in zip(entrants, answers, strict=True)
         ),
-        pairs=adjust([_pair(*first, *second, data=shown) for first, second in both], len(labels)),
+        pairs=adjust([_pair(first, second, data=shown) for first, second in both], len(labels)),
         disagreements=_disagreements(entrants, answers, data=shown),
         threads=torch.get_num_threads(),
         machine=machine(),
@@ -276,8 +276,9 @@ def _entry(entrant: _Entrant, answers: _Answers, *, labels: Tensor, seconds: flo
     )
 
 
-def _pair(first: _Entrant, ours: _Answers, second: _Entrant, theirs: _Answers, *, data: DataSet) -> Pair:
+def _pair(one: tuple[_Entrant, _Answers], other: tuple[_Entrant, _Answers], *, data: DataSet) -> Pair:
     """Compare two entrants, seed by seed if they have several."""
+    (first, ours), (second, theirs) = one, other
     rows = [(0, 0)]
     if len(first.nets) > 1:
         rows = [(first.seeds.index(seed), second.seeds.index(seed)) for seed in first.seeds if seed in second.seeds]

@@ -43,7 +43,7 @@ def find_blobs(ink: Ink) -> Blobs:
     pieces, count = ndimage.label(strokes, np.ones((3, 3)))
     boxes: list[Box] = ndimage.find_objects(pieces)
     order = sorted(range(count), key=lambda index: -max(_sides(boxes[index])))[:_MOST]
-    frames = [index for index in order if _surrounds(pieces == index + 1, index, boxes, order)]
+    frames = [index for index in order if _surrounds(pieces == index + 1, index, boxes, others=order)]
     for index in frames:
         strokes &= pieces != index + 1
     if not strokes.any():
@@ -60,7 +60,7 @@ def _sides(box: Box) -> tuple[int, int]:
     return box[0].stop - box[0].start, box[1].stop - box[1].start
 
 
-def _surrounds(piece: Mask, index: int, boxes: list[Box], others: list[int]) -> bool:
+def _surrounds(piece: Mask, index: int, boxes: list[Box], *, others: list[int]) -> bool:
     """Return whether a piece has another one inside it, or is a sheet with a figure in another colour on it."""
     outer = boxes[index]
     least = _INSIDE * max(_sides(outer))

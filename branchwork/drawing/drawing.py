@@ -16,7 +16,7 @@ MOST_DRAWN = 150
 _CORNER = 0.1  # the radius of round corners
 
 
-def draw_net(trace: Trace, path: Path, title: str, theme: ThemeName = "light") -> None:
+def draw_net(trace: Trace, path: Path, title: str, *, theme: ThemeName = "light") -> None:
     """Draw a net to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
     check_ending(path, NetError)
     picture = layout(trace)

@@ -68,7 +68,7 @@ def explain_pictures(
     )
     if draw is not None:
         with legible(draw):
-            draw_evidence(explanations, list(zip(paths, images, strict=True)), draw, theme)
+            draw_evidence(explanations, list(zip(paths, images, strict=True)), draw, theme=theme)
     return explanations
 
 

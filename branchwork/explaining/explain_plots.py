@@ -88,6 +88,7 @@ def draw_evidence(
     explanations: Sequence[PictureExplanation],
     pictures: Sequence[tuple[Path, Tensor]],
     path: Path,
+    *,
     theme: ThemeName = "light",
 ) -> None:
     """Draw what speaks for the class of each picture: over its pixels, and over the branches of each join.

@@ -28,7 +28,7 @@ def fold(trace: Trace, by: Literal["block", "branch"]) -> Trace:
     names = _names([keys[group[0].name][0] for group in groups])
     home = {op.name: name for name, group in zip(names, groups, strict=True) for op in group}
     folded = {
-        name: _operation(name, group, home, trace.classes.get(name, "") if by == "block" else "")
+        name: _operation(name, group, home, kind=trace.classes.get(name, "") if by == "block" else "")
         for name, group in zip(names, groups, strict=True)
     }
     order = TopologicalSorter({name: [i for i in op.inputs if i in folded] for name, op in folded.items()})
@@ -102,7 +102,7 @@ def _names(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _operation(name: str, group: Sequence[Operation], home: Mapping[str, str], kind: str) -> Operation:
+def _operation(name: str, group: Sequence[Operation], home: Mapping[str, str], *, kind: str) -> Operation:
     inputs = dict.fromkeys(home.get(source, source) for op in group for source in op.inputs)
     inputs.pop(name, None)
     last = group[-1]

@@ -64,7 +64,7 @@ def _source(file: str) -> Source | None:
     return source
 
 
-def renamed(file: str, line: int, old: str, new: str) -> Mend | None:
+def renamed(file: str, line: int, *, old: str, new: str) -> Mend | None:
     """Return the line with the attribute or method `old` called `new`; None if it has several of the name, or none."""
     source = _source(file)
     places = [*re.finditer(rf"(?:\.|\bdef )({old})\b", source.lines[line - 1])] if source is not None else []
@@ -76,7 +76,7 @@ def respelt(reason: AttributeError) -> Mend | None:
     close, frame = attribute_meant(reason), own_frame(reason)
     if not close or frame is None or frame.lineno is None or reason.name is None:
         return None
-    return renamed(frame.filename, frame.lineno, reason.name, close)
+    return renamed(frame.filename, frame.lineno, old=reason.name, new=close)
 
 
 def handed_on(made: tuple[str, int], read: tuple[str, int], layer: str) -> Mend | None:

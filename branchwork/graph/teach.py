@@ -309,7 +309,7 @@ def _misspelt(case: _Case, cls: type, method: str) -> str:
     if method in own or not close:
         return ""
     code = own[close[0]].__code__
-    case.mends.append(renamed(code.co_filename, code.co_firstlineno, close[0], method))
+    case.mends.append(renamed(code.co_filename, code.co_firstlineno, old=close[0], new=method))
     return say(
         " {name} has a method `{close}` ({file}, line {line}): did you mean `{method}`?",
         name=cls.__name__,

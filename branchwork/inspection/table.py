@@ -126,7 +126,7 @@ def inspect(
         drawn = fold(traced, by) if by == "block" or by == "branch" else traced
         if draw is not None:
             with legible(draw):
-                draw_net(drawn, draw, _title(subject.name, traced), theme)
+                draw_net(drawn, draw, _title(subject.name, traced), theme=theme)
         inspection = _inspect(graph, traced, subject.name, by=by, lint=lint or fix)
     except NetError as error:
         if not fix:

@@ -102,7 +102,7 @@ def _content(trained: TrainedNet, data: DataSet, *, source: Path | None, observe
     lost = _lost(trained, source=source, observer=observer) if branched.entries else {}
     labels = [model.classes.index(data.classes[int(label)]) for label in data.test.labels[chosen]]
     picture = layout(trace, least=_BOX)
-    joins = _joins(branched, model, data.test, lost)
+    joins = _joins(branched, model, data.test, lost=lost)
     rule = RULES.get(model.pictures)
     golden = normalise(images[:1], model.mean, model.std)[0]
     return {
@@ -158,7 +158,7 @@ def _lost(trained: TrainedNet, *, source: Path | None, observer: Observer) -> di
 
 
 def _joins(
-    branched: BranchedNet, model: Model, test: Split, lost: Mapping[tuple[str, str], Any]
+    branched: BranchedNet, model: Model, test: Split, *, lost: Mapping[tuple[str, str], Any]
 ) -> list[dict[str, Any]]:
     """Return the joins: by branch the positions of its tensors among those that the join reads, and its means."""
     numbers = {node: index for index, node in enumerate(image_operations(branched.graph))}

@@ -34,7 +34,7 @@ def error_curves(panels: Sequence[tuple[str, Sequence[Curve]]], below: str) -> s
                 points = {x: mean for x, mean in curve.points.items() if mean is not None}
                 values, widths = _percent(list(points.values()))
                 for x, mean in points.items():
-                    _seeds(axes, [x] * len(mean.values), mean, GOOD if curve.good else BAD, across=False)
+                    _seeds(axes, [x] * len(mean.values), mean, colour=GOOD if curve.good else BAD, across=False)
                 axes.errorbar(
                     list(points), values, yerr=widths, color=GOOD if curve.good else BAD, linewidth=1.5, marker="o",
                     capsize=3, label=curve.label,
@@ -101,7 +101,7 @@ def gain_bars(rows: Sequence[tuple[str, Mean]], beside: str) -> str:
             axes.barh(y, 100 * gain.mean, 0.6, color=GOOD if gain.mean >= 0 else BAD, alpha=0.75)
             if gain.low is not None and gain.high is not None:
                 axes.plot([100 * gain.low, 100 * gain.high], [y, y], color=INK, linewidth=1.4)
-            _seeds(axes, [y] * len(gain.values), gain, INK)
+            _seeds(axes, [y] * len(gain.values), gain, colour=INK)
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_xlabel(beside)
         _name_rows(axes, [label for label, _ in rows])
@@ -117,7 +117,7 @@ def _dots(axes: "Axes", rows: Sequence[str], *, title: str, means: Sequence[Mean
         values, widths = _percent([mean])
         colour = GOOD if values[0] == min(known) else INK
         axes.errorbar(values, [y], xerr=widths, color=colour, marker="o", capsize=3, linestyle="")
-        _seeds(axes, [y] * len(mean.values), mean, colour)
+        _seeds(axes, [y] * len(mean.values), mean, colour=colour)
     if known and 0 < 4 * min(known) < max(known):  # a net that fails would squeeze all others into a corner
         low, high = axes.get_xlim()
         axes.set_xscale("log")
@@ -129,7 +129,7 @@ def _dots(axes: "Axes", rows: Sequence[str], *, title: str, means: Sequence[Mean
     _name_rows(axes, rows)
 
 
-def _seeds(axes: "Axes", places: Sequence[int], mean: Mean, colour: str, *, across: bool = True) -> None:
+def _seeds(axes: "Axes", places: Sequence[int], mean: Mean, *, colour: str, across: bool = True) -> None:
     """Draw a dot for the value of each seed, in percent: along the x axis, or else along the y axis."""
     values = [100 * value for value in mean.values]
     axes.plot(*(values, places) if across else (places, values), ".", color=colour, alpha=0.4, markersize=4)

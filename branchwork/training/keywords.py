@@ -71,7 +71,7 @@ def divide(keywords: Mapping[str, Any], options: Options | None) -> tuple[dict[s
     return changes, dataclasses.replace(options or Options(), **chosen)
 
 
-def choose_recipe(recipe: str | Recipe | None, net: str, images: int, changes: Mapping[str, Any]) -> Recipe:
+def choose_recipe(recipe: str | Recipe | None, net: str, images: int, *, changes: Mapping[str, Any]) -> Recipe:
     """Return the recipe, by default `fast`, with `changes`; a name stands for that recipe for `net` and `images`."""
     if isinstance(recipe, str):
         recipe = named(recipe, net, images)

@@ -52,7 +52,7 @@ def train(
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
-            chosen = choose_recipe(recipe, net, len(data_set.train), changes)
+            chosen = choose_recipe(recipe, net, len(data_set.train), changes=changes)
             plan = make_plan(net, data_set, recipe=chosen, options=options, processes=processes)
             claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
@@ -146,7 +146,7 @@ def train_seeds(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
     data_set = load_data(data, progress=observer) if isinstance(data, str) else data
-    chosen = choose_recipe(recipe, net, len(data_set.train), changes)
+    chosen = choose_recipe(recipe, net, len(data_set.train), changes=changes)
     plan = make_plan(net, data_set, recipe=chosen, options=options)
     plans = [
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
