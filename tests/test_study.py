@@ -185,7 +185,7 @@ def test_more_seeds_train_only_those(alone, tiny, tmp_path):
 def test_one_seed_gives_no_interval_and_says_so(alone, tiny):
     result = branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), seeds=1)
     (finding,) = result.findings
-    assert finding.verdict == "too close to call" and "one seed gives no interval: use --seeds 3" in finding.words
+    assert finding.verdict == "too close to call" and "One seed gives no interval: use --seeds 3" in finding.words
     assert all(mean.low is None for row in result.rows for mean in row.means.values())
     assert "settles nothing" in (alone / "report.html").read_text()
 
