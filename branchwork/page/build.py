@@ -25,7 +25,7 @@ from branchwork.explaining.worth import explain
 from branchwork.files import write_whole
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.costs import op_name
-from branchwork.language import in_language
+from branchwork.language import in_language, language
 from branchwork.observer import Observer
 from branchwork.page.spec import encode, image_operations, operations_as_json, sampled_outputs
 from branchwork.page.words import WORDS
@@ -107,6 +107,7 @@ def _content(trained: TrainedNet, data: DataSet, *, source: Path | None, observe
     golden = normalise(images[:1], model.mean, model.std)[0]
     return {
         "title": short_name(model.net),
+        "language": language(),
         "words": {name: {key: in_language(text, name) for key, text in WORDS.items()} for name in ("en", "zh")},
         "facts": {
             "net": short_name(model.net),

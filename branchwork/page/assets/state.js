@@ -18,7 +18,8 @@ export const $ = (id) => document.getElementById(id);
 
 /** What is on the screen. `off` has the strength of each branch that is not at 1, by "join/branch". */
 export const state = {
-  /** @type {string} */ language: navigator.language.startsWith("zh") ? "zh" : "en",
+  // The language of whoever made the page, if Chinese, else of the browser.
+  /** @type {string} */ language: page.language === "zh" || navigator.language.startsWith("zh") ? "zh" : "en",
   /** @type {Uint8Array | null} */ pixels: null,
   /** @type {Tensor[]} */ values: [],
   /** @type {Tensor[]} */ whole: [], // without any change
