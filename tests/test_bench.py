@@ -151,7 +151,7 @@ def test_a_net_is_fused_for_each_batch_size(monkeypatch):
     made = []
 
     def noted(subject, shipping):
-        made.append((shipping.precision, shipping.fuse, shipping.batch))
+        made.append((shipping.precision, shipping.fuse, shipping.batch_size))
         return ship(subject, shipping)
 
     ship = module.ship

@@ -140,7 +140,7 @@ def test_a_file_is_fused_for_as_many_images_as_are_said(tmp_path):
     assert about == ["1 at a time", "256 at a time"]
     bw.export("residual", out=tmp_path / "plain.onnx", options=bw.ExportOptions(fuse=False))
     assert onnx_about(tmp_path / "plain.onnx")["fused_for"] == ""
-    with pytest.raises(ExportError, match="batch must be at least 1, got 0"):
+    with pytest.raises(ExportError, match="batch_size must be at least 1, got 0"):
         bw.export("residual", out=tmp_path / "none.onnx", options=bw.ExportOptions(batch_size=0))
 
 
