@@ -340,7 +340,7 @@ def test_what_is_refused(run, arguments, error, message):
     ("goal", "message"),
     [
         ({"each": True}, "a goal needs one of --keep, --macs and --drop"),
-        ({"keep": 2, "macs": 0.5}, "--keep and --macs cannot be combined"),
+        ({"keep": 2, "macs": 0.5}, "--keep, --macs cannot be combined"),
         ({"keep": 0}, "--keep must be at least 1, got 0"),
         ({"macs": 1.0}, "--macs must be .*, above 0 and below 1, got 1"),
         ({"macs": 0.0}, "--macs must be .*, got 0"),

@@ -124,7 +124,7 @@ class FailsLater(ResidualNet):
     calls = 0
 
     def forward(self, x):
-        if len(x) > 2:
+        if len(x) > 2 and self.training:  # not where its graph is read
             FailsLater.calls += 1
         if FailsLater.calls == 2:
             raise ValueError("not today")
