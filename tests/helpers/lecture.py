@@ -124,7 +124,7 @@ class FailsLater(ResidualNet):
     calls = 0
 
     def forward(self, x):
-        if len(x) > 2 and self.training:  # not where its graph is read
+        if 2 < len(x) < 1000:  # its graph is read with more
             FailsLater.calls += 1
         if FailsLater.calls == 2:
             raise ValueError("not today")
