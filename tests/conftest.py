@@ -29,6 +29,13 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(autouse=True)
+def short_reports(request, monkeypatch):
+    """Reports draw and measure no net, which takes a second for each training: test_report.py looks at that."""
+    if request.path.name != "test_report.py":
+        monkeypatch.setattr("branchwork.training.net_report.MOST_LAYERS", 0)
+
+
+@pytest.fixture(autouse=True)
 def own_places(tmp_path, monkeypatch):
     """Each test works in a folder of its own, with a cache of its own."""
     monkeypatch.setenv("BRANCHWORK_DATA", str(tmp_path / "cache"))
