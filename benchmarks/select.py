@@ -30,7 +30,8 @@ from branchwork.explaining.candidates import find_groups
 from branchwork.explaining.selection import Selection
 from branchwork.files import write_json
 from branchwork.training.infer import predict_logits
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import fast
 from branchwork.training.run import load_run
 from branchwork.training.training_run import Result
 

@@ -16,7 +16,7 @@ from branchwork.datasets.dataset import Split
 from branchwork.datasets.load import load_data
 from branchwork.files import write_json
 from branchwork.training.options import Options
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 from branchwork.training.run import Model
 from branchwork.training.state import make_state
 from branchwork.training.step import Moment, train_step

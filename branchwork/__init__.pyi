@@ -35,39 +35,17 @@ from .studies.study import study as study
 from .training.evaluate import evaluate as evaluate
 from .training.options import Options as Options
 from .training.predict import predict as predict
-from .training.recipe import (
-    Recipe as Recipe,
-)
-from .training.recipe import (
-    best as best,
-)
-from .training.recipe import (
-    course as course,
-)
-from .training.recipe import (
-    digits as digits,
-)
-from .training.recipe import (
-    fast as fast,
-)
-from .training.recipe import (
-    photos as photos,
-)
+from .training.recipe import Recipe as Recipe
+from .training.recipes import best as best
+from .training.recipes import course as course
+from .training.recipes import digits as digits
+from .training.recipes import fast as fast
+from .training.recipes import photos as photos
 from .training.run import load_run as load_run
-from .training.train import (
-    demo as demo,
-)
-from .training.train import (
-    resume as resume,
-)
-from .training.train import (
-    resume_seeds as resume_seeds,
-)
-from .training.train import (
-    train as train,
-)
-from .training.train import (
-    train_seeds as train_seeds,
-)
+from .training.train import demo as demo
+from .training.train import resume as resume
+from .training.train import resume_seeds as resume_seeds
+from .training.train import train as train
+from .training.train import train_seeds as train_seeds
 
 __version__: str

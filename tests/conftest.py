@@ -14,9 +14,9 @@ from helpers.tiny_study import alone  # noqa: F401, a fixture
 from branchwork.cli import main
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
+from branchwork.training.result import Result
 from branchwork.training.train import train
-from branchwork.training.training_run import Result
 
 ROOT = Path(__file__).parents[1]
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine

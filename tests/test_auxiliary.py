@@ -99,7 +99,7 @@ def test_they_resume_bit_for_bit(small, read):
 
 def test_they_are_refused_where_they_cannot_be(small, tmp_path):
     with pytest.raises(
-        RecipeError, match=r"auxiliary is 0\.3, but resnet20 has no auxiliary heads, only googlenet has"
+        RecipeError, match=r"auxiliary is 0\.3, but resnet20 has no auxiliary heads; only googlenet has them"
     ):
         bw.train("resnet20", data=small, recipe=RECIPE)
     with pytest.raises(RecipeError, match=r"read layers that a collapsed net no longer has: .* --auxiliary 0"):

@@ -245,7 +245,7 @@ def test_every_goal_compares_what_is_measured():
 
 @pytest.mark.parametrize("name", [name for name, candidate in CANDIDATES.items() if candidate.method == "branchwork"])
 def test_the_command_trains_by_the_recipe_of_the_table(name, command, monkeypatch):
-    if CANDIDATES[name].recipe not in branchwork.training.recipe.RECIPES:
+    if CANDIDATES[name].recipe not in branchwork.training.recipes.RECIPES:
         pytest.skip("there is no such recipe yet")
     seen = {}
 
@@ -257,7 +257,7 @@ def test_the_command_trains_by_the_recipe_of_the_table(name, command, monkeypatc
     words = words_of(CANDIDATES[name], 3, Settings(data="sample"))
     assert words[:2] == ["-m", "branchwork"]
     assert command(*words[2:])[0] == 2
-    base = branchwork.training.recipe.RECIPES[CANDIDATES[name].recipe](CANDIDATES[name].net, 6000)
+    base = branchwork.training.recipes.RECIPES[CANDIDATES[name].recipe](CANDIDATES[name].net, 6000)
     assert seen["recipe"] == base.but(CANDIDATES[name].changes)
     assert seen["net"] == CANDIDATES[name].net
     assert (seen["options"].seed, seen["options"].device) == (3, "cpu")

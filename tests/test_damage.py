@@ -21,7 +21,7 @@ import branchwork as bw
 from branchwork.errors import BranchworkError, Interrupted
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 
 SCRIPT = """
 import torch

@@ -250,7 +250,7 @@ def test_a_file_with_wrong_weights_never_gets_its_name(copy, monkeypatch, to, pr
     before = sorted(os.listdir(copy))
     if precision == "bf16":  # one part in a hundred is within the bar of bf16; a lost bias is not
         monkeypatch.setattr(module, "compare", lambda *_: compare(torch.zeros(1, 2), torch.ones(1, 2), "bf16"))
-    with pytest.raises(ExportError, match=r"is not written: .* logits are not those of"):
+    with pytest.raises(ExportError, match=r"was not written: .* logits are not those of"):
         bw.export(copy, to=to, options=bw.ExportOptions(precision=precision))
     assert sorted(os.listdir(copy)) == before
     monkeypatch.undo()

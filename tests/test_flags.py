@@ -11,7 +11,7 @@ from helpers.folders import two_classes
 
 from branchwork.cli import app
 from branchwork.cli.examples import EXAMPLES
-from branchwork.training.recipe import RECIPES
+from branchwork.training.recipes import RECIPES
 
 
 def verbs(command=app, words=()):

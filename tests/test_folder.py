@@ -21,7 +21,7 @@ from branchwork.datasets.placing import to_image
 from branchwork.datasets.reading import PictureHeader, read_picture
 from branchwork.errors import DataError, ImageError, Interrupted
 from branchwork.observer import Observer
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 
 
 def kinds(report) -> dict[str, list[str]]:

@@ -11,7 +11,8 @@ import branchwork as bw
 from branchwork.errors import RecipeError
 from branchwork.training.keywords import Keywords, choose_recipe, divide
 from branchwork.training.options import Options
-from branchwork.training.recipe import RECIPES, Recipe
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import RECIPES
 
 
 def test_the_keywords_are_the_fields_of_a_recipe_and_of_the_options():

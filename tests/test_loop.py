@@ -24,7 +24,7 @@ from branchwork.errors import Interrupted, TrainingError
 from branchwork.observer import Observer
 from branchwork.training import fit, optimizers
 from branchwork.training import plan as plans
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 from branchwork.training.run import Model
 from branchwork.training.state import make_state, split_batch
 from branchwork.training.step import Moment, train_step

@@ -14,7 +14,7 @@ from branchwork.cli import notebook
 from branchwork.files import parse_json
 from branchwork.shown import Several, Shown
 from branchwork.studies.design import StudyResult
-from branchwork.training.training_run import Result
+from branchwork.training.result import Result
 
 VOID = {"img", "br", "meta"}
 

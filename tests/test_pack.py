@@ -20,7 +20,7 @@ import branchwork as bw
 from branchwork.datasets.dataset import MappedImages
 from branchwork.errors import DataError
 from branchwork.observer import Observer
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_two_classes_that_are_nearly_as_probable_are_told():
         return [Guess(str(index), share) for index, share in enumerate(shares)]
 
     (doubt,) = answer_doubts(guesses(0.5, 0.41))
-    assert doubt.kind == "close" and "0 (50%) and 1 (41%) are nearly as probable" in doubt.message
+    assert doubt.kind == "close" and "0 (50%) and 1 (41%) are almost equally probable" in doubt.message
     assert answer_doubts(guesses(0.6, 0.39)) == answer_doubts(guesses(1.0)) == []
 
 

@@ -18,7 +18,7 @@ from branchwork.catalogue.prune import find_branches, prune
 from branchwork.catalogue.resolve import absolute_name, defaults_of, short_name, split_options, with_options
 from branchwork.errors import NetError
 from branchwork.graph.costs import count_macs, count_parameters
-from branchwork.training.recipe import fast, photos
+from branchwork.training.recipes import fast, photos
 
 
 def hostile(net: nn.Module) -> nn.Module:

@@ -7,7 +7,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from branchwork import best, course, fast, photos
 from branchwork.errors import RecipeError
-from branchwork.training.recipe import AUGMENTATIONS, RECIPES, read_recipe
+from branchwork.training.recipe import AUGMENTATIONS, read_recipe
+from branchwork.training.recipes import RECIPES
 
 
 def test_course_is_the_lectures():
@@ -129,7 +130,7 @@ def test_impossible_values_are_refused_by_name(key, value, words):
 def test_values_that_would_be_ignored_are_refused():
     with pytest.raises(RecipeError, match=r"beta2 must be 0 with sgd, which has no second beta, got 0\.9"):
         course().but({"beta2": 0.9})
-    with pytest.raises(RecipeError, match=r"refine must be 0 if no image is changed, got 0\.1"):
+    with pytest.raises(RecipeError, match=r"refine must be 0 when no image is augmented, got 0\.1"):
         fast().but({"refine": 0.1})
     with pytest.raises(RecipeError, match=r"warmup must be 0 with a constant schedule, got 0\.1"):
         course().but({"warmup": 0.1})

@@ -13,6 +13,8 @@ from PIL import Image
 
 import branchwork as bw
 from branchwork import pages
+from branchwork.cli.output import show_results
+from branchwork.training.result import read_result
 
 
 class Text(str):
@@ -47,7 +49,7 @@ def test_the_report_begins_with_the_net_and_ends_with_how_it_was_made(run):
         assert f">{name}</text>" in drawing or f".{name}</text>" in drawing, name
     # What differs from the recipe comes before all else.
     made = Text(page[page.index("<details>") :])
-    assert made.index("The recipe fast, but for these fields") < made.index("epochs 4 6") < made.index("machine")
+    assert made.index("The recipe fast with these fields changed") < made.index("epochs 4 6") < made.index("machine")
 
 
 def test_the_report_measures_branches_as_explain_does(run):
@@ -112,14 +114,25 @@ def test_a_net_without_joins_has_no_bars_and_the_nearest_recipe_is_named(small, 
     bw.train("net.py:Net", data=small, recipe=bw.course().but({"epochs": 1, "validation": 0.1}), out="run")
     words = Text(Path("run/report.html").read_text())
     assert "Which branch matters" not in words and "24 of the 30 kernels of 5×5 in 0" in words
-    assert "The recipe course, but for these fields: field this run course epochs 1 10 validation 0.1 0.0" in words
+    assert "The recipe course with these fields changed: field this run course epochs 1 10 validation 0.1 0.0" in words
     with monkeypatch.context() as patch:
         patch.setattr("branchwork.training.net_report.MOST_LAYERS", 2)
         bw.train("net.py:Net", data=small, recipe=bw.course().but({"epochs": 1}), out="deep")
-    assert "With 3 layers, the net is too long to be drawn here" in Text(Path("deep/report.html").read_text())
+    assert "With 3 layers, the net is too large to draw and measure here" in Text(Path("deep/report.html").read_text())
     bw.train("net.py:Net", data=small, recipe=bw.course().but({"epochs": 1}), out="all")
     words = Text(Path("all/report.html").read_text())
     assert "no images held out" in words and "The stronger the colour of a box" in words
+
+
+def test_a_training_without_a_report_is_whole_all_the_same(small, capsys):
+    recipe = bw.fast("residual").but({"epochs": 1})
+    with_report = bw.train("residual", data=small, recipe=recipe, out="with")
+    result = bw.train("residual", data=small, recipe=recipe, out="without", report=False)
+    assert result.report is None and not Path("without/report.html").exists()
+    assert Path("with/report.html").exists() and result.test_accuracy == with_report.test_accuracy
+    assert read_result(Path("without")) == result
+    show_results((result,))
+    assert "report" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("most", [4, 8, 10, 16])

@@ -384,7 +384,7 @@ def test_train_tells_what_the_script_trains_with_and_the_recipe_script_does_the_
     text = refused("train", scripts / "tabs.py", *words, "--recipe", "script")
     assert "the script trains with RMSprop 0.0003, one epoch, but no recipe has RMSprop" in text
     text = refused("train", "residual", *words, "--recipe", "script")
-    assert "no optimiser can be read in residual" in text
+    assert "no optimiser was found in residual" in text
 
 
 def test_a_script_is_run_whole_where_it_is_asked_for(scripts, command, refused, small):

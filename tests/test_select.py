@@ -23,7 +23,7 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.observer import Observer
 from branchwork.training.infer import DTYPES, pick_precision, predict_logits
 from branchwork.training.options import Options
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 from branchwork.training.run import load_run
 from branchwork.training.train import train
 

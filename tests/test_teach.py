@@ -56,7 +56,7 @@ MISTAKES = {
     "ForwardOutside": ("the class has no forward: define `def forward(self, x)`", "这个类没有 forward"),
     "NoSuper": ("call super().__init__() first, in __init__", "请在 __init__ 的第一行调用 super().__init__()"),
     "ForgottenBranch": (
-        "nn.Conv2d(1, 24, 5, padding=2). Or was it to read the output of `relu`, which nothing reads?",
+        "nn.Conv2d(1, 24, 5, padding=2). Or should it read the output of `relu`, which nothing reads?",
         "nn.Conv2d(1, 24, 5, padding=2)",
     ),
     "LostPadding": (

@@ -22,7 +22,7 @@ def compare(
     *runs: Annotated[Path, Parameter(help="Run folders, two or more, or folders of several seeds.")],
     data: Annotated[str | None, Parameter(help=f"{DATA}; by default what the runs were trained on.")] = None,
     draw: Annotated[
-        Path | None, Parameter(help="Draw the pictures that one net reads and another does not into this file.")
+        Path | None, Parameter(help="Draw the pictures that one net gets right and another does not into this file.")
     ] = None,
     out: Annotated[Path | None, FILE, Parameter(help="Write the comparison as an HTML page to this file.")] = None,
     source: Source = None,
@@ -62,7 +62,7 @@ def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None =
         ),
     ]
     if draw is not None and comparison.disagreements:
-        said += where_drawn("pictures that one net reads and another does not: {file}", draw)
+        said += where_drawn("pictures that one net gets right and another does not: {file}", draw)
     if out is not None:
         said.append(say("page: {out}", out=out))
     return said

@@ -27,7 +27,11 @@ def evaluate(
     *,
     data: RunData = None,
     top: Annotated[
-        int | None, Parameter(help="Also count the answers whose class is among so many; 5 if there are over ten.")
+        int | None,
+        Parameter(
+            help="Also count how often the true class is among the N most probable; "
+            "5 by default with more than ten classes."
+        ),
     ] = None,
     draw: Annotated[
         Path | None,

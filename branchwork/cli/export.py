@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 class OptionFlags:
     """The flags of `ExportOptions`."""
 
-    fuse: Annotated[bool, Parameter(help="Export an equal net that is cheaper to run.")] = True
+    fuse: Annotated[bool, Parameter(help="Merge layers first: the same answers at a lower cost.")] = True
     precision: Annotated[Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")] = "fp32"
-    batch_size: Annotated[
-        int, Parameter(help="With --fuse: how many images at a time the net is made fastest for.")
-    ] = 8
+    batch_size: Annotated[int, Parameter(help="With --fuse: the number of images at a time to optimise for.")] = 8
     pixels: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
         "uint8"
     )

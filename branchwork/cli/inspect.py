@@ -68,7 +68,7 @@ class LintFlags:
 
     lint: Annotated[bool, Parameter(negative=(), help="Also show what is probably a mistake, and where.")] = False
     fix: Annotated[
-        bool, Parameter(negative=(), help="Write what mends it, where lines are to be replaced, into file.patch.")
+        bool, Parameter(negative=(), help="Write a patch, file.patch, for whatever can be fixed by replacing lines.")
     ] = False
 
 

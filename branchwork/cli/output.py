@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from branchwork.training.training_run import Result
+    from branchwork.training.result import Result
 
 # What a verb shows of its value, on a terminal and in a notebook: a table, or lines of text.
 Part: TypeAlias = "Table | str"
@@ -232,7 +232,7 @@ def result_parts(results: "tuple[Result, ...]") -> list[Part]:
         device=first.device,
         precision=first.precision,
     )
-    reports = (say("report: {file}", file=result.report) for result in results)
+    reports = (say("report: {file}", file=result.report) for result in results if result.report)
     return [table, settings, *reports]
 
 
@@ -242,7 +242,9 @@ def where_drawn(message: str, file: Path | None) -> list[str]:
         return []
     from branchwork.figures import font_missing
 
-    hint = say("No font here has Chinese, so it is in English: install one, such as Noto Sans CJK.")
+    hint = say(
+        "No installed font has Chinese characters, so its words are English. Install one, such as Noto Sans CJK."
+    )
     return [say(message, file=file), *([hint] if font_missing(file) else [])]
 
 

@@ -50,7 +50,7 @@ Stem = Annotated[
 ]
 Theme = Annotated[
     Literal["light", "dark", "auto"],
-    Parameter(help="The paper of a drawing; auto follows the reader's system, in an SVG that a browser shows."),
+    Parameter(help="The background of a drawing; auto follows the reader's system wherever a browser shows the SVG."),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
 Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]

@@ -13,7 +13,8 @@ from branchwork.errors import RecipeError
 from branchwork.language import say
 from branchwork.training.habits import read_habits
 from branchwork.training.options import Options
-from branchwork.training.recipe import RECIPES, Recipe, named, read_recipe
+from branchwork.training.recipe import Recipe, read_recipe
+from branchwork.training.recipes import RECIPES, named
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
@@ -152,7 +153,7 @@ def _tell_habits(net: str) -> None:
     from branchwork.screen import watch
 
     habits = read_habits(net)
-    if habits is not None and habits.can_be_had:
+    if habits is not None and habits.is_supported:
         told = say("your script trains with {habits}: --recipe script does the same", habits=habits)
         if habits.scheduler is not None:
             told = say(

@@ -30,8 +30,8 @@ from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine
 from branchwork.training.plan import Plan
+from branchwork.training.result import read_result
 from branchwork.training.run import MODEL, RESULT, SEEDS, Model, TrainedNet, holds, load_run
-from branchwork.training.training_run import read_result
 
 # Entries are called A, B, C…
 LABELS = string.ascii_uppercase
@@ -138,8 +138,8 @@ def _find(runs: Sequence[str | Path]) -> list[_Entrant]:
     several, single = ([e for e in entrants if (len(e.nets) > 1) is many] for many in (True, False))
     if several and single:
         raise RunError(
-            "{several} holds {count} seeds, but {single} is one run, and with one seed nobody can tell luck from the "
-            "net: name one of its seeds, such as {one}, or train the other with --seeds too",
+            "{several} holds {count} seeds, but {single} is a single run, in which luck cannot be told from the "
+            "net: name one of the seeds, such as {one}, or train the other with --seeds too",
             several=several[0].folder,
             count=len(several[0].nets),
             single=single[0].folder,
@@ -324,7 +324,7 @@ def draw_disagreements(path: Path, comparison: Comparison, data: DataSet) -> Non
     captions = [
         "\n".join(
             (
-                say("{name}, read by {labels}", name=shorten(each.true, 12), labels=" ".join(each.read_by)),
+                say("{name}, right: {labels}", name=shorten(each.true, 12), labels=" ".join(each.read_by)),
                 *(
                     f"{label}: {shorten(each.answers[label], 12)} {each.probabilities[label]:.0%}"
                     for label in each.answers
@@ -334,7 +334,7 @@ def draw_disagreements(path: Path, comparison: Comparison, data: DataSet) -> Non
         for each in shown
     ]
     title = say(
-        "{shown:,} of {count:,} pictures that one net reads and another does not: true class, then each answer",
+        "{shown:,} of {count:,} pictures that one net gets right and another does not: true class, then each answer",
         shown=len(shown),
         count=len(comparison.disagreements),
     )

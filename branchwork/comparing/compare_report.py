@@ -173,7 +173,7 @@ def _pictures(comparison: Comparison, reader: str, other: str, *, data: DataSet)
         (_pixels(data.test.images[each.index]), say("test image {index}", index=each.index), _caption(each, other))
         for each in shown
     )
-    return section(say("{reader} reads them, {other} does not", reader=reader, other=other), words, grid)
+    return section(say("{reader} gets them right, {other} does not", reader=reader, other=other), words, grid)
 
 
 def _caption(each: Disagreement, other: str) -> str:

@@ -125,8 +125,10 @@ def _mean_count(images: Tensor) -> float:
 
 
 TESTS: dict[TestName, str] = {
-    "exact": mark("McNemar's, exact: fewer than 25 pictures are read by only one of both"),
-    "mid-p": mark("McNemar's with mid-p: for 25 or more pictures read by only one, the exact one is too strict"),
+    "exact": mark("McNemar's, exact: only one net is right on fewer than 25 pictures"),
+    "mid-p": mark(
+        "McNemar's with mid-p: only one net is right on 25 pictures or more, for which the exact test is too strict"
+    ),
     "t": mark("Student's, paired over the seeds that both have"),
 }
 

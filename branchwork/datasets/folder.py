@@ -199,7 +199,7 @@ def _find_pictures(folder: Path, root: Path, problems: list[FolderProblem]) -> I
                 yield path
             else:
                 message = say(
-                    "a file {suffix} is not a picture that can be read: convert it to one of {formats}"
+                    "a {suffix} file is not a picture that can be read: convert it to one of {formats}"
                     if path.suffix
                     else "a file without an extension is not a picture that can be read: convert it to one of "
                     "{formats}",

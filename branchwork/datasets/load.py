@@ -149,7 +149,7 @@ def _left_out_and_held_out(report: FolderReport) -> list[str]:
     if kinds:
         counts = ", ".join(f"{say(kind)} {count:,}" for kind, count in kinds.items())
         lines.append(
-            say("left out: {counts}; branchwork data {folder} names each", counts=counts, folder=report.folder)
+            say("left out: {counts}; branchwork data {folder} lists each one", counts=counts, folder=report.folder)
         )
     if report.held_out:
         lines.append(held_out_words(report))

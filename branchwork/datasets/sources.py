@@ -291,7 +291,7 @@ def _describe_request(reason: "requests.RequestException") -> str:
     import requests
 
     if reason.response is not None:
-        return say("answers {code}", code=reason.response.status_code)
+        return say("the server answered {code}", code=reason.response.status_code)
     silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
     return say("no answer ({error})" if silent else "the download broke off ({error})", error=type(reason).__name__)
 

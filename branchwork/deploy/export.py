@@ -171,7 +171,7 @@ def export(
         try:
             comparison = _try(part, subject, data_set, to=to, options=options)
         except ExportError as reason:
-            raise ExportError("{path} is not written: {reason}", path=path, reason=reason) from reason
+            raise ExportError("{path} was not written: {reason}", path=path, reason=reason) from reason
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in file_format.suffixes]
         move_together(moves, error=ExportError)
     return Exported(

@@ -32,7 +32,9 @@ from branchwork.training.machine import using_threads
 from branchwork.training.options import Options
 from branchwork.training.plan import make_plan
 from branchwork.training.processes import check_single_process
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import fast
+from branchwork.training.result import read_result
 from branchwork.training.run import (
     MODEL,
     REPORT,
@@ -47,7 +49,6 @@ from branchwork.training.run import (
     write_tensors,
 )
 from branchwork.training.train import resume, train
-from branchwork.training.training_run import read_result
 
 # Beside `steps.json`: the run of the whole net, if it is trained here, the result, and its report.
 WHOLE, SELECTION, SELECTION_PAGE = "whole", "selection.json", "selection.html"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from branchwork.catalogue.resolve import short_name
 from branchwork.catalogue.weights import weight_rms
-from branchwork.datasets.batches import generator_of, train_and_validation
+from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.explain_plots import draw_contributions
@@ -24,9 +24,9 @@ from branchwork.screen import watch
 from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
-from branchwork.training.measure import TIMED_BATCH, lost_accuracy, observe, remove_each, time_branches
+from branchwork.training.measure import TIMED_BATCH, draw_images, lost_accuracy, observe, remove_each, time_branches
+from branchwork.training.result import read_result
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
-from branchwork.training.training_run import read_result
 
 
 def explain(
@@ -52,9 +52,9 @@ def explain(
     if draw is not None:
         check_ending(draw, ExplainError)
     trained = load_run(run)
-    branched = branches_of(trained)
+    branched = _branched(trained)
     loaded = load_for(trained.model, data, source, observer=observer)
-    split_name, split = _choose(trained, loaded, is_own_data=data is None, count=images)
+    split_name, split = choose_images(trained, loaded, is_own_data=data is None, count=images)
     explanation = _explain(branched, trained.model, split, names=(loaded.name, split_name), observer=observer)
     if draw is not None:
         with legible(draw):
@@ -62,7 +62,7 @@ def explain(
     return explanation
 
 
-def branches_of(trained: TrainedNet) -> BranchedNet:
+def _branched(trained: TrainedNet) -> BranchedNet:
     """Return the joins of a run's net. Raises `NetError` if no join has a branch that could be taken out."""
     model = trained.model
     pick_layout(trained.net, model)  # the layout of evaluation, in which a pooling takes a quarter of the time
@@ -85,7 +85,7 @@ def _single_joins(branched: BranchedNet) -> tuple[str, ...]:
     return tuple(node.name for node in branched.trace.operations if node.op == "cat" and len(node.inputs) == 1)
 
 
-def _choose(
+def choose_images(
     trained: TrainedNet, data: DataSet, *, is_own_data: bool, count: int | None
 ) -> tuple[Literal["validation", "test"], Split]:
     """Return the images to measure on, with labels that are indices of the net's classes, and their split's name."""
@@ -93,8 +93,7 @@ def _choose(
     split, held_out = data.test, trained.model.recipe.validation if trained.model.recipe else 0.0
     if is_own_data and held_out and holds(trained.folder, RESULT):
         name, split = "validation", train_and_validation(data, held_out, read_result(trained.folder).seed)[1]
-    if count is not None and count < len(split):
-        split = split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])
+    split = draw_images(split, len(split) if count is None else count)
     # By name, since a data set may order its classes otherwise.
     indices = torch.tensor([trained.model.classes.index(name) for name in data.classes])
     return name, Split(split.images, indices[split.labels])

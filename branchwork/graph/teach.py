@@ -191,7 +191,7 @@ def _conv(case: _Case) -> str | None:
     if unread.line is not None and case.call.line is not None:
         case.mends.append(handed_on(unread.line, case.call.line, name.rpartition(".")[2]))
     fitting = _source(case.recorder, unread.output)
-    return say("{text}. Or was it to read the output of {fitting}, which nothing reads?", text=text, fitting=fitting)
+    return say("{text}. Or should it read the output of {fitting}, which nothing reads?", text=text, fitting=fitting)
 
 
 def _unread(case: _Case, channels: int) -> RecordedCall | None:

@@ -20,14 +20,14 @@ def write_patches(mends: Sequence[Mend]) -> str:
     Raises `NetError` if there is such a file that was not written here, or if it cannot be written.
     """
     if not mends:
-        return say("No patch was written: nothing here is mended by replacing a line of your file.")
+        return say("No patch was written: none of this can be fixed by replacing a line of your file.")
     texts = []
     for file in dict.fromkeys(mend.file for mend in mends):
         patch, source = Path(file).with_suffix(".patch"), Source(file)
         chosen = list({mend.line: mend for mend in mends if mend.file == file}.values())
         mark = _MARK.encode(source.encoding)
         if patch.exists() and not patch.read_bytes().startswith(mark):
-            raise NetError("{patch} exists and is not of --fix: move it away", patch=patch)
+            raise NetError("{patch} already exists, and --fix did not write it: move it away", patch=patch)
         write_whole(patch, mark + _diff(source, chosen), error=NetError)
         lines = "\n".join(
             f"  {mend.line}: {mend.before.strip()}\n  {' ' * len(str(mend.line))}→ {mend.after.strip()}"
@@ -35,8 +35,8 @@ def write_patches(mends: Sequence[Mend]) -> str:
         )
         texts.append(
             say(
-                "The mend is in {patch}:\n{lines}\n"
-                "Apply it in {folder}: git apply {name}, or patch -p1 < {name}. {file} itself is unchanged.",
+                "The fix is in {patch}:\n{lines}\nApply it in {folder}: git apply {name}, or patch -p1 < {name}. "
+                "{file} itself is unchanged.",
                 patch=patch,
                 lines=lines,
                 folder=patch.parent,

@@ -4,15 +4,13 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from branchwork.catalogue.resolve import short_name
@@ -21,9 +19,9 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.placing import RULES
 from branchwork.drawing.layout import Picture, layout
 from branchwork.errors import ExportError
-from branchwork.explaining.worth import explain
+from branchwork.explaining.worth import choose_images
 from branchwork.files import write_whole
-from branchwork.graph.branching import BranchedNet, read_branches
+from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.graph.costs import op_name
 from branchwork.language import in_language, language
 from branchwork.observer import Observer
@@ -32,15 +30,16 @@ from branchwork.page.words import WORDS
 from branchwork.palette import branch_colours
 from branchwork.screen import watch
 from branchwork.training.evaluate import Evaluation, evaluate_net, load_for
-from branchwork.training.measure import observe
-from branchwork.training.run import Model, TrainedNet, load_run
+from branchwork.training.infer import pick_layout
+from branchwork.training.measure import lost_accuracy, observe, remove_each
+from branchwork.training.run import TrainedNet, load_run
 
 # Each after those that it imports.
 _MODULES = ("kernels", "net", "place", "state", "pad", "lanes", "pixel", "branches", "layer", "tour", "app")
 # Boxes are so large that maps of channels fit into them, in inches.
 _BOX = (0.92, 1.05)
 _EXAMPLES, _WRONG = 20, 5
-# Images that the means of branches and what is lost without them are measured on.
+# Images that each branch is measured on.
 _MEASURED = 2000
 # Weights beyond this many bytes are written in half precision.
 _HALF_ABOVE = 8_000_000
@@ -85,13 +84,14 @@ def build_page(run: str | Path, *, source: Path | None = None, progress: bool | 
     """
     trained, observer = load_run(run), watch(progress)
     data = load_for(trained.model, None, source, observer=observer)
-    content = _content(trained, data, source=source, observer=observer)
+    content = _content(trained, data, observer)
     return _assemble(content, f"{content['facts']['net']} · {trained.model.data}")
 
 
-def _content(trained: TrainedNet, data: DataSet, *, source: Path | None, observer: Observer) -> dict[str, Any]:
+def _content(trained: TrainedNet, data: DataSet, observer: Observer) -> dict[str, Any]:
     model = trained.model
     shape = (model.in_channels, *model.image_size)
+    pick_layout(trained.net, model)
     branched = read_branches(trained.net, shape)
     graph, trace = branched.graph, branched.trace
     operations, weights = operations_as_json(graph, model.net)
@@ -99,10 +99,9 @@ def _content(trained: TrainedNet, data: DataSet, *, source: Path | None, observe
     evaluation = evaluate_net(trained.net, model, data)
     chosen = _examples(data.test, evaluation)
     images = data.test.images[chosen]
-    lost = _lost(trained, source=source, observer=observer) if branched.entries else {}
     labels = [model.classes.index(data.classes[int(label)]) for label in data.test.labels[chosen]]
     picture = layout(trace, least=_BOX)
-    joins = _joins(branched, model, data.test, lost=lost)
+    joins = _joins(branched, trained, data, observer)
     rule = RULES.get(model.pictures)
     golden = normalise(images[:1], model.mean, model.std)[0]
     return {
@@ -146,25 +145,21 @@ def _examples(test: Split, evaluation: Evaluation) -> list[int]:
     return [*(index for index, _ in zip(others, range(_EXAMPLES - len(wrong)), strict=False)), *wrong]
 
 
-def _lost(trained: TrainedNet, *, source: Path | None, observer: Observer) -> dict[tuple[str, str], Any]:
-    """Return by join and branch what accuracy is lost without it, with its interval, as `explain` measures it."""
-    explanation = explain(trained.folder, images=_MEASURED, source=source, progress=observer)
-    return {
-        (branch.join, branch.branch): {
-            "zero": [branch.lost_by_zero, *branch.lost_by_zero_interval],
-            "mean": [branch.lost_by_mean, *branch.lost_by_mean_interval],
-        }
-        for branch in explanation.branches
-    }
-
-
-def _joins(
-    branched: BranchedNet, model: Model, test: Split, *, lost: Mapping[tuple[str, str], Any]
-) -> list[dict[str, Any]]:
-    """Return the joins: by branch the positions of its tensors among those that the join reads, and its means."""
+def _joins(branched: BranchedNet, trained: TrainedNet, data: DataSet, observer: Observer) -> list[dict[str, Any]]:
+    """Return the joins: by branch the positions of its tensors among those that the join reads, its means, and what
+    accuracy is lost without it, with its interval, on the images that `explain` takes.
+    """
+    if not branched.entries:
+        return []
+    _, images = choose_images(trained, data, is_own_data=True, count=_MEASURED)
     numbers = {node: index for index, node in enumerate(image_operations(branched.graph))}
-    few = test.pick(torch.arange(min(_MEASURED, len(test))))
-    means = observe(branched, model, few).means if branched.entries else {}
+    observed = observe(branched, trained.model, images)
+    without = remove_each(branched, trained.model, images, observed=observed, observer=observer)
+
+    def lost(*branch: str) -> dict[str, list[float]]:
+        found = {by: lost_accuracy(observed.correct, without[*branch, by]) for by in get_args(Replacement)}
+        return {by: [mean, *interval] for by, (mean, interval) in found.items()}
+
     joins = []
     for join, branches in branched.entries.items():
         node = branched.graph.nodes[join]
@@ -179,8 +174,8 @@ def _joins(
                         "colour": colours[branch],
                         "slots": [slot for slot, entry in enumerate(read) if entry in entries],
                         "channels": branched.branch(join, branch).channels,
-                        "means": [float(mean) for tensor in means[join, branch] for mean in tensor.flatten()],
-                        "lost": lost.get((join, branch)),
+                        "means": [float(mean) for tensor in observed.means[join, branch] for mean in tensor.flatten()],
+                        "lost": lost(join, branch),
                     }
                     for branch, entries in branches.items()
                 ],

@@ -73,7 +73,7 @@ def _handler(runs: dict[str, Path], page_of: Callable[[str], str]) -> type[http.
         def do_GET(self) -> None:
             host, _, port = self.headers.get("Host", "").rpartition(":")
             if host not in ("127.0.0.1", "localhost") or port != str(self.connection.getsockname()[1]):
-                return self._answer(403, say("this page is for this machine alone"))
+                return self._answer(403, say("this page is served to this machine only"))
             name = unquote(self.path.partition("?")[0].strip("/")) or "."
             if name in runs:
                 try:

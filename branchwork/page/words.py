@@ -32,7 +32,7 @@ WORDS = {
     "flattened": mark("{shape} in one row: {count} numbers."),
     "switch": mark("Switch a branch off, or turn it down. In its place comes"),
     "zero": mark("zero"),
-    "mean": mark("its mean over test images"),
+    "mean": mark("its mean over many images"),
     "strength": mark("strength of {name}"),
     "lost": mark("without it the net loses {points} points of accuracy ({low} to {high})"),
     "ledger": mark("What you tried"),

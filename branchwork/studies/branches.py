@@ -18,7 +18,7 @@ from branchwork.studies.statistics import (
     points_words,
 )
 from branchwork.studies.study_plots import cost_and_error, dots_words, gain_bars
-from branchwork.training.recipe import course, fast
+from branchwork.training.recipes import course, fast
 
 BRANCHES_OF = ("b1", "b5", "b3", "pool")
 SUBSETS = tuple(subset for size in range(1, 5) for subset in combinations(BRANCHES_OF, size))

@@ -8,7 +8,8 @@ from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Rec
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms
 from branchwork.studies.statistics import Mean, mean_interval, measure_name
 from branchwork.studies.study_plots import Curve, error_curves, norm_curves
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import fast
 
 # The lecture says that 20 layers beat 50; these are the nearest sizes of nets for CIFAR.
 SHALLOW, DEEP = 20, 56

@@ -33,9 +33,9 @@ from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine, using_threads, versions
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
+from branchwork.training.result import Result
 from branchwork.training.run import METRICS, Model, load_run
 from branchwork.training.train import train
-from branchwork.training.training_run import Result
 
 # torch's number of threads and its random numbers belong to the process: one training at a time in each.
 _ONE_TRAINING = threading.Lock()
@@ -130,7 +130,9 @@ def train_job(job: Job) -> Record:
                 job.net,
                 data=data,
                 recipe=recipe,
-                options=Options(seed=job.seed, device=job.device, threads=job.threads, execute=job.execute),
+                options=Options(
+                    seed=job.seed, device=job.device, threads=job.threads, execute=job.execute, report=False
+                ),
                 out=run,
                 progress=watch,
             )

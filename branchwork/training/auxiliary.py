@@ -45,7 +45,7 @@ def check_heads(net: str, recipe: Recipe, options: Options) -> None:
         return
     name, _ = split_options(net)
     if name not in READ:
-        problem = say("{net} has no auxiliary heads, only {names} has", net=net, names=", ".join(READ))
+        problem = say("{net} has no auxiliary heads; only {names} has them", net=net, names=", ".join(READ))
     elif options.freeze:
         problem = say("with --freeze there is nothing for its heads to train")
     elif options.execute == "collapsed":

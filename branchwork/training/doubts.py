@@ -90,7 +90,7 @@ def answer_doubts(best: Sequence[Guess]) -> list[Doubt]:
         return []
     words = {"first": best[0].name, "second": best[1].name}
     shares = {"share": f"{best[0].probability:.0%}", "other": f"{best[1].probability:.0%}"}
-    message = say("{first} ({share}) and {second} ({other}) are nearly as probable", **words, **shares)
+    message = say("{first} ({share}) and {second} ({other}) are almost equally probable", **words, **shares)
     return [Doubt("close", message)]
 
 

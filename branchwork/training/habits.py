@@ -33,8 +33,8 @@ class Habits:
     scheduler: str | None = None
 
     @property
-    def can_be_had(self) -> bool:
-        """Whether a recipe can do the same."""
+    def is_supported(self) -> bool:
+        """Whether a recipe has this optimiser."""
         return self.optimizer in ("SGD", "Adam")
 
     def __str__(self) -> str:

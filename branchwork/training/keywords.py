@@ -8,7 +8,8 @@ from branchwork.errors import RecipeError, nearest
 from branchwork.language import say
 from branchwork.synonyms import meant
 from branchwork.training.options import Execute, Log, Options
-from branchwork.training.recipe import Recipe, fast, named
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import fast, named
 
 
 class Keywords(TypedDict, total=False):
@@ -50,6 +51,7 @@ class Keywords(TypedDict, total=False):
     threads: int | None
     execute: Execute
     compile: bool
+    report: bool
     log: Log | None
     weights: str | None
     freeze: bool

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, fx
 
-from branchwork.datasets.batches import normalise
+from branchwork.datasets.batches import generator_of, normalise
 from branchwork.datasets.dataset import Split
 from branchwork.errors import WeightsError
 from branchwork.graph.branching import BranchedNet, Replacement, constant_shape
@@ -41,6 +41,13 @@ class Observed:
     means: dict[tuple[str, str], tuple[Tensor, ...]]
     rms: dict[tuple[str, str], float]
     residuals: dict[str, float]
+
+
+def draw_images(split: Split, count: int) -> Split:
+    """Return `count` images drawn at random, always the same ones; all of them if there are no more."""
+    if count >= len(split):
+        return split
+    return split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])
 
 
 def observe(branched: BranchedNet, model: Model, split: Split) -> Observed:

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from branchwork.datasets.batches import generator_of
 from branchwork.datasets.dataset import Split
 from branchwork.drawing.drawing import inline_drawing
 from branchwork.errors import first_line
@@ -20,7 +19,7 @@ from branchwork.observer import Observer
 from branchwork.pages import Bar, bars, image_grid, paragraph, plot, section
 from branchwork.palette import branch_colours
 from branchwork.training.infer import pick_layout
-from branchwork.training.measure import lost_accuracy, observe, remove_each
+from branchwork.training.measure import draw_images, lost_accuracy, observe, remove_each
 from branchwork.training.run import TrainedNet
 
 # A report must not keep a training waiting. To read and draw more layers takes seconds, and nobody reads it on a page.
@@ -66,8 +65,8 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
     layers = sum(not list(module.children()) for module in trained.net.modules())
     if layers > MOST_LAYERS:
         words = say(
-            "With {layers} layers, the net is too long to be drawn here, and its branches to be measured: branchwork "
-            "inspect {run} and branchwork explain {run} do.",
+            "With {layers} layers, the net is too large to draw and measure here: use branchwork inspect {run} and "
+            "branchwork explain {run}.",
             layers=layers,
             run=trained.folder,
         )
@@ -105,12 +104,11 @@ def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held
         return section(
             title,
             say(
-                "To measure this net without each branch takes too long for a report: branchwork explain {run} does.",
+                "Measuring this net without each branch takes too long for a report: use branchwork explain {run}.",
                 run=trained.folder,
             ),
         )
-    if count < len(images):
-        images = images.pick(torch.randperm(len(images), generator=generator_of(0, "explain"))[:count])
+    images = draw_images(images, count)
     observed = observe(branched, trained.model, images)
     without = remove_each(branched, trained.model, images, observed=observed, observer=Observer(), by=("mean",))
     rows = []
@@ -159,7 +157,7 @@ def _kernels(before: Kernels, after: Kernels) -> str:
             **values,
         )
     )
-    scale = say("Black is {low:.2f}, white {high:.2f}, and the grey of the middle 0.", low=-most, high=most)
+    scale = say("Black is {low:.2f}, mid-grey 0, and white {high:.2f}.", low=-most, high=most)
     return section(say("The first kernels"), f"{words} {scale}", image_grid(pictures[:MOST_KERNELS], small=True))
 
 

@@ -39,9 +39,11 @@ class Options:
         default=False,
         metadata=_about("Compile training steps with torch.compile, which takes a minute or more; off by default."),
     )
+    report: bool = field(default=True, metadata=_about("Draw and measure the net for RUN/report.html; on by default."))
     log: Log | None = field(default=None, metadata=_about("Also log to TensorBoard, in RUN/tensorboard."))
     weights: str | None = field(
-        default=None, metadata=_about("Start from the weights of a run, or of a weight file of ours or torchvision's.")
+        default=None,
+        metadata=_about("Start from the weights of a run, or from a weight file of ours or torchvision's."),
     )
     freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
     run_script: bool = field(default=False, metadata=_about(RUN_SCRIPT))

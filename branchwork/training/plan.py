@@ -20,7 +20,8 @@ from branchwork.training.infer import pick_device, pick_precision
 from branchwork.training.machine import compiler_problem, process_settings
 from branchwork.training.options import Options, check_threads
 from branchwork.training.processes import Processes
-from branchwork.training.recipe import Recipe, fast
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import fast
 from branchwork.training.run import Model, check_net
 from branchwork.training.state import freeze_body, make_state
 

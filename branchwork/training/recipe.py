@@ -1,9 +1,8 @@
-"""What to train: one frozen dataclass, and the recipes that have a name. It needs no torch."""
+"""What to train: one frozen dataclass, from keys or a TOML file. It needs no torch."""
 
 import dataclasses
 import json
 import math
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from typing import Any, Literal, Self, get_args, get_type_hints
 
 from branchwork.errors import RecipeError, nearest, system_words
 from branchwork.language import say
-from branchwork.training.habits import read_habits
 
 # The keys of a recipe that change training images.
 AUGMENTATIONS = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
@@ -113,14 +111,16 @@ class Recipe:
         self._need(0 <= self.mixup <= 100, "mixup", "from 0 to 100")
         self._need(0 <= self.refine < 1, "refine", "at least 0 and below 1, as a fraction of the run")
         changes = any(getattr(self, name) for name in AUGMENTATIONS)
-        self._need(changes or self.refine == 0, "refine", "0 if no image is changed")
+        self._need(changes or self.refine == 0, "refine", "0 when no image is augmented")
         self._need(0 <= self.ema < 1, "ema", "at least 0 and below 1")
         self._need(0 <= self.validation < 1, "validation", "at least 0 and below 1, as a fraction of the images")
         self._need(0 < self.fraction <= 1, "fraction", "above 0 and at most 1, as a fraction of the images")
         self._need(self.minutes >= 0, "minutes", "at least 0")
         for name in ("patience", "top"):
             self._need(getattr(self, name) >= 0, name, "at least 0")
-            self._need(self.validation > 0 or getattr(self, name) == 0, name, "0 if validation is 0, its measure")
+            self._need(
+                self.validation > 0 or getattr(self, name) == 0, name, "0 when no images are held out for validation"
+            )
 
     def _need(self, holds: bool, name: str, needed: str, **values: object) -> None:
         if not holds:
@@ -203,156 +203,6 @@ class Recipe:
     def to_toml(self) -> str:
         # JSON's numbers and strings are TOML's as well.
         return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(self).items())
-
-
-# No augmentation, no clipping or averaging, and all epochs.
-_PLAIN: dict[str, Any] = {
-    **dict.fromkeys((*AUGMENTATIONS, "refine", "ema", "clip", "minutes", "auxiliary"), 0.0),
-    **dict.fromkeys(("patience", "top"), 0),
-    "accumulate": 1,
-    "fraction": 1.0,
-    "batch_norm": "own",
-}
-
-
-# Handwriting varies from hand to hand.
-_HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0}
-
-
-def _name(net: str) -> str:
-    """Return the name of a net without its options: `residual[norm=batch]` and `residual:norm=batch` are `residual`."""
-    return re.split(r"[\[:]", net)[0]
-
-
-def fast(net: str = "inception", images: int = 60_000) -> Recipe:
-    """Return the default recipe: high accuracy in seconds, tuned on validation images.
-
-    See docs/experiments/training.md. With fewer than 60,000 training `images` it takes more epochs, by the square root
-    of the ratio.
-    """
-    return Recipe(
-        epochs=max(2, round(2 * math.sqrt(60_000 / images))),
-        batch_size=256,
-        optimizer="adam",
-        learning_rate=0.01 if _name(net) == "residual" else 0.005,
-        momentum=0.7,
-        beta2=0.9,
-        weight_decay=0.0,
-        schedule="onecycle",
-        warmup=0.2,
-        label_smoothing=0.0,
-        **_PLAIN,
-        validation=0.1,
-        precision="auto",
-    )
-
-
-def course(net: str = "inception", images: int = 60_000) -> Recipe:
-    """Return the lecture's recipe: batch 64, SGD 0.01 with momentum 0.5, ten epochs on all training images."""
-    del net, images  # one recipe for both nets and any data
-    return Recipe(
-        epochs=10,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.01,
-        momentum=0.5,
-        beta2=0.0,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup=0.0,
-        label_smoothing=0.0,
-        **_PLAIN,
-        validation=0.0,
-        precision="fp32",
-    )
-
-
-def best(net: str = "residual", images: int = 60_000) -> Recipe:
-    """Return the recipe with the highest accuracy in ten minutes on two cores, tuned on validation images.
-
-    See docs/experiments/training.md. It trains on all images, at the end without augmentation, and keeps the averaged
-    weights. It works best with `residual[width=32,norm=batch]`. With fewer than 60,000 training `images` it takes more
-    epochs, by the square root of the ratio.
-    """
-    return fast(net, images).but(
-        {
-            "epochs": max(2, round(14 * math.sqrt(60_000 / images))),
-            "learning_rate": 0.005,
-            "momentum": 0.9,
-            "beta2": 0.99,
-            "schedule": "linear",
-            "label_smoothing": 0.1,
-            "ema": 0.999,
-            "validation": 0.0,
-            "refine": 0.3,
-            **_HANDWRITING,
-        }
-    )
-
-
-def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
-    """Return a recipe for photographs and nets with batch norms (He et al. 2016, section 4.2; He et al. 2019).
-
-    Flips, crops and colour, smoothed labels, SGD with momentum and weight decay, warm-up and a half cosine. A net
-    without norms needs a learning rate ten times lower. With fewer than 60,000 training `images` it takes more epochs,
-    by the square root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. The values are those of the
-    papers, not tuned, except for milder crops and colours.
-    """
-    auxiliary = 0.3 if _name(net) == "googlenet" else 0.0
-    return Recipe(
-        epochs=max(10, round(30 * math.sqrt(60_000 / images))),
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.1,
-        momentum=0.9,
-        beta2=0.0,
-        weight_decay=0.0005,
-        schedule="onecycle",
-        warmup=0.1,
-        label_smoothing=0.1,
-        **_PLAIN | {"flip": 0.5, "crop": 0.5, "colour": 0.2, "auxiliary": auxiliary},
-        validation=0.1,
-        precision="auto",
-    )
-
-
-def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
-    """Return `photos` for digits, letters and signs: images are distorted and shifted as in `best`, never mirrored."""
-    unlike = {"flip": 0.0, "crop": 0.0, "colour": 0.0, "label_smoothing": 0.0}
-    return photos(net, images).but(unlike | _HANDWRITING)
-
-
-def own(net: str) -> Recipe:
-    """Return what the script of `net` trains with itself: `course`, with what its code says instead.
-
-    Raises `RecipeError` if the script does not say it, or says what no recipe can do.
-    """
-    habits = read_habits(net)
-    if habits is None:
-        raise RecipeError("no optimiser can be read in {net}: --recipe script needs a script that trains", net=net)
-    if not habits.can_be_had:
-        raise RecipeError(
-            "the script trains with {habits}, but no recipe has {optimizer}: choose --recipe course, and --optimizer "
-            "adam or sgd",
-            habits=habits,
-            optimizer=habits.optimizer,
-        )
-    return course().but(habits.fields)
-
-
-def named(name: str, net: str, images: int) -> Recipe:
-    """Return the recipe called `name` for `net` and a number of training images. Raises `RecipeError`."""
-    if name == OWN:
-        return own(net)
-    if name not in RECIPES:
-        hint = nearest(name, (*RECIPES, OWN))
-        raise RecipeError("there is no recipe called {recipe!r}.{hint}", recipe=name, hint=hint)
-    return RECIPES[name](net, images)
-
-
-# The name of the recipe that a script itself has.
-OWN = "script"
-RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits}
 
 
 def read_recipe(path: Path, base: Recipe, flags: Mapping[str, Any] = MappingProxyType({})) -> Recipe:

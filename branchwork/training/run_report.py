@@ -18,7 +18,8 @@ from branchwork.language import listed, say
 from branchwork.pages import cards, details, facts, footer, image_grid, page, paragraph, section, side_by_side, table
 from branchwork.training.evaluate import Evaluation
 from branchwork.training.net_report import NetSections
-from branchwork.training.recipe import RECIPES, Recipe
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import RECIPES
 from branchwork.training.run import REPORT, TrainedNet
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _making(recipe: Recipe, result: dict[str, Any], images: int) -> str:
     rows = [(key, str(chosen[key]), str(named[nearest][key])) for key in changed[nearest]]
     return "\n".join(
         [
-            paragraph(say("The recipe {name}, but for these fields:", name=nearest))
+            paragraph(say("The recipe {name} with these fields changed:", name=nearest))
             + table((say("field"), say("this run"), nearest), rows)
             if rows
             else paragraph(say("The recipe {name}, unchanged.", name=nearest)),

@@ -21,8 +21,9 @@ from branchwork.training.options import Options
 from branchwork.training.plan import Plan, make_plan
 from branchwork.training.processes import Processes, check_single_process, interruptible, joined
 from branchwork.training.recipe import Recipe
+from branchwork.training.result import Result, read_result
 from branchwork.training.run import RESULT, SEEDS, STATE, claim_folder, holds
-from branchwork.training.training_run import Result, read_result, run_training
+from branchwork.training.training_run import run_training
 
 
 def train(
@@ -42,9 +43,8 @@ def train(
     Their fields are also keywords: `train("residual", data="sample", epochs=1, seed=7)`. `out` defaults to the first
     free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
     from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also written
-    to the run's `tensorboard/`, step by step. With `progress`, progress is shown, or told to the `Observer` that it is.
-    Raises `Interrupted` after Ctrl-C, with the state saved, and
-    `TrainingError` if the loss is no longer finite.
+    to the run's `tensorboard/`, step by step. With `progress`, progress is shown; an `Observer` is told of it instead.
+    Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` if the loss is no longer finite.
     """
     changes, options = divide(keywords, options)
     with joined() as processes:

@@ -19,20 +19,20 @@ from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
-from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
+from branchwork.files import hold_lock, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
-from branchwork.shown import Shown
 from branchwork.training.checkpoint import Position, SavedState, save_state
-from branchwork.training.evaluate import evaluate_net
+from branchwork.training.evaluate import Evaluation, evaluate_net
 from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import commit, machine, peak_memory, process_settings, reset_peak_memory, versions
 from branchwork.training.net_report import Kernels, describe_net, first_kernels
 from branchwork.training.plan import Plan
 from branchwork.training.processes import Processes, is_lost
+from branchwork.training.result import Result
 from branchwork.training.run import (
     FILES,
     METRICS,
@@ -54,42 +54,6 @@ from branchwork.training.step import Moment, augment_batch
 
 # A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Result(Shown):
-    """The result of a training, stored as `result.json`.
-
-    Accuracies are fractions; `test_interval` is the 95% Wilson interval of the test accuracy. `train_seconds` runs from
-    the first batch to the last validation and includes collapsing the net, but not loading data, testing or reporting;
-    `images_per_second` covers the optimiser steps alone. `epochs` is how many were trained, `best_epoch` the one whose
-    weights were kept. `execution` is `written` or `collapsed`.
-    """
-
-    net: str
-    data: str
-    seed: int
-    parameters: int
-    macs: int
-    epochs: int
-    best_epoch: int
-    train_images: int
-    train_seconds: float
-    images_per_second: float
-    validation_accuracy: float | None
-    test_accuracy: float
-    test_interval: tuple[float, float]
-    peak_memory_bytes: int | None
-    device: str
-    threads: int
-    precision: str
-    execution: str
-    data_origin: str
-    versions: dict[str, str]
-    machine: str
-    commit: str | None
-    folder: str
-    report: str
 
 
 def run_training(
@@ -329,9 +293,9 @@ def _moved(split: Split, device: torch.device) -> Split:
 
 def _finish(run: _Run, data: DataSet) -> Result:
     """Test the kept weights, and write the report and the result."""
-    plan, state, position, model, train = run.plan, run.state, run.position, run.state.model, run.train
+    plan, state, position = run.plan, run.state, run.position
     memory = peak_memory(torch.device(plan.options.device))
-    evaluation = evaluate_net(state.net.to(torch.float32), model, data)
+    evaluation = evaluate_net(state.net.to(torch.float32), state.model, data)
     result = Result(
         net=plan.net,
         data=data.name,
@@ -340,7 +304,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
         macs=run.macs,
         epochs=position.epoch,
         best_epoch=position.best_epoch,
-        train_images=len(train),
+        train_images=len(run.train),
         train_seconds=position.seconds,
         images_per_second=sum(epoch["images"] for epoch in position.history) / position.step_seconds,
         validation_accuracy=position.history[position.best_epoch - 1]["validation_accuracy"],
@@ -356,8 +320,17 @@ def _finish(run: _Run, data: DataSet) -> Result:
         machine=machine(),
         commit=commit(),
         folder=str(run.folder),
-        report=str(run.folder / REPORT),
+        report=str(run.folder / REPORT) if plan.options.report else None,
     )
+    if plan.options.report:
+        _report(run, data, result, evaluation)
+    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    return result
+
+
+def _report(run: _Run, data: DataSet, result: Result, evaluation: Evaluation) -> None:
+    """Describe the trained net, show the first batch as the net got it, and write the report of both."""
+    plan, model, train = run.plan, run.state.model, run.train
     first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_a_step))
     images, _ = augment_batch(
         train.images[first],
@@ -368,22 +341,15 @@ def _finish(run: _Run, data: DataSet) -> Result:
         batch_size=len(first),
         num_classes=len(model.classes),
     )
-    trained = TrainedNet(state.net, model, run.folder)
+    trained = TrainedNet(run.state.net, model, run.folder)
     held_out = len(run.validation) > 0
     measured_on = run.validation if held_out else data.test
     write_report(
         trained,
         asdict(result),
         net=describe_net(trained, measured_on, held_out=held_out, before=run.first),
-        history=position.history,
+        history=run.position.history,
         evaluation=evaluation,
         data=data,
         batch=Split(images[:32], train.labels[first[:32]]),
     )
-    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
-    return result
-
-
-def read_result(folder: Path) -> Result:
-    """Return the result of a finished run. Raises `RunError` if it is damaged."""
-    return read_json(folder / RESULT, Result, remedy="train again into another folder")

@@ -10,7 +10,7 @@ from branchwork.observer import Observer
 from branchwork.studies import study as studies
 from branchwork.studies.design import Answer, Arm, Plot, Setting, Study, compared
 from branchwork.studies.study_plots import error_dots
-from branchwork.training.recipe import fast
+from branchwork.training.recipes import fast
 
 PAIR = ("dropout", "plain")
 # Dropout draws random numbers at every step, and the smaller images are drawn by the seed.

@@ -88,7 +88,5 @@ export function heat() {
 
 /** @param {Float32Array} logits */
 export function probabilities(logits) {
-  const most = Math.max(...logits), exps = [...logits].map((v) => Math.exp(v - most));
-  const sum = exps.reduce((a, b) => a + b, 0);
-  return exps.map((v) => v / sum);
+  return [...kernels.softmax({ shape: [logits.length], data: logits }, -1).data];
 }

@@ -244,20 +244,9 @@ export function clamp(x, low = -Infinity, high = Infinity) {
   return hardtanh(x, low, high);
 }
 
-/** @param {Tensor} x @param {number} axis among the axes with the batch, which is the first @returns {Tensor} */
+/** @param {Tensor} x @param {number} axis as torch counts it, the batch first @returns {Tensor} */
 export function softmax(x, axis) {
-  const [outer, size, inner] = around(x.shape, axis);
-  const out = zeros(x.shape);
-  for (let o = 0; o < outer; o++) {
-    for (let i = 0; i < inner; i++) {
-      const at = (/** @type {number} */ k) => (o * size + k) * inner + i;
-      let most = -Infinity, sum = 0;
-      for (let k = 0; k < size; k++) most = Math.max(most, x.data[at(k)]);
-      for (let k = 0; k < size; k++) sum += Math.exp(x.data[at(k)] - most);
-      for (let k = 0; k < size; k++) out.data[at(k)] = Math.exp(x.data[at(k)] - most) / sum;
-    }
-  }
-  return out;
+  return each(Math.exp)(log_softmax(x, axis));
 }
 
 /** @param {Tensor} x @param {number} axis @returns {Tensor} */
