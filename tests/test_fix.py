@@ -175,7 +175,7 @@ def test_a_number_that_several_layers_share_is_no_mend(refused):
 def test_a_patch_of_somebody_else_is_left_alone(refused):
     Path("net.py").write_text(NET.replace("Linear(720", "Linear(300"), encoding="utf-8")
     Path("net.patch").write_text("mine")
-    assert "net.patch exists" in refused("inspect", "net.py:Net", "--fix")
+    assert "net.patch already exists" in refused("inspect", "net.py:Net", "--fix")
     assert Path("net.patch").read_text() == "mine"
     Path("net.patch").unlink()
     for _ in range(2):  # its own is written again

@@ -221,9 +221,9 @@ def titles(monkeypatch):
 def test_a_picture_is_english_where_no_font_has_chinese_and_it_is_said(no_font, titles, command, chinese):
     code, out, _ = command("data", "sample", "--draw", "sample.png")
     assert code == 0 and titles == ["sample: the first 10 of each class"]
-    assert out.count("没有找到中文字体，所以图里是英文：请装一个，如 Noto Sans CJK。") == 1
+    assert out.count("没有装中文字体，所以图里是英文。请装一个，如 Noto Sans CJK。") == 1
     _, out, _ = command("data", "sample", "--draw", "sample.svg")  # in the fonts of whoever looks at it
-    assert titles[1:] == ["sample：每类前 10 张"] and "没有找到中文字体" not in out
+    assert titles[1:] == ["sample：每类前 10 张"] and "没有装中文字体" not in out
 
 
 @pytest.mark.parametrize("name", ["Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "SimHei", "PingFang SC"])

@@ -1,6 +1,7 @@
 """Scripts as learners write them are read, not run: against the same scripts, run with Python."""
 
 import gzip
+import io
 import json
 import os
 import random
@@ -132,6 +133,8 @@ def test_a_script_is_read_and_gives_the_net_that_python_gives(scripts, capsys, f
         theirs = getattr(theirs, "module", theirs).eval()  # DataParallel
         assert found[name].macs == torch_macs(theirs, shape)
         assert found[name].parameters == sum(parameter.numel() for parameter in theirs.parameters())
+    for left_open in (value for value in ran.values() if isinstance(value, io.IOBase)):
+        left_open.close()
 
 
 REFUSED = [

