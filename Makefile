@@ -10,7 +10,7 @@ VENV ?= .venv
 DATA ?= auto
 BENCH ?=
 
-.PHONY: demo test test-slow check bench messages
+.PHONY: demo test test-slow check check-page bench messages
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
@@ -36,6 +36,11 @@ check: $(VENV)/.ready-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
+
+# The types of the page's JavaScript, by TypeScript, which npx fetches.
+check-page:
+	npx --yes --package typescript@5 tsc --noEmit --allowJs --checkJs --strict --target es2022 --module es2022 \
+		--moduleResolution bundler --lib es2022,dom,dom.iterable branchwork/page/assets/app.js
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Branchwork needs Python 3.11 or newer, but $(PYTHON) is {sys.version.split()[0]}. Name another: make PYTHON=python3.12")'

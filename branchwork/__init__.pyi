@@ -30,6 +30,7 @@ from .catalogue.weights import lecture_state_dict as lecture_state_dict
 from .catalogue.weights import load_weights as load_weights
 from .observer import Observer as Observer
 from .page.serve import ui as ui
+from .page.show import show as show
 from .studies.study import StudyOptions as StudyOptions
 from .studies.study import study as study
 from .training.evaluate import evaluate as evaluate

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 import branchwork
 from branchwork import Add, Concat
-from branchwork.drawing.boxes import Box
+from branchwork.drawing.block_boxes import fold_blocks
+from branchwork.drawing.boxes import Box, boxes_of
 from branchwork.drawing.drawing import draw_net
-from branchwork.drawing.layout import POINTS, SLIDE, SMALLEST, Picture, layout
+from branchwork.drawing.layout import POINTS, SLIDE, SMALLEST, Picture, layout, layout_boxes
 from branchwork.drawing.reduction_drawing import draw_reduction
 from branchwork.errors import NetError
 from branchwork.graph.folding import fold
@@ -122,12 +123,30 @@ def test_every_operation_is_placed_once_and_no_box_overlaps_another(name):
     picture = picture_of(name)
     placed = [node for box in picture.boxes for node in box.nodes]
     assert sorted(placed) == sorted(node.name for node in traced(name).operations)
+    assert_apart(picture)
+
+
+def assert_apart(picture):
     for one, other in combinations(picture.boxes, 2):
         beside = one.right <= other.x or other.right <= one.x
         assert beside or abs(one.y - other.y) >= (one.height + other.height) / 2, (one.name, other.name)
     for one in picture.boxes:
         assert one.x > 0 and one.label_end < picture.width
         assert one.top > 0 and one.bottom < picture.height
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_a_picture_with_a_box_for_each_block_leaves_out_is_in_the_picture_of_the_block(name):
+    boxes = boxes_of(traced(name), brief=True, least=(0.9, 1.0))
+    folded, blocks = fold_blocks(boxes)
+    assert sorted(node for box in folded for node in box.nodes) == sorted(op.name for op in traced(name).operations)
+    assert_apart(layout_boxes(folded, outputs=traced(name).outputs))
+    for block, (source, *inside) in blocks.items():
+        assert_apart(layout_boxes([source, *inside], outputs=[block]))
+        (whole,) = [box for box in folded if box.id == block]
+        assert [node for box in inside for node in box.nodes] == list(whole.nodes) and whole.inputs == (source.id,)
+    if name in ("inception", "googlenet"):
+        assert all(box.kind != "bar" for box in folded) and len(blocks) == {"inception": 2, "googlenet": 9}[name]
 
 
 @pytest.mark.parametrize("name", NETS)

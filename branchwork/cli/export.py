@@ -12,6 +12,9 @@ from branchwork.language import enumerated, say, times
 
 if TYPE_CHECKING:
     from branchwork.deploy.export import Exported
+    from branchwork.page.build import ExportedPage
+
+LARGE = 20.0  # megabytes of a page
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def export(
         str | None,
         Parameter(help=f"Data to try the file on: {DATA}; by default what the run was trained on, or sample."),
     ] = None,
+    beside: Annotated[Path | None, Parameter(help="With --to html: a second run, on the same picture.")] = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
@@ -59,26 +63,28 @@ def export(
     import branchwork
     from branchwork.deploy.shipped import ExportOptions
 
-    if to == "html":
-        page = branchwork.export(
-            net, to=to, out=out, options=ExportOptions(**vars(options)), source=source, progress=True
-        )
-        words = say("{size:.2f} MB: open it in any browser", size=page.bytes / 1e6)
-        deliver(page, json_file, lambda: show(page.file, words))
-        return
     exported = branchwork.export(
         net,
         to=to,
         out=out,
         options=ExportOptions(**vars(options)),
         data=data,
+        beside=beside,
         source=source,
         progress=True,
     )
     deliver(exported, json_file, lambda: show(*parts(exported)))
 
 
-def parts(exported: "Exported") -> list[Part]:
+def page_parts(page: "ExportedPage") -> list[Part]:
+    size = page.bytes / 1e6
+    large = say("{size:.0f} MB: browsers take a while to open it, and mail may refuse it", size=size)
+    return [page.file, large if size > LARGE else say("{size:.2f} MB: open it in any browser", size=size)]
+
+
+def parts(exported: "Exported | ExportedPage") -> list[Part]:
+    if exported.to == "html":
+        return page_parts(exported)
     compile_with = exported.metadata.get("compile_with")
     return [
         *exported.files,

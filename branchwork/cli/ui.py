@@ -14,6 +14,7 @@ from branchwork.language import say
 
 def ui(
     run: Annotated[Path, Parameter(help="A run folder made by branchwork train, or a folder of runs.")],
+    beside: Annotated[Path | None, Parameter(help="A second run, to see beside the first on the same picture.")] = None,
     /,
     *,
     port: Annotated[int, Parameter(help="The port on this machine; by default one that is free.")] = 0,
@@ -26,7 +27,7 @@ def ui(
     """
     import branchwork
 
-    with branchwork.ui(run, port=port, source=source, progress=True) as server:
+    with branchwork.ui(run, beside, port=port, source=source, progress=True) as server:
         show(say("the page of {run} is at {address} (Ctrl-C ends it)", run=run, address=server.address))
         if browser:
             webbrowser.open(server.address)

@@ -51,7 +51,7 @@ class Exported(Shown):
     """
 
     net: str
-    to: str
+    to: Literal["onnx", "openvino", "pt2"]
     files: tuple[str, ...]
     bytes: int
     engine: str
@@ -80,6 +80,7 @@ def export(
     to: Literal["html"],
     out: str | Path | None = None,
     options: ExportOptions | None = None,
+    beside: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> ExportedPage: ...
@@ -98,13 +99,28 @@ def export(
 ) -> Exported: ...
 
 
+@overload
 def export(
     net: str | Path | nn.Module,
     *,
-    to: str = "onnx",
+    to: Literal["onnx", "openvino", "pt2", "html"],
     out: str | Path | None = None,
     options: ExportOptions | None = None,
     data: str | None = None,
+    beside: str | Path | None = None,
+    source: Path | None = None,
+    progress: bool | Observer = False,
+) -> Exported | ExportedPage: ...
+
+
+def export(
+    net: str | Path | nn.Module,
+    *,
+    to: Literal["onnx", "openvino", "pt2", "html"] = "onnx",
+    out: str | Path | None = None,
+    options: ExportOptions | None = None,
+    data: str | None = None,
+    beside: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> Exported | ExportedPage:
@@ -121,7 +137,7 @@ def export(
     operations depend on the pixels.
 
     With `to="html"`, the net of a run is written as a page that runs it in a browser, by default `page.html` in the run
-    folder: see `page.build`.
+    folder, with that of the run `beside` on the same picture: see `page.build`. Of `options` a page has only `force`.
     """
     options, observer = options or ExportOptions(), watch(progress)
     if to == "html":
@@ -129,9 +145,12 @@ def export(
             raise ExportError("a page needs a run, which has weights and test images: train the net first")
         if data is not None:
             raise ExportError("a page shows the data that its run was trained on: leave out --data")
-        return export_page(
-            net, None if out is None else Path(out), force=options.force, source=source, progress=observer
-        )
+        if options != ExportOptions(force=options.force):
+            raise ExportError("a page has no --no-fuse, --precision, --batch-size or --pixels: leave them out")
+        path = None if out is None else Path(out)
+        return export_page(net, path, beside=beside, force=options.force, source=source, progress=observer)
+    if beside is not None:
+        raise ExportError("--beside is for a page: add --to html")
     if to not in FORMATS:
         raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, (*FORMATS, "html")))
     file_format = FORMATS[to]

@@ -66,7 +66,7 @@ class Box:
     @property
     def width(self) -> float:
         words = 0.16 + LETTER * max(len(self.label), len(self.name))
-        return {"bar": 0.44, "sum": 0.3}.get(self.kind, max(self.least_width, words))
+        return {"bar": 0.44, "sum": max(self.least_width, 0.3)}.get(self.kind, max(self.least_width, words))
 
     @property
     def right(self) -> float:
@@ -116,7 +116,7 @@ def boxes_of(trace: Trace, *, brief: bool, least: tuple[float, float] = (0.0, 0.
     """The boxes in the order in which they run, the input first.
 
     If `brief`, shapes are labelled by their channels where only these are new. `least` is the smallest width and height
-    of a box that is neither a bar nor a sum.
+    of a box that is not a bar.
     """
     readers = Counter(name for node in trace.operations for name in node.inputs)
     groups: dict[str, list[Operation]] = {}  # by the last of each
@@ -137,7 +137,9 @@ def boxes_of(trace: Trace, *, brief: bool, least: tuple[float, float] = (0.0, 0.
         height = max([0.44, *(0.12 + LETTER * len(band) for band in bands)])
         if kind == "bar":
             height = max(height, 0.4 + _SEGMENT * len(channels))
-        elif kind == "box":
+        elif kind == "sum":
+            height = max(height, floor)
+        else:
             height = max(height, floor, 0.42 + 0.24 * min(1, _channels(first.output_shape) / widest) ** 0.5)
         before = shapes[first.inputs[0]] if first.inputs else ()
         boxes.append(

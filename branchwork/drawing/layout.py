@@ -59,21 +59,18 @@ class Picture:
     captions: tuple[Caption, ...]
 
 
-def layout(trace: Trace, *, least: tuple[float, float] = (0.0, 0.0)) -> Picture:
-    """Place every operation of `trace`. Edges are labelled with whole shapes if a slide has room for them.
-
-    `least` is the smallest width and height of a box: the page shows maps in it.
-    """
-    picture = _layout(trace, brief=False, least=least)
+def layout(trace: Trace) -> Picture:
+    """Place every operation of `trace`. Edges are labelled with whole shapes if a slide has room for them."""
+    picture = layout_boxes(boxes_of(trace, brief=False), outputs=trace.outputs)
     fits = _reduction(picture.width, picture.height) <= POINTS / SMALLEST
-    return picture if fits else _layout(trace, brief=True, least=least)
+    return picture if fits else layout_boxes(boxes_of(trace, brief=True), outputs=trace.outputs)
 
 
-def _layout(trace: Trace, *, brief: bool, least: tuple[float, float]) -> Picture:
-    boxes = boxes_of(trace, brief=brief, least=least)
+def layout_boxes(boxes: Sequence[Box], *, outputs: Iterable[str]) -> Picture:
+    """Place `boxes`, which are in the order in which they run. `outputs` are operations that nothing need read."""
     tree = series_of(boxes)
     rows = _rows(side_by_side([place(item, "", None) for item in tree.items]), tree.arcs)
-    return _page(rows, links_of(boxes), set(trace.outputs))
+    return _page(rows, links_of(boxes), set(outputs))
 
 
 def _reduction(width: float, height: float) -> float:

@@ -36,12 +36,19 @@ class PageServer:
         self.close()
 
 
-def ui(run: str | Path, *, port: int = 0, source: Path | None = None, progress: bool | Observer = False) -> PageServer:
-    """Serve the page of a run folder, or of every run below a folder, on 127.0.0.1.
+def ui(
+    run: str | Path,
+    beside: str | Path | None = None,
+    *,
+    port: int = 0,
+    source: Path | None = None,
+    progress: bool | Observer = False,
+) -> PageServer:
+    """Serve the page of a run folder, with that of `beside` on the same picture, or of every run below a folder.
 
-    `port` is by default one that is free. Requests under another host name are refused, so that no website can read
-    the pages through the browser. Raises `RunError` if there is no run or the port is taken, and whatever `build_page`
-    raises if there is one run.
+    It listens on 127.0.0.1, by default at a `port` that is free. Requests under another host name are refused, so that
+    no website can read the pages through the browser. Raises `RunError` if there is no run or the port is taken, and
+    whatever `build_page` raises if there is one run.
     """
     folder, observer = Path(run), watch(progress)
     runs = {str(path.parent.relative_to(folder)): path.parent for path in sorted(folder.glob(f"**/{MODEL}"))}
@@ -49,13 +56,15 @@ def ui(run: str | Path, *, port: int = 0, source: Path | None = None, progress: 
         raise RunError(
             "{folder} holds no run: give a run folder made by branchwork train, or a folder of runs", folder=run
         )
+    if beside is not None and not holds(folder, MODEL):
+        raise RunError("{folder} holds several runs: name one run to show beside {beside}", folder=run, beside=beside)
     built: dict[str, str] = {}
     lock = threading.Lock()
 
     def page_of(name: str) -> str:
         with lock:
             if name not in built:
-                built[name] = build_page(runs[name], source=source, progress=observer)
+                _, built[name] = build_page(runs[name], beside=beside, source=source, progress=observer)
             return built[name]
 
     if holds(folder, MODEL):

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
         pick_layout(net, trained.model)
         graph = read(net, (trained.model.in_channels, *trained.model.image_size), train=True)
         trace = trace_graph(graph)
-        drawing = _drawing(trace)
+        drawing = _drawing(trace, trained.folder)
     except Exception as reason:  # a learner's net may do anything
         return NetSections(paragraph(say("The net cannot be drawn: {reason}", reason=first_line(reason))), "", kernels)
     try:
@@ -86,7 +87,7 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
     return NetSections(drawing, branches, kernels)
 
 
-def _drawing(trace: Trace) -> str:
+def _drawing(trace: Trace, folder: Path) -> str:
     heaviest = sorted(trace.operations, key=lambda operation: operation.macs, reverse=True)[:3]
     shares = ", ".join(f"{each.name} {each.macs / max(1, trace.macs):.0%}" for each in heaviest if each.macs)
     words = say(
@@ -94,7 +95,8 @@ def _drawing(trace: Trace) -> str:
         macs=trace.macs,
         shares=shares,
     )
-    return section(say("The net"), words, plot(inline_drawing(trace)))
+    draw = say("branchwork ui {run} opens a page on which you draw, and watch it run through every branch.", run=folder)
+    return section(say("The net"), f"{words} {draw}", plot(inline_drawing(trace)))
 
 
 def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held_out: bool) -> str:

@@ -15,6 +15,8 @@ export function pair(value, fallback = 0) {
   return Array.isArray(value) ? [value[0], value[value.length - 1]] : [value, value];
 }
 
+const TILE = 4; // outputs, and pixels of each, that are computed at once
+
 /**
  * Convolution. `weight` is O×(I/groups)×H×W; `padding` is a number for each axis, "same" or "valid".
  * @param {Tensor} x @param {Tensor} weight @param {Tensor | null} bias @param {any} stride @param {any} padding
@@ -22,34 +24,37 @@ export function pair(value, fallback = 0) {
  * @returns {Tensor}
  */
 export function conv2d(x, weight, bias, stride = 1, padding = 0, dilation = 1, groups = 1) {
-  const [, height, width] = x.shape;
-  const [outputs, inputs, kh, kw] = weight.shape;
+  const [, height, width] = x.shape, [outputs, inputs, kh, kw] = weight.shape;
   const [sy, sx] = pair(stride), [dy, dx] = pair(dilation);
-  const spans = [dy * (kh - 1), dx * (kw - 1)];
-  const [py, px] = window_padding(padding, spans);
+  const spans = [dy * (kh - 1), dx * (kw - 1)], [py, px] = window_padding(padding, spans);
   const total = padding === "same" ? spans : [2 * py, 2 * px];
   const oh = Math.floor((height + total[0] - spans[0] - 1) / sy) + 1;
   const ow = Math.floor((width + total[1] - spans[1] - 1) / sx) + 1;
-  const out = zeros([outputs, oh, ow]);
-  const perGroup = outputs / groups;
-  for (let o = 0; o < outputs; o++) {
-    const target = out.data.subarray(o * oh * ow, (o + 1) * oh * ow);
-    if (bias) target.fill(bias.data[o]);
-    const first = Math.floor(o / perGroup) * inputs;
-    for (let i = 0; i < inputs; i++) {
-      const source = x.data.subarray((first + i) * height * width, (first + i + 1) * height * width);
-      for (let ky = 0; ky < kh; ky++) {
-        const [y0, y1] = valid(oh, sy, ky * dy - py, height);
-        for (let kx = 0; kx < kw; kx++) {
-          const w = weight.data[((o * inputs + i) * kh + ky) * kw + kx];
-          const shift = kx * dx - px;
-          const [x0, x1] = valid(ow, sx, shift, width);
-          for (let y = y0; y < y1; y++) {
-            const row = (y * sy + ky * dy - py) * width + shift;
-            const end = y * ow + x1;
-            if (sx === 1) for (let p = y * ow + x0, q = row + x0; p < end; p++, q++) target[p] += w * source[q];
-            else for (let p = y * ow + x0, q = row + x0 * sx; p < end; p++, q += sx) target[p] += w * source[q];
+  const out = zeros([outputs, oh, ow]), size = oh * ow, count = inputs * kh * kw, perGroup = outputs / groups;
+  const patches = new Float64Array(count * TILE), sums = new Float64Array(TILE * TILE), weights = doubles(weight);
+  for (let group = 0; group < groups; group++) {
+    const end = (group + 1) * perGroup;
+    for (let first = 0; first < size; first += TILE) {
+      const pixels = Math.min(TILE, size - first);
+      patches.fill(0);
+      for (let pixel = 0; pixel < pixels; pixel++) {
+        const top = Math.floor((first + pixel) / ow) * sy - py, left = ((first + pixel) % ow) * sx - px;
+        for (let i = 0, to = pixel; i < inputs; i++) {
+          const from = (group * inputs + i) * height;
+          for (let ky = 0; ky < kh; ky++) {
+            const row = top + ky * dy, inside = row >= 0 && row < height;
+            for (let kx = 0; kx < kw; kx++, to += TILE) {
+              const column = left + kx * dx;
+              if (inside && column >= 0 && column < width) patches[to] = x.data[(from + row) * width + column];
+            }
           }
+        }
+      }
+      for (let o = end - perGroup; o < end; o += TILE) {
+        multiply(weights, o, end - 1, patches, sums);
+        for (let k = 0; k < TILE && o + k < end; k++) {
+          const start = (o + k) * size + first, offset = bias ? bias.data[o + k] : 0;
+          for (let pixel = 0; pixel < pixels; pixel++) out.data[start + pixel] = sums[k * TILE + pixel] + offset;
         }
       }
     }
@@ -57,18 +62,40 @@ export function conv2d(x, weight, bias, stride = 1, padding = 0, dilation = 1, g
   return out;
 }
 
+/** The sums of four rows of weights, from `row` on and at most to `last`, over the four columns of `patches`. */
+function multiply(/** @type {Float64Array} */ weights, /** @type {number} */ row, /** @type {number} */ last, /** @type {Float64Array} */ patches, /** @type {Float64Array} */ sums) {
+  const count = patches.length / TILE;
+  const r = row * count, s = Math.min(row + 1, last) * count, t = Math.min(row + 2, last) * count, u = Math.min(row + 3, last) * count;
+  let r0 = 0, r1 = 0, r2 = 0, r3 = 0, s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0, u0 = 0, u1 = 0, u2 = 0, u3 = 0;
+  for (let q = 0, p = 0; q < count; q++, p += TILE) {
+    const p0 = patches[p], p1 = patches[p + 1], p2 = patches[p + 2], p3 = patches[p + 3];
+    const a = weights[r + q], b = weights[s + q], c = weights[t + q], d = weights[u + q];
+    r0 += a * p0; r1 += a * p1; r2 += a * p2; r3 += a * p3;
+    s0 += b * p0; s1 += b * p1; s2 += b * p2; s3 += b * p3;
+    t0 += c * p0; t1 += c * p1; t2 += c * p2; t3 += c * p3;
+    u0 += d * p0; u1 += d * p1; u2 += d * p2; u3 += d * p3;
+  }
+  sums[0] = r0; sums[1] = r1; sums[2] = r2; sums[3] = r3;
+  sums[4] = s0; sums[5] = s1; sums[6] = s2; sums[7] = s3;
+  sums[8] = t0; sums[9] = t1; sums[10] = t2; sums[11] = t3;
+  sums[12] = u0; sums[13] = u1; sums[14] = u2; sums[15] = u3;
+}
+
+/** @type {WeakMap<Tensor, Float64Array>} */
+const asDoubles = new WeakMap();
+
+/** A layer's weights as doubles, kept: converting each number where it is used takes longer than the product. */
+function doubles(/** @type {Tensor} */ weight) {
+  const known = asDoubles.get(weight) ?? Float64Array.from(weight.data);
+  asDoubles.set(weight, known);
+  return known;
+}
+
 /** @param {any} padding @param {number[]} spans @returns {[number, number]} */
 function window_padding(padding, spans) {
   if (padding === "valid") return [0, 0];
   // torch pads one more at the end if the span is odd.
   return padding === "same" ? [Math.floor(spans[0] / 2), Math.floor(spans[1] / 2)] : pair(padding);
-}
-
-/** The outputs, from the first to before the last, whose input at `shift` lies within `size`. */
-function valid(/** @type {number} */ outputs, /** @type {number} */ stride, /** @type {number} */ shift, /** @type {number} */ size) {
-  const low = Math.max(0, Math.ceil(-shift / stride));
-  const high = Math.min(outputs, Math.floor((size - 1 - shift) / stride) + 1);
-  return [low, Math.max(low, high)];
 }
 
 /** The number of outputs of a pooling along one axis. */

@@ -3,50 +3,65 @@
 import { switches } from "./branches.js";
 import { mapCanvas, strongest } from "./lanes.js";
 import { inputs } from "./net.js";
-import { arithmetic, markField, segmentOf } from "./pixel.js";
-import { $, branchColour, make, net, page, short, state, t, tell } from "./state.js";
+import { arithmetic, markField, products, segmentOf } from "./pixel.js";
+import { $, branchColour, chosen, largest, make, page, short, state, t, tell, views } from "./state.js";
 
 /** @typedef {import("./kernels.js").Tensor} Tensor */
 
-/** @param {number} node */
-export function select(node) {
-  const value = state.values[node];
-  const size = value ? value.data.length / value.shape[0] : 1;
-  let best = 0;
-  if (value) for (let c = 1, most = strongest(value.data.subarray(0, size)); c < value.shape[0]; c++) {
-    const own = strongest(value.data.subarray(c * size, (c + 1) * size));
-    if (own > most) [best, most] = [c, own];
-  }
-  Object.assign(state, { node, channel: best, at: null, from: 0 });
+/** @param {number} number of the net @param {number} node */
+export function select(number, node) {
+  Object.assign(state, { view: number, node, channel: strongestChannel(views[number].values[node]), at: null, from: null });
   drawDetail();
   tell.remember();
-  $("detail").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  if (state.step < 0) $("detail").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+/** @param {Tensor | undefined} value */
+function strongestChannel(value) {
+  if (!value) return 0;
+  const size = value.data.length / value.shape[0];
+  return largest(Array.from({ length: value.shape[0] }, (_, c) => strongest(value.data.subarray(c * size, (c + 1) * size))));
 }
 
 export function drawDetail() {
-  const panel = $("detail");
+  const panel = $("detail"), view = chosen();
   panel.replaceChildren();
   if (state.node === null) return void panel.append(make("p", { className: "faint" }, t("click")));
-  const node = net.nodes[state.node], value = state.values[state.node];
-  panel.append(make("h2", {}, node.name, make("small", {}, ` ${node.op.replace("2d", "").replaceAll("_", " ")} · ${node.shape.join("×")}`)));
-  const box = page.picture.boxes.find((/** @type {any} */ each) => each.nodes.includes(state.node));
+  const node = view.nodes[state.node], value = view.values[state.node];
+  const title = views.length > 1 ? make("span", { className: `net${view.number}` }, `${view.title}: `) : "";
+  panel.append(make("h2", {}, title, node.name, make("small", {}, ` ${node.op.replace("2d", "").replaceAll("_", " ")} · ${node.shape.join("×")}`)));
+  const box = view.picture.boxes.find((/** @type {any} */ each) => each.nodes.includes(state.node));
   if (box && box.nodes.length > 1) {
     panel.append(make("p", {}, box.nodes.map((/** @type {number} */ each) =>
-      make("button", { className: each === state.node ? "chip chosen" : "chip", onclick: () => select(each) }, net.nodes[each].name))));
+      make("button", { className: each === state.node ? "chip chosen" : "chip", onclick: () => select(view.number, each) }, view.nodes[each].name))));
   }
-  const join = page.joins.find((/** @type {any} */ each) => each.node === state.node);
-  if (join) panel.append(switches(join));
+  const join = view.joins.find((/** @type {any} */ each) => each.node === state.node);
+  if (join) panel.append(switches(view, join));
   if (!value) return void panel.append(make("p", { className: "faint" }, t("empty")));
   if (value.shape.length !== 3) return void panel.append(vectorView(node, value));
   const scale = strongest(value.data);
-  const strip = make("div", { className: "strip" });
+  const choose = (/** @type {number} */ channel) => {
+    Object.assign(state, { channel, at: null });
+    drawDetail();
+    tell.remember();
+  };
+  const strip = make("div", {
+    className: "strip", tabIndex: 0, role: "group", "aria-label": t("channels"),
+    onkeydown: (/** @type {KeyboardEvent} */ event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      choose((state.channel + step + value.shape[0]) % value.shape[0]);
+      /** @type {HTMLElement | null} */ (panel.querySelector(".strip"))?.focus();
+    },
+  });
   for (let c = 0; c < Math.min(value.shape[0], 512); c++) {
     const canvas = mapCanvas(value, c, scale);
     canvas.className = c === state.channel ? "map chosen" : "map";
     canvas.title = t("channel", { number: c });
     const owner = join && join.branches[segmentOf(join, c) ?? -1];
     if (owner) canvas.style.borderColor = branchColour(owner.colour);
-    canvas.addEventListener("click", () => { state.channel = c; state.at = null; drawDetail(); tell.remember(); });
+    canvas.addEventListener("click", () => choose(c));
     strip.append(canvas);
   }
   panel.append(strip, channelView(node, value, scale));
@@ -92,7 +107,16 @@ function channelView(node, value, scale) {
   paint();
   if (state.at) queueMicrotask(() => look(/** @type {[number, number]} */ (state.at)));
   else numbers.append(make("p", { className: "faint" }, t("hover")));
-  return make("div", { className: "channel" }, make("div", {}, make("h3", {}, t("channel", { number: state.channel })), big, legend(scale)), numbers);
+  return make("div", { className: "channel" }, make("div", {}, make("h3", {}, t("channel", { number: state.channel })), big, legend(scale)), numbers, counterpart(node));
+}
+
+/** The same channel of the layer of the same name and shape in the other net, if it has one. @param {any} node */
+function counterpart(node) {
+  const other = views[1 - state.view], value = other?.values[other.nodes.findIndex((/** @type {any} */ each) => each.name === node.name)];
+  if (!value || String(value.shape) !== String(node.shape)) return other ? make("p", { className: "faint" }, t("alone", { name: other.title })) : null;
+  const scale = strongest(value.data), canvas = mapCanvas(value, state.channel, scale);
+  canvas.className = "big other";
+  return make("div", {}, make("h3", { className: `net${other.number}` }, t("counterpart", { name: other.title })), canvas, legend(scale));
 }
 
 /** The scale of a layer's maps. @param {number} scale */
@@ -100,15 +124,18 @@ function legend(scale) {
   return make("p", { className: "legend" }, make("span", {}, `−${short(scale)}`), make("i", { className: "ramp" }), make("span", {}, `+${short(scale)}`));
 }
 
-/** A vector, as bars; a linear layer's numbers are sums over all inputs. @param {any} node @param {Tensor} value */
+/** A vector, as bars; each number of a linear layer is worked out. @param {any} node @param {Tensor} value */
 function vectorView(node, value) {
-  const scale = strongest(value.data), names = node.shape[0] === page.classes.length ? page.classes : null;
+  const scale = strongest(value.data), view = chosen(), names = node.shape[0] === page.classes.length ? page.classes : null;
+  const numbers = make("div", { className: "numbers" });
+  const look = (/** @type {number} */ k) => { state.channel = k; numbers.replaceChildren(...products(node, k)); };
   const list = make("div", { className: "vector" });
-  value.data.slice(0, 64).forEach((v, k) => list.append(make("div", { className: "bar" },
+  value.data.slice(0, 64).forEach((v, k) => list.append(make(node.op === "linear" ? "button" : "div", { className: "bar", onclick: () => node.op === "linear" && look(k) },
     make("span", { className: "name" }, names ? names[k] : String(k)),
     make("span", { className: "track" }, make("i", { className: v < 0 ? "minus" : "", style: `width:${(100 * Math.abs(v)) / scale}%` })),
     make("span", { className: "number" }, short(v)))));
-  const source = net.nodes[inputs(node)[0]];
-  const words = node.op === "linear" ? t("linear", { count: net.weights[node.args[1].w].shape[1] }) : node.op === "view" ? t("flattened", { shape: source.shape.join("×"), count: node.shape[0] }) : "";
-  return make("div", {}, make("p", {}, words), list);
+  const source = view.nodes[inputs(node)[0]];
+  const words = node.op === "linear" ? t("linear", { count: view.weights[node.args[1].w].shape[1] }) : node.op === "view" ? t("flattened", { shape: source.shape.join("×"), count: node.shape[0] }) : "";
+  if (node.op === "linear" && state.channel < node.shape[0]) look(state.channel);
+  return make("div", {}, make("p", {}, words), make("div", { className: "channel" }, list, numbers));
 }

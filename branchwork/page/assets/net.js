@@ -35,23 +35,71 @@ function widen(halves) {
  */
 
 /**
- * Return the value of every node for an image, already normalised.
- * @param {Net} net @param {Tensor} image @param {Change[]} [changes]
- * @returns {Tensor[]}
+ * Compute the value of every node for an image, already normalised, and say after each how many there are. What no change
+ * reaches is taken from `known`, the values without changes.
+ * @param {Net} net @param {Tensor} image @param {Change[]} [changes] @param {Tensor[]} [known]
+ * @returns {Generator<number, Tensor[]>}
  */
-export function run(net, image, changes = []) {
+export function* steps(net, image, changes = [], known = []) {
   /** @type {Tensor[]} */
   const values = [];
-  net.nodes.forEach((node, index) => {
-    if (node.op === "input") return void values.push(image);
-    const args = node.args.map((argument) => resolve(argument, net, values));
-    for (const { slot, change } of changes.filter((each) => each.node === index)) {
-      const read = node.op === "cat" ? args[0] : args;
-      read[slot] = change(read[slot]);
-    }
-    values.push(/** @type {any} */ (kernels)[node.op](...args));
-  });
+  for (const [index, node] of net.nodes.entries()) {
+    const own = changes.filter((each) => each.node === index);
+    const same = known.length && !own.length && inputs(node).every((source) => values[source] === known[source]);
+    if (node.op === "input") values.push(known[index] ?? image);
+    else if (same) values.push(known[index]);
+    else values.push(compute(net, node, values, own));
+    yield values.length;
+  }
   return values;
+}
+
+/** The value of every node, at once. @param {Net} net @param {Tensor} image @param {Change[]} [changes] @param {Tensor[]} [known] */
+export function run(net, image, changes, known) {
+  const running = steps(net, image, changes, known);
+  for (;;) {
+    const { done, value } = running.next();
+    if (done) return value;
+  }
+}
+
+const SLICE = 40; // milliseconds that the browser can wait for
+
+/**
+ * Run a generator in slices, so that the browser can draw and listen in between.
+ * @template T @param {Generator<number, T>} running @param {() => boolean} isWanted
+ * @param {(value: number) => void} progress what it has yielded, after each slice
+ * @returns {Promise<T | null>} null if it was not wanted any more
+ */
+export async function inSlices(running, isWanted, progress) {
+  for (let began = performance.now(); ; ) {
+    const { done, value } = running.next();
+    if (done) return value;
+    if (performance.now() - began < SLICE) continue;
+    progress(value);
+    await new Promise((resolve) => setTimeout(resolve));
+    if (!isWanted()) return null;
+    began = performance.now();
+  }
+}
+
+/** @param {Net} net @param {Node} node @param {Tensor[]} values @param {Change[]} changes @returns {Tensor} */
+function compute(net, node, values, changes) {
+  const args = node.args.map((argument) => resolve(argument, net, values));
+  const read = node.op === "cat" ? args[0] : args;
+  for (const { slot, change } of changes) read[slot] = change(read[slot]);
+  return /** @type {any} */ (kernels)[node.op](...args);
+}
+
+/** The last value if `given` takes the place of the value of node `entry`, of those nodes that depend on it. */
+export function runFrom(/** @type {Net} */ net, /** @type {Tensor[]} */ known, /** @type {number} */ entry, /** @type {Tensor} */ given) {
+  const values = [...known];
+  values[entry] = given;
+  for (let index = entry + 1; index < net.nodes.length; index++) {
+    const changed = inputs(net.nodes[index]).some((source) => values[source] !== known[source]);
+    if (changed) values[index] = compute(net, net.nodes[index], values, []);
+  }
+  return values[values.length - 1];
 }
 
 /** @param {any} argument @param {Net} net @param {Tensor[]} values @returns {any} */

@@ -1,7 +1,7 @@
 // The drawing pad, pictures and test images: what the net gets.
 
 import { place } from "./place.js";
-import { $, PAD, make, page, state, t, tell } from "./state.js";
+import { $, PAD, isSlow, make, page, state, t, tell } from "./state.js";
 
 export const samples = Uint8Array.from(atob(page.samples.images), (letter) => letter.charCodeAt(0));
 
@@ -13,13 +13,13 @@ export function preparePad() {
   pad.width = pad.height = PAD;
   const context = pad.getContext("2d", { willReadFrequently: true });
   Object.assign(context, { lineWidth: PAD / 13, lineCap: "round", lineJoin: "round", strokeStyle: "white", fillStyle: "black" });
-  clearPad();
+  wipe();
   const point = (/** @type {PointerEvent} */ event) => {
     const box = pad.getBoundingClientRect();
     return [((event.clientX - box.left) * PAD) / box.width, ((event.clientY - box.top) * PAD) / box.height];
   };
   pad.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
-    if (state.shown) clearPad();
+    if (state.shown) wipe();
     pad.setPointerCapture(event.pointerId);
     pen = point(event);
     stroke(pen, [pen[0] + 0.1, pen[1]]);
@@ -31,9 +31,9 @@ export function preparePad() {
     stroke(pen, next);
     pen = next;
   });
-  for (const name of ["pointerup", "pointercancel"]) pad.addEventListener(name, () => { pen = null; tell.remember(); });
+  for (const name of ["pointerup", "pointercancel"]) pad.addEventListener(name, () => { pen = null; tell.update(); tell.remember(); });
   const accept = (/** @type {DataTransfer | null} */ data) => {
-    const file = [...(data?.files ?? [])].find((each) => each.type.startsWith("image/"));
+    const [file] = data?.files ?? [];
     if (file) loadPicture(file);
   };
   document.addEventListener("paste", (event) => accept(event.clipboardData));
@@ -48,65 +48,80 @@ function stroke(/** @type {number[]} */ from, /** @type {number[]} */ to) {
   context.moveTo(from[0], from[1]);
   context.lineTo(to[0], to[1]);
   context.stroke();
-  tell.update();
+  if (!isSlow) tell.update();
 }
 
-export function clearPad() {
-  state.shown = false;
-  state.pixels = null;
+export function wipe() {
+  Object.assign(state, { shown: false, pixels: null });
+  $("problem").textContent = "";
   $("pad").getContext("2d").fillRect(0, 0, PAD, PAD);
   tell.update();
 }
 
-/** @param {Blob} file */
+const LARGEST = 512; // pixels a side, of what is looked at: as in datasets/placing.py
+
+/** Take a picture, placed as in training; beyond 512 pixels a side the browser reduces it first. @param {Blob} file */
 async function loadPicture(file) {
   try {
     const picture = await createImageBitmap(file);
-    const pad = $("pad").getContext("2d"), scale = Math.min(PAD / picture.width, PAD / picture.height);
-    clearPad();
-    const [width, height] = [picture.width * scale, picture.height * scale];
-    pad.drawImage(picture, (PAD - width) / 2, (PAD - height) / 2, width, height);
-    tell.update();
+    const scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+    const canvas = make("canvas", { width: Math.round(picture.width * scale), height: Math.round(picture.height * scale) });
+    const context = canvas.getContext("2d");
+    Object.assign(context, { fillStyle: "white", imageSmoothingQuality: "high" });
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    show(canvas, placed(canvas));
   } catch {
     $("problem").textContent = t("unreadable");
   }
 }
 
-/** Take what is on the pad, placed as in training; a test image is taken as it is. */
+/** Take what is on the pad. */
 export function readPad() {
-  if (state.shown) return;
-  const { data } = $("pad").getContext("2d").getImageData(0, 0, PAD, PAD);
-  const [channels, height, width] = page.shape;
-  $("problem").textContent = "";
-  if (!page.rule || channels !== 1 || height !== width) return void (state.pixels = stretched());
-  const grey = { height: PAD, width: PAD, data: new Float64Array(PAD * PAD) };
-  // Pillow's grey of a colour, in whole numbers.
-  for (let p = 0; p < grey.data.length; p++) grey.data[p] = (data[4 * p] * 19595 + data[4 * p + 1] * 38470 + data[4 * p + 2] * 7471 + 0x8000) >> 16;
-  state.pixels = place(grey, height, page.rule);
+  if (!state.shown) state.pixels = placed($("pad"));
 }
 
-/** The pad at the net's size, for nets of photographs. */
-function stretched() {
+/** A picture as the net gets it; null if there is no figure in it. @param {HTMLCanvasElement} canvas */
+function placed(canvas) {
   const [channels, height, width] = page.shape;
-  const small = document.createElement("canvas");
-  Object.assign(small, { width, height });
-  const context = /** @type {CanvasRenderingContext2D} */ (small.getContext("2d"));
-  context.drawImage($("pad"), 0, 0, width, height);
+  if (!page.rule || channels !== 1 || height !== width) return fitted(canvas);
+  const { data } = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d")).getImageData(0, 0, canvas.width, canvas.height);
+  const grey = { height: canvas.height, width: canvas.width, data: new Float64Array(canvas.width * canvas.height) };
+  // Pillow's grey of a colour, in whole numbers.
+  for (let p = 0; p < grey.data.length; p++) grey.data[p] = (data[4 * p] * 19595 + data[4 * p + 1] * 38470 + data[4 * p + 2] * 7471 + 0x8000) >> 16;
+  return place(grey, height, page.rule);
+}
+
+/** A photograph, cropped, padded or stretched to the size of the net's images. @param {HTMLCanvasElement} canvas */
+function fitted(canvas) {
+  const [channels, height, width] = page.shape;
+  const ratios = [width / canvas.width, height / canvas.height];
+  const scale = page.fit === "pad" ? Math.min(...ratios) : Math.max(...ratios);
+  const size = page.fit === "stretch" ? [width, height] : [canvas.width * scale, canvas.height * scale];
+  const context = make("canvas", { width, height }).getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(canvas, (width - size[0]) / 2, (height - size[1]) / 2, size[0], size[1]);
   const { data } = context.getImageData(0, 0, width, height);
   return Uint8Array.from({ length: channels * height * width }, (_, p) => data[4 * (p % (height * width)) + (channels === 3 ? Math.floor(p / (height * width)) : 0)]);
 }
 
-/** @param {number} index */
+/** Show a picture on the pad, and take `pixels` for it. @param {HTMLCanvasElement} picture @param {Uint8Array | null} pixels */
+export function show(picture, pixels) {
+  const context = $("pad").getContext("2d"), scale = Math.min(PAD / picture.width, PAD / picture.height);
+  wipe();
+  context.imageSmoothingEnabled = scale < 1;
+  context.drawImage(picture, (PAD - picture.width * scale) / 2, (PAD - picture.height * scale) / 2, picture.width * scale, picture.height * scale);
+  Object.assign(state, { pixels, shown: true });
+  $("problem").textContent = pixels ? "" : t("blank");
+  tell.update();
+  tell.remember();
+}
+
+/** Take a test image, as it is. @param {number} index */
 export function showSample(index) {
   const size = page.shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1);
-  state.pixels = samples.subarray(index * size, (index + 1) * size);
-  const picture = pixelCanvas(state.pixels);
-  const context = $("pad").getContext("2d");
-  context.imageSmoothingEnabled = false;
-  context.drawImage(picture, 0, 0, PAD, PAD);
-  state.shown = true;
-  tell.remember();
-  tell.update();
+  const pixels = samples.subarray(index * size, (index + 1) * size);
+  show(pixelCanvas(pixels), pixels);
 }
 
 /** uint8 C×H×W as a canvas of that size. @param {Uint8Array} pixels */

@@ -2,7 +2,7 @@
 
 import * as kernels from "./kernels.js";
 import { inputs } from "./net.js";
-import { $, make, net, page, short, state, t } from "./state.js";
+import { $, chosen, make, page, short, state, t } from "./state.js";
 
 /** @typedef {import("./kernels.js").Tensor} Tensor */
 
@@ -28,11 +28,11 @@ function fieldOf(/** @type {number} */ index, /** @type {[number, number]} */ at
   for (let k = index; k >= 0; k--) {
     const own = windows.get(k);
     if (!own) continue;
-    const node = net.nodes[k];
+    const node = chosen().nodes[k];
     if (node.op === "input") field = own;
     const { kernel, stride, padding, dilation, whole } = geometry(node);
     for (const source of inputs(node)) {
-      const [, h, w] = net.nodes[source].shape;
+      const [, h, w] = chosen().nodes[source].shape;
       const read = whole
         ? [0, 0, h ?? 1, w ?? 1]
         : [0, 1, 2, 3].map((side) => {
@@ -51,8 +51,8 @@ function geometry(node) {
   const plain = { kernel: [1, 1], stride: [1, 1], padding: [0, 0], dilation: [1, 1], whole: false };
   const args = node.args;
   if (node.op === "conv2d") {
-    const kernel = net.weights[args[1].w].shape.slice(2), dilation = kernels.pair(args[5], 1);
-    const padding = args[4] === "same" ? kernel.map((k, axis) => Math.floor((dilation[axis] * (k - 1)) / 2)) : args[4] === "valid" ? [0, 0] : kernels.pair(args[4], 0);
+    const kernel = chosen().weights[args[1].w].shape.slice(2), dilation = kernels.pair(args[5], 1);
+    const padding = args[4] === "same" ? kernel.map((/** @type {number} */ k, /** @type {number} */ axis) => Math.floor((dilation[axis] * (k - 1)) / 2)) : args[4] === "valid" ? [0, 0] : kernels.pair(args[4], 0);
     return { ...plain, kernel, stride: kernels.pair(args[3], 1), padding, dilation };
   }
   if (node.op === "max_pool2d" || node.op === "avg_pool2d") {
@@ -64,7 +64,7 @@ function geometry(node) {
 
 /** The number of the branch that a channel of a concatenation comes from. */
 export function segmentOf(/** @type {any} */ join, /** @type {number} */ channel) {
-  if (net.nodes[join.node].op !== "cat") return null;
+  if (chosen().nodes[join.node].op !== "cat") return null;
   let end = 0;
   return join.branches.findIndex((/** @type {any} */ branch) => channel < (end += branch.channels));
 }
@@ -75,19 +75,43 @@ export function arithmetic(node, value, again) {
   const result = value.data[(state.channel * height + y) * width + x];
   const sources = inputs(node);
   const head = make("h3", {}, t("pixel", { row: y, column: x, value: short(result) }));
-  if (node.op === "conv2d") return [head, ...convolution(node, state.values[sources[0]], y, x, result, again)];
-  if (node.op === "max_pool2d" || node.op === "avg_pool2d") return [head, ...pooling(node, state.values[sources[0]], y, x, result)];
+  if (node.op === "conv2d") return [head, ...convolution(node, chosen().values[sources[0]], y, x, result, again)];
+  if (node.op === "max_pool2d" || node.op === "avg_pool2d") return [head, ...pooling(node, chosen().values[sources[0]], y, x, result)];
   if (node.op === "cat") {
-    const join = page.joins.find((/** @type {any} */ each) => each.node === state.node);
+    const join = chosen().joins.find((/** @type {any} */ each) => each.node === state.node);
     const branch = join?.branches[segmentOf(join, state.channel) ?? 0];
     return [head, make("p", {}, t("copied", { branch: branch?.name ?? "", channels: branch?.channels ?? "" }))];
   }
   const terms = sources.map((source) => {
-    const before = state.values[source];
+    const before = chosen().values[source];
     return before.shape.length === 3 && before.shape[1] === height ? before.data[(state.channel * height + y) * width + x] : null;
   });
   if (node.op === "add") return [head, make("p", { className: "sum" }, `${terms.map((v) => (v === null ? "…" : short(v))).join(" + ")} = ${short(result)}`)];
   return [head, make("p", { className: "sum" }, `${node.op}(${terms.map((v) => (v === null ? "…" : short(v))).join(", ")}) = ${short(result)}`)];
+}
+
+const SHOWN = 12; // of the products or sums, the largest
+
+/** How a number of a linear layer comes about. @param {any} node @param {number} output */
+export function products(node, output) {
+  const view = chosen(), weight = view.weights[node.args[1].w], bias = node.args[2] ? view.weights[node.args[2].w].data[output] : 0;
+  const input = view.values[inputs(node)[0]], count = weight.shape[1];
+  const terms = Array.from({ length: count }, (_, i) => ({ i, value: input.data[i], weight: weight.data[output * count + i] })).sort((a, b) => Math.abs(b.value * b.weight) - Math.abs(a.value * a.weight));
+  const total = terms.reduce((sum, term) => sum + term.value * term.weight, 0);
+  return [
+    make("h3", {}, t("number", { name: node.shape[0] === page.classes.length ? page.classes[output] : output, value: short(total + bias) })),
+    make("p", {}, t("products", { shown: Math.min(SHOWN, count), count })),
+    make("table", { className: "grid" }, terms.slice(0, SHOWN).map((term) => make("tr", {}, make("th", {}, placeOf(node, term.i)), make("td", {}, short(term.value)), make("td", {}, "×"), make("td", {}, short(term.weight)), make("td", {}, `= ${short(term.value * term.weight)}`)))),
+    make("p", { className: "sum" }, `${short(total)} + ${short(bias)} (${t("bias")}) = ${short(total + bias)}`),
+  ];
+}
+
+/** Where a number of a flattened map stood. @param {any} node @param {number} index */
+function placeOf(node, index) {
+  const source = chosen().nodes[inputs(node)[0]], before = source.op === "view" ? chosen().nodes[inputs(source)[0]].shape : [];
+  if (before.length !== 3) return String(index);
+  const [, height, width] = before;
+  return t("place", { channel: Math.floor(index / (height * width)), row: Math.floor(index / width) % height, column: index % width });
 }
 
 /** A grid of numbers; what lies outside the image is marked. @param {(number | null)[][]} rows */
@@ -104,7 +128,7 @@ function grid(rows, words = "") {
 }
 
 function convolution(/** @type {any} */ node, /** @type {Tensor} */ input, /** @type {number} */ y, /** @type {number} */ x, /** @type {number} */ result, /** @type {() => void} */ again) {
-  const weight = net.weights[node.args[1].w], bias = node.args[2] ? net.weights[node.args[2].w].data[state.channel] : 0;
+  const weight = chosen().weights[node.args[1].w], bias = node.args[2] ? chosen().weights[node.args[2].w].data[state.channel] : 0;
   const { kernel, stride, padding, dilation } = geometry(node);
   const [outputs, count] = weight.shape, [, height, width] = input.shape;
   const first = Math.floor(state.channel / (outputs / (node.args[6] ?? 1))) * count;
@@ -118,7 +142,8 @@ function convolution(/** @type {any} */ node, /** @type {Tensor} */ input, /** @
     for (let ky = 0; ky < kernel[0]; ky++) for (let kx = 0; kx < kernel[1]; kx++) sum += (read(i, ky, kx) ?? 0) * w(i, ky, kx);
     return sum;
   });
-  const from = Math.min(state.from, count - 1);
+  const order = sums.map((_, i) => i).sort((a, b) => Math.abs(sums[b]) - Math.abs(sums[a]));
+  const from = state.from !== null && state.from < count ? state.from : order[0];
   const rows = (/** @type {(ky: number, kx: number) => number | null} */ f) => Array.from({ length: kernel[0] }, (_, ky) => Array.from({ length: kernel[1] }, (_, kx) => f(ky, kx)));
   const parts = [
     make("div", { className: "product" },
@@ -126,8 +151,7 @@ function convolution(/** @type {any} */ node, /** @type {Tensor} */ input, /** @
       grid(rows((ky, kx) => w(from, ky, kx)), t("kernel")), make("span", {}, `= ${short(sums[from])}`)),
   ];
   if (count > 1) {
-    const order = sums.map((_, i) => i).sort((a, b) => Math.abs(sums[b]) - Math.abs(sums[a])).slice(0, 12);
-    parts.push(make("p", {}, t("inputs", { count }), " ", order.map((i) => make("button", { className: i === from ? "chip chosen" : "chip", onclick: () => { state.from = i; again(); } }, `${first + i}: ${short(sums[i])}`))));
+    parts.push(make("p", {}, t("inputs", { count }), " ", order.slice(0, SHOWN).map((i) => make("button", { className: i === from ? "chip chosen" : "chip", onclick: () => { state.from = i; again(); } }, `${first + i}: ${short(sums[i])}`))));
   }
   const total = sums.reduce((a, b) => a + b, 0);
   parts.push(make("p", { className: "sum" }, `${short(total)} + ${short(bias)} (${t("bias")}) = ${short(result)}`));

@@ -8,30 +8,42 @@ import { decode } from "./net.js";
 
 /** @type {any} */
 export const page = JSON.parse(/** @type {HTMLElement} */ (document.getElementById("page-data")).textContent ?? "{}");
-export const net = { nodes: page.nodes, weights: decode(page.weights, page.half) };
-export const last = net.nodes.length - 1;
+
+/**
+ * The nets of the page, one or two, with what each makes of the picture: `values` of its nodes, and `whole`, those
+ * without any change. `strength` has, by "node/branch", that of each branch of a join that is not at 1.
+ * @type {any[]}
+ */
+export const views = page.nets.map((/** @type {any} */ own, /** @type {number} */ number) => ({
+  ...own, number, weights: decode(own.weights, own.half), last: own.nodes.length - 1, values: [], whole: [], strength: new Map(),
+}));
+
 export const INCH = 96; // the geometry is in inches
 export const PAD = 196; // the side of the drawing pad in its own pixels
+const SLOW = 1e8; // multiplies: what takes longer waits until the pen is up
 
 /** @param {string} id @returns {any} */
 export const $ = (id) => document.getElementById(id);
 
-/** What is on the screen. `off` has the strength of each branch that is not at 1, by "join/branch". */
+/** What is on the screen. */
 export const state = {
   // The language of whoever made the page, if Chinese, else of the browser.
   /** @type {string} */ language: page.language === "zh" || navigator.language.startsWith("zh") ? "zh" : "en",
   /** @type {Uint8Array | null} */ pixels: null,
-  /** @type {Tensor[]} */ values: [],
-  /** @type {Tensor[]} */ whole: [], // without any change
-  /** @type {Map<string, number>} */ strength: new Map(),
   replace: "zero",
+  view: 0, // the number of the net whose layer is shown
   /** @type {number | null} */ node: null,
   channel: 0,
   /** @type {[number, number] | null} */ at: null,
-  from: 0, // the input channel whose window is shown
+  /** @type {number | null} */ from: null, // the input channel whose window is shown; if null the one that counts most
   step: -1,
-  shown: false, // the pad shows a test image, which needs no placing
+  shown: false, // the pad shows a picture that has been placed already
 };
+
+/** The net whose layer is shown. */
+export const chosen = () => views[state.view];
+
+export const isSlow = views.some((view) => view.macs > SLOW);
 
 /** Words in the page's language. @param {string} key @param {Record<string, any>} [values] */
 export function t(key, values = {}) {
@@ -63,38 +75,46 @@ export function makeSvg(tag, fields, ...children) {
 }
 
 /** A number as people read it. @param {number} value */
-export const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2));
+export const short = (value) => (value === 0 ? "0" : Math.abs(value) >= 100 ? value.toFixed(0) : Math.abs(value) >= 10 ? value.toFixed(1) : value.toFixed(2)).replace("-", "−");
+
+/** @param {number} share */
+export const percent = (share) => `${(100 * share).toFixed(1)}%`;
 
 /** The colour of a branch; what is outside branches has that of text. @param {string | null} [colour] */
 export const branchColour = (colour) => colour ?? "var(--ink)";
 
+/** The number of the largest. @param {ArrayLike<number>} numbers */
+export const largest = (numbers) => Array.from(numbers).reduce((best, number, index) => (number > numbers[best] ? index : best), 0);
+
+/** @param {{data: Float32Array}} logits */
+export const probabilities = ({ data }) => kernels.softmax({ shape: [data.length], data }, -1).data;
+
 /** What other parts do when something changes: app.js fills these in. */
 export const tell = {
-  /** Run the net again, at the next frame. */
+  /** Run the nets again, at the next frame. */
   update() {},
   /** Keep what is shown in the address. */
   remember() {},
-  /** Show a layer. @type {(node: number) => void} */
+  /** Show a layer of a net. @type {(view: number, node: number) => void} */
   select() {},
 };
 
-/** Pixels 0 to 255 as the net gets them. @param {Uint8Array} pixels @returns {Tensor} */
-export function normalised(pixels) {
+/** Pixels 0 to 255 as a net gets them. @param {any} view @param {Uint8Array} pixels @returns {Tensor} */
+export function normalised(view, pixels) {
   const [channels, height, width] = page.shape;
-  const image = kernels.zeros(page.shape);
-  const size = height * width;
+  const image = kernels.zeros(page.shape), size = height * width;
   for (let p = 0; p < image.data.length; p++) {
     const channel = Math.floor(p / size) % channels;
-    image.data[p] = (pixels[p] / 255 - page.mean[channel]) / page.std[channel];
+    image.data[p] = (pixels[p] / 255 - view.mean[channel]) / view.std[channel];
   }
   return image;
 }
 
-/** @returns {Change[]} */
-export function changes() {
-  return page.joins.flatMap((/** @type {any} */ join) =>
+/** What the switches of a net change. @param {any} view @returns {Change[]} */
+export function changes(view) {
+  return view.joins.flatMap((/** @type {any} */ join) =>
     join.branches.flatMap((/** @type {any} */ branch) => {
-      const strength = state.strength.get(`${join.node}/${branch.name}`) ?? 1;
+      const strength = view.strength.get(`${join.node}/${branch.name}`) ?? 1;
       if (strength === 1) return [];
       return branch.slots.map((/** @type {number} */ slot) => ({ node: join.node, slot, change: replaced(branch, strength) }));
     }),

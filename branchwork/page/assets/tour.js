@@ -1,83 +1,67 @@
-// The tour, the address, and the picture to save.
+// The tour: the lecture's questions, each with the layer that answers it.
 
-import { pixelCanvas, showSample } from "./pad.js";
-import { $, INCH, PAD, make, net, page, state, t, tell } from "./state.js";
+import { worth } from "./branches.js";
+import { drawDetail } from "./layer.js";
+import { runFrom } from "./net.js";
+import { showSample } from "./pad.js";
+import { $, make, page, short, state, t, tell, views } from "./state.js";
 
 export function drawTour() {
-  const panel = $("tour");
-  panel.hidden = state.step < 0;
-  if (state.step < 0) return;
-  const step = page.tour[state.step];
+  const panel = $("tour"), { tour } = views[0];
+  const step = tour[state.step];
+  panel.hidden = !step;
+  $("stage").className = step?.at ? "pixel" : step?.ask ?? ""; // what answers the question comes next to it
+  if (!step) return;
   panel.replaceChildren(
-    make("p", { className: "faint" }, `${state.step + 1} / ${page.tour.length}`),
-    make("h2", {}, t(step.question)), make("p", {}, t(step.words, step.values ?? {})),
+    make("p", { className: "faint" }, `${state.step + 1} / ${tour.length}`),
+    make("h2", {}, t(step.question)), make("p", {}, t(step.words, step.values)),
+    step.ask === "collapse" ? collapse() : "",
     make("p", {}, make("button", { onclick: () => go(state.step - 1), disabled: state.step === 0 }, t("back")), " ",
-      make("button", { className: "primary", onclick: () => go(state.step + 1) }, t(state.step + 1 < page.tour.length ? "next" : "explore")), " ",
+      make("button", { className: "primary", onclick: () => go(state.step + 1) }, t(state.step + 1 < tour.length ? "next" : "explore")), " ",
       make("button", { onclick: () => go(-1) }, t("close"))),
   );
 }
 
-/** @param {number} step */
-export function go(step) {
-  state.step = step < page.tour.length ? step : -1;
-  if (state.step >= 0) {
-    const { node, sample } = page.tour[state.step];
-    if (!state.pixels) showSample(sample ?? 0);
-    if (node !== undefined && node !== null) requestAnimationFrame(() => requestAnimationFrame(() => { tell.select(node); $("tour").scrollIntoView({ block: "nearest" }); }));
-  }
-  drawTour();
-  tell.remember();
-}
-
-export function remember() {
-  const parts = new URLSearchParams();
-  if (state.step >= 0) parts.set("step", String(state.step + 1));
-  if (state.node !== null) parts.set("node", net.nodes[state.node].name);
-  for (const [key, value] of state.strength) parts.append("set", `${key}=${value}`);
-  if (state.pixels && page.shape[0] * page.shape[1] * page.shape[2] <= 4096) parts.set("pixels", btoa(String.fromCharCode(...state.pixels)).replaceAll("+", "-").replaceAll("/", "_"));
-  parts.set("lang", state.language);
-  try { history.replaceState(null, "", `#${parts}`); } catch { /* an embedded page has no address */ }
-}
-
-export function recall() {
-  const parts = new URLSearchParams(location.hash.slice(1));
-  if (parts.get("lang")) state.language = parts.get("lang") === "zh" ? "zh" : "en";
-  for (const entry of parts.getAll("set")) {
-    const [key, value] = entry.split("=");
-    if (Number.isFinite(Number(value))) state.strength.set(key, Math.min(1, Math.max(0, Number(value))));
-  }
-  const size = page.shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1);
-  try {
-    const text = atob((parts.get("pixels") ?? "").replaceAll("-", "+").replaceAll("_", "/"));
-    if (text.length === size) {
-      state.pixels = Uint8Array.from(text, (letter) => letter.charCodeAt(0));
-      const context = $("pad").getContext("2d");
-      context.imageSmoothingEnabled = false;
-      context.drawImage(pixelCanvas(state.pixels), 0, 0, PAD, PAD);
-      state.shown = true;
+/** Go to a step; a fresh one begins with every branch on, but for the one that it is about. @param {number} step */
+export function go(step, { isFresh = true } = {}) {
+  state.step = step < views[0].tour.length ? step : -1;
+  const { node, at, off, ask } = views[0].tour[state.step] ?? {};
+  if (isFresh) views[0].strength = new Map(off ? [[off, 0]] : []);
+  if (state.step >= 0 && !state.pixels) showSample(0);
+  tell.update();
+  // After the nets have run.
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    drawTour();
+    if (state.step < 0) return tell.remember();
+    if (isFresh) tell.select(0, node);
+    if (at) {
+      state.at = at;
+      drawDetail();
     }
-  } catch { /* a damaged address shows an empty page */ }
-  const node = net.nodes.findIndex((/** @type {any} */ each) => each.name === parts.get("node"));
-  if (node >= 0) state.node = node;
-  const step = Number(parts.get("step"));
-  if (step >= 1 && step <= page.tour.length) state.step = step - 1;
+    if (ask === "worth") worth();
+    $("tour").scrollIntoView({ block: "start" });
+  }));
 }
 
-/** Save the lanes with their maps as a PNG. */
-export function save() {
-  const { width, height } = page.picture, canvas = make("canvas", { width: width * INCH, height: height * INCH }), context = canvas.getContext("2d");
-  context.fillStyle = getComputedStyle(document.body).getPropertyValue("--paper");
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  const svg = $("picture").querySelector("svg").cloneNode(true), style = document.createElementNS("http://www.w3.org/2000/svg", "style");
-  const shown = getComputedStyle(document.body);
-  style.textContent = [...document.querySelectorAll("style")].map((each) => each.textContent).join("\n").replace(/var\((--[\w-]+)\)/g, (_, name) => shown.getPropertyValue(name));
-  svg.prepend(style);
-  const text = new XMLSerializer().serializeToString(svg).replace(/var\((--[\w-]+)\)/g, (_, name) => shown.getPropertyValue(name));
-  const picture = new Image();
-  picture.onload = () => {
-    context.drawImage(picture, 0, 0);
-    context.drawImage($("maps"), 0, 0, canvas.width, canvas.height);
-    make("a", { href: canvas.toDataURL("image/png"), download: `${page.facts.net}.png` }).click();
-  };
-  picture.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+/** The layers after the last activation as one table, found by running them on pictures of one lit number each. */
+function collapse() {
+  const view = views[0], { entry, inputs, macs } = view.tail, { shape, data } = view.whole[entry] ?? {};
+  if (!data) return "";
+  const answerTo = (/** @type {Float32Array} */ numbers) => runFrom(view, view.whole, entry, { shape, data: numbers }).data;
+  const bias = answerTo(new Float32Array(inputs)), sums = Float64Array.from(bias);
+  for (let i = 0; i < inputs; i++) {
+    if (!data[i]) continue; // a column of the table that this picture does not use
+    const lit = new Float32Array(inputs);
+    lit[i] = 1;
+    answerTo(lit).forEach((value, k) => { sums[k] += (value - bias[k]) * data[i]; });
+  }
+  /** @type {Float32Array} */
+  const written = view.whole[view.last].data;
+  const most = written.reduce((far, value, k) => Math.max(far, Math.abs(value - sums[k])), 0);
+  const row = (/** @type {string} */ name, /** @type {ArrayLike<number>} */ numbers, /** @type {number} */ products) =>
+    make("tr", {}, make("th", {}, name), Array.from(numbers, (value) => make("td", {}, short(value))), make("td", {}, t("multiplies", { count: products.toLocaleString("en") })));
+  return make("div", { className: "scroll" }, make("table", { className: "grid" },
+    make("tr", {}, make("th", {}), page.classes.map((/** @type {string} */ name) => make("th", {}, name)), make("th", {})),
+    row(t("as-written"), written, macs), row(t("as-table"), sums, inputs * written.length)),
+    make("p", { className: "sum" }, t("same", { most: most.toExponential(0) })));
 }
