@@ -308,6 +308,16 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     assert Path("half/selection.json").is_file() and not Path("half/.selecting").exists()
 
 
+def test_a_net_without_a_recipe_is_one_message(run, tmp_path):
+    data, folder = run
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    model = json.loads((copy / "model.json").read_text())
+    del model["recipe"]
+    (copy / "model.json").write_text(json.dumps(model))
+    with pytest.raises(RunError, match="copy holds no recipe: select from a run made by branchwork train"):
+        select(copy, data=data, out="never")
+
+
 def test_steps_belong_to_the_weights_they_started_from(run, tmp_path):
     data, folder = run
     stop = StopAt("2 left")

@@ -23,7 +23,7 @@ from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.explaining.selection import Figures, Goal, Selection, Size
 from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
-from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.files import hold_lock, read_json, with_format, write_json, write_whole
 from branchwork.language import enumerated, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -106,7 +106,8 @@ def select(
     else:
         options = replace(options, seed=_seed_of(run.folder, options.seed))
         data_set = _data_of(run, data, observer)
-        assert run.model.recipe is not None, "a run folder's net was trained by a recipe"
+        if run.model.recipe is None:
+            raise RunError("{folder} holds no recipe: select from a run made by branchwork train", folder=run.folder)
         whole, recipe = kept_net(run.folder, run.model.net), run.model.recipe
     if epochs is not None:
         recipe = recipe.but({"epochs": epochs})
@@ -179,7 +180,7 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
     """
     if out is None or not holds(Path(out), STEPS):
         folder = claim_folder(out, default_name)
-        write_json(folder / STEPS, asdict(steps))
+        write_json(folder / STEPS, with_format(steps))
         return folder
     folder = Path(out)
     if holds(folder, SELECTION):
@@ -221,7 +222,7 @@ def _shrink(search: Search, folder: Path, steps: Steps, *, whole: nn.Module) -> 
         sizes.append(size)
         # Weights first: without them the step could not be continued, while a step that is not noted is repeated.
         write_tensors(weights_path(folder, sizes), smaller.state_dict())
-        write_json(folder / STEPS, asdict(replace(steps, sizes=tuple(sizes))))
+        write_json(folder / STEPS, with_format(replace(steps, sizes=tuple(sizes))))
         search.observer.note(_line(size))
     return sizes
 

@@ -22,7 +22,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
 from branchwork.errors import NetError, RunError, first_line, system_words
-from branchwork.files import check_writable, read_json, reading, write_json, write_whole
+from branchwork.files import check_writable, read_json, reading, with_format, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
 from branchwork.training.recipe import Recipe
@@ -119,7 +119,7 @@ def load_run(folder: str | Path) -> TrainedNet:
 
 
 def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> None:
-    write_json(folder / MODEL, dataclasses.asdict(model))
+    write_json(folder / MODEL, with_format(model))
     write_tensors(folder / WEIGHTS, weights)
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -10,7 +10,7 @@ from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
-from branchwork.files import read_json, write_json
+from branchwork.files import read_json, with_format, write_json
 from branchwork.language import mark, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -152,7 +152,7 @@ def train_seeds(
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
-    write_json(folder / SEEDS, [asdict(plan) for plan in plans])
+    write_json(folder / SEEDS, [with_format(plan) for plan in plans])
     return _train_seeds(plans, folder, data_set, observer=observer)
 
 
@@ -189,7 +189,7 @@ def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Ob
         results=results,
         folder=str(folder),
     )
-    write_json(folder / RESULT, asdict(summary))
+    write_json(folder / RESULT, with_format(summary))
     return summary
 
 

@@ -19,7 +19,7 @@ from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
-from branchwork.files import hold_lock, remove_parts, write_json, write_whole
+from branchwork.files import hold_lock, remove_parts, with_format, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
@@ -324,7 +324,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
     )
     if plan.options.report:
         _report(run, data, result, evaluation)
-    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    write_json(run.folder / RESULT, with_format(result))  # last, because it says that the run is whole
     return result
 
 
