@@ -35,6 +35,14 @@ def short_reports(request, monkeypatch):
         monkeypatch.setattr("branchwork.training.net_report.MOST_LAYERS", 0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_trust(tmp_path_factory):
+    """What the tests trust is remembered in a folder of theirs, and not in the home of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_places(tmp_path, monkeypatch):
     """Each test works in a folder of its own, with a cache of its own."""

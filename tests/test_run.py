@@ -24,7 +24,7 @@ def folder() -> Path:
 
 
 def test_a_run_that_nothing_happened_to_is_loaded(folder):
-    assert load_run(folder).model.recipe == bw.fast()
+    assert load_run(folder, trust=True).model.recipe == bw.fast()
 
 
 def test_a_run_from_before_the_newest_fields_is_read_with_their_defaults(folder):
@@ -33,7 +33,7 @@ def test_a_run_from_before_the_newest_fields_is_read_with_their_defaults(folder)
     assert model.pop("format") == FORMAT
     del model["recipe"]["refine"]
     path.write_text(json.dumps(model))
-    assert load_run(folder).model.recipe == bw.fast().but({"refine": 0.0})
+    assert load_run(folder, trust=True).model.recipe == bw.fast().but({"refine": 0.0})
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_a_folder_in_the_place_of_a_kept_script_is_one_message(folder):
     Path("mine.py").write_text("from helpers.training import Small\n")
     model = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(model | {"net": "mine.py:Small"}))
-    assert load_run(folder)
+    assert load_run(folder, trust=True)
     (folder / SCRIPTS / "mine.py").mkdir(parents=True)
     with pytest.raises(RunError, match=r"script.mine\.py cannot be read"):
         load_run(folder)

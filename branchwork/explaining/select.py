@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from branchwork.catalogue.prune import find_joins
-from branchwork.catalogue.resolve import absolute_name, short_name, whole_script
+from branchwork.catalogue.resolve import absolute_name, short_name, split_options, whole_script
 from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
@@ -44,6 +44,7 @@ from branchwork.training.run import (
     TrainedNet,
     claim_folder,
     holds,
+    keep_script,
     kept_net,
     load_run,
     write_tensors,
@@ -68,6 +69,10 @@ class Steps:
     seed: int
     goal: Goal
     sizes: tuple[Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(split_options(size.net)[0] != split_options(self.net)[0] for size in self.sizes):
+            raise ValueError(say("its sizes are not all of one net"))
 
 
 def select(
@@ -180,6 +185,7 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
     """
     if out is None or not holds(Path(out), STEPS):
         folder = claim_folder(out, default_name)
+        keep_script(folder, steps.net)
         write_json(folder / STEPS, with_format(steps))
         return folder
     folder = Path(out)
@@ -190,6 +196,7 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
             "{folder} holds the steps of another selection: give it the same arguments, or choose another --out",
             folder=folder,
         )
+    keep_script(folder, steps.net)  # unless it was edited since
     return folder
 
 

@@ -1,5 +1,6 @@
 """The verb `ui`: serve the pages of runs to a browser on this machine, and to nobody else."""
 
+import contextvars
 import errno
 import http.server
 import threading
@@ -51,11 +52,12 @@ def ui(run: str | Path, *, port: int = 0, source: Path | None = None, progress: 
         )
     built: dict[str, str] = {}
     lock = threading.Lock()
+    context = contextvars.copy_context()  # a thread of the server trusts the code that this one does
 
     def page_of(name: str) -> str:
         with lock:
             if name not in built:
-                built[name] = build_page(runs[name], source=source, progress=observer)
+                built[name] = context.run(build_page, runs[name], source=source, progress=observer)
             return built[name]
 
     if holds(folder, MODEL):

@@ -42,6 +42,7 @@ from branchwork.training.run import (
     STATE,
     Model,
     TrainedNet,
+    check_code,
     holds,
     keep_script,
     kept_net,
@@ -142,9 +143,8 @@ def _prepare(
     plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
 ) -> _Run:
     """Build the net and restore `saved`; without it, start from the beginning and save that state."""
-    if processes.first and saved is None:
-        keep_script(folder, plan.net)
-    processes.together(lambda: None)  # the others find the script that is kept
+    own_code = keep_script if saved is None else check_code
+    processes.together(lambda: own_code(folder, plan.net) if processes.first else None)  # which the others find
     model = Model.of(plan.net, data, plan.recipe)
     build = replace(model, net=kept_net(folder, plan.net)).builder()
     torch.manual_seed(plan.options.seed)  # after a script was read, which may set a seed of its own
