@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from branchwork.training.train import train
 
 ROOT = Path(__file__).parents[1]
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine
+# What the tests trust is not remembered in the home of whoever runs them. Set before a test module copies it all.
+STATE_HOME = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = STATE_HOME.name
 hypothesis.settings.register_profile("no deadline", deadline=None)  # these machines are noisy
 hypothesis.settings.load_profile("no deadline")
 
@@ -33,14 +37,6 @@ def short_reports(request, monkeypatch):
     """Reports draw and measure no net, which takes a second for each training: test_report.py looks at that."""
     if request.path.name != "test_report.py":
         monkeypatch.setattr("branchwork.training.net_report.MOST_LAYERS", 0)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def own_trust(tmp_path_factory):
-    """What the tests trust is remembered in a folder of theirs, and not in the home of whoever runs them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
 
 
 @pytest.fixture(autouse=True)
