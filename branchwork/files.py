@@ -23,6 +23,10 @@ T = TypeVar("T")
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
+# The number that the files of runs carry, in the field `format`. It rises when an older program cannot read what is
+# written. Fields that are added later have defaults, with which files of a lower number are read, or of none.
+FORMAT = 1
+
 _COPY_AGAIN = mark("copy the run again, or train again")
 
 
@@ -64,6 +68,11 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         ) from reason
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def with_format(record: Any) -> dict[str, Any]:
+    """Return a dataclass as a dict that `read_json` and `parse_json` read back, with the number of the format."""
+    return {"format": FORMAT, **dataclasses.asdict(record)}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -158,10 +167,11 @@ def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunEr
 def read_json(path: Path, kind: type[T], *, error: type[BranchworkError] = RunError, remedy: str = _COPY_AGAIN) -> T:
     """Return the JSON file `path` as a `kind`: a dataclass, or a list, tuple or dict of them.
 
-    Raises `error`, which ends in `remedy`, if the file is missing, cannot be read, or holds anything but a `kind`.
+    Raises `error`, which ends in `remedy`, if the file is missing, cannot be read, or holds anything but a `kind`. A
+    file of a newer format is told as that.
     """
     with reading(path, error=error, remedy=remedy):
-        return _decode(path.read_bytes(), kind)
+        return parse_json(path.read_bytes(), kind, path, error=error, remedy=remedy)
 
 
 def parse_json(
@@ -169,7 +179,21 @@ def parse_json(
 ) -> T:
     """Return JSON that was found inside the file `path` as a `kind`. Raises as `read_json` does."""
     with reading(path, error=error, remedy=remedy):
-        return _decode(text, kind)
+        fields = msgspec.json.decode(text)
+        for record in fields if isinstance(fields, list) else [fields]:
+            if isinstance(record, dict) and isinstance(found := record.get("format"), int):
+                if found > FORMAT:
+                    raise error(
+                        "{path} was written by a newer Branchwork (format {found}, and this one reads up to {known}): "
+                        "pip install --upgrade branchwork",
+                        path=printable(path),
+                        found=found,
+                        known=FORMAT,
+                    )
+                del record["format"]
+        value = msgspec.convert(fields, kind, str_keys=True)
+        _check_fields(fields, value, "$")
+        return value
 
 
 @contextmanager
@@ -199,13 +223,6 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         msgspec.MsgspecError, SafetensorError, BranchworkError, ValueError, TypeError, LookupError, ArithmeticError,
     ) as reason:  # fmt: skip
         raise error("{path} is damaged ({reason}): {remedy}", path=shown, reason=reason, remedy=remedy) from reason
-
-
-def _decode(text: bytes | str, kind: type[T]) -> T:
-    fields = msgspec.json.decode(text)
-    value = msgspec.convert(fields, kind, str_keys=True)
-    _check_fields(fields, value, "$")
-    return value
 
 
 def _check_fields(fields: Any, value: object, position: str) -> None:

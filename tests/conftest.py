@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from branchwork.training.train import train
 
 ROOT = Path(__file__).parents[1]
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine
+# What the tests trust is not remembered in the home of whoever runs them. Set before a test module copies it all.
+STATE_HOME = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = STATE_HOME.name
 hypothesis.settings.register_profile("no deadline", deadline=None)  # these machines are noisy
 hypothesis.settings.load_profile("no deadline")
 

@@ -80,7 +80,7 @@ def test_training_shows_a_table_and_writes_the_same_as_json(command):
     code, out, err = command("train", "residual", *QUICK, "--seed", 2, "--json", "r.json")
     assert code == 0
     result = json.loads(Path("r.json").read_text())
-    assert result == json.loads(Path("runs/residual-sample-1/result.json").read_text())
+    assert result | {"format": 1} == json.loads(Path("runs/residual-sample-1/result.json").read_text())
     (row,) = [line for line in out.splitlines() if line.strip().startswith("residual")]
     assert row.split()[:4] == ["residual", "41,514", "2,013,184", "1"]
     assert f"{result['test_accuracy']:.2%}" in row and f"–{100 * result['test_interval'][1]:.2f})" in row

@@ -40,7 +40,7 @@ from branchwork.palette import LIGHT
 from branchwork.training import measure
 from branchwork.training.evaluate import evaluate, paired_interval
 from branchwork.training.measure import observe, remove_each, shortcut_of, time_branches
-from branchwork.training.run import Model, write_model
+from branchwork.training.run import Model, keep_script, write_model
 
 SHAPE = (1, 28, 28)
 LECTURE = str(Path(lecture.__file__).resolve())
@@ -471,6 +471,7 @@ def folder(sample, tmp_path):
         model = Model.of(net, sample)
         torch.manual_seed(0)
         write_model(tmp_path / "fresh", (module or model.builder()()).state_dict(), model)
+        keep_script(tmp_path / "fresh", net)
         return tmp_path / "fresh"
 
     return make

@@ -1,13 +1,17 @@
 """A run folder that was damaged: one message, and never a traceback."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers.training import SMALL, Small
+from helpers.training import SGD, SMALL, Small, StopAt
 
 import branchwork as bw
-from branchwork.errors import RunError
+from branchwork.errors import Interrupted, RunError
+from branchwork.files import FORMAT
+from branchwork.training.result import read_result
 from branchwork.training.run import SCRIPTS, Model, load_run, write_model, write_top
 
 
@@ -20,7 +24,59 @@ def folder() -> Path:
 
 
 def test_a_run_that_nothing_happened_to_is_loaded(folder):
-    assert load_run(folder).model.recipe == bw.fast()
+    assert load_run(folder, trust=True).model.recipe == bw.fast()
+
+
+def test_a_run_from_before_the_newest_fields_is_read_with_their_defaults(folder):
+    path = folder / "model.json"
+    model = json.loads(path.read_text())
+    assert model.pop("format") == FORMAT
+    del model["recipe"]["refine"]
+    path.write_text(json.dumps(model))
+    assert load_run(folder, trust=True).model.recipe == bw.fast().but({"refine": 0.0})
+
+
+@pytest.fixture(scope="module")
+def stopped(small, tmp_path_factory) -> Path:
+    """Two seeds that were stopped in the second."""
+    folder = tmp_path_factory.mktemp("seeds") / "seeds"
+    with pytest.raises(Interrupted):
+        bw.train_seeds(SMALL, seeds=2, data=small, recipe=SGD.but({"epochs": 1}), out=folder, progress=StopInSecond())
+    return folder
+
+
+class StopInSecond(StopAt):
+    """Presses Ctrl-C in the second of several trainings."""
+
+    def __init__(self):
+        super().__init__(0, 0)
+
+    def start(self, title):
+        self.at = (1, 1) if "seed 1" in title else (0, 0)
+
+
+NEWER = r" was written by a newer Branchwork \(format 2, and this one reads up to 1\): pip install --upgrade"
+
+
+@pytest.mark.parametrize(
+    ("file", "read"),
+    [
+        ("seed-0/model.json", lambda folder: load_run(folder / "seed-0")),
+        ("seed-0/result.json", lambda folder: read_result(folder / "seed-0")),
+        ("seed-1/last/state.safetensors", lambda folder: bw.resume(folder / "seed-1")),
+        ("seeds.json", bw.resume_seeds),
+    ],
+)
+def test_a_run_of_a_newer_program_is_told_as_that(stopped, tmp_path, file, read):
+    folder = shutil.copytree(stopped, tmp_path / "seeds")
+    path = folder / file
+    written = path.read_bytes()
+    fields = b'\\"format\\": ' if path.suffix == ".safetensors" else b'"format": '
+    assert fields + b"1" in written
+    # It has a field that this program does not know, too.
+    path.write_bytes(written.replace(fields + b"1", fields + b"2").replace(b"batch_size", b"batch_time"))
+    with pytest.raises(RunError, match=re.escape(path.name) + NEWER):
+        read(folder)
 
 
 def without_a_recipe_field(model: dict) -> str:
@@ -52,7 +108,7 @@ def test_a_folder_in_the_place_of_a_kept_script_is_one_message(folder):
     Path("mine.py").write_text("from helpers.training import Small\n")
     model = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(model | {"net": "mine.py:Small"}))
-    assert load_run(folder)
+    assert load_run(folder, trust=True)
     (folder / SCRIPTS / "mine.py").mkdir(parents=True)
     with pytest.raises(RunError, match=r"script.mine\.py cannot be read"):
         load_run(folder)

@@ -16,11 +16,12 @@ import torch
 from conftest import ROOT
 from helpers.reference import torch_macs
 from helpers.stand_ins import stand_ins
+from helpers.training import StopAt
 
 import branchwork as bw
 from branchwork.catalogue.reading import Script
 from branchwork.catalogue.resolve import find_builder
-from branchwork.errors import NetError, RunError
+from branchwork.errors import Interrupted, NetError, RunError
 from branchwork.training.habits import read_habits
 from branchwork.training.run import keep_script, kept_files, kept_net
 
@@ -302,9 +303,8 @@ def test_a_run_keeps_its_script_and_its_neighbours_and_works_from_any_folder(scr
 
 def test_files_of_a_package_are_kept_where_the_script_finds_them(scripts, tmp_path):
     files = kept_files(f"{scripts}/package/net.py")
-    assert {str(path) for path in files} == {
-        "net.py", "layers.py", "ops/__init__.py", "ops/pooling.py", "ops/padding.py",
-    }  # fmt: skip
+    inside = {"__init__.py", "net.py", "layers.py", "ops/__init__.py", "ops/pooling.py", "ops/padding.py"}
+    assert {path.as_posix() for path in files} == {f"package/{name}" for name in inside}
     for folder in ("models", "models/models"):
         (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / "models/net.py").write_text("from .models import net\nfrom ..net import Net\n")
@@ -314,7 +314,7 @@ def test_files_of_a_package_are_kept_where_the_script_finds_them(scripts, tmp_pa
     keep_script(tmp_path / "run", f"{tmp_path}/models/net.py:Net[without=b5]")
     (tmp_path / "net.py").write_text("")
     assert kept_net(tmp_path / "run", f"{tmp_path}/models/net.py:Net[without=b5]") == (
-        f"{tmp_path}/run/script/models/net.py:Net[without=b5]"
+        f"{tmp_path}/run/script/{tmp_path.name}/models/net.py:Net[without=b5]"
     )
 
 
@@ -327,8 +327,8 @@ def test_what_lies_in_the_folder_already_is_neither_used_nor_overwritten(scripts
     bw.train(net, data=small, recipe=TINY, out="run")
     assert bw.load_run("run").net.fc.in_features == 8 * 14 * 14
     assert Path("run/net.py").read_text() == Path("run/gbk_with_a_line.py").read_text() == trap
-    Path("other/script").mkdir(parents=True)
-    Path("other/script/gbk_with_a_line.py").write_text(trap)
+    Path("other/script/scripts").mkdir(parents=True)
+    Path("other/script/scripts/gbk_with_a_line.py").write_text(trap)
     with pytest.raises(RunError, match=r"other.script holds another script: choose another --out"):
         bw.train(net, data=small, recipe=TINY, out="other")
     assert [path.name for path in Path("other").rglob("*") if path.is_file()] == ["gbk_with_a_line.py"]
@@ -337,6 +337,67 @@ def test_what_lies_in_the_folder_already_is_neither_used_nor_overwritten(scripts
     for name in ("net.py", "script/net.py", "script/residual.py"):
         Path("catalogue", name).write_text("1 / 0\n")
     assert bw.load_run("catalogue")
+
+
+def test_a_start_that_failed_can_be_repeated_in_its_folder(scripts, small):
+    net = f"{scripts}/two_files/train.py"
+    keep_script(Path("run"), net)
+    Path("run/script/two_files/model.py").unlink()  # it was killed before it wrote this
+    assert bw.train(net, data=small, recipe=TINY, out="run").parameters == 2_158
+
+
+def test_a_file_beside_the_copies_is_never_imported(small, tmp_path):
+    write_package(tmp_path / "lesson", width=12)
+    bw.train("lesson/net.py:Net", data=small, recipe=TINY, out="run")
+    shutil.rmtree("lesson")
+    assert bw.load_run("run").net[1].out_features == 12
+    Path("run/script/lesson/net.py").write_text("import helper\n" + Path("run/script/lesson/net.py").read_text())
+    Path("run/helper.py").write_text("1 / 0\n")
+    Path("run/script/__init__.py").touch()  # which makes a package of the copies, so that imports look above it
+    with pytest.raises(RunError, match=r"run.helper\.py is not of this run, but its script would import it: move it"):
+        bw.load_run("run", trust=True)
+
+
+def write_package(folder: Path, width: int) -> None:
+    """A package whose files name each other from the top, in a sub-package too."""
+    (folder / "parts").mkdir(parents=True, exist_ok=True)
+    for name in ("__init__.py", "parts/__init__.py"):
+        (folder / name).touch()
+    (folder / "sizes.py").write_text(f"WIDTH = {width}\n")
+    top = folder.name
+    (folder / "parts/head.py").write_text(
+        f"from torch import nn\nfrom {top}.sizes import WIDTH\n"
+        "def head():\n    return nn.Linear(784, WIDTH), nn.Linear(WIDTH, 10)\n"
+    )
+    (folder / "net.py").write_text(
+        f"from torch import nn\nfrom {top}.parts.head import head\n"
+        "class Net(nn.Sequential):\n    def __init__(self):\n        super().__init__(nn.Flatten(), *head())\n"
+    )
+
+
+@pytest.mark.parametrize("change", ["edited", "moved", "deleted"])
+def test_a_run_of_a_module_does_not_change_with_it(small, tmp_path, change):
+    write_package(tmp_path / "lesson", width=12)
+    result = bw.train("lesson.net:Net", data=small, recipe=TINY, out="run")
+    assert result.parameters == 9_550 and "lesson" not in sys.modules
+    if change == "edited":
+        write_package(tmp_path / "lesson", width=13)
+        assert bw.build_net("lesson.net:Net")[1].out_features == 13  # as the file is now
+    elif change == "moved":
+        shutil.move("lesson", "lessons")
+    else:
+        shutil.rmtree("lesson")
+    assert bw.load_run("run").net[1].out_features == 12
+    shutil.move("run", "elsewhere")
+    assert bw.load_run("elsewhere").net[1].out_features == 12
+
+
+def test_seeds_that_are_continued_are_trained_with_the_script_that_they_began_with(small, tmp_path):
+    write_package(tmp_path / "lesson", width=12)
+    with pytest.raises(Interrupted):
+        bw.train_seeds("lesson/net.py:Net", seeds=2, data=small, recipe=TINY, out="seeds", progress=StopAt(1, 1))
+    write_package(tmp_path / "lesson", width=13)
+    assert [result.parameters for result in bw.resume_seeds("seeds", data=small).results] == [9_550, 9_550]
 
 
 HABITS = [

@@ -308,6 +308,36 @@ def test_a_selection_that_was_stopped_goes_on(run, selected, words, tmp_path, mo
     assert Path("half/selection.json").is_file() and not Path("half/.selecting").exists()
 
 
+def test_a_selection_does_not_go_on_with_a_script_that_was_edited(small, monkeypatch):
+    Path("two.py").write_text(TWO_MODULES)
+    with pytest.raises(Interrupted):
+        select("two.py:Net", data=small, goal=Goal(keep=1), epochs=1, out="half", progress=StopAt("2 left"))
+    Path("two.py").write_text(TWO_MODULES.replace("ReLU", "GELU"))
+    with pytest.raises(RunError, match=r"half.script holds another script: choose another --out"):
+        select("two.py:Net", data=small, goal=Goal(keep=1), epochs=1, out="half")
+
+
+def test_steps_that_name_another_net_are_damaged(run):
+    data, folder = run
+    with pytest.raises(Interrupted):
+        select(folder, data=data, goal=Goal(keep=1), out="half", progress=StopAt("2 left"))
+    steps = json.loads(Path("half/steps.json").read_text())
+    steps["sizes"][-1]["net"] = "evil:run"
+    Path("half/steps.json").write_text(json.dumps(steps))
+    with pytest.raises(RunError, match=r"steps\.json is damaged \(its sizes are not all of one net"):
+        select(folder, data=data, goal=Goal(keep=1), out="half")
+
+
+def test_a_net_without_a_recipe_is_one_message(run, tmp_path):
+    data, folder = run
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    model = json.loads((copy / "model.json").read_text())
+    del model["recipe"]
+    (copy / "model.json").write_text(json.dumps(model))
+    with pytest.raises(RunError, match="copy holds no recipe: select from a run made by branchwork train"):
+        select(copy, data=data, out="never")
+
+
 def test_steps_belong_to_the_weights_they_started_from(run, tmp_path):
     data, folder = run
     stop = StopAt("2 left")

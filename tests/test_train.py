@@ -331,27 +331,33 @@ def test_a_real_ctrl_c_on_the_command_line_exits_130():
     assert loop_position("run")["epoch"] >= 1
 
 
+POISON = """
+import torch
+from torch import nn
+from branchwork.catalogue.builders import NETS
+
+class Poison(nn.Module):
+    # Gives logits that are no numbers, or gets such a weight, from the second epoch on.
+    def __init__(self):
+        super().__init__()
+        self.net = NETS["residual"]()
+        self.register_buffer("calls", torch.tensor(0), persistent=False)
+
+    def forward(self, x):
+        self.calls += self.training
+        if self.calls == 20 and DIVERGED == "loss":
+            return self.net(x) * float("inf")
+        if self.calls == 28 and DIVERGED == "weight":
+            self.net.conv1.bias.register_hook(lambda gradient: gradient * float("nan"))
+        return self.net(x)
+"""
+
+
 @pytest.mark.parametrize("diverged", ["loss", "weight"])
 def test_a_training_that_diverges_stops_and_keeps_the_last_good_state(small, diverged):
-    class Poison(nn.Module):
-        """Gives logits that are no numbers, or gets such a weight, from the second epoch on."""
-
-        def __init__(self):
-            super().__init__()
-            self.net = NETS["residual"]()
-            self.register_buffer("calls", torch.tensor(0), persistent=False)
-
-        def forward(self, x):
-            self.calls += self.training
-            if self.calls == 20 and diverged == "loss":
-                return self.net(x) * float("inf")
-            if self.calls == 28 and diverged == "weight":
-                self.net.conv1.bias.register_hook(lambda gradient: gradient * float("nan"))
-            return self.net(x)
-
-    sys.modules[__name__].Poison = Poison
+    Path("poison.py").write_text(f"DIVERGED = {diverged!r}\n{POISON}")
     with pytest.raises(TrainingError) as caught:
-        bw.train(f"{__name__}:Poison", data=small, recipe=QUICK.but({"epochs": 4}), out="run")
+        bw.train("poison.py:Poison", data=small, recipe=QUICK.but({"epochs": 4}), out="run")
     text = str(caught.value)
     what = "the loss became" if diverged == "loss" else "a weight became"
     where = "epoch 2, step 6" if diverged == "loss" else "epoch 2, step 14"

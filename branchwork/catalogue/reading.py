@@ -74,6 +74,14 @@ class _Step:
     nested: bool = False
 
 
+def places(path: Path) -> Sequence[Path]:
+    """Return the folders in which imports of a file are looked up: its own, the next above, and those of packages."""
+    count = 2
+    while count <= len(path.parents) and (path.parents[count - 1] / "__init__.py").is_file():
+        count += 1
+    return path.parents[:count]
+
+
 class Script:
     """One file that is read, and those beside it that it imports. Raises `NetError` if it cannot be read."""
 
@@ -148,7 +156,10 @@ class Script:
                     with suppress(NetError):  # a file that cannot be read is no part of a net that can
                         script.find([*module.split("."), *alias.name.split(".")], level)
             scripts += [script for script in self._beside.values() if script not in scripts]
-        return {script.path: script.path.read_bytes() for script in scripts if script.path.is_file()}
+        paths = {script.path for script in scripts}
+        # So that a copy of them is looked through as they are.
+        paths |= {folder / "__init__.py" for path in paths for folder in places(path)[:-1]}
+        return {path: path.read_bytes() for path in sorted(paths) if path.is_file()}
 
     def _close(self, name: str) -> list[_Step]:
         """Return the steps that `name` needs, in the order of the file."""
@@ -277,9 +288,9 @@ class Script:
     def find(self, parts: Sequence[str], level: int) -> "tuple[Script, list[str]] | None":
         """Return the file beside this one that an import of `parts` means, and which of them are names in it."""
         parts = [part for part in parts if part]
-        if not level and (not parts or parts[0] in sys.stdlib_module_names or parts[0] in ("torch", "numpy")):
+        if not level and (not parts or parts[0] in (*sys.stdlib_module_names, "torch", "numpy", "branchwork")):
             return None
-        for folder in self.path.parents[level - 1 : level] if level else self.path.parents[:2]:
+        for folder in self.path.parents[level - 1 : level] if level else places(self.path):
             place, rest = folder, list(parts)
             while rest and place.suffix != ".py":
                 file, inner = place / f"{rest[0]}.py", place / rest[0]

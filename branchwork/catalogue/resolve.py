@@ -4,9 +4,12 @@ A NET argument may also be a run folder. Runs belong to training, so the verbs c
 looks for a run first and leaves everything else to this file.
 """
 
+import importlib
 import inspect
+import itertools
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +23,7 @@ from branchwork.catalogue.input_size import ImageSize, height_and_width
 from branchwork.catalogue.prune import prune
 from branchwork.catalogue.script import find_own_builder
 from branchwork.catalogue.statements import SUFFIXES
-from branchwork.errors import NetError, nearest
+from branchwork.errors import NetError, is_library, nearest
 
 # The option that every net has, and how long its value may be within a short name.
 WITHOUT, LONGEST = "without", 48
@@ -43,7 +46,7 @@ def build_net(
     notebook, or `file.py` alone for its only net; or `package.module:callable`. The user's own code gets `in_channels`
     and `num_classes` if it takes them. Every net has the option `without`, which leaves out branches:
     `inception[without=b5+incep1.pool]` (see `prune`); `inception:without=b5` is the same as `inception[without=b5]`.
-    A script is read, not run (see `nets.reading`), unless it has the option `script=run`. Raises `NetError`.
+    Files of the user's are read, not run (see `reading.py`), unless the option `script=run` is set. Raises `NetError`.
     """
     return find_builder(net, in_channels=in_channels, num_classes=num_classes, image_size=image_size)()
 
@@ -90,7 +93,7 @@ def find_builder(
             name=name,
             hint=nearest(name, NETS),
         )
-    return find_own_builder(location, attribute, sizes=sizes, run=run is not None)
+    return find_own_builder(own_script(net) or location, attribute, sizes=sizes, run=run is not None)
 
 
 def split_options(net: str) -> tuple[str, dict[str, str]]:
@@ -175,9 +178,23 @@ def split_own(name: str) -> tuple[str, str]:
 
 
 def own_script(net: str) -> str | None:
-    """Return the script or notebook that `net` is in; None if it is in none."""
+    """Return the script, notebook or module of the user's that `net` is in; None if it is in none."""
     location, _ = split_own(split_options(net)[0])
-    return location if location.endswith(SUFFIXES) else None
+    return location if location.endswith(SUFFIXES) else _module_file(location)
+
+
+def _module_file(module: str) -> str | None:
+    """Return the file of an importable module, which is not imported; None for a library's, and if there is none."""
+    file, path, parts = "", [os.getcwd(), *sys.path], module.split(".")
+    if not all(map(str.isidentifier, parts)):
+        return None
+    importlib.invalidate_caches()
+    for name in itertools.accumulate(parts, "{}.{}".format):
+        spec = next((spec for finder in sys.meta_path if (spec := finder.find_spec(name, path))), None)
+        if spec is None:
+            return None
+        file, path = spec.origin or "", [*(spec.submodule_search_locations or ())]
+    return file if file.endswith(SUFFIXES) and not is_library(file) else None
 
 
 def in_script(net: str, path: Path) -> str:

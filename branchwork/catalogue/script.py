@@ -1,4 +1,4 @@
-"""Nets of the user's own: in a script or notebook, which is read and not run, or in an importable module."""
+"""Nets of the user's own: in a script, notebook or module, which is read and not run, or in an installed package."""
 
 import ast
 import copy
@@ -33,7 +33,7 @@ _USUAL = {"in_channels": 1, "num_classes": 10}
 def find_own_builder(
     location: str, attribute: str, *, sizes: Mapping[str, int | None], run: bool = False
 ) -> Callable[[], nn.Module]:
-    """Find the net `attribute` of `location`, a script, a notebook or a module, and return the function that builds it.
+    """Find the net `attribute` of `location`, a file or an installed module, and return the function that builds it.
 
     `attribute` is a class, a function or a net; if it is "", the only net of the script. `sizes` (`in_channels`,
     `num_classes`) are passed where the code takes them. With `run`, the whole script is run, once. Raises `NetError`,
@@ -110,7 +110,8 @@ def _of_run(path: Path, attribute: str, location: str) -> Any:
 @functools.lru_cache(maxsize=4)  # a script that trains is not run again while it and its neighbours stay as they are
 def _run(path: Path, files: frozenset[tuple[Path, bytes]]) -> ModuleType:
     del files
-    script, before = Script(path), set(sys.modules)
+    script, before, bytecode = Script(path), set(sys.modules), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True  # in a run it would be code that nobody trusted yet
     try:
         with undisturbed(on_cpu=False), torch.random.fork_rng(devices=[]):
             sys.path.insert(0, str(path.parent))
@@ -118,6 +119,7 @@ def _run(path: Path, files: frozenset[tuple[Path, bytes]]) -> ModuleType:
     except (Exception, SystemExit) as reason:
         raise NetError("{path} failed: {reason}", path=path, reason=_describe(reason)) from reason
     finally:
+        sys.dont_write_bytecode = bytecode
         for name in sys.modules.keys() - before:  # another script may have neighbours with the same names
             if path.parent in Path(getattr(sys.modules[name], "__file__", None) or "").parents:
                 del sys.modules[name]

@@ -29,6 +29,7 @@ from branchwork.cli.train import train
 from branchwork.cli.ui import ui
 from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
 from branchwork.language import LANGUAGES, say
+from branchwork.training.trust import trusting
 
 app = App(
     name="branchwork",
@@ -54,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
     try:
-        words = choose_language(sys.argv[1:] if arguments is None else arguments)
+        words, trust = take_trust(choose_language(sys.argv[1:] if arguments is None else arguments))
         add_examples(app)
-        code = app(words, exit_on_error=False, print_error=False)
+        with trusting(trust):
+            code = app(words, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -93,6 +95,13 @@ def choose_language(arguments: Sequence[str]) -> list[str]:
             os.environ["BRANCHWORK_LANG"] = value
             return words[:index] + words[index + taken :]
     return words
+
+
+def take_trust(words: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments without `--trust`, and whether it was there: run folders may then run their code."""
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != "--trust"]
+    return kept + words[end:], len(kept) < end
 
 
 def spin_count() -> str:

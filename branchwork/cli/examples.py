@@ -1,4 +1,4 @@
-"""The end of each verb's help: `--lang`, and two examples. Tests parse them all, and run those that take no time."""
+"""The end of each verb's help: `--lang`, `--trust`, and two examples. Tests parse them all, and run the quick ones."""
 
 from cyclopts import App
 
@@ -31,7 +31,9 @@ EXAMPLES = {
 
 def add_examples(app: App) -> None:
     """End the help of `app`, and of each verb with its examples, in the user's language."""
-    app.help_epilogue = say("--lang en or --lang zh chooses the language, else BRANCHWORK_LANG or the system.")
+    language = say("--lang en or --lang zh chooses the language, else BRANCHWORK_LANG or the system.")
+    trust = say("--trust lets a run folder that others made run its own code, now and from now on.")
+    app.help_epilogue = f"{language}\n{trust}"
     for verb, lines in EXAMPLES.items():
         command = app
         for word in verb.split():

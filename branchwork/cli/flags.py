@@ -17,7 +17,7 @@ def unknown_flag(reason: UnknownOptionError) -> str:
     verb = " ".join(("branchwork", *(reason.command_chain or ())))
     word = flag.lstrip("-").replace("-", "_")
     flags = [name for argument in reason.argument_collection for name in argument.names if name.startswith("--")]
-    flags.append("--lang")  # which every verb has
+    flags += ["--lang", "--trust"]  # which every verb has
     positional = [
         parameter.name
         for parameter in inspect.signature(reason.target or (lambda: None)).parameters.values()

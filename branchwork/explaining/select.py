@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from branchwork.catalogue.prune import find_joins
-from branchwork.catalogue.resolve import absolute_name, short_name, whole_script
+from branchwork.catalogue.resolve import absolute_name, short_name, split_options, whole_script
 from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
@@ -23,7 +23,7 @@ from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.explaining.selection import Figures, Goal, Selection, Size
 from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
-from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.files import hold_lock, read_json, with_format, write_json, write_whole
 from branchwork.language import enumerated, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -44,6 +44,7 @@ from branchwork.training.run import (
     TrainedNet,
     claim_folder,
     holds,
+    keep_script,
     kept_net,
     load_run,
     write_tensors,
@@ -68,6 +69,10 @@ class Steps:
     seed: int
     goal: Goal
     sizes: tuple[Size, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(split_options(size.net)[0] != split_options(self.net)[0] for size in self.sizes):
+            raise ValueError(say("its sizes are not all of one net"))
 
 
 def select(
@@ -106,7 +111,8 @@ def select(
     else:
         options = replace(options, seed=_seed_of(run.folder, options.seed))
         data_set = _data_of(run, data, observer)
-        assert run.model.recipe is not None, "a run folder's net was trained by a recipe"
+        if run.model.recipe is None:
+            raise RunError("{folder} holds no recipe: select from a run made by branchwork train", folder=run.folder)
         whole, recipe = kept_net(run.folder, run.model.net), run.model.recipe
     if epochs is not None:
         recipe = recipe.but({"epochs": epochs})
@@ -179,7 +185,8 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
     """
     if out is None or not holds(Path(out), STEPS):
         folder = claim_folder(out, default_name)
-        write_json(folder / STEPS, asdict(steps))
+        keep_script(folder, steps.net)
+        write_json(folder / STEPS, with_format(steps))
         return folder
     folder = Path(out)
     if holds(folder, SELECTION):
@@ -189,6 +196,7 @@ def _claim(out: str | Path | None, steps: Steps, default_name: str) -> Path:
             "{folder} holds the steps of another selection: give it the same arguments, or choose another --out",
             folder=folder,
         )
+    keep_script(folder, steps.net)  # unless it was edited since
     return folder
 
 
@@ -221,7 +229,7 @@ def _shrink(search: Search, folder: Path, steps: Steps, *, whole: nn.Module) -> 
         sizes.append(size)
         # Weights first: without them the step could not be continued, while a step that is not noted is repeated.
         write_tensors(weights_path(folder, sizes), smaller.state_dict())
-        write_json(folder / STEPS, asdict(replace(steps, sizes=tuple(sizes))))
+        write_json(folder / STEPS, with_format(replace(steps, sizes=tuple(sizes))))
         search.observer.note(_line(size))
     return sizes
 

@@ -1,5 +1,6 @@
 """The verb `ui`: serve the pages of runs to a browser on this machine, and to nobody else."""
 
+import contextvars
 import errno
 import http.server
 import threading
@@ -60,11 +61,13 @@ def ui(
         raise RunError("{folder} holds several runs: name one run to show beside {beside}", folder=run, beside=beside)
     built: dict[str, str] = {}
     lock = threading.Lock()
+    context = contextvars.copy_context()  # a thread of the server trusts the code that this one does
 
     def page_of(name: str) -> str:
         with lock:
             if name not in built:
-                _, built[name] = build_page(runs[name], beside=beside, source=source, progress=observer)
+                run = runs[name]
+                _, built[name] = context.run(build_page, run, beside=beside, source=source, progress=observer)
             return built[name]
 
     if holds(folder, MODEL):

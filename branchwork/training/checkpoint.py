@@ -4,7 +4,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from branchwork.errors import RunError
-from branchwork.files import parse_json, reading
+from branchwork.files import parse_json, reading, with_format
 from branchwork.language import mark, say
 from branchwork.training.plan import Plan
 from branchwork.training.run import STATE, detached, write_tensors
@@ -50,7 +50,7 @@ def save_state(folder: Path, plan: Plan, position: Position, *, state: TrainStat
     if plan.options.device.startswith("cuda"):
         tensors["random.cuda"] = torch.cuda.get_rng_state(plan.options.device)
     tensors = detached(tensors)
-    about = {"plan": json.dumps(asdict(plan)), "position": json.dumps(asdict(position))}
+    about = {"plan": json.dumps(with_format(plan)), "position": json.dumps(with_format(position))}
     write_tensors(folder / STATE, tensors, about | {"checksum": _checksum(tensors, about)})
 
 
@@ -105,9 +105,9 @@ def load_state(folder: Path) -> SavedState:
         with safetensors.safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
+        plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)  # first, since it tells a newer format
         if about.pop("checksum") != _checksum(tensors, about):
             raise ValueError(say("its checksum does not match its contents"))
-    plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)
     return SavedState(plan, parse_json(about["position"], Position, path, remedy=_AGAIN), tensors)
 
 

@@ -18,8 +18,9 @@ from branchwork.language import say
 AUGMENTATIONS = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
 
 
-def _about(text: str) -> Any:
-    return field(metadata={"about": text})
+def _about(text: str, **later: Any) -> Any:
+    """Return a field; one that is added later has a `default`, which is what the runs that lack it did."""
+    return field(metadata={"about": text}, **later)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class Recipe:
     mixup: float = _about(
         "images are mixed in pairs by a share from Beta(mixup, mixup), and so are targets; 0 for none"
     )
-    refine: float = _about("last share of the run, trained on undistorted images; 0 for none")
+    refine: float = _about("last share of the run, trained on undistorted images; 0 for none", default=0.0)
     ema: float = _about(
         "decay of the moving average of the weights, which the run keeps instead of the weights themselves; 0 for none"
     )

@@ -41,7 +41,7 @@ class Result(Shown):
     machine: str
     commit: str | None
     folder: str
-    report: str | None
+    report: str | None = None
 
 
 def read_result(folder: Path) -> Result:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from branchwork.catalogue.resolve import find_builder, in_script, own_script
+from branchwork.catalogue.builders import NETS
+from branchwork.catalogue.reading import places
+from branchwork.catalogue.resolve import find_builder, in_script, own_script, split_options
 from branchwork.catalogue.script import script_files
 from branchwork.catalogue.statements import SUFFIXES
 from branchwork.catalogue.weights import load_weights
@@ -22,10 +24,11 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
 from branchwork.errors import NetError, RunError, first_line, system_words
-from branchwork.files import check_writable, read_json, reading, write_json, write_whole
+from branchwork.files import check_writable, printable, read_json, reading, with_format, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
 from branchwork.training.recipe import Recipe
+from branchwork.training.trust import TRUSTING, is_trusted, remember
 
 RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
@@ -88,8 +91,12 @@ class TrainedNet:
     folder: Path
 
 
-def load_run(folder: str | Path) -> TrainedNet:
-    """Load the trained net of a run folder. Raises `RunError` or `WeightsError` if files are missing or damaged."""
+def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
+    """Load the trained net of a run folder.
+
+    The folder may hold code: a net of somebody's own. It is run only if this user trained it here, or trusts it by
+    `trust`, once. Raises `RunError` if not, and `RunError` or `WeightsError` if files are missing or damaged.
+    """
     folder = Path(folder)
     path = folder / MODEL
     if not os.path.exists(path):
@@ -111,6 +118,7 @@ def load_run(folder: str | Path) -> TrainedNet:
             model=MODEL,
         )
     model = read_json(path, Model)
+    check_code(folder, model.net, trust=trust)
     with torch.random.fork_rng(devices=[]):
         net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
@@ -119,7 +127,7 @@ def load_run(folder: str | Path) -> TrainedNet:
 
 
 def write_model(folder: Path, weights: Mapping[str, Tensor], model: Model) -> None:
-    write_json(folder / MODEL, dataclasses.asdict(model))
+    write_json(folder / MODEL, with_format(model))
     write_tensors(folder / WEIGHTS, weights)
 
 
@@ -157,35 +165,74 @@ def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def keep_script(folder: Path, net: str) -> None:
-    """Keep a learner's script in `folder/script`, with the files beside it that it imports.
+    """Keep a learner's script in `folder/script`, with the files beside it that it imports, and trust it.
 
-    The weights belong to this version of it. Raises `RunError` if another one lies there already.
+    The weights belong to this version of it. Raises `RunError` if something else lies there already.
     """
     script = own_script(net)
-    files = kept_files(script) if script is not None and os.path.isfile(script) else {}
-    kept = _contents(folder / SCRIPTS)
-    if files and kept and files != kept:
+    files = {} if script is None else kept_files(script)
+    kept = _contents(folder / SCRIPTS) if files else {}
+    if not kept.items() <= files.items():  # a start that failed may have left some of them
         raise RunError("{folder} holds another script: choose another --out", folder=folder / SCRIPTS)
     for name in files.keys() - kept.keys():
         (folder / SCRIPTS / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SCRIPTS / name, files[name])
+    if _has_code(net):
+        remember(net, files)
+
+
+def check_code(folder: Path, net: str, *, trust: bool = False) -> None:
+    """Trust the code that the run `folder` needs to build `net`, with `trust` or inside `trusting`.
+
+    Raises `RunError` for code that this user neither trained here nor trusts.
+    """
+    if not _has_code(net):
+        return
+    script = own_script(net)
+    kept = {} if script is None else _contents(folder / SCRIPTS)
+    files = kept or ({} if script is None else script_files(script))
+    if trust or TRUSTING.get():
+        remember(net, files)
+    elif not is_trusted(net, files):
+        paths = sorted(folder / SCRIPTS / path if kept else path for path in files)
+        raise RunError(
+            "{folder} was not trained here, and its net is code, which would be run: {code}. Code can do anything that "
+            "you can, so read it first. If you trust it, add --trust to the command, or call branchwork.load_run("
+            "{name!r}, trust=True) in Python; once is enough",
+            folder=folder,
+            name=str(folder),
+            code=", ".join(map(printable, [net, *map(str, paths)])),
+        )
+
+
+def _has_code(net: str) -> bool:
+    return split_options(net)[0] not in NETS
 
 
 def kept_net(folder: Path, net: str) -> str:
-    """Return the net argument of a run: with the script itself if it is unchanged, else with the run's copy."""
+    """Return the net argument of a run: with the script itself if it is unchanged, else with the run's copy.
+
+    Raises `RunError` if that would import files beside the copies.
+    """
     script, kept = own_script(net), _contents(folder / SCRIPTS)
     if script is None or not kept:
         return net
     with suppress(NetError, OSError):  # it was lost, or broken
         if kept_files(script) == kept:
             return net
-    return in_script(net, folder / SCRIPTS / _main(script, kept))
+    copy = folder / SCRIPTS / _main(script, kept)
+    strangers = [path for path in script_files(str(copy)) if (folder / SCRIPTS).absolute() not in path.parents]
+    if strangers:
+        raise RunError(
+            "{file} is not of this run, but its script would import it: move it away", file=printable(strangers[0])
+        )
+    return in_script(net, copy)
 
 
 def kept_files(script: str) -> dict[Path, bytes]:
     """Return what is kept of a script, by its path in the run's folder."""
     contents = script_files(script)
-    root = Path(os.path.commonpath([path.parent for path in contents]))
+    root = Path(os.path.commonpath([places(path)[-1] for path in contents]))
     while True:
         files = {path.relative_to(root): content for path, content in contents.items()}
         if root / _main(script, files) == Path(os.path.abspath(script)):
@@ -203,11 +250,13 @@ def _main(script: str, names: Iterable[Path]) -> Path:
 
 
 def _contents(folder: Path) -> dict[Path, bytes]:
-    files = {path for suffix in SUFFIXES for path in folder.rglob(f"*{suffix}")}
+    """Return all files of a folder, by their paths in it: Python also runs others than those that end in .py."""
     contents = {}
-    for path in files:
-        with reading(path):
-            contents[path.relative_to(folder)] = path.read_bytes()
+    for path in folder.rglob("*"):
+        is_place = path.is_dir() and not path.is_symlink() and path.suffix not in SUFFIXES
+        if not is_place:
+            with reading(path):
+                contents[path.relative_to(folder)] = path.read_bytes()
     return contents
 
 

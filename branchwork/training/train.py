@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -10,7 +10,7 @@ from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
-from branchwork.files import read_json, write_json
+from branchwork.files import read_json, with_format, write_json
 from branchwork.language import mark, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -22,7 +22,7 @@ from branchwork.training.plan import Plan, make_plan
 from branchwork.training.processes import Processes, check_single_process, interruptible, joined
 from branchwork.training.recipe import Recipe
 from branchwork.training.result import Result, read_result
-from branchwork.training.run import RESULT, SEEDS, STATE, claim_folder, holds
+from branchwork.training.run import RESULT, SEEDS, STATE, check_code, claim_folder, holds, keep_script, kept_net
 from branchwork.training.training_run import run_training
 
 
@@ -152,7 +152,8 @@ def train_seeds(
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
-    write_json(folder / SEEDS, [asdict(plan) for plan in plans])
+    keep_script(folder, plan.net)
+    write_json(folder / SEEDS, [with_format(plan) for plan in plans])
     return _train_seeds(plans, folder, data_set, observer=observer)
 
 
@@ -171,12 +172,16 @@ def resume_seeds(
         raise RunError(
             "{path} is damaged (it needs at least two different seeds): {remedy}", path=path, remedy=say(remedy)
         )
+    for plan in plans:
+        check_code(Path(folder), plan.net)
     return _train_seeds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
 
 
 def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
     again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
-    plan_of_folder = {folder / f"seed-{plan.options.seed}": plan for plan in plans}
+    plan_of_folder = {
+        folder / f"seed-{plan.options.seed}": replace(plan, net=kept_net(folder, plan.net)) for plan in plans
+    }
     results = _complete(plan_of_folder, data, again=again, observer=observer)
     accuracies = [result.test_accuracy for result in results]
     summary = SeedsResult(
@@ -189,7 +194,7 @@ def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Ob
         results=results,
         folder=str(folder),
     )
-    write_json(folder / RESULT, asdict(summary))
+    write_json(folder / RESULT, with_format(summary))
     return summary
 
 

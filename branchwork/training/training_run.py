@@ -19,7 +19,7 @@ from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
-from branchwork.files import hold_lock, remove_parts, write_json, write_whole
+from branchwork.files import hold_lock, remove_parts, with_format, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
@@ -42,6 +42,7 @@ from branchwork.training.run import (
     STATE,
     Model,
     TrainedNet,
+    check_code,
     holds,
     keep_script,
     kept_net,
@@ -142,9 +143,8 @@ def _prepare(
     plan: Plan, data: DataSet, folder: Path, *, saved: SavedState | None, observer: Observer, processes: Processes
 ) -> _Run:
     """Build the net and restore `saved`; without it, start from the beginning and save that state."""
-    if processes.first and saved is None:
-        keep_script(folder, plan.net)
-    processes.together(lambda: None)  # the others find the script that is kept
+    own_code = keep_script if saved is None else check_code
+    processes.together(lambda: own_code(folder, plan.net) if processes.first else None)  # which the others find
     model = Model.of(plan.net, data, plan.recipe)
     build = replace(model, net=kept_net(folder, plan.net)).builder()
     torch.manual_seed(plan.options.seed)  # after a script was read, which may set a seed of its own
@@ -324,7 +324,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
     )
     if plan.options.report:
         _report(run, data, result, evaluation)
-    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    write_json(run.folder / RESULT, with_format(result))  # last, because it says that the run is whole
     return result
 
 
