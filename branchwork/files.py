@@ -186,6 +186,12 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         raise
     except FileNotFoundError as reason:
         raise error("{path} is missing: {remedy}", path=shown, remedy=remedy) from reason
+    except PermissionError as reason:
+        raise error(
+            "{path} cannot be read ({strerror}): it is forbidden to you. Change its permissions, or ask its owner to.",
+            path=shown,
+            strerror=system_words(reason),
+        ) from reason
     except OSError as reason:
         raise error(
             "{path} cannot be read ({strerror}): {remedy}",

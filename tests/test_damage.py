@@ -1,6 +1,7 @@
 """Every file that is read back, damaged in many ways: the outcome is success or one clear error, never a traceback."""
 
 import json
+import random
 import shutil
 import signal
 import struct
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import branchwork as bw
+from branchwork.catalogue.weights import read_weights
 from branchwork.errors import BranchworkError, Interrupted
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
+from branchwork.training.checkpoint import load_state
 from branchwork.training.recipes import fast
 
 SCRIPT = """
@@ -235,3 +238,27 @@ def test_a_damaged_selection(originals, damage, data):
 def test_a_damaged_study(alone, damage, data, monkeypatch):
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     damage(data, alone, lambda folder: studies.study("tiny", out=folder, options=studies.StudyOptions(workers=1)))
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "load"),
+    [
+        ("run", "model.safetensors", lambda path: read_weights(path.parent)),
+        ("run", "top/epoch-*.safetensors", read_weights),
+        ("selection", "size-0.safetensors", read_weights),
+        ("stopped", "last/state.safetensors", lambda path: load_state(path.parents[1])),
+    ],
+)
+def test_a_flipped_bit_in_a_file_of_tensors_is_noticed(originals, tmp_path, folder, file, load):
+    shutil.copytree(originals / folder, tmp_path / folder)
+    (path,) = (tmp_path / folder).glob(file)
+    load(path)
+    whole, place = path.read_bytes(), random.Random(29)
+    ends = [0, 8 * len(whole) - 1]  # the first bit and the last
+    header = range(8 * (8 + int.from_bytes(whole[:8], "little")))
+    for bit in [*ends, *place.sample(header, 60), *place.sample(range(8 * len(whole)), 60)]:
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with pytest.raises(BranchworkError, match=r"is damaged \("):
+            load(path)

@@ -1,5 +1,6 @@
 """Loading weights strictly: our files, the lecture's state dicts, and torchvision's published weights."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -7,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from branchwork.errors import WeightsError
 from branchwork.files import read_json, reading
 from branchwork.language import mark, say
+from branchwork.tensors import CHECKSUM, read_tensors
 
 # From our keys, which are paths of branches, to the lecture's, which are attributes of one flat class.
 _LECTURE_NAMES = (
@@ -47,6 +47,7 @@ PUBLISHED = mark(
     "\nPublished weights are for three channels and the nets as torchvision has them: googlenet:b5=3x3,stem=large, "
     "resnet18:stem=large."
 )
+_AGAIN = mark("copy it again from its source, or train again")
 # The most lines of a message about missing tensors, and so on.
 MOST_LINES = 12
 
@@ -86,7 +87,8 @@ DIALECTS = (
 class Loaded:
     """What was loaded from `source`: our keys that were `kept` and that are a `new` head, and its keys `dropped`.
 
-    `normalisation` is the one that the weights expect of their images; None if unknown.
+    `normalisation` is the one that the weights expect of their images; None if unknown. `checked` is False for a file
+    without a checksum of ours, such as published weights: damage of its numbers goes unnoticed.
     """
 
     source: str
@@ -94,6 +96,7 @@ class Loaded:
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     normalisation: Normalisation | None
+    checked: bool = True
 
     def __str__(self) -> str:
         words = [say("{source}: {count} tensors kept", source=self.source, count=len(self.kept))]
@@ -101,6 +104,8 @@ class Loaded:
             words.append(say("new: {keys}", keys=_few(self.new)))
         if self.dropped:
             words.append(say("dropped: {keys}", keys=_few(self.dropped)))
+        if not self.checked:
+            words.append(say("unchecked, for the file has no checksum"))
         return "; ".join(words)
 
 
@@ -130,7 +135,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     weights if its number of classes differs. Otherwise `net` stays as it is, and `WeightsError` names the missing and
     unexpected keys and the tensors whose shape differs.
     """
-    where, weights = read_weights(source)
+    where, weights, checked = read_weights(source)
     state = net.state_dict()
     # The dialect that knows most of the keys, so that one damaged key does not hide which it is.
     dialect = max(DIALECTS, key=lambda candidate: len({candidate.translate(key) for key in state} & weights.keys()))
@@ -161,7 +166,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     kept = {key: weights[name] for name, key in keys.items() if key not in new and name in weights}
     net.load_state_dict(state | kept, strict=True)
     normalisation = dialect.normalisation or _run_normalisation(source)
-    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.translate, new)), normalisation)
+    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.translate, new)), normalisation, checked)
 
 
 def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
@@ -199,34 +204,36 @@ def _changed_head(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return keys if inputs_match and any(len(weights[key]) != len(state[key]) for key in keys) else []
 
 
-def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor]]:
-    """Return a name for `source` and its tensors. No pickle is executed: only tensors are read."""
+def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor], bool]:
+    """Return a name for `source`, its tensors, and whether they are known to be as they were written.
+
+    No pickle is executed: only tensors are read.
+    """
     if isinstance(source, Mapping):
         name = say("the state dict")
-        return name, _only_tensors(name, source)
+        return name, _only_tensors(name, source), True
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "model.safetensors"
-    if not path.is_file():
-        raise WeightsError(
-            "there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder", path=path
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return str(path), safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as reason:
+    with reading(path, error=WeightsError, remedy=_AGAIN):
+        if not path.is_file():
             raise WeightsError(
-                "{path} is damaged ({reason}): copy it again from its source, or train again", path=path, reason=reason
+                "there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder", path=path
+            )
+        if path.suffix == ".safetensors":
+            tensors, about = read_tensors(path)
+            return str(path), tensors, CHECKSUM in about
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except PermissionError:
+            raise
+        except Exception as reason:  # torch raises pickle, zip, runtime and end-of-file errors alike
+            raise WeightsError(
+                "{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
+                "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code.",
+                path=path,
             ) from reason
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as reason:  # torch raises pickle, zip, runtime and end-of-file errors alike
-        raise WeightsError(
-            "{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
-            "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code.",
-            path=path,
-        ) from reason
-    return str(path), _only_tensors(str(path), loaded)
+    return str(path), _only_tensors(str(path), loaded), False
 
 
 def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
