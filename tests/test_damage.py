@@ -1,15 +1,18 @@
 """Every file that is read back, damaged in many ways: the outcome is success or one clear error, never a traceback."""
 
 import json
+import math
 import random
 import shutil
 import signal
 import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.folders import SHORT, two_classes
@@ -20,6 +23,7 @@ from safetensors.torch import load_file
 
 import branchwork as bw
 from branchwork.catalogue.weights import read_weights
+from branchwork.cli.data import parts
 from branchwork.errors import BranchworkError, Interrupted
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
@@ -195,6 +199,32 @@ def test_a_damaged_pack(originals, damage, data):
 
     # Its checksums find whatever was changed.
     assert damage(data, originals / "packs", use) is None
+
+
+@damaged(60)
+def test_a_pack_with_nonsense_and_checksums_that_match(originals, tmp_path, data):
+    content = (originals / "packs/pets.pack").read_bytes()
+    (length,) = struct.unpack("<Q", content[-20:-12])
+    header = content[-20 - length : -20]
+    count, *shape = json.loads(header)["shape"]
+    images, index = content[: math.prod((count, *shape))], content[math.prod((count, *shape)) : -20 - length]
+    if data.draw(st.booleans()):
+        rows = np.frombuffer(index, np.int32).copy()
+        rows[data.draw(st.integers(0, len(rows) - 1))] = data.draw(st.sampled_from([-(2**31), -2, -1, 2, 3, 2**31 - 1]))
+        header = header.replace(b"%d" % zlib.crc32(index), b"%d" % zlib.crc32(rows.tobytes()))
+        index = rows.tobytes()
+    else:
+        header = damage_json(data.draw, header.decode()).encode()
+    end = struct.pack("<QI8s", len(header), zlib.crc32(header), content[-8:])
+    (tmp_path / "odd.pack").write_bytes(images + index + header + end)
+    try:
+        data_set = bw.load_data("odd.pack")
+        parts(bw.data("odd.pack"))
+    except BranchworkError:
+        return
+    for split in (data_set.train, data_set.test):
+        assert len(split) > 0 and set(split.labels.tolist()) <= set(range(len(data_set.classes)))
+    assert len(data_set.mean) == len(data_set.std) == data_set.channels and min(data_set.std) > 0
 
 
 @damaged(40)

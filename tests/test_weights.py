@@ -1,11 +1,13 @@
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.lecture import InceptionNet, ResidualNet
 from safetensors.torch import save_file
+from torch import Tensor
 
 from branchwork import NETS, lecture_state_dict, load_weights
 from branchwork.catalogue.weights import Loaded
@@ -182,3 +184,47 @@ def test_only_files_with_a_checksum_are_called_checked(tmp_path):
         assert str(load_weights(net, tmp_path / theirs)).endswith(
             "tensors kept; unchecked, for the file has no checksum"
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (3, lambda weight: weight, "holds no state dict"),
+        (("a", 1), lambda weight: weight, "holds no state dict"),
+        ("fc.weight", lambda weight: {"a": weight}, "holds no state dict"),
+        ("fc.weight", Tensor.to_sparse, "fc.weight in .* is not a plain tensor of numbers \\(sparse_coo\\)"),
+        ("fc.weight", lambda weight: weight.to("meta"), "\\(meta\\)"),
+        ("fc.weight", lambda weight: torch.nested.nested_tensor([weight[0], weight[1, :9]]), "\\(nested\\)"),
+        ("fc.weight", Tensor.char, "type +fc.weight: got torch.int8, needed torch.float32"),
+        ("fc.weight", Tensor.bool, "type +fc.weight: got torch.bool, needed torch.float32"),
+        ("fc.weight", lambda weight: weight + 1j, "type +fc.weight: got torch.complex64, needed torch.float32"),
+        ("\x1b[31m\n\ud800", lambda weight: weight, r"surplus +\\x1b\[31m\\n\\ud800$"),
+        ("x" * 10**6, lambda weight: weight, "surplus +x{100}…$"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch calls some of these kinds prototypes
+def test_a_foreign_file_with_odd_contents_is_refused_and_nothing_is_loaded(name, change, words, tmp_path):
+    net = NETS["residual"]()
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    weights = {key: tensor + 1 for key, tensor in before.items()} | {name: change(before["fc.weight"])}
+    torch.save(weights, tmp_path / "w.pth")
+    for source in (weights, tmp_path / "w.pth"):
+        with pytest.raises(WeightsError) as caught:
+            load_weights(net, source)
+        assert re.search(words, str(caught.value), re.MULTILINE), caught.value
+        assert same(before, net.state_dict())
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    with pytest.warns():
+        weights = {"fc.weight": torch.quantize_per_tensor(torch.zeros(3, 4), 0.1, 0, torch.qint8)}
+    with pytest.raises(WeightsError, match="not a plain tensor of numbers \\(quantized\\)"):
+        load_weights(NETS["residual"](), weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_are_converted(dtype):
+    net, weights = NETS["resnet8"](), NETS["resnet8"]().state_dict()
+    load_weights(net, {key: tensor.to(dtype) for key, tensor in weights.items()})  # counts of batches too
+    for key, tensor in net.state_dict().items():
+        assert tensor.dtype == weights[key].dtype and torch.equal(tensor, weights[key].to(dtype).to(tensor.dtype))

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.errors import WeightsError
-from branchwork.files import read_json, reading
+from branchwork.files import escaped, read_json, reading
 from branchwork.language import mark, say
 from branchwork.tensors import CHECKSUM, read_tensors
 
@@ -50,6 +50,8 @@ PUBLISHED = mark(
 _AGAIN = mark("copy it again from its source, or train again")
 # The most lines of a message about missing tensors, and so on.
 MOST_LINES = 12
+# The most letters of a key that are shown.
+_LONGEST = 100
 
 # Mean and standard deviation of each channel.
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -113,10 +115,16 @@ def _few(keys: tuple[str, ...]) -> str:
     """Return the keys, or how many each module has if they are too many to read."""
     counts = Counter(key.split(".")[0] for key in keys)
     return ", ".join(
-        keys
+        map(_shown, keys)
         if len(keys) <= 6
-        else (say("{count} of {module}", count=count, module=module) for module, count in counts.items())
+        else (say("{count} of {module}", count=count, module=_shown(module)) for module, count in counts.items())
     )
+
+
+def _shown(key: str) -> str:
+    """Return a key, of which another program may have made anything, as a short piece of one line."""
+    text = escaped(key[:_LONGEST])
+    return text if len(key) <= _LONGEST else f"{text}…"
 
 
 def lecture_state_dict(net: nn.Module) -> dict[str, Tensor]:
@@ -142,19 +150,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     keys = {dialect.translate(key): key for key in state}  # from theirs to ours
     dropped = [name for name in weights if name not in keys and name.startswith(dialect.training_only)]
     new = _changed_head(net, {key: weights[name] for name, key in keys.items() if name in weights}) if new_head else []
-    # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
-    uncounted = [name for name in keys if name.endswith(".num_batches_tracked") and name not in weights]
-    problems = {
-        say("missing"): [name for name in keys if name not in weights and name not in uncounted],
-        say("surplus"): [name for name in weights if name not in keys and name not in dropped],
-        say("shape"): [
-            say("{name}: got {got}, needed {needed}", name=name, got=found, needed=needed)
-            for name, key in keys.items()
-            if name in weights and key not in new
-            if (found := tuple(weights[name].shape)) != (needed := tuple(state[key].shape))
-        ],
-    }
-    lines = [line for label, entries in problems.items() for line in _first_lines(label, entries)]
+    lines = _mismatches(weights, state, keys, new=new, dropped=dropped)
     if lines:
         raise WeightsError(
             "the weights in {where} do not belong to this net:\n{lines}\n"
@@ -167,6 +163,36 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     net.load_state_dict(state | kept, strict=True)
     normalisation = dialect.normalisation or _run_normalisation(source)
     return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.translate, new)), normalisation, checked)
+
+
+def _mismatches(
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    keys: Mapping[str, str],
+    *,
+    new: Sequence[str],
+    dropped: Sequence[str],
+) -> list[str]:
+    """Return a line for each of the first `weights` that do not fit `state`; `keys` map from theirs to ours."""
+    # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
+    uncounted = [name for name in keys if name.endswith(".num_batches_tracked") and name not in weights]
+    pairs = [(name, weights[name], state[key]) for name, key in keys.items() if name in weights and key not in new]
+    problems = {
+        say("missing"): [name for name in keys if name not in weights and name not in uncounted],
+        say("surplus"): [_shown(name) for name in weights if name not in keys and name not in dropped],
+        say("shape"): [
+            say("{name}: got {got}, needed {needed}", name=name, got=tuple(found.shape), needed=tuple(needed.shape))
+            for name, found, needed in pairs
+            if found.shape != needed.shape
+        ],
+        say("type"): [
+            say("{name}: got {got}, needed {needed}", name=name, got=found.dtype, needed=needed.dtype)
+            for name, found, needed in pairs
+            # torch converts other precisions, which is right, and integers, which is not.
+            if found.dtype != needed.dtype and needed.is_floating_point() and not found.is_floating_point()
+        ],
+    }
+    return [line for label, entries in problems.items() for line in _first_lines(label, entries)]
 
 
 def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
@@ -237,10 +263,24 @@ def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[s
 
 
 def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in loaded.items()
+    ):
         raise WeightsError(
             "{where} holds no state dict, which maps names to tensors: save net.state_dict()", where=where
         )
+    for key, tensor in loaded.items():
+        layout = None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
+        kinds = ((tensor.is_nested, "nested"), (tensor.is_quantized, "quantized"), (tensor.is_meta, "meta"))
+        kind = next((name for holds, name in kinds if holds), layout)
+        if kind is not None:
+            raise WeightsError(
+                "{key} in {where} is not a plain tensor of numbers ({kind}): save the state dict of the net before it "
+                "is converted",
+                key=_shown(key),
+                where=where,
+                kind=kind,
+            )
     return dict(loaded)
 
 
