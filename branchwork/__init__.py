@@ -4,6 +4,12 @@ Each verb of the command is a function here with the same name; it returns a val
 the name of a verb: importing it would hide the function.
 """
 
+import sys
+
+# `python -m branchwork` looks for modules in the user's folder first: her random.py would stand for Python's own.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))
+
 from typing import Any
 
 import lazy_loader

@@ -82,7 +82,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def printable(path: str | Path) -> str:
     """Return a path as one line of text that can be shown and written, whatever bytes the file system has for it."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def escaped(text: str) -> str:
+    """Return `text` with whatever would not be seen, or would move the cursor, written as in Python: `\\n`, `\\x1b`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -210,6 +214,12 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         raise
     except FileNotFoundError as reason:
         raise error("{path} is missing: {remedy}", path=shown, remedy=remedy) from reason
+    except PermissionError as reason:
+        raise error(
+            "{path} cannot be read ({strerror}): it is forbidden to you. Change its permissions, or ask its owner to.",
+            path=shown,
+            strerror=system_words(reason),
+        ) from reason
     except OSError as reason:
         raise error(
             "{path} cannot be read ({strerror}): {remedy}",

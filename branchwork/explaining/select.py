@@ -27,6 +27,7 @@ from branchwork.files import hold_lock, read_json, with_format, write_json, writ
 from branchwork.language import enumerated, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
+from branchwork.tensors import write_tensors
 from branchwork.training.evaluate import check_match, evaluate_net, load_for
 from branchwork.training.machine import using_threads
 from branchwork.training.options import Options
@@ -47,7 +48,6 @@ from branchwork.training.run import (
     keep_script,
     kept_net,
     load_run,
-    write_tensors,
 )
 from branchwork.training.train import resume, train
 

@@ -2,21 +2,20 @@
 
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
 from branchwork.errors import RunError
 from branchwork.files import parse_json, reading, with_format
 from branchwork.language import mark, say
+from branchwork.tensors import CHECKSUM, read_tensors, write_tensors
 from branchwork.training.plan import Plan
-from branchwork.training.run import STATE, detached, write_tensors
+from branchwork.training.run import STATE
 from branchwork.training.state import TrainState
 
 
@@ -49,9 +48,8 @@ def save_state(folder: Path, plan: Plan, position: Position, *, state: TrainStat
     tensors["random.cpu"] = torch.get_rng_state()
     if plan.options.device.startswith("cuda"):
         tensors["random.cuda"] = torch.cuda.get_rng_state(plan.options.device)
-    tensors = detached(tensors)
     about = {"plan": json.dumps(with_format(plan)), "position": json.dumps(with_format(position))}
-    write_tensors(folder / STATE, tensors, about | {"checksum": _checksum(tensors, about)})
+    write_tensors(folder / STATE, tensors, about)
 
 
 @dataclass(frozen=True)
@@ -102,22 +100,11 @@ def load_state(folder: Path) -> SavedState:
             state=STATE,
         )
     with reading(path, remedy=_AGAIN):
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
-        plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)  # first, since it tells a newer format
-        if about.pop("checksum") != _checksum(tensors, about):
-            raise ValueError(say("its checksum does not match its contents"))
+        tensors, about = read_tensors(path)
+        if not {CHECKSUM, "plan", "position"} <= about.keys():
+            raise ValueError(say("it is not the state of a training"))
+    plan = parse_json(about["plan"], Plan, path, remedy=_AGAIN)
     return SavedState(plan, parse_json(about["position"], Position, path, remedy=_AGAIN), tensors)
 
 
 _AGAIN = mark("start the training again, with another --out")
-
-
-def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Return a checksum of all names, shapes, bytes and texts: a renamed moment, say, would change the training."""
-    check = zlib.crc32(json.dumps(dict(sorted(about.items()))).encode())
-    for name, tensor in sorted(tensors.items()):
-        check = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), check)
-        check = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, check)
-    return f"{check:08x}"

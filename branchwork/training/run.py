@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +26,7 @@ from branchwork.errors import NetError, RunError, first_line, system_words
 from branchwork.files import check_writable, printable, read_json, reading, with_format, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
+from branchwork.tensors import write_tensors
 from branchwork.training.recipe import Recipe
 from branchwork.training.trust import TRUSTING, is_trusted, remember
 
@@ -153,15 +153,6 @@ def write_top(folder: Path, history: Sequence[Mapping[str, Any]], weights: Mappi
                 raise RunError(
                     "cannot remove {file}: {strerror}. Remove it yourself.", file=file, strerror=system_words(reason)
                 ) from reason
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-    write_whole(path, safetensors.torch.save(detached(tensors), metadata=about))
-
-
-def detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return contiguous copies on the CPU: safetensors refuses tensors that share memory, as tied weights do."""
-    return {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
 
 
 def keep_script(folder: Path, net: str) -> None:

@@ -1,0 +1,87 @@
+"""Files that may not be read or written: they are called forbidden, not damaged, and what can be shown is."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.folders import SHORT, train, two_classes
+from safetensors.torch import save_file
+
+import branchwork as bw
+from branchwork.errors import BranchworkError
+from branchwork.training.checkpoint import load_state
+from branchwork.training.recipes import fast
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="Windows has other permissions")
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory) -> Path:
+    """A pack, a run on it, and weights."""
+    root = tmp_path_factory.mktemp("originals")
+    two_classes(root / "pets")
+    bw.pack(root / "pets", out=root / "pets.pack")
+    train(data=str(root / "pets.pack"), recipe=fast("residual", 16).but(SHORT), out=root / "run")
+    weights = bw.NETS["residual"]().state_dict()
+    save_file(weights, root / "w.safetensors")
+    torch.save(weights, root / "w.pth")
+    return root
+
+
+@pytest.fixture
+def place(originals, monkeypatch) -> Iterator[Path]:
+    """A copy in a folder that everybody may enter: those of pytest are root's alone."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        shutil.copytree(originals, folder, dirs_exist_ok=True)
+        Path(folder).chmod(0o755)
+        monkeypatch.chdir(folder)
+        yield Path(folder)
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """What root may do is what others may."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("file", "use"),
+    [
+        ("run/model.json", lambda: bw.load_run("run")),
+        ("run/model.safetensors", lambda: bw.load_run("run")),
+        ("run/last/state.safetensors", lambda: load_state(Path("run"))),
+        ("w.safetensors", lambda: bw.load_weights(bw.NETS["residual"](), "w.safetensors")),
+        ("w.pth", lambda: bw.load_weights(bw.NETS["residual"](), "w.pth")),
+        ("pets.pack", lambda: bw.load_data("pets.pack")),
+    ],
+)
+def test_a_forbidden_file_is_called_so(place, file, use):
+    use()
+    Path(file).chmod(0)
+    with without_rights(), pytest.raises(BranchworkError) as caught:
+        use()
+    assert f"{file} cannot be read (Permission denied): it is forbidden to you" in str(caught.value)
+    assert "damaged" not in str(caught.value) and "again" not in str(caught.value)
+
+
+def test_a_run_that_may_only_be_read_is_evaluated(place, command):
+    command("evaluate", "run", "--data", "pets.pack")
+    Path("run/mistakes.png").unlink()
+    Path("run").chmod(0o555)
+    with without_rights():
+        code, out, err = command("evaluate", "run", "--data", "pets.pack")
+    assert code == 0 and "of 4 test images" in out, err
+    assert "the most confident mistakes are not drawn: cannot write run/mistakes.png: Permission denied" in out
+    assert not Path("run/mistakes.png").exists()
