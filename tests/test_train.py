@@ -473,7 +473,7 @@ def test_two_trainings_do_not_share_a_folder(small):
 NETS_THAT_CANNOT_LEARN = {
     "Detached": "no gradient flows back from its logits",
     "NoParameters": "has no parameter to train",
-    "FailsLater": "failed in epoch 1, step 2: not today",
+    "FailsLater": "failed in epoch 1, step 2: ValueError: not today",
 }
 
 

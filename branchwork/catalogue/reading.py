@@ -42,7 +42,7 @@ from branchwork.catalogue.statements import (
     unguarded,
     used_by,
 )
-from branchwork.errors import NetError, nearest
+from branchwork.errors import FAILURES, NetError, nearest
 from branchwork.files import reading
 from branchwork.language import say
 
@@ -177,7 +177,7 @@ class Script:
                 return
             except NetError as reason:
                 problem = reason
-            except (Exception, SystemExit) as reason:
+            except FAILURES as reason:
                 problem = NetError(
                     "{file}, line {line}: {kind}: {reason}",
                     file=step.file,
@@ -322,6 +322,16 @@ class Script:
             return top and top[0].module
         frame, names = sys._getframe(1), names or ()
         file, line = frame.f_code.co_filename, frame.f_lineno
+        if level:
+            needed = self.path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py")
+            problem = NetError(
+                "{file}, line {line}: `{code}` needs {needed}, which is not there: copy it there",
+                file=file,
+                line=line,
+                code=linecache.getline(file, line).strip(),
+                needed=needed,
+            )
+            return StandIn(problem, is_import=True)
         module, lacks = None, list(names)
         try:
             module = builtins.__import__(name, scope, None, names, level)
@@ -329,7 +339,7 @@ class Script:
             if not lacks:
                 return module
             raise ImportError(f"{name} has no {', '.join(lacks)}")
-        except (Exception, SystemExit) as reason:
+        except FAILURES as reason:
             if (file, line) in self._expected:
                 raise
             problem = NetError(

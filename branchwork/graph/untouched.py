@@ -17,8 +17,11 @@ _TENSORS = {"_parameters", "_buffers", "_modules"}
 
 def eval_copy(net: nn.Module) -> nn.Module:
     """Return a copy of `net` in eval mode that shares its tensors, so that a large net is not held twice."""
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
+    attributes = (value for module in net.modules() for value in vars(module).values())
+    # Computed ones, such as the weight of torch's old weight_norm, cannot be copied.
+    shared: dict[int, Any] = {id(value): value.detach() for value in attributes if isinstance(value, Tensor)}
     shared |= {id(b): b.detach() for b in net.buffers()}
+    shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
     return copy.deepcopy(net, shared).eval()
 
 

@@ -21,7 +21,7 @@ from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
-from branchwork.errors import NetError, RunError, first_line, system_words
+from branchwork.errors import FAILURES, NetError, RunError, first_line, system_words, with_kind, with_line
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.language import say, times
@@ -258,11 +258,12 @@ def check_net(net: nn.Module, model: Model) -> None:
     A copy of it runs forward once in each mode, since a learner's net can fail in either, and backward once.
     """
     shape = (model.in_channels, *model.image_size)
+    _check_state(net, model.net)
     for mode in (True, False):
         # Two images: a batch norm in train mode refuses one, and with two a view that mixes images is noticed.
         try:
             twin = copy.deepcopy(net).train(mode)
-        except Exception as reason:
+        except FAILURES as reason:
             raise NetError(
                 "{net} cannot be copied: {reason}. Do not keep computed tensors as attributes, and "
                 "use weight_norm and spectral_norm of torch.nn.utils.parametrizations, not of torch.nn.utils",
@@ -272,18 +273,39 @@ def check_net(net: nn.Module, model: Model) -> None:
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
-        except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
+        except FAILURES as reason:
             mine = NetError(
-                "{net} cannot take images of {shape}: {name}: {reason}",
+                "{net} cannot take images of {shape}: {reason}",
                 net=model.net,
                 shape=times(shape),
-                name=type(reason).__name__,
-                reason=reason,
+                reason=with_line(with_kind(reason), reason),
             )
             raise failure(net, shape) or mine from reason
         check_output(output, len(model.classes), model.net)
         if mode:
             _check_learning(twin, output, model.net)
+
+
+def _check_state(net: nn.Module, name: str) -> None:
+    """Raise `NetError` if a run cannot hold what `net` keeps, or if its weights have a precision of their own."""
+    for path, value in net.state_dict().items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise NetError(
+                "{name} keeps `{path}` with its weights, which a run cannot store ({kind}): register it with "
+                "persistent=False, or leave out get_extra_state",
+                name=name,
+                path=path,
+                kind=f"{value.layout}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__,
+            )
+    for path, parameter in net.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise NetError(
+                "`{path}` of {name} is {dtype}: leave out .half() and .double(); --precision says what numbers a "
+                "training computes in",
+                name=name,
+                path=path,
+                dtype=str(parameter.dtype).removeprefix("torch."),
+            )
 
 
 def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
@@ -294,7 +316,7 @@ def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
         )
     try:
         F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
-    except Exception as reason:
+    except FAILURES as reason:
         raise NetError(
             "{name} cannot be trained: no gradient flows back from its logits ({reason}). Look for no_grad, detach(), "
             ".item() or an in-place operation",

@@ -5,7 +5,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,12 +13,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from branchwork.catalogue.builders import NETS
-from branchwork.catalogue.resolve import short_name, split_options
+from branchwork.catalogue.resolve import is_own_failure, short_name
 from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
+from branchwork.errors import (
+    FAILURES,
+    DataError,
+    Diverged,
+    Interrupted,
+    RunError,
+    TrainingError,
+    first_line,
+    with_kind,
+    with_line,
+)
 from branchwork.files import hold_lock, remove_parts, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
@@ -188,7 +197,7 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
     saved_at = time.perf_counter()
     try:
         events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
-        for event in events:
+        for event in _own_failures(run, events):
             if isinstance(event, Epoch):
                 _keep_epoch(run, event.weights)
                 observer.epoch(event)
@@ -227,23 +236,15 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 folder=run.folder,
             )
         ) from reason
-    except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
-        if processes.count > 1 and is_lost(reason):
-            raise TrainingError(
-                "one of the {count} processes that train together was lost ({reason}). "
-                "Continue, with any number of processes: branchwork train --resume {folder}",
-                count=processes.count,
-                reason=first_line(reason),
-                folder=run.folder,
-            ) from reason
-        if split_options(plan.net)[0] in NETS:
-            raise  # our own net: our own bug, shown with its traceback
+    except (RuntimeError, ValueError) as reason:
+        if processes.count == 1 or not is_lost(reason):
+            raise
         raise TrainingError(
-            "{net} failed in epoch {epoch}, step {step}: {reason}",
-            net=plan.net,
-            epoch=position.epoch + 1,
-            step=position.step + 1,
-            reason=with_line(str(reason), reason),
+            "one of the {count} processes that train together was lost ({reason}). "
+            "Continue, with any number of processes: branchwork train --resume {folder}",
+            count=processes.count,
+            reason=first_line(reason),
+            folder=run.folder,
         ) from reason
     if position.epoch < plan.recipe.epochs:
         observer.note(
@@ -258,6 +259,25 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
             )
         )
     state.net.load_state_dict(run.best)
+
+
+def _own_failures(run: _Run, events: Iterator[Step | Epoch]) -> Iterator[Step | Epoch]:
+    """Yield `events`, and turn what a user's own net raises meanwhile into an error that says where."""
+    position, processes = run.position, run.state.processes
+    try:
+        yield from events
+    except FAILURES as reason:
+        lost = processes.count > 1 and is_lost(reason)
+        if lost or not is_own_failure(run.plan.net, reason):
+            raise
+        raise TrainingError(
+            "{net} failed in epoch {epoch}, step {step}: {reason}. The last state is kept in {folder}.",
+            net=run.plan.net,
+            epoch=position.epoch + 1,
+            step=position.step + 1,
+            reason=with_line(with_kind(reason), reason),
+            folder=run.folder,
+        ) from reason
 
 
 def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
