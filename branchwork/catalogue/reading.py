@@ -44,6 +44,7 @@ from branchwork.catalogue.statements import (
 )
 from branchwork.errors import FAILURES, NetError, nearest
 from branchwork.files import reading
+from branchwork.graph.untouched import ONE_AT_A_TIME
 from branchwork.language import say
 
 _NUMBERS = itertools.count(1)
@@ -360,20 +361,24 @@ class Script:
 
 @contextmanager
 def undisturbed(*, on_cpu: bool = True) -> Iterator[None]:
-    """Keep what a script may change from everybody else: arguments, folder, random numbers, standard output."""
-    numpy: Any = sys.modules.get("numpy")
-    cuda: Any = sys.modules["torch"].cuda
-    argv, cwd, path, state = sys.argv, os.getcwd(), list(sys.path), random.getstate()
-    numbers = numpy and numpy.random.get_state()
-    has_gpu, sys.argv = cuda.is_available, sys.argv[:1]
-    if on_cpu:  # as the net is when it is built: we move it ourselves
-        cuda.is_available = lambda: False
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        cuda.is_available, sys.argv, sys.path[:] = has_gpu, argv, path
-        os.chdir(cwd)
-        random.setstate(state)
-        if numpy:
-            numpy.random.set_state(numbers)
+    """Keep what a script may change from everybody else: arguments, folder, random numbers, standard output.
+
+    One thread at a time: all of these belong to the process.
+    """
+    with ONE_AT_A_TIME:
+        numpy: Any = sys.modules.get("numpy")
+        cuda: Any = sys.modules["torch"].cuda
+        argv, cwd, path, state = sys.argv, os.getcwd(), list(sys.path), random.getstate()
+        numbers = numpy and numpy.random.get_state()
+        has_gpu, sys.argv = cuda.is_available, sys.argv[:1]
+        if on_cpu:  # as the net is when it is built: we move it ourselves
+            cuda.is_available = lambda: False
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            cuda.is_available, sys.argv, sys.path[:] = has_gpu, argv, path
+            os.chdir(cwd)
+            random.setstate(state)
+            if numpy:
+                numpy.random.set_state(numbers)

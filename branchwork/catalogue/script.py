@@ -12,7 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -20,6 +19,7 @@ from branchwork.catalogue.reading import Script, undisturbed
 from branchwork.catalogue.stand_in import StandIn, stand_in_of
 from branchwork.catalogue.statements import SUFFIXES, OnCpu, used_by
 from branchwork.errors import FAILURES, NetError, nearest, with_kind, with_line
+from branchwork.graph.untouched import alone
 from branchwork.language import say
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -45,7 +45,7 @@ def find_own_builder(
         if not path.is_file():
             raise NetError("there is no file {path}", path=location)
         attribute = attribute or _only_net(Script(path), location)
-        with torch.random.fork_rng(devices=[]):
+        with alone():
             value = _of_run(path, attribute, location) if run else _of_reading(path, attribute, location)
     else:
         value = _import(location, attribute)
@@ -136,7 +136,7 @@ def _run(path: Path, files: frozenset[tuple[Path, bytes]]) -> ModuleType:
     del files
     script, before = Script(path), set(sys.modules)
     try:
-        with undisturbed(on_cpu=False), torch.random.fork_rng(devices=[]):
+        with undisturbed(on_cpu=False), alone():
             sys.path.insert(0, str(path.parent))
             return script.run()
     except FAILURES as reason:

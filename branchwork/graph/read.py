@@ -23,7 +23,7 @@ from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
+from branchwork.graph.untouched import alone, blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated, say
 
 # A net is read with few images and with many. A number that differs between the two is the number of images, or a
@@ -42,7 +42,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shape, reasons = tuple(input_shape), list[BaseException]()
-    with torch.random.fork_rng(devices=[]), _quiet(), mode(net, train=train):
+    with alone(), _quiet(), mode(net, train=train):
         attempts = [(1,)] if single else [(FEW, MANY), (1,)]
         for counts in attempts:
             try:

@@ -15,6 +15,7 @@ from branchwork.graph.mend import Mend
 from branchwork.graph.program import Graph, Shape
 from branchwork.graph.trace import Operation, Trace
 from branchwork.graph.unread import Unread, unread_layers
+from branchwork.graph.untouched import alone
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def run(net: nn.Module, input_shape: Shape, *, train: bool) -> ForwardBackward |
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
     weight = next(iter(parameters.values()), torch.zeros(()))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with alone(), torch.enable_grad():
         try:
             output = twin(torch.rand(2, *input_shape, dtype=weight.dtype, device=weight.device))
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]

@@ -27,6 +27,7 @@ from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, StudyError, TrainingError, WeightsError, first_line
 from branchwork.files import parse_json
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.graph.untouched import alone
 from branchwork.observer import Epoch, Observer
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms, Job, Record
 from branchwork.training.infer import predict_logits
@@ -243,7 +244,7 @@ class _GradientWatch(Observer):
 
     def __init__(self, job: Job, data: DataSet, recipe: Recipe) -> None:
         self.job = job
-        with torch.random.fork_rng(devices=[]):
+        with alone():
             build = Model.of(job.net, data).builder()
             torch.manual_seed(job.seed)  # as `train` does, so that these are its initial weights
             self.net = build()
@@ -261,7 +262,7 @@ class _GradientWatch(Observer):
     def measure(self, epoch: int) -> None:
         """Note the norms of the gradients of the mean loss after `epoch` epochs."""
         if self.job.gradients:
-            with torch.random.fork_rng(devices=[]):  # so that the training's dropout draws the same numbers
+            with alone():  # so that the training's dropout draws the same numbers
                 torch.manual_seed(self.job.seed)
                 norms = gradient_norms(self.net, self.images, self.labels)
             self.gradients.append(GradientNorms(epoch, norms))

@@ -9,7 +9,7 @@ from branchwork.catalogue.resolve import is_own_failure
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Images
 from branchwork.errors import FAILURES, NetError, RecipeError, WeightsError, with_kind, with_line
-from branchwork.graph.untouched import holding, untouched
+from branchwork.graph.untouched import alone, holding, untouched
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -82,7 +82,7 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     training = net.training
     clones = {id(buffer): buffer.clone() for buffer in net.buffers()}  # a batch norm counts what it sees
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), untouched(net), holding(net, clones):
+        with torch.no_grad(), alone(), untouched(net), holding(net, clones):
             for mode in {False, training}:
                 net.train(mode)(images)
         return torch.channels_last

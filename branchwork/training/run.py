@@ -24,6 +24,7 @@ from branchwork.datasets.placing import METHODS
 from branchwork.errors import FAILURES, NetError, RunError, first_line, system_words, with_kind, with_line
 from branchwork.files import check_writable, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
+from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.training.recipe import Recipe
 
@@ -111,7 +112,7 @@ def load_run(folder: str | Path) -> TrainedNet:
             model=MODEL,
         )
     model = read_json(path, Model)
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
         check_net(net, model)
