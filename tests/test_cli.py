@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import WORDS, in_a_process
+from helpers.folders import two_classes
 from rich.console import Console
 from rich.measure import Measurement
 
 import branchwork as bw
-from branchwork import cli
+from branchwork import cli, screen
 from branchwork.cli import output
 from branchwork.cli.output import make_table, show
 
@@ -214,6 +215,28 @@ def test_a_disk_that_is_full_is_one_message_and_leaves_no_part():
         r"^branchwork: cannot write run/last/state.safetensors \([\d,]+ bytes\)", done.stderr, re.MULTILINE
     )
     assert [path for path in Path("run").rglob("*") if path.is_file()] == []
+
+
+STOPPED = {
+    "select": ("select", "inception", *QUICK),
+    "pack": ("data", "pack", "pictures", "--out", "a.pack"),
+    "export": ("export", "inception", "--to", "pt2", "--out", "a.pt2"),
+    "study": ("study", "bottleneck", "--data", "sample", "--preset", "quick", "--workers", 1, "--out", "study"),
+}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("verb", STOPPED)
+def test_a_scheduler_and_the_end_of_the_terminal_stop_every_verb_as_ctrl_c_does(verb, name, command, monkeypatch):
+    def told(self, *given, **options):
+        signal.raise_signal(getattr(signal, name))
+
+    two_classes(Path("pictures"))
+    monkeypatch.setattr(screen.Lines, "line", told)
+    monkeypatch.setattr(screen.Lines, "count", told)
+    code, out, err = command(*STOPPED[verb])
+    assert (code, out) == (130, "") and "Traceback" not in err
+    assert list(Path().rglob("*.part")) == [] and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
 
 
 def test_a_reader_that_has_enough_is_no_error():

@@ -2,9 +2,12 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -56,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = choose_language(sys.argv[1:] if arguments is None else arguments)
         add_examples(app)
-        code = app(words, exit_on_error=False, print_error=False)
+        with ended_as_by_ctrl_c():
+            code = app(words, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
@@ -77,6 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let a scheduler's SIGTERM and the end of the terminal raise `KeyboardInterrupt`, unless they are handled."""
+    heeded = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+        heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def choose_language(arguments: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from branchwork.catalogue.resolve import find_builder
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
-from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
 from branchwork.graph.untouched import alone
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -107,6 +107,7 @@ def study(
     _claim(folder, about)
     activity = say("is working on the study in {folder}", folder=folder)
     with hold_lock(folder / ".lock", activity, error=StudyError):
+        remove_parts(folder, folder / TRAININGS)
         workers = options.workers
         if workers is None:
             quick = preset == "quick" and pick_device(options.device).type == "cpu"

@@ -22,7 +22,7 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
 from branchwork.errors import FAILURES, NetError, RunError, first_line, system_words, with_kind, with_line
-from branchwork.files import check_writable, read_json, reading, write_json, write_whole
+from branchwork.files import check_writable, make_folder, read_json, reading, write_json, write_whole
 from branchwork.graph.teach import failure
 from branchwork.graph.untouched import alone
 from branchwork.language import say, times
@@ -168,7 +168,6 @@ def keep_script(folder: Path, net: str) -> None:
     if files and kept and files != kept:
         raise RunError("{folder} holds another script: choose another --out", folder=folder / SCRIPTS)
     for name in files.keys() - kept.keys():
-        (folder / SCRIPTS / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SCRIPTS / name, files[name])
 
 
@@ -245,7 +244,7 @@ def _first_free(name: str) -> Path:
         number += 1
         folder = Path("runs") / f"{name}-{number}"
         try:
-            folder.mkdir(parents=True)
+            make_folder(folder, exist_ok=False)
         except FileExistsError:
             continue
         except OSError:

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -43,11 +43,11 @@ from branchwork.training.plan import Plan
 from branchwork.training.processes import Processes, is_lost
 from branchwork.training.result import Result
 from branchwork.training.run import (
-    FILES,
     METRICS,
     RECIPE,
     REPORT,
     RESULT,
+    SCRIPTS,
     STATE,
     Model,
     TrainedNet,
@@ -63,6 +63,7 @@ from branchwork.training.step import Moment, augment_batch
 
 # A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
+LOCK = ".lock"
 
 
 def run_training(
@@ -92,9 +93,8 @@ def run_training(
                 folder=folder,
             )
         if processes.first:
-            lock.enter_context(hold_lock(folder / ".lock", say("is training in {folder}", folder=folder)))
-            for name in (*FILES, "top/*"):
-                remove_parts(folder / name)
+            lock.enter_context(hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)))
+            remove_parts(folder, *(folder / name for name in ("last", "top", SCRIPTS)))
 
     if plan.normalisation is not None:  # as the weights that it starts from expect it
         mean, std = plan.normalisation
@@ -133,18 +133,31 @@ class _Run:
     macs: int
     first: Kernels | None
 
-    def save(self) -> None:
-        """Write the state. If that fails, the previous state remains, and the error says how to continue."""
-        if not self.state.processes.first:
-            return
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say how to continue where the folder cannot be written in here; the previous state remains.
+
+        Raises `RunError` if it was deleted meanwhile: what is written now would be no whole run.
+        """
+        if not holds(self.folder, LOCK):
+            raise RunError(
+                "{folder} was deleted while the training was running: train again, and leave it in place",
+                folder=self.folder,
+            )
         try:
-            save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
+            yield
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
             raise RunError(
                 "{reason} Then continue with: branchwork train --resume {folder}", reason=reason, folder=self.folder
             ) from reason
+
+    def save(self) -> None:
+        """Write the state."""
+        if self.state.processes.first:
+            with self.writing():
+                save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
 
 
 def _prepare(
@@ -286,10 +299,11 @@ def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
     if position.best_epoch == position.epoch:
         run.best = _copy(weights)
     if run.state.processes.first:
-        write_model(run.folder, run.best, run.state.model)
-        if top:
-            write_top(run.folder, position.history, weights, count=top)
-        write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+        with run.writing():
+            write_model(run.folder, run.best, run.state.model)
+            if top:
+                write_top(run.folder, position.history, weights, count=top)
+            write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
     run.save()
 
 
@@ -342,9 +356,10 @@ def _finish(run: _Run, data: DataSet) -> Result:
         folder=str(run.folder),
         report=str(run.folder / REPORT) if plan.options.report else None,
     )
-    if plan.options.report:
-        _report(run, data, result, evaluation)
-    write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
+    with run.writing():
+        if plan.options.report:
+            _report(run, data, result, evaluation)
+        write_json(run.folder / RESULT, asdict(result))  # last, because it says that the run is whole
     return result
 
 
