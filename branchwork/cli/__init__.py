@@ -1,5 +1,6 @@
 """The command `branchwork`: one short file per verb. Only these files print, and loading them does not import torch."""
 
+import errno
 import io
 import os
 import signal
@@ -25,12 +26,13 @@ from branchwork.cli.flags import unknown_flag
 from branchwork.cli.help import SpokenHelp, usage_error
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
+from branchwork.cli.output import complain
 from branchwork.cli.predict import predict
 from branchwork.cli.select import select
 from branchwork.cli.study import study
 from branchwork.cli.train import train
 from branchwork.cli.ui import ui
-from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
+from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere, system_words
 from branchwork.language import LANGUAGES, say
 
 app = App(
@@ -45,6 +47,9 @@ app = App(
 for verb in (train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo):
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
+
+# Why standard output cannot be written to. Writing to files has errors of its own.
+CANNOT_PRINT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 
 # Where Linux counts the running processes.
 RUNNING = Path("/proc/stat")
@@ -67,20 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ToldElsewhere:
         return 2
     except UnknownOptionError as reason:
-        print(f"branchwork: {unknown_flag(reason)}", file=sys.stderr)
+        complain(unknown_flag(reason))
         return 2
     except CycloptsError as reason:
-        print(f"branchwork: {usage_error(reason)}", file=sys.stderr)
+        complain(usage_error(reason))
         return 2
     except BranchworkError as reason:
-        print(f"branchwork: {str(reason).strip()}", file=sys.stderr)
+        complain(str(reason).strip())
         return 130 if isinstance(reason, Interrupted) else 2
     except KeyboardInterrupt:
-        print(f"branchwork: {say('interrupted')}", file=sys.stderr)
+        complain(say("interrupted"))
         return 130
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as reason:
+        if reason.filename is not None or reason.errno not in CANNOT_PRINT:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written
+        if reason.errno == errno.EPIPE:  # the reader of a pipe, such as `head`, has closed it
+            return 141
+        complain(say("cannot write to the standard output: {reason}", reason=system_words(reason)))
+        return 2
 
 
 @contextmanager
