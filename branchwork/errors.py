@@ -13,6 +13,9 @@ from branchwork.language import mark, say
 # Folders whose code is not the user's: this package, and Python's own library.
 OURS, _PYTHONS = f"{Path(__file__).parent}{os.sep}", f"{sysconfig.get_path('stdlib')}{os.sep}"
 
+# What code of the user's own may raise; Ctrl-C is not hers.
+FAILURES = (Exception, SystemExit)
+
 
 class BranchworkError(Exception):
     """Base of every error that the user can fix. The command prints it without a traceback and exits 2.
@@ -101,6 +104,11 @@ def own_line(reason: BaseException) -> str:
     """Return `file.py, line 12`, the place of `own_frame`, or "" if there is none."""
     frame = own_frame(reason)
     return say("{file}, line {line}", file=frame.filename, line=frame.lineno) if frame else ""
+
+
+def with_kind(reason: BaseException) -> str:
+    """Return the class and the message of an error, `KeyError: 'conv1'`; the class alone if there is no message."""
+    return f"{type(reason).__name__}: {reason}".removesuffix(": ")
 
 
 def with_line(message: str, reason: BaseException) -> str:

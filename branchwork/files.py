@@ -5,8 +5,9 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,7 +68,8 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
             reason=_cause_and_remedy(reason),
         ) from reason
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide why the file cannot be written
+            Path(temporary).unlink(missing_ok=True)
 
 
 def with_format(record: Any) -> dict[str, Any]:
@@ -94,18 +96,48 @@ def escaped(text: str) -> str:
 def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Iterator[Path]:
     """Provide an empty folder beside `path`, for files that are moved there once they are complete.
 
-    The folder is removed at the end. Raises `error` if it cannot be made.
+    The folder is removed at the end, and so is one that a killed process left. Raises `error` if it cannot be made, or
+    if another process writes `path`.
     """
+    check_writable(path, error=error)
     target = Path(os.path.realpath(path))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    except OSError as reason:
-        raise error("cannot write {path}: {reason}", path=path, reason=_cause_and_remedy(reason)) from reason
-    try:
-        yield Path(folder)
-    finally:
+    folder = target.with_name(f".{target.name}.part")
+    with hold_lock(target.with_name(f".{target.name}.lock"), say("is writing {path}", path=path), error=error):
         shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Provide an empty folder where the system keeps temporary files, and remove it at the end.
+
+    Those that killed processes left there are removed too: a living process holds the lock beside its own.
+    """
+    place = Path(tempfile.gettempdir())
+    for lock in place.glob("branchwork-*.lock"):
+        with suppress(OSError, Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink()
+    folder = place / f"branchwork-{uuid.uuid4().hex}"
+    with FileLock(f"{folder}.lock", timeout=0):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(f"{folder}.lock").unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, *, exist_ok: bool = True) -> None:
+    """Make `folder` and those above it that are missing, so that they outlast a power cut. Raises `OSError`."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    folder.mkdir(parents=True, exist_ok=exist_ok)
+    for path in missing:
+        _sync_folder(path.parent)
 
 
 def move_together(moves: Sequence[tuple[Path, Path]], *, error: type[BranchworkError] = RunError) -> None:
@@ -139,10 +171,11 @@ def check_writable(path: Path, *, error: type[BranchworkError] = RunError) -> No
         os.unlink(temporary)
 
 
-def remove_parts(path: Path) -> None:
-    """Remove temporary files that a process left beside `path` when it was killed while writing it."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        part.unlink(missing_ok=True)
+def remove_parts(*folders: Path) -> None:
+    """Remove the temporary files of `write_whole` that killed processes left in `folders`, whose lock is held."""
+    for folder in folders:
+        for part in folder.glob(".*.????????.part"):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -164,7 +197,8 @@ def hold_lock(lock: Path, activity: str, *, error: type[BranchworkError] = RunEr
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide what went wrong
+            lock.unlink(missing_ok=True)
         file_lock.release()
 
 
@@ -301,7 +335,7 @@ def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
 def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple[int, str]:
     """Open a temporary file beside `path`, which messages call `shown`; return its descriptor and its name."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
         raise error("cannot write {path}: {reason}", path=shown, reason=_cause_and_remedy(reason)) from reason

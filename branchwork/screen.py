@@ -3,6 +3,7 @@
 import html
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -23,8 +24,27 @@ def watch(progress: bool | Observer) -> Observer:
         return Observer()
     if _in_notebook():
         return Notebook()
-    console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    file: Any = sys.stderr and _Lossy(sys.stderr)
+    console = Console(file=file, stderr=True, highlight=False, emoji=False, soft_wrap=True)
     return Terminal(console) if console.is_terminal else Lines(console)
+
+
+class _Lossy:
+    """A stream that loses what cannot be written: no training ends because nobody can read its progress any more."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # full or broken; closed
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _in_notebook() -> bool:

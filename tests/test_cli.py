@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import io
 import json
 import os
 import re
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import pytest
 from conftest import WORDS, in_a_process
+from helpers.folders import two_classes
+from helpers.training import SGD, SMALL
 from rich.console import Console
 from rich.measure import Measurement
 
 import branchwork as bw
-from branchwork import cli
+from branchwork import cli, screen
 from branchwork.cli import output
 from branchwork.cli.output import make_table, show
+from branchwork.cli.parameters import STDOUT
+from branchwork.errors import BranchworkError
 
 QUICK = ("--data", "sample", "--epochs", 1)
 
@@ -214,6 +219,67 @@ def test_a_disk_that_is_full_is_one_message_and_leaves_no_part():
         r"^branchwork: cannot write run/last/state.safetensors \([\d,]+ bytes\)", done.stderr, re.MULTILINE
     )
     assert [path for path in Path("run").rglob("*") if path.is_file()] == []
+
+
+STOPPED = {
+    "select": ("select", "inception", *QUICK),
+    "pack": ("data", "pack", "pictures", "--out", "a.pack"),
+    "export": ("export", "inception", "--to", "pt2", "--out", "a.pt2"),
+    "study": ("study", "bottleneck", "--data", "sample", "--preset", "quick", "--workers", 1, "--out", "study"),
+}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("verb", STOPPED)
+def test_a_scheduler_and_the_end_of_the_terminal_stop_every_verb_as_ctrl_c_does(verb, name, command, monkeypatch):
+    def told(self, *given, **options):
+        signal.raise_signal(getattr(signal, name))
+
+    two_classes(Path("pictures"))
+    monkeypatch.setattr(screen.Lines, "line", told)
+    monkeypatch.setattr(screen.Lines, "count", told)
+    code, out, err = command(*STOPPED[verb])
+    assert (code, out) == (130, "") and "Traceback" not in err
+    assert list(Path().rglob("*.part")) == [] and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
+
+
+def test_json_and_csv_are_utf_8_whatever_the_terminal_can_show(monkeypatch):
+    monkeypatch.setenv("BRANCHWORK_LANG", "zh")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict"))
+    print("before")
+    assert cli.main(["data", "sample", "--json", "-"]) == 0
+    first, _, rest = sys.stdout.buffer.getvalue().decode("utf-8").partition("\n")
+    assert first == "before" and json.loads(rest)["origin"] == "安装包自带"
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setenv("BRANCHWORK_LANG", "en")
+    with pytest.raises(BranchworkError, match="standard output is closed"):
+        output.write_text("答案,\n", STDOUT)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize("arguments", ["nets", "--help", "nets --json -"])
+def test_a_full_standard_output_is_one_message(arguments):
+    done = in_a_process("-c", f"{' '.join(WORDS)} {arguments} > /dev/full", words=("bash",))
+    assert done.returncode == 2
+    assert done.stderr == "branchwork: cannot write to the standard output: No space left on device\n"
+
+
+@pytest.mark.parametrize("reason", [OSError(28, "full"), BrokenPipeError(32, "broken"), ValueError("closed")])
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_standard_error_that_takes_nothing_ends_no_training(reason, tty, monkeypatch, small):
+    class Broken(io.StringIO):
+        def write(self, text=""):
+            raise reason
+
+        flush = write
+
+        def isatty(self):
+            return tty
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    recipe = SGD.but({"epochs": 1, "batch_size": 100})
+    bw.train(SMALL, data=small, recipe=recipe, out="run", options=bw.Options(report=False), progress=True)
+    assert cli.main(["nets", "nonsense"]) == 2
 
 
 def test_a_reader_that_has_enough_is_no_error():

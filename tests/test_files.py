@@ -2,6 +2,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +10,17 @@ import pytest
 
 from branchwork import files
 from branchwork.errors import DataError, RunError
-from branchwork.files import check_writable, parse_json, read_json, reading, write_json, write_whole
+from branchwork.files import (
+    check_writable,
+    folder_beside,
+    hold_lock,
+    parse_json,
+    read_json,
+    reading,
+    temporary_folder,
+    write_json,
+    write_whole,
+)
 
 
 def test_a_file_is_written_with_its_folders_and_read_by_others(tmp_path):
@@ -54,6 +65,42 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
         write_whole(tmp_path / "file/x", "y", error=DataError)
     with pytest.raises(RunError, match="file is a file, and a folder is needed"):
         check_writable(tmp_path / "file/a")
+
+
+def test_new_folders_are_synced_into_those_above_them(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "_sync_folder", synced.append)
+    write_whole(tmp_path / "a/b/c.txt", "whole")
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a/b"}
+
+
+def test_a_folder_that_turns_read_only_is_told_and_hides_no_other_error(tmp_path, monkeypatch):
+    def refuse(*given, **options):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="Read-only file system"):
+        patch.setattr(os, "unlink", refuse)
+        patch.setattr(os, "replace", refuse)
+        write_whole(tmp_path / "a", "")
+    happened = pytest.raises(RunError, match="what happened")
+    with monkeypatch.context() as patch, happened, hold_lock(tmp_path / ".lock", "is busy"):
+        patch.setattr(os, "unlink", refuse)
+        raise RunError("what happened")
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for left in (".file.part", "branchwork-dead"):
+        (tmp_path / left).mkdir()
+        (tmp_path / left / "half").write_text("")
+    (tmp_path / "branchwork-dead.lock").write_text("")
+    with temporary_folder() as living, temporary_folder() as other, folder_beside(tmp_path / "file") as folder:
+        assert living.is_dir() and other.is_dir() and list(folder.iterdir()) == []
+        assert not list(tmp_path.glob("branchwork-dead*"))
+        with pytest.raises(RunError, match="another process is writing"), folder_beside(tmp_path / "file"):
+            pass
+        assert folder.is_dir()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -479,7 +480,7 @@ def test_two_trainings_do_not_share_a_folder(small):
 NETS_THAT_CANNOT_LEARN = {
     "Detached": "no gradient flows back from its logits",
     "NoParameters": "has no parameter to train",
-    "FailsLater": "failed in epoch 1, step 2: not today",
+    "FailsLater": "failed in epoch 1, step 2: ValueError: not today",
 }
 
 
@@ -645,10 +646,60 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
 def test_parts_that_a_killed_process_left_are_removed(small):
     with pytest.raises(Interrupted):
         bw.train("residual", data=small, recipe=QUICK, out="run", progress=StopAt(1, 3))
-    Path("run/last/.state.safetensors.abc.part").write_text("half")
+    Path("run/last/.state.safetensors.a1b2c3_8.part").write_text("half")
     Path("run/.mine.part").write_text("not ours")
     bw.resume("run", data=small)
     assert [path.name for path in Path("run").rglob("*.part")] == [".mine.part"]
+
+
+class Upset(Observer):
+    """Does something to the run after its first epoch."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def epoch(self, epoch):
+        if epoch.epoch == 1:
+            self.act()
+
+
+def test_a_folder_that_turns_read_only_in_mid_run_is_told(small, monkeypatch):
+    def turn():
+        def refuse(*given, **options):
+            raise OSError(30, "Read-only file system")
+
+        for name in ("open", "unlink", "replace"):
+            patch.setattr(os, name, refuse)
+
+    told = pytest.raises(RunError, match=r"Read-only file system.*--resume run$")
+    with monkeypatch.context() as patch, told:
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=Upset(turn))
+
+
+def test_a_folder_that_is_deleted_in_mid_run_is_told_and_not_made_again(small):
+    with pytest.raises(RunError, match="run was deleted while the training was running"):
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=Upset(lambda: shutil.rmtree("run")))
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_scheduler_and_the_end_of_the_terminal_stop_as_ctrl_c_does(small, name):
+    number = getattr(signal, name)
+    with pytest.raises(Interrupted, match="branchwork train --resume run"):
+        bw.train("residual", data=small, recipe=QUICK, out="run", progress=Upset(lambda: signal.raise_signal(number)))
+    assert loop_position("run")["epoch"] == 1 and signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_signal_that_this_process_ignores_stops_nothing(small, name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        press = Upset(lambda: signal.raise_signal(number))
+        assert bw.train("residual", data=small, recipe=QUICK, out="run", progress=press).epochs == 2
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_demo_trains_both_and_does_not_train_them_again(sample, monkeypatch):

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from branchwork.errors import NetError
+from branchwork.errors import FAILURES, NetError
 from branchwork.graph.untouched import eval_copy, has_script
 
 ImageSize = int | tuple[int, int]
@@ -72,7 +72,7 @@ def _features(probe: nn.Module, in_channels: int, image_size: tuple[int, int]) -
         with torch.no_grad():
             output = probe(torch.zeros(1, in_channels, *image_size, device=device))
         return int(output.numel()) or None
-    except Exception:  # an image smaller than a kernel, or anything that a user's forward raises
+    except FAILURES:  # an image smaller than a kernel, or what a user's own forward raises
         return None
 
 

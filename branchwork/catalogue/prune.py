@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.blocks import Add, Concat
-from branchwork.errors import NetError, first_line, nearest, with_line
+from branchwork.errors import FAILURES, NetError, first_line, nearest, with_line
 from branchwork.language import say
 
 # The most joins listed in a message about an unknown one.
@@ -129,7 +129,7 @@ def _lost_inputs(probe: nn.Module, image: Tensor, removed: list[Branch]) -> tupl
             logits = probe(image)
     except NetError:
         raise
-    except Exception as reason:  # a user's forward may raise anything
+    except FAILURES as reason:
         raise NetError(
             "the net cannot run on inputs of {shape}: {reason}",
             shape=tuple(image.shape[1:]),
@@ -191,7 +191,7 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
     try:
         with torch.no_grad():
             logits = copy.deepcopy(pruned).to("cpu", torch.float64).eval()(image)
-    except Exception as reason:
+    except FAILURES as reason:
         raise NetError(
             "the net cannot run without {names}: {reason}", names=names, reason=_describe(reason)
         ) from reason
@@ -203,5 +203,5 @@ def _check(pruned: nn.Module, image: Tensor, expected: Tensor, *, removed: list[
         )
 
 
-def _describe(reason: Exception) -> str:
+def _describe(reason: BaseException) -> str:
     return with_line(str(reason) if isinstance(reason, NetError) else first_line(reason), reason)

@@ -42,8 +42,9 @@ from branchwork.catalogue.statements import (
     unguarded,
     used_by,
 )
-from branchwork.errors import NetError, nearest
+from branchwork.errors import FAILURES, NetError, nearest
 from branchwork.files import reading
+from branchwork.graph.untouched import ONE_AT_A_TIME
 from branchwork.language import say
 
 _NUMBERS = itertools.count(1)
@@ -188,7 +189,7 @@ class Script:
                 return
             except NetError as reason:
                 problem = reason
-            except (Exception, SystemExit) as reason:
+            except FAILURES as reason:
                 problem = NetError(
                     "{file}, line {line}: {kind}: {reason}",
                     file=step.file,
@@ -333,6 +334,16 @@ class Script:
             return top and top[0].module
         frame, names = sys._getframe(1), names or ()
         file, line = frame.f_code.co_filename, frame.f_lineno
+        if level:
+            needed = self.path.parents[level - 1].joinpath(*name.split(".")).with_suffix(".py")
+            problem = NetError(
+                "{file}, line {line}: `{code}` needs {needed}, which is not there: copy it there",
+                file=file,
+                line=line,
+                code=linecache.getline(file, line).strip(),
+                needed=needed,
+            )
+            return StandIn(problem, is_import=True)
         module, lacks = None, list(names)
         try:
             module = builtins.__import__(name, scope, None, names, level)
@@ -340,7 +351,7 @@ class Script:
             if not lacks:
                 return module
             raise ImportError(f"{name} has no {', '.join(lacks)}")
-        except (Exception, SystemExit) as reason:
+        except FAILURES as reason:
             if (file, line) in self._expected:
                 raise
             problem = NetError(
@@ -361,20 +372,24 @@ class Script:
 
 @contextmanager
 def undisturbed(*, on_cpu: bool = True) -> Iterator[None]:
-    """Keep what a script may change from everybody else: arguments, folder, random numbers, standard output."""
-    numpy: Any = sys.modules.get("numpy")
-    cuda: Any = sys.modules["torch"].cuda
-    argv, cwd, path, state = sys.argv, os.getcwd(), list(sys.path), random.getstate()
-    numbers = numpy and numpy.random.get_state()
-    has_gpu, sys.argv = cuda.is_available, sys.argv[:1]
-    if on_cpu:  # as the net is when it is built: we move it ourselves
-        cuda.is_available = lambda: False
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        cuda.is_available, sys.argv, sys.path[:] = has_gpu, argv, path
-        os.chdir(cwd)
-        random.setstate(state)
-        if numpy:
-            numpy.random.set_state(numbers)
+    """Keep what a script may change from everybody else: arguments, folder, random numbers, standard output.
+
+    One thread at a time: all of these belong to the process.
+    """
+    with ONE_AT_A_TIME:
+        numpy: Any = sys.modules.get("numpy")
+        cuda: Any = sys.modules["torch"].cuda
+        argv, cwd, path, state = sys.argv, os.getcwd(), list(sys.path), random.getstate()
+        numbers = numpy and numpy.random.get_state()
+        has_gpu, sys.argv = cuda.is_available, sys.argv[:1]
+        if on_cpu:  # as the net is when it is built: we move it ourselves
+            cuda.is_available = lambda: False
+        try:
+            with redirect_stdout(sys.stderr):
+                yield
+        finally:
+            cuda.is_available, sys.argv, sys.path[:] = has_gpu, argv, path
+            os.chdir(cwd)
+            random.setstate(state)
+            if numpy:
+                numpy.random.set_state(numbers)

@@ -23,7 +23,7 @@ from branchwork.catalogue.input_size import ImageSize, height_and_width
 from branchwork.catalogue.prune import prune
 from branchwork.catalogue.script import find_own_builder
 from branchwork.catalogue.statements import SUFFIXES
-from branchwork.errors import NetError, is_library, nearest
+from branchwork.errors import BranchworkError, NetError, is_library, nearest, own_frame
 
 # The option that every net has, and how long its value may be within a short name.
 WITHOUT, LONGEST = "without", 48
@@ -167,6 +167,12 @@ def _check_options(name: str, options: Mapping[str, str]) -> None:
                 choices=", ".join(choices[key]),
                 value=value,
             )
+
+
+def is_own_failure(net: str, reason: BaseException) -> bool:
+    """Return whether `reason`, raised where `net` ran, is the fault of a user's own net, and not a bug of ours."""
+    ours = split_options(net)[0] in NETS or (isinstance(reason, AssertionError) and own_frame(reason) is None)
+    return not ours and not isinstance(reason, BranchworkError)
 
 
 def split_own(name: str) -> tuple[str, str]:

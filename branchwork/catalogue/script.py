@@ -12,13 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from branchwork.catalogue.reading import Script, undisturbed
 from branchwork.catalogue.stand_in import StandIn, stand_in_of
 from branchwork.catalogue.statements import SUFFIXES, OnCpu, used_by
-from branchwork.errors import NetError, nearest, with_line
+from branchwork.errors import FAILURES, NetError, nearest, with_kind, with_line
+from branchwork.graph.untouched import alone
 from branchwork.language import say
 
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -44,7 +45,7 @@ def find_own_builder(
         if not path.is_file():
             raise NetError("there is no file {path}", path=location)
         attribute = attribute or _only_net(Script(path), location)
-        with torch.random.fork_rng(devices=[]):
+        with alone():
             value = _of_run(path, attribute, location) if run else _of_reading(path, attribute, location)
     else:
         value = _import(location, attribute)
@@ -76,14 +77,37 @@ def _build(make: Callable[[], object], name: str) -> nn.Module:
             net = make()
     except NetError:
         raise
-    except (Exception, SystemExit) as reason:
+    except FAILURES as reason:
         if (stand_in := stand_in_of(reason)) is not None:
             stand_in.complain()
         raise NetError("{name} failed to build: {reason}", name=name, reason=_describe(reason)) from reason
     if not isinstance(net, nn.Module):
         kind = type(net).__name__
         raise NetError("{name} returns a {kind}, not a torch.nn.Module: return the net", name=name, kind=kind)
+    _check_modules(net, name)
     return net
+
+
+def _check_modules(net: nn.Module, name: str) -> None:
+    """Raise `NetError` if `net` has a part that holds itself, or one whose size is only known after a first image."""
+    for path, module in net.named_modules():
+        for attribute, child in module.named_children():
+            if module in child.modules():
+                raise NetError(
+                    "{name} holds itself: `{path}` is, or contains, the module that has it as an attribute. Take it "
+                    "out",
+                    name=name,
+                    path=f"{path}.{attribute}".lstrip("."),
+                )
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise NetError(
+                "{name}: the size of `{path}` ({kind}) is unknown until it has read an image. Write {layer} with its "
+                "size: if it is wrong, the message says what it must be",
+                name=name,
+                path=path,
+                kind=type(module).__name__,
+                layer=f"nn.{type(module).__name__.removeprefix('Lazy')}",
+            )
 
 
 def script_files(location: str) -> dict[Path, bytes]:
@@ -113,10 +137,10 @@ def _run(path: Path, files: frozenset[tuple[Path, bytes]]) -> ModuleType:
     script, before, bytecode = Script(path), set(sys.modules), sys.dont_write_bytecode
     sys.dont_write_bytecode = True  # in a run it would be code that nobody trusted yet
     try:
-        with undisturbed(on_cpu=False), torch.random.fork_rng(devices=[]):
+        with undisturbed(on_cpu=False), alone():
             sys.path.insert(0, str(path.parent))
             return script.run()
-    except (Exception, SystemExit) as reason:
+    except FAILURES as reason:
         raise NetError("{path} failed: {reason}", path=path, reason=_describe(reason)) from reason
     finally:
         sys.dont_write_bytecode = bytecode
@@ -131,7 +155,7 @@ def _import(location: str, attribute: str) -> Any:
         with undisturbed():
             sys.path.insert(0, os.getcwd())
             module = importlib.import_module(location)
-    except (Exception, SystemExit) as reason:
+    except FAILURES as reason:
         raise NetError(
             "{location} cannot be imported: {reason}. A script of your own is file.py:Class.",
             location=location,
@@ -276,7 +300,7 @@ def _instances(script: Script) -> dict[str, ast.Call]:
 
 def _describe(reason: BaseException) -> str:
     """Python's message and the line of the user's file that raised it, with a hint for a common mistake."""
-    message = f"{type(reason).__name__}: {reason}"
+    message = with_kind(reason)
     if "before Module.__init__" in message:
         message = say("call super().__init__() first, in __init__")
     return message if isinstance(reason, SyntaxError) else with_line(message, reason)

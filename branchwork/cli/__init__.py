@@ -1,10 +1,14 @@
 """The command `branchwork`: one short file per verb. Only these files print, and loading them does not import torch."""
 
+import errno
 import io
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -22,12 +26,13 @@ from branchwork.cli.flags import unknown_flag
 from branchwork.cli.help import SpokenHelp, usage_error
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
+from branchwork.cli.output import complain
 from branchwork.cli.predict import predict
 from branchwork.cli.select import select
 from branchwork.cli.study import study
 from branchwork.cli.train import train
 from branchwork.cli.ui import ui
-from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere
+from branchwork.errors import BranchworkError, Interrupted, ToldElsewhere, system_words
 from branchwork.language import LANGUAGES, say
 from branchwork.training.trust import trusting
 
@@ -44,6 +49,9 @@ for verb in (train, evaluate, predict, compare, nets, inspect, explain, select, 
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 
+# Why standard output cannot be written to. Writing to files has errors of its own.
+CANNOT_PRINT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+
 # Where Linux counts the running processes.
 RUNNING = Path("/proc/stat")
 
@@ -57,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words, trust = take_trust(choose_language(sys.argv[1:] if arguments is None else arguments))
         add_examples(app)
-        with trusting(trust):
+        with trusting(trust), ended_as_by_ctrl_c():
             code = app(words, exit_on_error=False, print_error=False)
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -65,26 +73,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ToldElsewhere:
         return 2
     except UnknownOptionError as reason:
-        print(f"branchwork: {unknown_flag(reason)}", file=sys.stderr)
+        complain(unknown_flag(reason))
         return 2
     except CycloptsError as reason:
-        print(f"branchwork: {usage_error(reason)}", file=sys.stderr)
+        complain(usage_error(reason))
         return 2
     except BranchworkError as reason:
-        print(f"branchwork: {str(reason).strip()}", file=sys.stderr)
+        complain(str(reason).strip())
         return 130 if isinstance(reason, Interrupted) else 2
     except KeyboardInterrupt:
-        print(f"branchwork: {say('interrupted')}", file=sys.stderr)
+        complain(say("interrupted"))
         return 130
     except (MemoryError, RuntimeError) as reason:
         if not isinstance(reason, MemoryError) and "can't allocate memory" not in str(reason):  # as torch says it
             raise
-        message = say("there is not enough memory: close other programs, or take smaller images, batches or nets")
-        print(f"branchwork: {message}", file=sys.stderr)
+        complain(say("there is not enough memory: close other programs, or take smaller images, batches or nets"))
         return 2
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has closed it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as reason:
+        if reason.filename is not None or reason.errno not in CANNOT_PRINT:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be written
+        if reason.errno == errno.EPIPE:  # the reader of a pipe, such as `head`, has closed it
+            return 141
+        complain(say("cannot write to the standard output: {reason}", reason=system_words(reason)))
+        return 2
+
+
+@contextmanager
+def ended_as_by_ctrl_c() -> Iterator[None]:
+    """Let a scheduler's SIGTERM and the end of the terminal raise `KeyboardInterrupt`, unless they are handled."""
+    heeded = []
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+        heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in heeded:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def choose_language(arguments: Sequence[str]) -> list[str]:

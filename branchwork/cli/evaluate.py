@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from branchwork.training.evaluate import Evaluation
 
-# With more classes, nobody could read the confusion matrix.
-MOST_CLASSES = 100
 # How many classes are named for which the images of one are mistaken.
 MOST_MISTAKEN = 3
 
@@ -119,6 +117,8 @@ def _more(evaluation: "Evaluation") -> list[str]:
 
 def _confusion(evaluation: "Evaluation") -> "Table | str":
     from rich.text import Text
+
+    from branchwork.training.evaluate import MOST_CLASSES
 
     names = [figures.name for figures in evaluation.classes]
     if len(names) > MOST_CLASSES:

@@ -1,14 +1,17 @@
 """How the verbs show a value: as a table for people, as JSON for programs."""
 
 import dataclasses
+import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from branchwork.cli.parameters import STDOUT
+from branchwork.errors import BranchworkError
 from branchwork.files import write_whole
 from branchwork.language import CLOSING, HAN, WORDS, say, wrapped
 
@@ -32,11 +35,22 @@ def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> Non
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write `text` to a file, or to standard output if `path` is `-`."""
-    if path == STDOUT:
-        sys.stdout.write(text)
-    else:
+    """Write `text` in UTF-8 to a file, or to standard output, whatever its encoding, if `path` is `-`."""
+    if path != STDOUT:
         write_whole(path, text)
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+    elif sys.stdout is None:
+        raise BranchworkError("the standard output is closed: write to a file instead of -")
+    else:
+        sys.stdout.write(text)
+
+
+def complain(message: str) -> None:
+    """Print `message` to standard error, if that can be written to."""
+    with suppress(OSError, ValueError):
+        print(f"branchwork: {message}", file=sys.stderr)
 
 
 def make_table(*columns: str, names: Sequence[str] = (), title: str | None = None) -> "Table":

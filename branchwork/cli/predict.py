@@ -2,13 +2,12 @@
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Part, deliver, make_table, show, where_drawn, write_text
+from branchwork.cli.output import Part, complain, deliver, make_table, show, where_drawn, write_text
 from branchwork.cli.parameters import FILE, STDOUT, Json, Run
 from branchwork.errors import RecipeError
 from branchwork.language import mark, say
@@ -40,7 +39,7 @@ def predict(
     deliver(predictions, json_file, lambda: None if csv_file == STDOUT else show(*parts(predictions, draw)))
     failed = [prediction.error for prediction in predictions if prediction.error is not None]
     for error in failed:
-        print(f"branchwork: {error}", file=sys.stderr)
+        complain(error)
     return 2 if failed else 0
 
 

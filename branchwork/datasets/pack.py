@@ -27,7 +27,7 @@ from branchwork.datasets.folder import FolderLayout, title_of
 from branchwork.datasets.placing import METHODS
 from branchwork.datasets.reading import ImageFormat
 from branchwork.errors import DataError, system_words
-from branchwork.files import hold_lock, move_together, parse_json, printable, reading
+from branchwork.files import hold_lock, make_folder, move_together, parse_json, printable, reading
 from branchwork.language import mark, say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -283,7 +283,7 @@ def _check_space(path: Path, needed: int) -> None:
 def _writing(path: Path) -> Iterator[None]:
     """Make the folder of `path`; turn what the system refuses there into a `DataError`."""
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.absolute().parent)
         yield
     except OSError as reason:
         raise DataError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from branchwork.deploy.formats import FORMATS, write
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending, legible
+from branchwork.files import temporary_folder
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -162,13 +162,13 @@ def _measure(
     expected = predict_logits(subject.net, images, subject.model)
     runs: dict[tuple[Contender, int, int] | str, Callable[[], object]] = {}
     differences = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         for contender in contenders:
             observer.note(say("preparing {contender}", contender=contender))
             runners: list[Runner] = []
             for size in sizes:
                 if not runners or contender.fused:  # which fused net is cheapest depends on the batch size
-                    prepared = _prepare(contender, subject, Path(folder), batch=size)
+                    prepared = _prepare(contender, subject, folder, batch=size)
                     runners = [load(contender.engine, prepared, contender.precision) for _ in range(options.loads)]
                 differences[contender, size] = _check(contender, runners[0], images[:size], expected=expected[:size])
                 for number, runner in enumerate(runners):

@@ -23,7 +23,7 @@ from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.explaining.selection import Figures, Goal, Selection, Size
 from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
-from branchwork.files import hold_lock, read_json, with_format, write_json, write_whole
+from branchwork.files import hold_lock, read_json, remove_parts, with_format, write_json, write_whole
 from branchwork.language import enumerated, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -127,6 +127,7 @@ def select(
     try:
         # Not the lock of the trainings, which take their own in this folder.
         with hold_lock(folder / ".selecting", say("is selecting branches in {folder}", folder=folder)):
+            remove_parts(folder)
             run = run or load_run(_train(search, folder / WHOLE, whole, weights=None))
             with using_threads(plan.options.threads):
                 sizes = _shrink(search, folder, steps, whole=run.net)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from branchwork.catalogue.prune import find_branches, find_joins, prune
@@ -14,6 +13,7 @@ from branchwork.errors import NetError, RecipeError, first_line
 from branchwork.explaining.candidates import Group, Tuner, branch_paths, find_groups, weight_size
 from branchwork.explaining.selection import Goal, Size, Trial, Worth
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.graph.untouched import alone
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.training.plan import Plan
@@ -63,7 +63,7 @@ def start_search(plan: Plan, data: DataSet, goal: Goal, *, observer: Observer) -
 
 def build(plan: Plan, data: DataSet, net: str) -> nn.Module:
     """Build `net` for the plan's data, in eval mode; its weights will be replaced."""
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         return Model.of(net, data, plan.recipe).builder()().eval()
 
 

@@ -13,7 +13,7 @@ from branchwork.fusing.pieces import Merge
 from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.target import ENGINES, Target
 from branchwork.graph.read import FEW, read
-from branchwork.graph.untouched import holding, untouched
+from branchwork.graph.untouched import alone, holding, untouched
 
 
 def fuse(
@@ -117,7 +117,7 @@ def _step(run: nn.Module, weights: list[nn.Parameter], buffers: list[Tensor], *,
     """Return the gradients of the weights and the new buffers of one step, which leaves both as they are."""
     device = weights[0].device
     # Each run begins with the same random numbers, for the same images and the same dropout.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), untouched(run):
+    with alone(device), untouched(run):
         images = torch.randn(FEW, *shape).to(weights[0])
         clones = {id(buffer): buffer.detach().clone() for buffer in run.buffers()}
         with torch.enable_grad(), holding(run, clones) as left:

@@ -16,14 +16,14 @@ from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from branchwork.errors import NetError
+from branchwork.errors import FAILURES, NetError
 from branchwork.graph.affine import DROPOUTS
 from branchwork.graph.costs import VIEWS, argument, op_name
 from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.untouched import blank, borrowed, holding, mode, untouched
+from branchwork.graph.untouched import alone, blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated, say
 
 # A net is read with few images and with many. A number that differs between the two is the number of images, or a
@@ -41,8 +41,8 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     fails.
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    shape, reasons = tuple(input_shape), list[Exception]()
-    with torch.random.fork_rng(devices=[]), _quiet(), mode(net, train=train):
+    shape, reasons = tuple(input_shape), list[BaseException]()
+    with alone(), _quiet(), mode(net, train=train):
         attempts = [(1,)] if single else [(FEW, MANY), (1,)]
         for counts in attempts:
             try:
@@ -50,7 +50,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
                 readings = [Reading(count, reader.read(count)) for count in counts]
                 graph, held = merge(readings[0], readings[-1], tensors)
                 break
-            except Exception as reason:  # the net's own forward may raise anything, and so may what reads it
+            except FAILURES as reason:  # the net's own, or what reads it
                 reasons.append(reason)
         recorded = len(reasons) == len(attempts)
         problem = failure(net, shape, train=train) if reasons else None
@@ -82,7 +82,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     )
 
 
-def _not_for_any_number(net: nn.Module, reason: Exception) -> str:
+def _not_for_any_number(net: nn.Module, reason: BaseException) -> str:
     message = str(reason).strip().split("\n")[0]
     return say(
         "{net} does not run the same operations on every batch of images, so its graph cannot be read ({message}): "
@@ -97,7 +97,7 @@ def _recorded(net: nn.Module, shape: Shape, *, train: bool, obstacle: str) -> fx
     try:
         with borrowed(net, train=train):
             module = record_graph(net, blank(net, 1, shape))
-    except Exception as reason:  # it needs two images, such as a batch norm of one pixel in training
+    except FAILURES as reason:  # it needs two images, such as a batch norm of one pixel in training
         raise NetError(obstacle) from reason
     for node in module.graph.nodes:
         value = node.meta.get("val")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from branchwork.blocks import keeping_padding, options, pair, short, size_changes
-from branchwork.errors import NetError, did_you_mean, with_line
+from branchwork.errors import FAILURES, NetError, did_you_mean, with_line
 from branchwork.graph.mend import Mend, handed_on, renamed, respelt, with_arguments
 from branchwork.graph.record import RecordedCall, Recorder, call
 from branchwork.graph.untouched import blank, borrowed, eval_copy, has_script
@@ -46,7 +46,7 @@ def failure(net: nn.Module, input_shape: Sequence[int], *, train: bool = False) 
         with borrowed(net, train=train), torch.no_grad(), recorder:
             call(net, images)
         return None
-    except Exception as reason:  # a learner's own forward may raise anything
+    except FAILURES as reason:
         case = _Case(net, recorder, reason, tuple(input_shape))
         problem = str(reason)
         if not isinstance(reason, NetError):  # a join has already said what does not fit
@@ -74,7 +74,7 @@ class _Case:
 
     net: nn.Module
     recorder: Recorder
-    reason: Exception
+    reason: BaseException
     input_shape: tuple[int, ...]
     mends: list[Mend | None] = field(default_factory=list)
 
@@ -299,7 +299,7 @@ def _python(case: _Case) -> str:
             "a module ({passed}) was passed where its output was meant: call it, as in F.relu(self.conv1(x))",
             passed=passed[1],
         )
-    return f"{type(reason).__name__}: {message}"
+    return f"{type(reason).__name__}: {message}".removesuffix(": ")
 
 
 def _misspelt(case: _Case, cls: type, method: str) -> str:
@@ -352,6 +352,6 @@ def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
             with torch.no_grad():
                 meta(torch.empty(2, input_shape[0], side, side, device="meta"))
             return side
-        except Exception:  # still too small, or a flattened size is typed in
+        except FAILURES:  # still too small, or a flattened size is typed in
             continue
     return None

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,13 +13,19 @@ from torch import Tensor, nn
 
 from branchwork.language import say
 
+# Switches and hooks of torch, the attributes of a net, and random numbers belong to all threads.
+ONE_AT_A_TIME = threading.RLock()
+
 _TENSORS = {"_parameters", "_buffers", "_modules"}
 
 
 def eval_copy(net: nn.Module) -> nn.Module:
     """Return a copy of `net` in eval mode that shares its tensors, so that a large net is not held twice."""
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
+    attributes = (value for module in net.modules() for value in vars(module).values())
+    # Computed ones, such as the weight of torch's old weight_norm, cannot be copied.
+    shared: dict[int, Any] = {id(value): value.detach() for value in attributes if isinstance(value, Tensor)}
     shared |= {id(b): b.detach() for b in net.buffers()}
+    shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
     return copy.deepcopy(net, shared).eval()
 
 
@@ -34,13 +41,21 @@ def blank(net: nn.Module, count: int, shape: Sequence[int]) -> Tensor:
 
 
 @contextmanager
+def alone(device: torch.device | None = None) -> Iterator[None]:
+    """Keep other threads out of here, and restore the random numbers of torch, and of a GPU `device`, at the end."""
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=devices):
+        yield
+
+
+@contextmanager
 def borrowed(net: nn.Module, *, train: bool = False) -> Iterator[None]:
     """Run `net` in here on copies of its buffers, and without any trace left behind.
 
     It is in eval mode, or with `train` in the mode that it was in.
     """
     copies = {id(buffer): buffer.detach().clone() for buffer in net.buffers()}
-    with torch.random.fork_rng(devices=[]), mode(net, train=train), untouched(net), holding(net, copies):
+    with alone(), mode(net, train=train), untouched(net), holding(net, copies):
         yield
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from branchwork.errors import is_library
+from branchwork.errors import FAILURES, is_library
 from branchwork.graph.mend import Mend
 from branchwork.graph.program import Graph, Shape
 from branchwork.graph.trace import Operation, Trace
 from branchwork.graph.unread import Unread, unread_layers
+from branchwork.graph.untouched import alone
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def run(net: nn.Module, input_shape: Shape, *, train: bool) -> ForwardBackward |
     twin = copy.deepcopy(net).train(train)
     parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
     weight = next(iter(parameters.values()), torch.zeros(()))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    with alone(), torch.enable_grad():
         try:
             output = twin(torch.rand(2, *input_shape, dtype=weight.dtype, device=weight.device))
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
             ends = [tensor.sum() for tensor in tensors if tensor.requires_grad]
             gradients = torch.autograd.grad(ends, list(parameters.values()), allow_unused=True) if ends else ()
-        except Exception:  # the net's own code may raise anything; it is enough that it could be read
+        except FAILURES:  # the net's own code may raise anything; it is enough that it could be read
             return None
     reached = zip(parameters, gradients, strict=True) if ends else ()
     return ForwardBackward(output, frozenset(name for name, g in reached if g is not None)) if tensors else None

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from branchwork.catalogue.resolve import find_builder
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, StudyError, nearest
-from branchwork.files import hold_lock, read_json, write_json, write_whole
+from branchwork.files import hold_lock, read_json, remove_parts, write_json, write_whole
+from branchwork.graph.untouched import alone
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -108,6 +107,7 @@ def study(
     _claim(folder, about)
     activity = say("is working on the study in {folder}", folder=folder)
     with hold_lock(folder / ".lock", activity, error=StudyError):
+        remove_parts(folder, folder / TRAININGS)
         workers = options.workers
         if workers is None:
             quick = preset == "quick" and pick_device(options.device).type == "cpu"
@@ -151,7 +151,7 @@ def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:
     """Raise `NetError` if the images are too small for one of the nets."""
     factor = shrinking(data.image_size, setting.side)
     height, width = (side // factor for side in data.image_size)
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         for arm in arms:
             find_builder(
                 arm.net, in_channels=data.channels, num_classes=len(data.classes), image_size=(height, width)

@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -25,13 +24,15 @@ from branchwork.datasets.batches import generator_of, normalise, train_and_valid
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
 from branchwork.errors import BatchTooLarge, DataError, StudyError, TrainingError, WeightsError, first_line
-from branchwork.files import parse_json
+from branchwork.files import parse_json, temporary_folder
 from branchwork.graph.costs import count_macs, count_parameters
+from branchwork.graph.untouched import alone
 from branchwork.observer import Epoch, Observer
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms, Job, Record
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine, using_threads, versions
 from branchwork.training.options import Options
+from branchwork.training.processes import STOPS
 from branchwork.training.recipe import Recipe
 from branchwork.training.result import Result
 from branchwork.training.run import METRICS, Model, load_run
@@ -99,7 +100,8 @@ def process_pool(workers: int) -> Iterator[Executor]:
 
 
 def _begin_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process handles it
+    for number in STOPS:  # which reach the whole group; the first process handles them
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -118,10 +120,10 @@ def train_job(job: Job) -> Record:
     differ from those that the study started with.
     """
     began = time.perf_counter()
-    with _ONE_TRAINING, using_threads(job.threads), tempfile.TemporaryDirectory(prefix="branchwork-") as folder:
+    with _ONE_TRAINING, using_threads(job.threads), temporary_folder() as folder:
         data = reduce_data(_load(job.data, job.size, fit=job.fit, checksum=job.checksum), job)
         recipe = Recipe(**job.recipe)
-        run, watch = Path(folder) / "run", _GradientWatch(job, data, recipe)
+        run, watch = folder / "run", _GradientWatch(job, data, recipe)
         parameters, macs = count_parameters(watch.net), count_macs(watch.net, (data.channels, *data.image_size))
         outcome: dict[str, Any]
         try:
@@ -243,7 +245,7 @@ class _GradientWatch(Observer):
 
     def __init__(self, job: Job, data: DataSet, recipe: Recipe) -> None:
         self.job = job
-        with torch.random.fork_rng(devices=[]):
+        with alone():
             build = Model.of(job.net, data).builder()
             torch.manual_seed(job.seed)  # as `train` does, so that these are its initial weights
             self.net = build()
@@ -261,7 +263,7 @@ class _GradientWatch(Observer):
     def measure(self, epoch: int) -> None:
         """Note the norms of the gradients of the mean loss after `epoch` epochs."""
         if self.job.gradients:
-            with torch.random.fork_rng(devices=[]):  # so that the training's dropout draws the same numbers
+            with alone():  # so that the training's dropout draws the same numbers
                 torch.manual_seed(self.job.seed)
                 norms = gradient_norms(self.net, self.images, self.labels)
             self.gradients.append(GradientNorms(epoch, norms))

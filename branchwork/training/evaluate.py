@@ -25,6 +25,8 @@ from branchwork.training.run import Model, load_run
 WORST = 24
 # With more classes than this, the accuracy of the five most probable ones is given too.
 FEW_CLASSES, USUAL_TOP = 10, 5
+# With more, nobody could read the confusion matrix.
+MOST_CLASSES = 100
 Z_95 = 1.959963984540054
 
 

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from branchwork.catalogue.resolve import is_own_failure
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import Images
-from branchwork.errors import RecipeError, WeightsError
-from branchwork.graph.untouched import holding, untouched
+from branchwork.errors import FAILURES, NetError, RecipeError, WeightsError, with_kind, with_line
+from branchwork.graph.untouched import alone, holding, untouched
 from branchwork.training.run import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -81,11 +82,11 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     training = net.training
     clones = {id(buffer): buffer.clone() for buffer in net.buffers()}  # a batch norm counts what it sees
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), untouched(net), holding(net, clones):
+        with torch.no_grad(), alone(), untouched(net), holding(net, clones):
             for mode in {False, training}:
                 net.train(mode)(images)
         return torch.channels_last
-    except RuntimeError:
+    except FAILURES:
         net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return torch.contiguous_format
     finally:
@@ -102,18 +103,30 @@ def evaluation_batch(model: Model, device: torch.device) -> int:
 def predict_logits(net: nn.Module, images: Images, model: Model, *, precision: torch.dtype = torch.float32) -> Tensor:
     """Return logits float32 N×K on the CPU for uint8 images N×C×H×W. Puts `net` in eval mode and back.
 
-    Its weights stay in the layout of `pick_layout`. Raises `WeightsError` if a logit is not finite.
+    Its weights stay in the layout of `pick_layout`. Raises `NetError` where a user's own net fails, and `WeightsError`
+    if a logit is not finite.
     """
     device, dtype, layout = next(net.parameters()).device, weight_dtype(precision), pick_layout(net, model)
     size = evaluation_batch(model, device)
     training = net.training
     net.eval()
-    with torch.inference_mode(), autocast(device, precision):
-        logits = [
-            net(normalise(batch.to(device), model.mean, model.std).to(dtype, memory_format=layout)).float().cpu()
-            for batch in (images[at : at + size] for at in range(0, len(images), size))
-        ]
-    net.train(training)
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            logits = [
+                net(normalise(batch.to(device), model.mean, model.std).to(dtype, memory_format=layout)).float().cpu()
+                for batch in (images[at : at + size] for at in range(0, len(images), size))
+            ]
+    except FAILURES as reason:
+        if not is_own_failure(model.net, reason):
+            raise
+        raise NetError(
+            "{net} failed on {count} images, in eval mode: {reason}",
+            net=model.net,
+            count=len(images),
+            reason=with_line(with_kind(reason), reason),
+        ) from reason
+    finally:
+        net.train(training)
     result = torch.cat(logits)
     if not bool(result.isfinite().all()):
         raise WeightsError("{net} returns infinite or NaN logits: its weights are damaged", net=model.net)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from branchwork.datasets.dataset import Split
 from branchwork.drawing.drawing import inline_drawing
-from branchwork.errors import first_line
+from branchwork.errors import FAILURES, first_line
 from branchwork.graph.branching import BranchedNet, branches_of
 from branchwork.graph.read import read
 from branchwork.graph.trace import Trace, trace_graph
@@ -78,11 +78,11 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
         graph = read(net, (trained.model.in_channels, *trained.model.image_size), train=True)
         trace = trace_graph(graph)
         drawing = _drawing(trace, trained.folder)
-    except Exception as reason:  # a learner's net may do anything
+    except FAILURES as reason:  # a learner's net may do anything
         return NetSections(paragraph(say("The net cannot be drawn: {reason}", reason=first_line(reason))), "", kernels)
     try:
         branches = _branches(branches_of(graph, trace), trained, measured_on, held_out=held_out) if trace.joins else ""
-    except Exception as reason:
+    except FAILURES as reason:
         branches = paragraph(say("The branches cannot be measured: {reason}", reason=first_line(reason)))
     return NetSections(drawing, branches, kernels)
 

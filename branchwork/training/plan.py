@@ -13,6 +13,7 @@ from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
 from branchwork.errors import DataError, RecipeError
+from branchwork.graph.untouched import alone
 from branchwork.observer import need_tensorboard
 from branchwork.training.auxiliary import check_heads
 from branchwork.training.batch_size import fitting_batch, images_per_second
@@ -93,7 +94,7 @@ def make_plan(
         raise RecipeError("{problem}, or leave out --compile", problem=problem)
     model = Model.of(plan.net, data, plan.recipe)
     # Built here only to be checked, before a folder is made: the training builds it again, from its seed.
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         built = model.builder()()
         check_net(built, model)
     if options.weights is not None:

@@ -22,6 +22,9 @@ from branchwork.language import say
 
 T = TypeVar("T")
 
+# What a terminal sends to all its processes: Ctrl-C, and its end, which Windows does not know.
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -185,22 +188,27 @@ def _has_unused(step: nn.Module, shape: tuple[int, ...]) -> bool:
 
 @contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """Return an event that the first Ctrl-C sets, so that no step is cut in two; a second one interrupts at once."""
+    """Return an event that the first Ctrl-C sets, so that no step is cut in two; a second one interrupts at once.
+
+    So does the end of the terminal. Whatever this process ignores, as `nohup` has it, it goes on to ignore.
+    """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread receives signals
         return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def first(number: int, frame: object) -> None:
-        event.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, first)
     # torchrun and cluster schedulers send SIGTERM, also after a Ctrl-C: it must not cut a step in two either.
-    terminate = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
+    previous = {number: signal.getsignal(number) for number in (*STOPS, signal.SIGTERM)}
+    heeded = [number for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)]
+
+    def stop(number: int, frame: object) -> None:
+        event.set()
+        if number == signal.SIGINT:
+            signal.signal(number, previous[signal.SIGINT])
+
+    for number in heeded:
+        signal.signal(number, stop)
     try:
         yield event
     finally:
-        signal.signal(signal.SIGINT, previous)
-        signal.signal(signal.SIGTERM, terminate)
+        for number in heeded:
+            signal.signal(number, previous[number])

@@ -22,9 +22,19 @@ from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
-from branchwork.errors import NetError, RunError, first_line, system_words
-from branchwork.files import check_writable, printable, read_json, reading, with_format, write_json, write_whole
+from branchwork.errors import FAILURES, NetError, RunError, first_line, system_words, with_kind, with_line
+from branchwork.files import (
+    check_writable,
+    make_folder,
+    printable,
+    read_json,
+    reading,
+    with_format,
+    write_json,
+    write_whole,
+)
 from branchwork.graph.teach import failure
+from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.tensors import write_tensors
 from branchwork.training.recipe import Recipe
@@ -119,7 +129,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
         )
     model = read_json(path, Model)
     check_code(folder, model.net, trust=trust)
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         net = dataclasses.replace(model, net=kept_net(folder, model.net)).builder()()
         load_weights(net, folder)
         check_net(net, model)
@@ -166,7 +176,6 @@ def keep_script(folder: Path, net: str) -> None:
     if not kept.items() <= files.items():  # a start that failed may have left some of them
         raise RunError("{folder} holds another script: choose another --out", folder=folder / SCRIPTS)
     for name in files.keys() - kept.keys():
-        (folder / SCRIPTS / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(folder / SCRIPTS / name, files[name])
     if _has_code(net):
         remember(net, files)
@@ -284,7 +293,7 @@ def _first_free(name: str) -> Path:
         number += 1
         folder = Path("runs") / f"{name}-{number}"
         try:
-            folder.mkdir(parents=True)
+            make_folder(folder, exist_ok=False)
         except FileExistsError:
             continue
         except OSError:
@@ -298,11 +307,12 @@ def check_net(net: nn.Module, model: Model) -> None:
     A copy of it runs forward once in each mode, since a learner's net can fail in either, and backward once.
     """
     shape = (model.in_channels, *model.image_size)
+    _check_state(net, model.net)
     for mode in (True, False):
         # Two images: a batch norm in train mode refuses one, and with two a view that mixes images is noticed.
         try:
             twin = copy.deepcopy(net).train(mode)
-        except Exception as reason:
+        except FAILURES as reason:
             raise NetError(
                 "{net} cannot be copied: {reason}. Do not keep computed tensors as attributes, and "
                 "use weight_norm and spectral_norm of torch.nn.utils.parametrizations, not of torch.nn.utils",
@@ -312,18 +322,39 @@ def check_net(net: nn.Module, model: Model) -> None:
         try:
             with torch.set_grad_enabled(mode):
                 output = twin(torch.zeros(2, *shape))
-        except (Exception, SystemExit) as reason:  # a learner's own forward may raise anything
+        except FAILURES as reason:
             mine = NetError(
-                "{net} cannot take images of {shape}: {name}: {reason}",
+                "{net} cannot take images of {shape}: {reason}",
                 net=model.net,
                 shape=times(shape),
-                name=type(reason).__name__,
-                reason=reason,
+                reason=with_line(with_kind(reason), reason),
             )
             raise failure(net, shape) or mine from reason
         check_output(output, len(model.classes), model.net)
         if mode:
             _check_learning(twin, output, model.net)
+
+
+def _check_state(net: nn.Module, name: str) -> None:
+    """Raise `NetError` if a run cannot hold what `net` keeps, or if its weights have a precision of their own."""
+    for path, value in net.state_dict().items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise NetError(
+                "{name} keeps `{path}` with its weights, which a run cannot store ({kind}): register it with "
+                "persistent=False, or leave out get_extra_state",
+                name=name,
+                path=path,
+                kind=f"{value.layout}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__,
+            )
+    for path, parameter in net.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise NetError(
+                "`{path}` of {name} is {dtype}: leave out .half() and .double(); --precision says what numbers a "
+                "training computes in",
+                name=name,
+                path=path,
+                dtype=str(parameter.dtype).removeprefix("torch."),
+            )
 
 
 def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
@@ -334,7 +365,7 @@ def _check_learning(net: nn.Module, logits: Tensor, name: str) -> None:
         )
     try:
         F.cross_entropy(logits.float(), torch.zeros(2, dtype=torch.int64)).backward()  # type: ignore[no-untyped-call]
-    except Exception as reason:
+    except FAILURES as reason:
         raise NetError(
             "{name} cannot be trained: no gradient flows back from its logits ({reason}). Look for no_grad, detach(), "
             ".item() or an in-place operation",

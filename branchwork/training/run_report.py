@@ -16,7 +16,7 @@ from branchwork.figures import BAD, GOOD, inline_svg, new_figure, plain_axes, pl
 from branchwork.files import write_whole
 from branchwork.language import listed, say
 from branchwork.pages import cards, details, facts, footer, image_grid, page, paragraph, section, side_by_side, table
-from branchwork.training.evaluate import Evaluation
+from branchwork.training.evaluate import MOST_CLASSES, Evaluation
 from branchwork.training.net_report import NetSections
 from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import RECIPES
@@ -64,11 +64,7 @@ def write_report(
         net.kernels,
         section(say("Most confident mistakes"), _mistake_words(evaluation), _mistakes(evaluation, data)),
         '<div class="pair"><section>',
-        section(
-            say("Confusion matrix"),
-            say("Rows are the true classes, columns the predicted ones."),
-            _confusion(evaluation),
-        ),
+        _confusion(evaluation, result["folder"]),
         "</section><section>",
         section(
             say("Class by class"),
@@ -197,17 +193,26 @@ def _draw_errors(axes: "Axes", errors: Sequence[float], evaluation: Evaluation) 
     axes.legend(frameon=False)
 
 
-def _confusion(evaluation: Evaluation) -> str:
-    names = [escape(figures.name) for figures in evaluation.classes]
+def _confusion(evaluation: Evaluation, run: str) -> str:
+    title, names = say("Confusion matrix"), [escape(figures.name) for figures in evaluation.classes]
+    if len(names) > MOST_CLASSES:
+        words = say(
+            "With {n:,} classes it is too large to read: branchwork evaluate {run} --json FILE writes it.",
+            n=len(names),
+            run=run,
+        )
+        return section(title, words)
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = []
     for true, row in enumerate(evaluation.confusion):
         total = max(1, sum(row))
         cells = "".join(_cell(count, count / total, true == answer) for answer, count in enumerate(row))
         rows.append(f"<tr><th>{names[true]}</th>{cells}</tr>")
-    return (
+    return section(
+        title,
+        say("Rows are the true classes, columns the predicted ones."),
         f'<div class="scroll"><table class="confusion"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>",
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from branchwork.catalogue.builders import NETS
 from branchwork.catalogue.resolve import DEFAULT_INPUT, defaults_of, find_builder, short_name
 from branchwork.errors import NetError
+from branchwork.graph.untouched import alone
 from branchwork.language import times
 from branchwork.training.run import MODEL, TrainedNet, holds, load_run
 
@@ -63,7 +64,7 @@ def resolve(
     channels, image_size = (shape[0], (shape[1], shape[2])) if len(shape) == 3 else (None, None)
     if defaults is None and input_shape is None:
         channels = None  # a net of the user's own keeps its channels
-    with torch.random.fork_rng(devices=[]):
+    with alone():
         build = find_builder(name, in_channels=channels, num_classes=num_classes, image_size=image_size)
         torch.manual_seed(0)  # after a script has been read, which may set a seed of its own
         return Subject(build(), short_name(name), shape)

@@ -5,20 +5,29 @@ import json
 import math
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from branchwork.catalogue.builders import NETS
-from branchwork.catalogue.resolve import short_name, split_options
+from branchwork.catalogue.resolve import is_own_failure, short_name
 from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
-from branchwork.errors import DataError, Diverged, Interrupted, RunError, TrainingError, first_line, with_line
+from branchwork.errors import (
+    FAILURES,
+    DataError,
+    Diverged,
+    Interrupted,
+    RunError,
+    TrainingError,
+    first_line,
+    with_kind,
+    with_line,
+)
 from branchwork.files import hold_lock, remove_parts, with_format, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
@@ -34,11 +43,11 @@ from branchwork.training.plan import Plan
 from branchwork.training.processes import Processes, is_lost
 from branchwork.training.result import Result
 from branchwork.training.run import (
-    FILES,
     METRICS,
     RECIPE,
     REPORT,
     RESULT,
+    SCRIPTS,
     STATE,
     Model,
     TrainedNet,
@@ -55,6 +64,7 @@ from branchwork.training.step import Moment, augment_batch
 
 # A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
+LOCK = ".lock"
 
 
 def run_training(
@@ -84,9 +94,8 @@ def run_training(
                 folder=folder,
             )
         if processes.first:
-            lock.enter_context(hold_lock(folder / ".lock", say("is training in {folder}", folder=folder)))
-            for name in (*FILES, "top/*"):
-                remove_parts(folder / name)
+            lock.enter_context(hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)))
+            remove_parts(folder, *(folder / name for name in ("last", "top", SCRIPTS)))
 
     if plan.normalisation is not None:  # as the weights that it starts from expect it
         mean, std = plan.normalisation
@@ -125,18 +134,31 @@ class _Run:
     macs: int
     first: Kernels | None
 
-    def save(self) -> None:
-        """Write the state. If that fails, the previous state remains, and the error says how to continue."""
-        if not self.state.processes.first:
-            return
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say how to continue where the folder cannot be written in here; the previous state remains.
+
+        Raises `RunError` if it was deleted meanwhile: what is written now would be no whole run.
+        """
+        if not holds(self.folder, LOCK):
+            raise RunError(
+                "{folder} was deleted while the training was running: train again, and leave it in place",
+                folder=self.folder,
+            )
         try:
-            save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
+            yield
         except RunError as reason:
             if not holds(self.folder, STATE):
                 raise
             raise RunError(
                 "{reason} Then continue with: branchwork train --resume {folder}", reason=reason, folder=self.folder
             ) from reason
+
+    def save(self) -> None:
+        """Write the state."""
+        if self.state.processes.first:
+            with self.writing():
+                save_state(self.folder, self.plan, self.position, state=self.state, best=self.best)
 
 
 def _prepare(
@@ -188,7 +210,7 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
     saved_at = time.perf_counter()
     try:
         events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
-        for event in events:
+        for event in _own_failures(run, events):
             if isinstance(event, Epoch):
                 _keep_epoch(run, event.weights)
                 observer.epoch(event)
@@ -227,23 +249,15 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 folder=run.folder,
             )
         ) from reason
-    except (RuntimeError, ValueError, TypeError, AttributeError) as reason:
-        if processes.count > 1 and is_lost(reason):
-            raise TrainingError(
-                "one of the {count} processes that train together was lost ({reason}). "
-                "Continue, with any number of processes: branchwork train --resume {folder}",
-                count=processes.count,
-                reason=first_line(reason),
-                folder=run.folder,
-            ) from reason
-        if split_options(plan.net)[0] in NETS:
-            raise  # our own net: our own bug, shown with its traceback
+    except (RuntimeError, ValueError) as reason:
+        if processes.count == 1 or not is_lost(reason):
+            raise
         raise TrainingError(
-            "{net} failed in epoch {epoch}, step {step}: {reason}",
-            net=plan.net,
-            epoch=position.epoch + 1,
-            step=position.step + 1,
-            reason=with_line(str(reason), reason),
+            "one of the {count} processes that train together was lost ({reason}). "
+            "Continue, with any number of processes: branchwork train --resume {folder}",
+            count=processes.count,
+            reason=first_line(reason),
+            folder=run.folder,
         ) from reason
     if position.epoch < plan.recipe.epochs:
         observer.note(
@@ -260,16 +274,36 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
     state.net.load_state_dict(run.best)
 
 
+def _own_failures(run: _Run, events: Iterator[Step | Epoch]) -> Iterator[Step | Epoch]:
+    """Yield `events`, and turn what a user's own net raises meanwhile into an error that says where."""
+    position, processes = run.position, run.state.processes
+    try:
+        yield from events
+    except FAILURES as reason:
+        lost = processes.count > 1 and is_lost(reason)
+        if lost or not is_own_failure(run.plan.net, reason):
+            raise
+        raise TrainingError(
+            "{net} failed in epoch {epoch}, step {step}: {reason}. The last state is kept in {folder}.",
+            net=run.plan.net,
+            epoch=position.epoch + 1,
+            step=position.step + 1,
+            reason=with_line(with_kind(reason), reason),
+            folder=run.folder,
+        ) from reason
+
+
 def _keep_epoch(run: _Run, weights: Mapping[str, Tensor]) -> None:
     """Write the files of an epoch, and keep its `weights` if they are the best."""
     position, top = run.position, run.plan.recipe.top
     if position.best_epoch == position.epoch:
         run.best = _copy(weights)
     if run.state.processes.first:
-        write_model(run.folder, run.best, run.state.model)
-        if top:
-            write_top(run.folder, position.history, weights, count=top)
-        write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
+        with run.writing():
+            write_model(run.folder, run.best, run.state.model)
+            if top:
+                write_top(run.folder, position.history, weights, count=top)
+            write_whole(run.folder / METRICS, "".join(json.dumps(epoch) + "\n" for epoch in position.history))
     run.save()
 
 
@@ -322,9 +356,10 @@ def _finish(run: _Run, data: DataSet) -> Result:
         folder=str(run.folder),
         report=str(run.folder / REPORT) if plan.options.report else None,
     )
-    if plan.options.report:
-        _report(run, data, result, evaluation)
-    write_json(run.folder / RESULT, with_format(result))  # last, because it says that the run is whole
+    with run.writing():
+        if plan.options.report:
+            _report(run, data, result, evaluation)
+        write_json(run.folder / RESULT, with_format(result))  # last, because it says that the run is whole
     return result
 
 
