@@ -1,5 +1,6 @@
 # make demo   set up, train both of the lecture's networks, show the results
 # make test   set up, run every check; make test-slow also runs every command in the READMEs and in docs/own-images.md
+# make test-faults  set up, try every fault of tests/faults, of which make test tries a few: half an hour
 # make bench  set up, compare with the lecture's script and a public recipe: 8 to 25 minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help shows more
 # make messages  after a change of words: bring the catalogue of translations up to date
@@ -10,7 +11,7 @@ VENV ?= .venv
 DATA ?= auto
 BENCH ?=
 
-.PHONY: demo test test-slow check check-page bench messages
+.PHONY: demo test test-slow test-faults check check-page bench messages
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
@@ -21,6 +22,10 @@ test: check
 # Every command in the READMEs and in docs/own-images.md; takes minutes.
 test-slow: $(VENV)/.ready-dev
 	$(VENV)/bin/pytest -m slow
+
+# Ends with how often each promise was tried, and how often it failed.
+test-faults: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests/faults --all-faults --timeout 1800 -n auto --maxprocesses 8
 
 # Needs the dev extras, which include the inference engines.
 bench: $(VENV)/.ready-dev

@@ -14,16 +14,17 @@ from branchwork.files import write_whole
 from branchwork.language import say
 
 CHECKSUM = "checksum"
-# Beside the checksum, so that a file of ours is known as one even if the name of its checksum is what was damaged.
-_OURS = {"written_by": "branchwork"}
+# Before the checksum, so that a file of ours is known as one even if the name of its checksum is what was damaged. Not
+# a text of its own: safetensors writes several in any order, and the same weights must be the same bytes.
+_OURS = "branchwork "
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
     """Write `tensors`, texts `about` them and a checksum of both to `path`, whole or not at all. Raises `RunError`."""
     # Contiguous copies on the CPU: safetensors refuses tensors that share memory, as tied weights do.
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
-    about = _OURS | dict(about or {})
-    write_whole(path, safetensors.torch.save(tensors, about | {CHECKSUM: _checksum(tensors, about)}))
+    texts = dict(about or {})
+    write_whole(path, safetensors.torch.save(tensors, texts | {CHECKSUM: _OURS + _checksum(tensors, texts)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -37,7 +38,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         about = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
     texts = {key: text for key, text in about.items() if key != CHECKSUM}
-    if about.keys() & {CHECKSUM, *_OURS} and about.get(CHECKSUM) != _checksum(tensors, texts):
+    is_ours = CHECKSUM in about or any(text.startswith(_OURS) for text in texts.values())
+    if is_ours and about.get(CHECKSUM) != _OURS + _checksum(tensors, texts):
         raise ValueError(say("its checksum does not match its contents"))
     return tensors, about
 

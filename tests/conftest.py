@@ -10,11 +10,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from helpers import faults
 from helpers.tiny_study import alone  # noqa: F401, a fixture
 
 from branchwork.cli import main
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import load_data
+from branchwork.training.options import Options
+from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import fast
 from branchwork.training.result import Result
 from branchwork.training.train import train
@@ -30,6 +33,32 @@ hypothesis.settings.load_profile("no deadline")
 
 def pytest_addoption(parser):
     parser.addoption("--overwrite", action="store_true", help="write the golden texts anew; look at the difference")
+    parser.addoption("--all-faults", action="store_true", help="tests/faults tries every fault, and not a few of each")
+
+
+def pytest_configure(config):
+    faults.every = config.getoption("all_faults")
+
+
+@pytest.fixture
+def tries(record_property):
+    """Counts how often the test tries its promise. The test fails at its end, with all that failed."""
+    counted = faults.Tries()
+    yield counted
+    record_property("tries", (counted.count, len(counted.failures)))
+    assert not counted.failures, "\n".join(counted.failures[:20])
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Show how often each promise was tried."""
+    counts: dict[str, list[int]] = {}
+    for report in terminalreporter.getreports("") + terminalreporter.getreports("error"):
+        if report.when == "teardown":
+            for tried, failed in (value for name, value in report.user_properties if name == "tries"):
+                row = counts.setdefault(report.nodeid.partition("[")[0], [0, 0])
+                row[:] = row[0] + tried, row[1] + failed
+    for name, (tried, failed) in sorted(counts.items()):
+        terminalreporter.write_line(f"{tried:>9,} tries {failed:>5,} failures  {name}")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +66,12 @@ def short_reports(request, monkeypatch):
     """Reports draw and measure no net, which takes a second for each training: test_report.py looks at that."""
     if request.path.name != "test_report.py":
         monkeypatch.setattr("branchwork.training.net_report.MOST_LAYERS", 0)
+
+
+@pytest.fixture(autouse=True)
+def unsynced(monkeypatch):
+    """Tests need not survive a power cut, and a busy disk may take a minute over a sync."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +102,29 @@ def run(sample, tmp_path_factory) -> Result:
     """A residual net trained well enough to be asked questions."""
     folder = tmp_path_factory.mktemp("runs") / "residual"
     return train("residual", data=sample, recipe=fast("residual", 6000).but({"epochs": 4}), out=folder)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(small, tmp_path_factory):
+    """Give the run of a net on the small data that nothing stopped; each is trained once."""
+    runs = {}
+
+    def folder(net: str, recipe: Recipe) -> Path:
+        if (net, recipe) not in runs:
+            runs[net, recipe] = tmp_path_factory.mktemp("never-stopped") / "run"
+            train(net, data=small, recipe=recipe, options=Options(report=False), out=runs[net, recipe])
+        return runs[net, recipe]
+
+    return folder
+
+
+@pytest.fixture
+def limit_files():
+    """Set how many bytes a file may have, as if the disk were full then."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_two_machines_with_disks_of_their_own_train_as_one_does(tmp_path):
         free.bind(("localhost", 0))
         meeting = f"localhost:{free.getsockname()[1]}"
     agent = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", meeting)
-    order = ["-m", "branchwork", "train", "mine.py:Small", "--data", "sample", "--epochs", "1", "--precision", "fp64"]
+    order = ["-m", "branchwork", "train", "mine.py:Small", "--data", "sample", "--fraction", "0.1", "--epochs", "1"]
+    order += ["--precision", "fp64", "--no-report"]
     machines = []
     for name in ("first", "second"):
         folder = tmp_path / name

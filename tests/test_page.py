@@ -116,8 +116,8 @@ def test_gelu_softmax_and_shapes():
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("inception", (1, 28, 28)), ("residual[norm=batch]", (1, 28, 28)), ("resnet20", (3, 32, 32)),
-     ("preact20[shortcut=conv]", (3, 32, 32)), ("densenet100", (3, 16, 16)), ("googlenet[stem=small]", (3, 32, 32))],
+    [("inception", (1, 28, 28)), ("residual[norm=batch]", (1, 28, 28)), ("resnet20", (3, 16, 16)),
+     ("preact20[shortcut=conv]", (3, 16, 16)), ("densenet100", (3, 8, 8)), ("googlenet[stem=small]", (3, 16, 16))],
 )  # fmt: skip
 def test_every_value_of_a_net_is_torch_s(name, shape):
     torch.manual_seed(1)

@@ -1,17 +1,16 @@
 """People's own pictures: what they are brought to, and what is refused."""
 
 import io
-import struct
 import subprocess
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.folders import bomb
 from make_photos import photo
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -176,21 +175,6 @@ def test_odd_shapes_give_an_image_or_one_clear_error(size):
     except ImageError:
         return
     assert image.shape == (28, 28) and image.dtype == np.uint8
-
-
-def bomb(width: int, height: int) -> bytes:
-    """A PNG of some hundred bytes that claims a size."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 def whole_png() -> bytes:

@@ -31,6 +31,8 @@ from branchwork.training import fit, training_run
 from branchwork.training.step import update_average
 
 QUICK = bw.fast("residual").but({"epochs": 2, "batch_size": 100})
+# 1,080 images to train on, in 11 steps.
+FEW = ("--data", "sample", "--fraction", 0.2, "--batch-size", 100)
 MOVED = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0, "erasing": 0.5}
 
 
@@ -169,13 +171,12 @@ def test_the_average_is_validated_and_kept(small, monkeypatch):
 
 @pytest.mark.parametrize("at", [(1, 4), (1, 14), (2, 5)])
 @pytest.mark.parametrize("net", ["residual", NORMED])
-def test_augmentation_and_averaging_resume_bit_for_bit(small, net, at):
+def test_augmentation_and_averaging_resume_bit_for_bit(small, never_stopped, net, at):
     recipe = QUICK.but({"ema": 0.95, **MOVED})
-    bw.train(net, data=small, recipe=recipe, out="whole")
     with pytest.raises(Interrupted):
         bw.train(net, data=small, recipe=recipe, out="stopped", progress=StopAt(*at))
     bw.resume("stopped", data=small)
-    assert same("whole", "stopped")
+    assert same(never_stopped(net, recipe), "stopped")
 
 
 def test_a_state_that_lost_its_average_is_refused(small):
@@ -235,7 +236,7 @@ def test_the_test_images_are_read_once_and_never_in_training(small, monkeypatch)
 
 def test_the_same_seed_gives_the_same_weights_in_two_fresh_processes():
     for out in ("first", "second"):
-        done = in_a_process("train", "inception", "--data", "sample", "--epochs", 1, "--seed", 3, "--out", out)
+        done = in_a_process("train", "inception", *FEW, "--epochs", 1, "--seed", 3, "--out", out)
         assert done.returncode == 0, done.stderr
     assert same("first", "second")
     assert (
@@ -266,7 +267,7 @@ main(sys.argv[1:])
 
 
 def test_a_run_killed_within_an_epoch_and_resumed_ends_as_one_that_was_never_stopped():
-    order = ("train", "residual", "--data", "sample", "--epochs", 3, "--seed", 1)
+    order = ("train", "residual", *FEW, "--epochs", 3, "--seed", 1)
     whole = in_a_process(*order, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     killed = in_a_process(*order, "--out", "killed", words=(sys.executable, "-c", KILLED))
@@ -281,15 +282,14 @@ def test_a_run_killed_within_an_epoch_and_resumed_ends_as_one_that_was_never_sto
 
 
 @pytest.mark.parametrize("at", [(1, 1), (1, 14), (2, 5)])
-def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(small, at):
-    bw.train("residual", data=small, recipe=QUICK, out="whole")
+def test_ctrl_c_saves_says_how_to_go_on_and_nothing_is_lost(small, never_stopped, at):
     with pytest.raises(Interrupted, match="branchwork train --resume stopped"):
         bw.train("residual", data=small, recipe=QUICK, out="stopped", progress=StopAt(*at))
     assert not Path("stopped/result.json").exists()
     state = loop_position("stopped")
     assert (state["epoch"], state["step"]) == ((at[0], 0) if at[1] == 14 else (at[0] - 1, at[1]))
     bw.resume("stopped", data=small)
-    assert same("whole", "stopped")
+    assert same(never_stopped("residual", QUICK), "stopped")
 
 
 def loop_position(folder: str) -> dict:
@@ -319,7 +319,7 @@ def test_a_training_runs_in_another_thread_too(small):
 
 
 def test_a_real_ctrl_c_on_the_command_line_exits_130():
-    words = [*WORDS, "train", "residual", "--data", "sample", "--epochs", "50", "--out", "run"]
+    words = [*map(str, (*WORDS, "train", "residual", *FEW, "--epochs", 500, "--out", "run"))]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
         while not Path("run/metrics.jsonl").exists() and time.monotonic() < deadline:
@@ -623,8 +623,7 @@ def test_seeds_that_were_stopped_go_on_without_training_again(small, step):
         bw.resume_seeds("seeds")
 
 
-def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to_go_on(small):
-    bw.train("residual", data=small, recipe=QUICK, out="whole")
+def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to_go_on(small, never_stopped):
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -640,7 +639,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_the_last_state_and_says_how_to
             bw.train("residual", data=small, recipe=QUICK, out="run", progress=FillUp())
     assert list(Path("run").rglob("*.part")) == []
     bw.resume("run", data=small)
-    assert same("whole", "run")
+    assert same(never_stopped("residual", QUICK), "run")
 
 
 def test_parts_that_a_killed_process_left_are_removed(small):

@@ -1,5 +1,7 @@
 """Folders of random pictures, and the shortest training on them."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,21 @@ def noise(height: int = 20, width: int = 20, channels: int = 3) -> Image.Image:
     """A picture that no other is like."""
     shape = (height, width) if channels == 1 else (height, width, channels)
     return Image.fromarray(GENERATOR.integers(0, 256, shape, dtype=np.uint8))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of some hundred bytes that claims a size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 def fill(folder: Path, count: int = 10, **kind: int) -> Path:

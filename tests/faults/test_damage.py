@@ -1,5 +1,6 @@
 """Every file that is read back, damaged in many ways: the outcome is success or one clear error, never a traceback."""
 
+import io
 import json
 import math
 import random
@@ -8,6 +9,7 @@ import signal
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,19 +17,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.folders import SHORT, two_classes
+from helpers.faults import fresh, many
+from helpers.folders import SHORT, noise, two_classes
 from helpers.tiny_study import TINY
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 import branchwork as bw
 from branchwork.catalogue.weights import read_weights
 from branchwork.cli.data import parts
-from branchwork.errors import BranchworkError, Interrupted
+from branchwork.datasets.placing import to_image
+from branchwork.datasets.reading import read_picture
+from branchwork.errors import BranchworkError, ImageError, Interrupted
 from branchwork.observer import Observer
 from branchwork.studies import study as studies
 from branchwork.training.checkpoint import load_state
+from branchwork.training.recipe import read_recipe
 from branchwork.training.recipes import fast
 
 SCRIPT = """
@@ -164,44 +171,44 @@ def damage_tensors(draw: Draw, content: bytes) -> bytes:
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
-def damaged(examples: int) -> Callable[..., Any]:
-    """Run a test with this many folders of which one file is damaged, made by the fixture `damage`."""
-    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-    configure = settings(max_examples=examples, suppress_health_check=health, derandomize=True, phases=[Phase.generate])
+def damaged(few: int, all_of_them: int) -> Callable[..., Any]:
+    """Run a test with so many damages, drawn by hypothesis; a failure is counted, and does not end the search."""
+    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    configure = settings(
+        max_examples=many(few, all_of_them),
+        suppress_health_check=health,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+    )
     return lambda test: configure(given(data=st.data())(test))
 
 
 @pytest.fixture
-def damage(tmp_path):
-    def use_damaged(
-        data: st.DataObject, original: Path, use: Callable[[Path], object], files: str = "**/*.*"
-    ) -> Path | None:
-        """Copy a folder, damage one of its `files` and use it: gives the copy, or None if it was refused."""
-        copy = tmp_path / original.name
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(original, copy)
+def damage(tmp_path, tries):
+    def use_damaged(data: st.DataObject, original: Path, use: Callable[[Path], object], files: str = "**/*.*") -> None:
+        """Copy a folder, damage one of its `files` and use it: that must be refused, or end well."""
+        copy = fresh(original, tmp_path / original.name)
         paths = sorted(path for path in copy.glob(files) if path.is_file() and path.suffix not in (".html", ".svg"))
-        damage_file(data.draw, data.draw(st.sampled_from(paths), label="file"))
-        try:
+        path = data.draw(st.sampled_from(paths), label="file")
+        damage_file(data.draw, path)
+        with tries.one(f"try {tries.count}, {path.name}"), suppress(BranchworkError):
             use(copy)
-        except BranchworkError:
-            return None
-        return copy
 
     return use_damaged
 
 
-@damaged(60)
-def test_a_damaged_pack(originals, damage, data):
+@damaged(60, 3000)
+def test_a_damaged_pack_is_refused(originals, damage, data):
     def use(folder: Path) -> None:
         bw.load_data(str(folder / "pets.pack"))
         bw.data(str(folder / "pets.pack"))
+        raise AssertionError("its checksums find whatever was changed")
 
-    # Its checksums find whatever was changed.
-    assert damage(data, originals / "packs", use) is None
+    damage(data, originals / "packs", use)
 
 
-@damaged(60)
+@damaged(60, 6000)
 def test_a_pack_with_nonsense_and_checksums_that_match(originals, tmp_path, data):
     content = (originals / "packs/pets.pack").read_bytes()
     (length,) = struct.unpack("<Q", content[-20:-12])
@@ -227,8 +234,8 @@ def test_a_pack_with_nonsense_and_checksums_that_match(originals, tmp_path, data
     assert len(data_set.mean) == len(data_set.std) == data_set.channels and min(data_set.std) > 0
 
 
-@damaged(40)
-def test_a_damaged_run(originals, damage, data):
+@damaged(30, 3000)
+def test_a_damaged_run_is_refused_or_used(originals, damage, data):
     def use(folder: Path) -> None:
         bw.load_run(folder)
         bw.evaluate(folder)
@@ -239,33 +246,34 @@ def test_a_damaged_run(originals, damage, data):
 @pytest.fixture(scope="module")
 def continued(originals, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The weights in which the stopped training ends."""
-    folder = tmp_path_factory.mktemp("continued") / "stopped"
-    shutil.copytree(originals / "stopped", folder)
+    folder = fresh(originals / "stopped", tmp_path_factory.mktemp("continued") / "stopped")
     bw.resume(folder)
     return load_file(folder / "model.safetensors")
 
 
-@damaged(10)
+@damaged(8, 1000)
 def test_a_stopped_training_ends_as_it_would_have_or_is_refused(originals, continued, damage, data):
-    folder = damage(data, originals / "stopped", bw.resume)
-    if folder is not None:
+    def use(folder: Path) -> None:
+        bw.resume(folder)
         weights = load_file(folder / "model.safetensors")
         assert all(torch.equal(weights[key], tensor) for key, tensor in continued.items()), "a damaged state went on"
 
+    damage(data, originals / "stopped", use)
 
-@damaged(15)
-def test_damaged_seeds(originals, damage, data):
+
+@damaged(10, 500)
+def test_damaged_seeds_go_on_or_are_refused(originals, damage, data):
     damage(data, originals / "seeds", bw.resume_seeds, "seeds.json")
 
 
-@damaged(5)
-def test_a_damaged_selection(originals, damage, data):
+@damaged(4, 200)
+def test_a_damaged_selection_goes_on_or_is_refused(originals, damage, data):
     select = partial(bw.select, originals / "whole", goal=bw.Goal(keep=1), options=bw.Options(threads=1))
     damage(data, originals / "selection", lambda folder: select(out=folder), "s*.*")
 
 
-@damaged(8)
-def test_a_damaged_study(alone, damage, data, monkeypatch):
+@damaged(5, 200)
+def test_a_damaged_study_goes_on_or_is_refused(alone, damage, data, monkeypatch):
     monkeypatch.setitem(studies.STUDIES, "tiny", TINY)
     damage(data, alone, lambda folder: studies.study("tiny", out=folder, options=studies.StudyOptions(workers=1)))
 
@@ -292,3 +300,48 @@ def test_a_flipped_bit_in_a_file_of_tensors_is_noticed(originals, tmp_path, fold
         path.write_bytes(content)
         with pytest.raises(BranchworkError, match=r"is damaged \("):
             load(path)
+
+
+@damaged(50, 3000)
+def test_a_damaged_recipe_is_refused_or_read(originals, damage, data):
+    damage(data, originals / "run", lambda folder: read_recipe(folder / "recipe.toml", bw.fast()), "recipe.toml")
+
+
+PICTURES = {"L": ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO"), "RGBA": ("PNG", "TIFF", "WEBP")}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    """One of each format and kind, with the Exif data that cameras write."""
+    every = []
+    for mode, formats in PICTURES.items():
+        for name in formats:
+            file, exif = io.BytesIO(), Image.Exif()
+            exif[0x0112] = 6
+            noise(20, 30, 3).convert(mode).save(file, name, **({"exif": exif} if name in ("PNG", "JPEG") else {}))
+            every.append(file.getvalue())
+    return every
+
+
+@damaged(150, 60_000)
+def test_a_damaged_picture_is_refused_or_placed(pictures, tries, data):
+    content = bytearray(data.draw(st.sampled_from(pictures)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        content[at : at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+        content = content or bytearray(b"x")
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(len(content) // 2, len(content))) :]
+    Path("picture.png").write_bytes(content)
+    with tries.one(f"try {tries.count}"), suppress(ImageError):
+        image = to_image(read_picture(Path("picture.png")), channels=3, size=(28, 28), method="crop")
+        assert image.shape == (3, 28, 28)
+
+
+@damaged(20, 2000)
+def test_a_folder_with_a_damaged_picture_is_loaded_without_it_or_with_it(originals, damage, data):
+    def use(folder: Path) -> None:
+        loaded = bw.load_data(str(folder))
+        assert len(loaded.train) + len(loaded.test) in (19, 20)
+
+    damage(data, originals / "pets", use)
