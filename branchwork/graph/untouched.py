@@ -21,12 +21,13 @@ _TENSORS = {"_parameters", "_buffers", "_modules"}
 
 def eval_copy(net: nn.Module) -> nn.Module:
     """Return a copy of `net` in eval mode that shares its tensors, so that a large net is not held twice."""
-    attributes = (value for module in net.modules() for value in vars(module).values())
-    # Computed ones, such as the weight of torch's old weight_norm, cannot be copied.
-    shared: dict[int, Any] = {id(value): value.detach() for value in attributes if isinstance(value, Tensor)}
-    shared |= {id(b): b.detach() for b in net.buffers()}
-    shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
-    return copy.deepcopy(net, shared).eval()
+    with ONE_AT_A_TIME:
+        attributes = (value for module in net.modules() for value in vars(module).values())
+        # Computed ones, such as the weight of torch's old weight_norm, cannot be copied.
+        shared: dict[int, Any] = {id(value): value.detach() for value in attributes if isinstance(value, Tensor)}
+        shared |= {id(b): b.detach() for b in net.buffers()}
+        shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in net.parameters()}
+        return copy.deepcopy(net, shared).eval()
 
 
 def has_script(net: nn.Module) -> bool:
@@ -54,9 +55,10 @@ def borrowed(net: nn.Module, *, train: bool = False) -> Iterator[None]:
 
     It is in eval mode, or with `train` in the mode that it was in.
     """
-    copies = {id(buffer): buffer.detach().clone() for buffer in net.buffers()}
-    with alone(), mode(net, train=train), untouched(net), holding(net, copies):
-        yield
+    with alone():
+        copies = {id(buffer): buffer.detach().clone() for buffer in net.buffers()}
+        with mode(net, train=train), untouched(net), holding(net, copies):
+            yield
 
 
 @contextmanager

@@ -95,10 +95,10 @@ class Evidence:
 
 def run(net: nn.Module, input_shape: Shape, *, train: bool) -> ForwardBackward | None:
     """Run a copy forward and backward. All of its parameters get a gradient, since freezing is not a mistake."""
-    twin = copy.deepcopy(net).train(train)
-    parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
-    weight = next(iter(parameters.values()), torch.zeros(()))
     with alone(), torch.enable_grad():
+        twin = copy.deepcopy(net).train(train)
+        parameters = {name: p.requires_grad_() for name, p in twin.named_parameters() if p.is_floating_point()}
+        weight = next(iter(parameters.values()), torch.zeros(()))
         try:
             output = twin(torch.rand(2, *input_shape, dtype=weight.dtype, device=weight.device))
             tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
