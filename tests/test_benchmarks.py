@@ -14,7 +14,7 @@ from torch import nn
 
 import branchwork
 from benchmarks import __main__ as bench
-from benchmarks import inference, lecture, public, readme, results, step, tables
+from benchmarks import inference, lecture, public, publish, results, step, tables
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
@@ -410,7 +410,7 @@ def test_accuracy_alone_can_be_asked():
         assert outlook.met is met and tables.reached(outlook) == "99.61%" and tables.asked(outlook.goal) == "99.60%"
 
 
-# Files and READMEs
+# Files and pages
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
@@ -431,32 +431,32 @@ def test_a_file_of_results_is_named_by_date_and_machine_and_never_replaced(tmp_p
     assert made_up(steps=None).free_path().name == "2026-11-25-amd-epyc-9r14-2-threads-cpu-full.json"
 
 
-@pytest.mark.parametrize("name", readme.WORDS)
-def test_the_results_in_the_readmes_are_those_of_their_file(name):
+@pytest.mark.parametrize("name", publish.WORDS)
+def test_the_published_results_are_those_of_their_file(name):
     text = (ROOT / name).read_text()
-    source = readme.source(text)
-    assert source == readme.source((ROOT / "README.md").read_text())
-    assert readme.replace_block(text, readme.block(results.read(ROOT / source), source, readme.WORDS[name])) == text
+    source = publish.source(text)
+    assert source == publish.source((ROOT / "docs/benchmarks.md").read_text())
+    assert publish.replace_block(text, publish.block(results.read(ROOT / source), source, publish.WORDS[name])) == text
 
 
-def test_the_results_in_the_readmes_are_those_of_the_recipes_in_the_table():
-    found = results.read(ROOT / readme.source((ROOT / "README.md").read_text()))
+def test_the_published_results_are_those_of_the_recipes_in_the_table():
+    found = results.read(ROOT / publish.source((ROOT / "docs/benchmarks.md").read_text()))
     assert {m.candidate: m.flags for m in found.measurements} == {
         m.candidate: CANDIDATES[m.candidate].flags for m in found.measurements
     }
 
 
-@pytest.mark.parametrize("name", readme.WORDS)
-def test_an_estimate_is_marked_in_the_readmes(name):
-    words, mark = readme.WORDS[name], readme.WORDS[name].estimated
+@pytest.mark.parametrize("name", publish.WORDS)
+def test_an_estimate_is_marked_where_it_is_published(name):
+    words, mark = publish.WORDS[name], publish.WORDS[name].estimated
     found = made_up()
     found.measurements += seeded("residual-script", 5, seconds=168.4, accuracy=None, estimated=True)
     found.measurements += seeded("residual-target", 5, seconds=4)
-    text = readme.block(found, "some.json", words)
+    text = publish.block(found, "some.json", words)
     assert f"| 168 s{mark} | 1.00× | 171 s{mark} | – | 400 MB |" in text
     assert f"| 4.0 s | 42.1× | 7.0 s | 99.10 ± 0.00%{words.seeds.format(5)} | 400 MB |" in text
     assert f"42.1×{mark}" in text and "150" in text.splitlines()[-2]
-    assert readme.source(text) == "some.json" and readme.replace_block(text, text) == text
+    assert publish.source(text) == "some.json" and publish.replace_block(text, text) == text
     real = made_up(steps=None)
     real.measurements += [replace(m, estimated=False) for m in found.measurements]
-    assert mark not in readme.block(real, "some.json", words)
+    assert mark not in publish.block(real, "some.json", words)

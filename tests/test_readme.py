@@ -1,4 +1,4 @@
-"""Every command in the READMEs is run as it stands there, in a copy of the checkout, without the network."""
+"""Every command of the READMEs and the guides is run as it stands there, in a copy of the checkout, without network."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT
 
 READMES = ("README.md", "README.zh.md")
+GUIDES = ("docs/guide.md", "docs/guide.zh.md")
+BENCHMARKS = ("docs/benchmarks.md", "docs/benchmarks.zh.md")
 VENV = Path(sys.prefix)
 
 
@@ -84,42 +86,67 @@ def test_make_test_runs_every_check(checkout, offline):
     assert "make test" in (ROOT / ".github/workflows/test.yml").read_text()
 
 
-def test_both_readmes_have_the_same_code_which_is_run_once():
+@pytest.mark.parametrize("pages", [READMES, GUIDES])
+def test_both_languages_have_the_same_code_which_is_run_once(pages):
     for language in ("sh", "python"):
-        codes = ([re.sub(r" *#.*", "", block) for block in blocks(readme, language)] for readme in READMES)
+        codes = ([re.sub(r" *#.*", "", block) for block in blocks(page, language)] for page in pages)
         assert next(codes) == next(codes)
 
 
 @pytest.mark.slow
-def test_the_other_commands_work_one_after_the_other(checkout, offline):
-    first, *others = blocks("README.md", "sh")
-    assert first and others
-    script = "".join(others)
-    out = run(script, checkout, offline)
-    assert script.count("branchwork train") >= 3
-    assert out.count("test accuracy") >= 3 and "Confusion matrix" in out and "7.jpg" in out
-    for picture in ("runs/first/report.html", "runs/first/mistakes.png", "runs/got.png", "runs/inception.svg"):
-        assert (checkout / picture).is_file()
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [
+        ("README.md", ("mine/report.html", "mine/page.html")),
+        ("docs/guide.md", ("first/report.html", "first/mistakes.png", "got.png", "inception.svg")),
+    ],
+)
+def test_the_other_commands_work_one_after_the_other(checkout, offline, page, made):
+    scripts = [block for block in blocks(page, "sh") if "make demo" not in block]
+    out = run("source .venv/bin/activate\n" + "".join(scripts), checkout, offline)
+    assert out.count("test accuracy") >= scripts.count("branchwork train") and "7.jpg" in out
+    for file in made:
+        assert (checkout / "runs" / file).is_file()
 
 
-def test_the_python_works(checkout, offline):
-    (code,) = blocks("README.md", "python")
+@pytest.mark.parametrize("page", [READMES[0], GUIDES[0]])
+def test_the_python_works(checkout, offline, page):
+    (code,) = blocks(page, "python")
     (checkout / "example.py").write_text(code)
     out = run(".venv/bin/python example.py", checkout, offline)
     assert re.search(r"^0\.9\d+", out, re.MULTILINE)
 
 
-def test_both_readmes_show_the_same_figures():
-    tables = [re.findall(r"^\|(.*[0-9].*)\|$", (ROOT / readme).read_text(), re.MULTILINE) for readme in READMES]
-    figures = [[re.findall(r"[\d.,]*\d", row) for row in table] for table in tables]
-    assert figures[0] == figures[1] and len(figures[0]) >= 4
+def test_a_readme_fits_on_few_screens():
+    assert all(len((ROOT / readme).read_text(encoding="utf-8").splitlines()) <= 120 for readme in READMES)
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_real_runs_on_fashion_mnist_are_told_as_they_ended(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
+def figures(page: str) -> list[list[str]]:
+    rows = re.findall(r"^\|(.*[0-9].*)\|$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.findall(r"[\d.,]*\d", row) for row in rows]
+
+
+@pytest.mark.parametrize("pages", [READMES, BENCHMARKS])
+def test_both_languages_show_the_same_figures(pages):
+    assert figures(pages[0]) == figures(pages[1]) and len(figures(pages[0])) >= 4
+
+
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    measured = {figure for row in figures(BENCHMARKS[0]) for figure in row}
+    assert {figure for row in figures(READMES[0]) for figure in row} <= measured
+
+
+@pytest.mark.parametrize("page", BENCHMARKS)
+def test_the_real_runs_on_fashion_mnist_are_told_as_they_ended(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     for run in json.loads((ROOT / "docs/fashion-mnist/runs.json").read_text(encoding="utf-8")):
         low, high = (f"{100 * end:.2f}" for end in run["test_interval"])
         minutes = f"{run['train_seconds'] / 60:.0f}"
         for told in (f"{run['test_accuracy']:.2%}", f"{low}–{high}", minutes, f"--epochs {run['epochs']}"):
             assert told in text
+
+
+@pytest.mark.parametrize("page", [*READMES, *GUIDES, *BENCHMARKS])
+def test_every_link_within_the_checkout_leads_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8")):
+        assert "://" in target or (ROOT / page).parent.joinpath(target).exists(), target

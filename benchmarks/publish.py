@@ -1,4 +1,4 @@
-"""python -m benchmarks.readme [FILE]: write the results table of both READMEs from a file of results."""
+"""python -m benchmarks.publish [FILE]: write the tables of docs/benchmarks from a file of results."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ BLOCK = re.compile(r"<!-- results of (\S+) -->\n.*?<!-- end of results -->\n", r
 
 @dataclass(frozen=True)
 class Words:
-    """The words of one README's results table."""
+    """The words of one page's results table."""
 
     methods: dict[str, str]
     default: str
@@ -33,7 +33,7 @@ class Words:
 
 
 WORDS = {
-    "README.md": Words(
+    "docs/benchmarks.md": Words(
         methods={
             "script": "the lecture's script",
             "memory": "the same, data in memory",
@@ -56,7 +56,7 @@ WORDS = {
         caption_estimated=" *Estimated*: extrapolated from {steps} measured steps of the script.",
         zh=False,
     ),
-    "README.zh.md": Words(
+    "docs/benchmarks.zh.md": Words(
         methods={
             "script": "课程脚本",
             "memory": "课程脚本，数据放进内存",
@@ -103,14 +103,14 @@ def block(results: Results, name: str, words: Words) -> str:
     return "".join(f"{part}\n" for part in parts)
 
 
-def source(readme: str) -> str:
-    """Return the file of results that a README names."""
-    (name,) = BLOCK.findall(readme)
+def source(page: str) -> str:
+    """Return the file of results that a page names."""
+    (name,) = BLOCK.findall(page)
     return str(name)
 
 
-def replace_block(readme: str, made: str) -> str:
-    return BLOCK.sub(lambda _: made, readme, count=1)
+def replace_block(page: str, made: str) -> str:
+    return BLOCK.sub(lambda _: made, page, count=1)
 
 
 def _training(summary: Summary, words: Words) -> list[str]:
@@ -148,12 +148,12 @@ def _table(head: tuple[str, ...], rows: list[list[str]], left: int) -> list[str]
 
 
 def main() -> None:
-    for readme, words in WORDS.items():
-        path = ROOT / readme
+    for page, words in WORDS.items():
+        path = ROOT / page
         text = path.read_text(encoding="utf-8")
         name = Path(sys.argv[1]).resolve().relative_to(ROOT).as_posix() if len(sys.argv) > 1 else source(text)
         path.write_text(replace_block(text, block(read(ROOT / name), name, words)), encoding="utf-8")
-        print(f"{readme}: from {name}")
+        print(f"{page}: from {name}")
 
 
 if __name__ == "__main__":
