@@ -74,8 +74,7 @@ def test_times_are_those_of_the_runs_and_turns_are_taken_fairly(monkeypatch):
 
     monkeypatch.setattr(module, "SETTLE", 0.0)
     times = take_turns({"short": sleeping("short", 0.002), "long": sleeping("long", 0.02)}, 0.05)
-    assert sorted(times["short"])[len(times["short"]) // 2] == pytest.approx(0.002, rel=0.5)
-    assert sorted(times["long"])[len(times["long"]) // 2] == pytest.approx(0.02, rel=0.5)
+    assert 0.002 <= min(times["short"]) < 0.02 <= min(times["long"])
     # A candidate that takes longer than its turn is run once a turn and every run counts.
     assert len(times["long"]) == order.count("long") == module.ROUNDS
     turns = [name for index, name in enumerate(order) if index == 0 or order[index - 1] != name]

@@ -28,6 +28,7 @@ class OptionFlags:
         "uint8"
     )
     force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False
+    beside: Annotated[Path | None, Parameter(help="With --to html: a second run, on the same picture.")] = None
 
 
 def export(
@@ -52,7 +53,6 @@ def export(
         str | None,
         Parameter(help=f"Data to try the file on: {DATA}; by default what the run was trained on, or sample."),
     ] = None,
-    beside: Annotated[Path | None, Parameter(help="With --to html: a second run, on the same picture.")] = None,
     source: Source = None,
     json_file: Json = None,
 ) -> None:
@@ -69,7 +69,6 @@ def export(
         out=out,
         options=ExportOptions(**vars(options)),
         data=data,
-        beside=beside,
         source=source,
         progress=True,
     )

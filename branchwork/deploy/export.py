@@ -80,7 +80,6 @@ def export(
     to: Literal["html"],
     out: str | Path | None = None,
     options: ExportOptions | None = None,
-    beside: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> ExportedPage: ...
@@ -107,7 +106,6 @@ def export(
     out: str | Path | None = None,
     options: ExportOptions | None = None,
     data: str | None = None,
-    beside: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> Exported | ExportedPage: ...
@@ -120,7 +118,6 @@ def export(
     out: str | Path | None = None,
     options: ExportOptions | None = None,
     data: str | None = None,
-    beside: str | Path | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> Exported | ExportedPage:
@@ -137,19 +134,14 @@ def export(
     operations depend on the pixels.
 
     With `to="html"`, the net of a run is written as a page that runs it in a browser, by default `page.html` in the run
-    folder, with that of the run `beside` on the same picture: see `page.build`. Of `options` a page has only `force`.
+    folder: see `page.build`. Of `options` it heeds `force` and `beside`.
     """
     options, observer = options or ExportOptions(), watch(progress)
     if to == "html":
-        if isinstance(net, nn.Module) or not is_run(net):
-            raise ExportError("a page needs a run, which has weights and test images: train the net first")
         if data is not None:
             raise ExportError("a page shows the data that its run was trained on: leave out --data")
-        if options != ExportOptions(force=options.force):
-            raise ExportError("a page has no --no-fuse, --precision, --batch-size or --pixels: leave them out")
-        path = None if out is None else Path(out)
-        return export_page(net, path, beside=beside, force=options.force, source=source, progress=observer)
-    if beside is not None:
+        return _export_page(net, None if out is None else Path(out), options, source=source, observer=observer)
+    if options.beside is not None:
         raise ExportError("--beside is for a page: add --to html")
     if to not in FORMATS:
         raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, (*FORMATS, "html")))
@@ -216,6 +208,16 @@ def export(
         clearly_allowed=comparison.allowed,
         metadata=metadata,
     )
+
+
+def _export_page(
+    net: str | Path | nn.Module, out: Path | None, options: ExportOptions, *, source: Path | None, observer: Observer
+) -> ExportedPage:
+    if isinstance(net, nn.Module) or not is_run(net):
+        raise ExportError("a page needs a run, which has weights and test images: train the net first")
+    if options != ExportOptions(force=options.force, beside=options.beside):
+        raise ExportError("a page has no --no-fuse, --precision, --batch-size or --pixels: leave them out")
+    return export_page(net, out, beside=options.beside, force=options.force, source=source, progress=observer)
 
 
 def _check_path(path: Path, file_format: Format, force: bool) -> None:

@@ -156,7 +156,7 @@ class ExportOptions:
 
     With `fuse`, the file holds an equal net, the cheapest for batches of `batch_size` images. The engine computes in
     `precision`. `pixels` are `uint8`, from 0 to 255, or `float`, from 0 to 1. Only with `force` are existing files
-    replaced.
+    replaced. `beside` is for a page: the run to show on the same picture.
     """
 
     fuse: bool = True
@@ -164,6 +164,7 @@ class ExportOptions:
     batch_size: int = 8
     pixels: Pixels = "uint8"
     force: bool = False
+    beside: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
