@@ -366,7 +366,7 @@ def test_an_engine_or_exporter_that_is_missing_is_named_before_anything_is_done(
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
             message = refused("export", run.folder, "--to", to, "--out", f"a.{'xml' if to == 'openvino' else to}")
-            assert message == f"{name} is not installed: pip install 'branchwork[deploy]'"
+            assert message == f'{name} is not installed: pip install "branchwork[deploy]"'
     assert os.listdir() == []
 
 

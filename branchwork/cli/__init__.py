@@ -104,7 +104,7 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
     """Let a scheduler's SIGTERM and the end of the terminal raise `KeyboardInterrupt`, unless they are handled."""
     heeded = []
     if threading.current_thread() is threading.main_thread():
-        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
         heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in heeded:
         signal.signal(number, signal.default_int_handler)

@@ -109,7 +109,7 @@ def resident_memory() -> int | None:
 
 def _kilobytes(path: Path, name: str) -> int | None:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     counts = [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
@@ -142,7 +142,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "processor unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
