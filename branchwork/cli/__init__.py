@@ -18,6 +18,7 @@ from branchwork.cli.bench import bench
 from branchwork.cli.compare import compare
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
+from branchwork.cli.doctor import doctor
 from branchwork.cli.evaluate import evaluate
 from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
@@ -45,7 +46,9 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo):
+for verb in (
+    train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo, doctor,
+):  # fmt: skip
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 

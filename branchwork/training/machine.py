@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Return processor, threads and system in one line, and the GPU if there is one."""
     threads = torch.get_num_threads()
-    words = [_processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
+    words = [processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
     return ", ".join(words)
@@ -140,7 +140,8 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
