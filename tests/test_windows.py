@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import LINUX
 from helpers.training import SGD
 
 import branchwork as bw
@@ -63,7 +64,7 @@ def test_a_lock_that_is_held_open_is_left_for_its_release(monkeypatch):
     assert not folder.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is mapped")
+@LINUX
 def test_tensors_that_were_read_do_not_hold_their_file(tmp_path):
     """Windows replaces no file that is mapped: a training could not be continued."""
     path = tmp_path / "state.safetensors"
