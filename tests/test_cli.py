@@ -214,7 +214,7 @@ def test_a_disk_that_is_full_is_one_message_and_leaves_no_part(refused, limit_fi
 
 
 STOPPED = {
-    "select": ("select", "inception", *QUICK),
+    "select": ("select", "inception", "--data", "sample", "--epochs", 1),
     "pack": ("data", "pack", "pictures", "--out", "a.pack"),
     "export": ("export", "inception", "--to", "pt2", "--out", "a.pt2"),
     "study": ("study", "bottleneck", "--data", "sample", "--preset", "quick", "--workers", 1, "--out", "study"),
