@@ -21,6 +21,7 @@ from .fusing.fuse import collapse as collapse
 from .fusing.fuse import fuse as fuse
 from .graph.bottlenecks import reduction as reduction
 from .graph.trace import trace as trace
+from .installation import doctor as doctor
 from .inspection.lint import lint as lint
 from .inspection.table import inspect as inspect
 from .catalogue.builders import NETS as NETS

@@ -129,7 +129,8 @@ def temporary_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            Path(f"{folder}.lock").unlink(missing_ok=True)
+            with suppress(OSError):  # on Windows it is open, and removed when it is released
+                Path(f"{folder}.lock").unlink(missing_ok=True)
 
 
 def make_folder(folder: Path, *, exist_ok: bool = True) -> None:
@@ -321,8 +322,8 @@ def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
         for depth in range(1, len(Path(path).parts) + 1):
             folder = top.joinpath(*Path(path).parts[1:depth])
             try:
-                most, taken = (int((folder / name).read_text()) for name in names)
-                lines = (folder / "memory.stat").read_text().splitlines()
+                most, taken = (int((folder / name).read_text(encoding="ascii")) for name in names)
+                lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
             except (OSError, ValueError):  # there is none, or its limit is the word max
                 continue
             # Files that were read lie in memory as long as nobody else wants it.

@@ -113,4 +113,4 @@ class TensorBoard(Observer):
 def need_tensorboard() -> None:
     """Raise `RecipeError` if tensorboard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
-        raise RecipeError("--log tensorboard needs the extra `log`: pip install 'branchwork[log]', or leave it out")
+        raise RecipeError('--log tensorboard needs the extra `log`: pip install "branchwork[log]", or leave it out')

@@ -36,7 +36,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     # safetensors would call a file that may not be read missing.
     with path.open("rb"), safetensors.safe_open(path, framework="pt") as file:
         about = file.metadata() or {}
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is not a dict
+        # Copies: what is mapped cannot be replaced on Windows, and changes with the file.
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, it is not a dict
     texts = {key: text for key, text in about.items() if key != CHECKSUM}
     is_ours = CHECKSUM in about or any(text.startswith(_OURS) for text in texts.values())
     if is_ours and about.get(CHECKSUM) != _OURS + _checksum(tensors, texts):

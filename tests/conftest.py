@@ -23,6 +23,8 @@ from branchwork.training.result import Result
 from branchwork.training.train import train
 
 ROOT = Path(__file__).parents[1]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system: its signals, rights or shell")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its /proc, or a limit on memory")
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine
 # What the tests trust is not remembered in the home of whoever runs them. Set before a test module copies it all.
 STATE_HOME = tempfile.TemporaryDirectory()

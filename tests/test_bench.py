@@ -89,7 +89,7 @@ def test_the_ceiling_counts_the_macs_of_its_product():
 
 
 def test_the_command_shows_a_table_and_writes_a_picture_and_json(command, monkeypatch):
-    missing = Engine("openvino", None, ("fp32",), "openvino is not installed: pip install 'branchwork[deploy]'")
+    missing = Engine("openvino", None, ("fp32",), 'openvino is not installed: pip install "branchwork[deploy]"')
     monkeypatch.setattr(module, "find_engines", lambda: (find_engine("torch"), missing))
     arguments = ("--batch-sizes", 1, 4, "--precisions", "fp32", "--seconds", 0.02, "--threads", 1, "--json", "b.json")
     code, out, err = command("bench", "residual", "--draw", "b.svg", *arguments)

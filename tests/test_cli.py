@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import WORDS, in_a_process
+from conftest import POSIX, WORDS, in_a_process
 from helpers.folders import two_classes
 from helpers.training import SGD, SMALL
 from rich.console import Console
@@ -196,6 +196,7 @@ def test_an_output_folder_that_cannot_be_used_is_refused_and_untouched(refused, 
     assert "file is a file, and a folder is needed" in refused("train", "residual", *QUICK, "--out", "file/run")
 
 
+@POSIX
 def test_an_unwritable_folder_is_refused(refused):
     if os.geteuid() == 0:
         folder = Path("/proc/branchwork")  # where not even root can make one
@@ -213,14 +214,14 @@ def test_a_disk_that_is_full_is_one_message_and_leaves_no_part(refused, limit_fi
 
 
 STOPPED = {
-    "select": ("select", "inception", *QUICK),
+    "select": ("select", "inception", "--data", "sample", "--epochs", 1),
     "pack": ("data", "pack", "pictures", "--out", "a.pack"),
     "export": ("export", "inception", "--to", "pt2", "--out", "a.pt2"),
     "study": ("study", "bottleneck", "--data", "sample", "--preset", "quick", "--workers", 1, "--out", "study"),
 }
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", [name for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)])
 @pytest.mark.parametrize("verb", STOPPED)
 def test_a_scheduler_and_the_end_of_the_terminal_stop_every_verb_as_ctrl_c_does(verb, name, command, monkeypatch):
     def told(self, *given, **options):
@@ -273,6 +274,7 @@ def test_a_standard_error_that_takes_nothing_ends_no_training(reason, tty, monke
     assert cli.main(["nets", "nonsense"]) == 2
 
 
+@POSIX
 def test_a_reader_that_has_enough_is_no_error():
     done = in_a_process(
         "-c", f"{' '.join(WORDS)} data sample --json - | head -1; exit ${{PIPESTATUS[0]}}", words=("bash",)

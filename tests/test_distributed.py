@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import POSIX, ROOT
 from helpers.training import SGD, SMALL, last, same, weights
 from together import EXACT
 
@@ -19,6 +19,8 @@ import branchwork as bw
 from branchwork.datasets.batches import hold_out
 from branchwork.errors import RecipeError, RunError
 from branchwork.training.processes import Processes, is_lost
+
+pytestmark = POSIX
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
 ENVIRONMENT = {

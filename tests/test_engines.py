@@ -41,7 +41,7 @@ def test_the_floors_are_those_of_the_extra():
 def test_a_package_that_is_missing_says_how_to_install_it(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     version, problem = find_package(name)
-    assert version is None and problem.startswith(name) and "pip install 'branchwork[deploy]'" in problem
+    assert version is None and problem.startswith(name) and 'pip install "branchwork[deploy]"' in problem
 
 
 def test_a_package_that_is_too_old_or_broken_is_named(monkeypatch):

@@ -669,7 +669,7 @@ def test_bad_input_gets_one_message(run, folder, refused, digits, tmp_path, monk
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "captum" else find(name, *more)
     )
-    assert "pip install 'branchwork[explain]'" in refused("explain", run.folder, digits[0])
+    assert 'pip install "branchwork[explain]"' in refused("explain", run.folder, digits[0])
 
 
 def refused_for_classes(run, refused, monkeypatch) -> str:

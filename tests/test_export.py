@@ -346,8 +346,9 @@ def test_places_that_cannot_be_the_file(run, refused):
     assert "must end in .xml" in refused("export", run.folder, "--to", "openvino", "--out", "a.bin")
     assert "folder.onnx cannot be written" in refused("export", run.folder, "--out", "folder.onnx")
     assert "file is a file, and a folder is needed" in refused("export", run.folder, "--out", "file/a.onnx")
-    where = "/proc/a.onnx" if os.geteuid() == 0 else "/a.onnx"  # where not even root can write
-    assert f"cannot write {where}" in refused("export", run.folder, "--out", where)
+    if os.name == "posix":
+        where = "/proc/a.onnx" if os.geteuid() == 0 else "/a.onnx"  # where not even root can write
+        assert f"cannot write {where}" in refused("export", run.folder, "--out", where)
     assert sorted(os.listdir()) == ["file", "folder.onnx"]
 
 
@@ -366,7 +367,7 @@ def test_an_engine_or_exporter_that_is_missing_is_named_before_anything_is_done(
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, name, None)
             message = refused("export", run.folder, "--to", to, "--out", f"a.{'xml' if to == 'openvino' else to}")
-            assert message == f"{name} is not installed: pip install 'branchwork[deploy]'"
+            assert message == f'{name} is not installed: pip install "branchwork[deploy]"'
     assert os.listdir() == []
 
 

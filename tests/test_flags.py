@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,13 @@ def test_help_shows_the_default_of_every_recipe(command):
     assert dict.fromkeys(RECIPES, default) | differing == {
         name: f"{make().learning_rate:g}" for name, make in RECIPES.items()
     }
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_each_shell_gets_a_script_that_completes_every_verb(shell, command):
+    code, _, err = command("--install-completion", "--shell", shell, "--output", "script")
+    script = Path("script").read_text(encoding="utf-8")
+    assert code == 0 and all(re.search(rf"\b{words[-1]}\b", script) for words, _ in verbs()), err
+    assert "learning-rate" in script
+    if os.name == "posix" and shell != "powershell" and shutil.which(shell):
+        assert subprocess.run([shell, "-n", "script"]).returncode == 0

@@ -11,7 +11,7 @@ from branchwork.errors import Interrupted, RecipeError
 
 def test_a_missing_tensorboard_says_how_to_get_it(small, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"pip install 'branchwork\[log\]'"):
+    with pytest.raises(RecipeError, match=r'pip install "branchwork\[log\]"'):
         bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="tensorboard"), out="run")
     with pytest.raises(RecipeError, match="log must be tensorboard or left out, got 'wandb'"):
         bw.train(SMALL, data=small, recipe=SGD, options=bw.Options(log="wandb"), out="run")

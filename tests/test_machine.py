@@ -4,7 +4,10 @@ import ctypes
 import sys
 
 import pytest
+import torch
 from conftest import in_a_process
+
+from branchwork.training.infer import pick_device
 
 CODE = """
 import resource
@@ -33,3 +36,10 @@ def test_freed_memory_is_kept_within_a_training_and_not_after_it():
     pages, before, within, after = map(int, done.stdout.split())
     assert before > 4 * pages and after > 4 * pages, done.stdout
     assert within < 1.5 * pages, done.stdout
+
+
+def test_mps_is_taken_only_where_it_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)  # as on a machine that has it
+    assert pick_device("auto").type == "cpu" and pick_device("mps").type == "mps"

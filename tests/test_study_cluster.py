@@ -1,7 +1,6 @@
 """Trainings of a study on a real dask cluster: a scheduler and two workers, each a process of its own."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -52,12 +51,12 @@ def test_a_study_survives_a_killed_worker_and_gives_the_same(alone, cluster, tmp
         def count(self, title, done, total):
             self.counts = (*self.counts, done)
             if done == 2:
-                workers[0].send_signal(signal.SIGKILL)
+                workers[0].kill()
 
     killer = Killer()
     with distributed.Client(address, timeout=60, set_as_default=False) as client:
         options = StudyOptions(workers=client.get_executor(retries=3, pure=False))
         result = branchwork.study("tiny", out=tmp_path / "cluster", options=options, progress=killer)
-    assert workers[0].wait(10) == -signal.SIGKILL and workers[1].poll() is None
+    assert workers[0].wait(10) != 0 and workers[1].poll() is None
     assert (result.trained, killer.counts) == (6, (0, 1, 2, 3, 4, 5, 6))
     assert what_counts(tmp_path / "cluster") == what_counts(alone)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import ROOT, WORDS, in_a_process
+from conftest import POSIX, ROOT, WORDS, in_a_process
 from helpers.training import NORMED, Normed, StopAt, same, weights
 from torch import nn
 from torch.nn import functional as F
@@ -266,6 +266,7 @@ main(sys.argv[1:])
 """
 
 
+@POSIX
 def test_a_run_killed_within_an_epoch_and_resumed_ends_as_one_that_was_never_stopped():
     order = ("train", "residual", *FEW, "--epochs", 3, "--seed", 1)
     whole = in_a_process(*order, "--out", "whole")
@@ -681,7 +682,7 @@ def test_a_folder_that_is_deleted_in_mid_run_is_told_and_not_made_again(small):
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", [name for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)])
 def test_a_scheduler_and_the_end_of_the_terminal_stop_as_ctrl_c_does(small, name):
     number = getattr(signal, name)
     with pytest.raises(Interrupted, match="branchwork train --resume run"):
@@ -689,7 +690,7 @@ def test_a_scheduler_and_the_end_of_the_terminal_stop_as_ctrl_c_does(small, name
     assert loop_position("run")["epoch"] == 1 and signal.getsignal(number) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+@pytest.mark.parametrize("name", [name for name in ("SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name)])
 def test_a_signal_that_this_process_ignores_stops_nothing(small, name):
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_IGN)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, get_args, get_type_hints
 
 from torch import nn
@@ -180,6 +180,8 @@ def split_own(name: str) -> tuple[str, str]:
     if name.endswith(SUFFIXES):
         return name, ""
     location, _, attribute = name.rpartition(":")
+    if attribute.startswith(("/", "\\")):  # the colon is that of a drive
+        return "", name
     return location, attribute
 
 
@@ -232,6 +234,7 @@ def short_name(net: str) -> str:
     options.pop(SCRIPT, None)
     location, attribute = split_own(name)
     if name not in NETS and location:
-        name = Path(location).stem if location.endswith(SUFFIXES) else location
+        # Of Windows, whose paths may stand in a run that is read elsewhere; the others have one stem either way.
+        name = PureWindowsPath(location).stem if location.endswith(SUFFIXES) else location
         name = f"{name}-{attribute}" if attribute else name
     return "-".join((name, *options.values()))

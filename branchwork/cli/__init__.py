@@ -18,6 +18,7 @@ from branchwork.cli.bench import bench
 from branchwork.cli.compare import compare
 from branchwork.cli.data import data
 from branchwork.cli.demo import demo
+from branchwork.cli.doctor import doctor
 from branchwork.cli.evaluate import evaluate
 from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
@@ -45,7 +46,9 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo):
+for verb in (
+    train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo, doctor,
+):  # fmt: skip
     app.command(verb)
 app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
 
@@ -104,7 +107,7 @@ def ended_as_by_ctrl_c() -> Iterator[None]:
     """Let a scheduler's SIGTERM and the end of the terminal raise `KeyboardInterrupt`, unless they are handled."""
     heeded = []
     if threading.current_thread() is threading.main_thread():
-        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+        numbers = (getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
         heeded = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
     for number in heeded:
         signal.signal(number, signal.default_int_handler)

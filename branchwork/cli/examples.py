@@ -26,6 +26,7 @@ EXAMPLES = {
     "data": ("branchwork data sample", "branchwork data photos --draw examples.png"),
     "data pack": ("branchwork data pack photos", "branchwork data pack photos --size 64 --out photos-64.pack"),
     "demo": ("branchwork demo", "branchwork demo --data sample"),
+    "doctor": ("branchwork doctor", "branchwork doctor --json doctor.json"),
 }
 
 

@@ -13,6 +13,7 @@ from branchwork.cli.bench import parts as bench
 from branchwork.cli.compare import parts as comparison
 from branchwork.cli.data import packed_parts as packed
 from branchwork.cli.data import parts as data
+from branchwork.cli.doctor import parts as installation
 from branchwork.cli.evaluate import parts as evaluation
 from branchwork.cli.explain import parts as explanation
 from branchwork.cli.explain import picture_parts as pictures
@@ -45,6 +46,7 @@ _ALONE: dict[str, Callable[[Any], Sequence[Table | str]]] = {
     "StudyResult": study,
     "Exported": exported,
     "Bench": bench,
+    "Installation": installation,
     "DataSummary": data,
     "Packed": packed,
 }

@@ -1,6 +1,6 @@
 """branchwork ui"""
 
-import threading
+import time
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -31,4 +31,5 @@ def ui(
         show(say("the page of {run} is at {address} (Ctrl-C ends it)", run=run, address=server.address))
         if browser:
             webbrowser.open(server.address)
-        threading.Event().wait()
+        while True:
+            time.sleep(3600)  # on Windows, Ctrl-C would not interrupt a wait

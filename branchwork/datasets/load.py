@@ -88,7 +88,7 @@ def load_data(
 
 def is_path(name: str) -> bool:
     """Return whether a data argument is the path of a user's own images. A folder called `mnist` is `./mnist`."""
-    return name not in NAMES and (os.path.exists(name) or os.sep in name or name.endswith(SUFFIX))
+    return name not in NAMES and (os.path.exists(name) or os.path.dirname(name) != "" or name.endswith(SUFFIX))
 
 
 def _load_folder(

@@ -27,7 +27,7 @@ Precision = Literal["fp32", "bf16"]
 
 # The oldest versions that the tests were run with, as in the extra `deploy` of pyproject.toml.
 FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
-INSTALL = "pip install 'branchwork[deploy]'"
+INSTALL = 'pip install "branchwork[deploy]"'  # in double quotes: cmd.exe knows no others
 
 # Always set: by default OpenVINO computes in bf16 wherever the processor has it.
 OPENVINO_PRECISION = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}}

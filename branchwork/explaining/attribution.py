@@ -48,7 +48,7 @@ def explain_pictures(
     cannot be read, and `ExplainError` for a class that the net lacks or if captum is not installed.
     """
     if importlib.util.find_spec("captum") is None:
-        raise ExplainError("explaining pictures needs the extra `explain`: pip install 'branchwork[explain]'")
+        raise ExplainError('explaining pictures needs the extra `explain`: pip install "branchwork[explain]"')
     if draw is not None:
         check_ending(draw, ExplainError)
     trained = load_run(run)

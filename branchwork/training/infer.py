@@ -23,9 +23,12 @@ EVALUATION_PIXELS_GPU = 16 * EVALUATION_PIXELS
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device; `auto` is CUDA or MPS if there is one, else the CPU. Raises `RecipeError` if it is missing."""
+    """Return the device; `auto` is CUDA if there is one, else the CPU. Raises `RecipeError` if it is missing.
+
+    MPS is used only where it is named: fastai chose it by itself, and took that back (fastai#3769).
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

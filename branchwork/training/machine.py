@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Return processor, threads and system in one line, and the GPU if there is one."""
     threads = torch.get_num_threads()
-    words = [_processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
+    words = [processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
     return ", ".join(words)
@@ -109,7 +109,7 @@ def resident_memory() -> int | None:
 
 def _kilobytes(path: Path, name: str) -> int | None:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     counts = [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
@@ -140,9 +140,10 @@ def peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or "processor unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

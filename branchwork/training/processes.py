@@ -23,7 +23,7 @@ from branchwork.language import say
 T = TypeVar("T")
 
 # What a terminal sends to all its processes: Ctrl-C, and its end, which Windows does not know.
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name))
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 
 
 @dataclass(frozen=True)

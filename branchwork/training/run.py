@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -242,7 +242,8 @@ def kept_files(script: str) -> dict[Path, bytes]:
 
 def _main(script: str, names: Iterable[Path]) -> Path:
     """Return which of the files kept in a run is the script: the longest that its path ends with."""
-    parts = Path(os.path.abspath(script)).parts
+    foreign = PureWindowsPath(script)  # of a run that comes from there
+    parts = foreign.parts if foreign.is_absolute() else Path(os.path.abspath(script)).parts
     ends = [name for name in names if parts[-len(name.parts) :] == name.parts]
     if not ends:
         raise RunError("the run holds no copy of {script}: copy the run again, or train again", script=script)

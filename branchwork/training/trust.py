@@ -44,7 +44,12 @@ def remember(net: str, files: Mapping[Path, bytes]) -> None:
         place.touch()
 
 
+def trusted_folder() -> Path:
+    """Return the folder that remembers what this user trusts."""
+    return platformdirs.user_state_path("branchwork") / "trusted"
+
+
 def _place(net: str, files: Mapping[Path, bytes]) -> Path:
     hashes = {path.as_posix(): hashlib.sha256(content).hexdigest() for path, content in files.items()}
     digest = hashlib.sha256(json.dumps([net, hashes], sort_keys=True).encode()).hexdigest()
-    return platformdirs.user_state_path("branchwork") / "trusted" / digest
+    return trusted_folder() / digest

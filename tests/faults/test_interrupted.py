@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import LINUX
 from helpers import faults
 from helpers.faults import commands, fresh, many, one_message, some
 from helpers.folders import bomb, two_classes
 from helpers.training import same
 
 from branchwork.datasets.load import load_data
+
+pytestmark = LINUX
 
 TRAIN = (
     *("train", "resnet8[width=4]", "--data", "pets.pack", "--epochs", 2, "--batch-size", 8, "--validation", 0.25),
