@@ -18,6 +18,7 @@ from branchwork.datasets.batches import one_fold
 from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.observer import Observer
+from branchwork.training import training_run
 from branchwork.training.choice import choose
 
 QUICK = bw.fast("residual").but({"epochs": 1, "batch_size": 100, "validation": 0.0})
@@ -158,6 +159,7 @@ def test_the_command_shows_folds_and_takes_them_or_seeds(command, refused):
     assert code == 0 and "95% interval" in out and "accuracy on the fold" in out.replace("\n", " ")
     assert "2 folds of its training images" in out
     assert command("train", "--resume", "folds")[1] == out
+    assert "name it too" in refused("train", "--data", "photos", "--stem", "small")
     assert "leave out one of them" in refused("train", "residual", "--seeds", 2, "--folds", 2)
 
 
@@ -174,7 +176,7 @@ def test_few_validation_images_are_told_once_with_what_tells_more(small):
         assert notes.said == []
 
 
-def test_a_loss_that_leaps_is_told_at_once_and_only_once(small):
+def test_a_loss_that_leaps_is_told_at_once_and_only_once(small, monkeypatch):
     class Watch(Notes):
         steps = 0
 
@@ -196,3 +198,6 @@ def test_a_loss_that_leaps_is_told_at_once_and_only_once(small):
     notes = Watch()
     bw.train("residual", data=small, recipe=bw.course().but({"epochs": 1}), progress=notes)
     assert notes.said == []
+    monkeypatch.setattr(training_run, "LEAP", 0.1)  # every step leaps
+    bw.train("residual", data=small, recipe=bw.course().but({"epochs": 1}), progress=notes)
+    assert len(notes.said) == 1

@@ -121,19 +121,16 @@ def train(
         return
     import branchwork
     from branchwork.catalogue.resolve import with_options
-    from branchwork.datasets.load import is_path
     from branchwork.screen import watch
     from branchwork.training.choice import choose
     from branchwork.training.processes import joined
 
-    if net is None and not is_path(images.data or "auto"):
-        raise RecipeError(
-            "name the net to train: branchwork train inception; or a folder of pictures: --data FOLDER; or a run to "
-            "continue: --resume RUN"
-        )
+    if net is None:
+        _check_choice(images, blocks)
+    else:
+        net = with_options(net, vars(blocks))
     if run.seeds is not None and run.folds is not None:
         raise RecipeError("--seeds and --folds are two ways to train several times: leave out one of them")
-    net = net and with_options(net, vars(blocks))
     with joined() as processes:
 
         def prepare() -> "tuple[DataSet, str, Recipe]":
@@ -165,6 +162,19 @@ def train(
         result = branchwork.train(name, **settings)
         if processes.first:
             deliver(result, run.json_file, lambda: show_results((result,)))
+
+
+def _check_choice(images: DataFlags, blocks: BlockFlags) -> None:
+    """Raise `RecipeError` where no net is named and none can be chosen."""
+    from branchwork.datasets.load import is_path
+
+    if not is_path(images.data or "auto"):
+        raise RecipeError(
+            "name the net to train: branchwork train inception; or a folder of pictures: --data FOLDER; or a run to "
+            "continue: --resume RUN"
+        )
+    if _given(blocks):
+        raise RecipeError("--shortcut and --stem change a net that is named: name it too, or leave them out")
 
 
 def _tell_habits(net: str, observer: "Observer") -> None:
