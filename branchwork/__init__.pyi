@@ -46,8 +46,10 @@ from .training.recipes import photos as photos
 from .training.run import load_run as load_run
 from .training.train import demo as demo
 from .training.train import resume as resume
+from .training.train import resume_folds as resume_folds
 from .training.train import resume_seeds as resume_seeds
 from .training.train import train as train
+from .training.train import train_folds as train_folds
 from .training.train import train_seeds as train_seeds
 
 __version__: str

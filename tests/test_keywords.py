@@ -9,7 +9,9 @@ import pytest
 
 import branchwork as bw
 from branchwork.errors import RecipeError
-from branchwork.training.keywords import Keywords, choose_recipe, divide
+from branchwork.observer import Observer
+from branchwork.training.choice import choose
+from branchwork.training.keywords import Keywords, divide
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import RECIPES
@@ -40,10 +42,13 @@ def test_a_training_takes_keywords_as_the_command_takes_flags(small):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipes_name_stands_for_it_with_this_net_and_these_images(name):
-    assert choose_recipe(name, "residual", 6000, changes={}) == RECIPES[name]("residual", 6000)
-    assert choose_recipe(bw.best(), "residual", 6000, changes={"epochs": 3}) == bw.best().but({"epochs": 3})
-    assert choose_recipe(None, "residual", 6000, changes={}) == bw.fast("residual", 6000)
+def test_a_recipes_name_stands_for_it_with_this_net_and_these_images(small, name):
+    def recipe(chosen, changes):
+        return choose("resnet20", chosen, small, changes=changes, observer=Observer())[1]
+
+    assert recipe(name, {}) == RECIPES[name]("resnet20", 1500)
+    assert recipe(bw.best(), {"epochs": 3}) == bw.best().but({"epochs": 3})
+    assert recipe(None, {}) == bw.fast("resnet20", 1500)
 
 
 def test_keywords_go_before_the_options_they_come_with():

@@ -13,8 +13,8 @@ from branchwork.language import say
 from branchwork.studies import bottleneck, branches, depth, shortcuts
 from branchwork.studies.design import ArmResult, Records, StudyResult
 from branchwork.studies.records import GradientNorms, Job, Record
-from branchwork.studies.statistics import mean_words
 from branchwork.studies.study_report import study_page
+from branchwork.training.statistics import mean_words
 
 SEEDS = (0, 1, 2, 3)
 NOISE = (0.001, -0.0015, 0.0005, 0.0002)

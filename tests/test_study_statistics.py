@@ -4,7 +4,7 @@ import random
 import pytest
 from scipy import stats
 
-from branchwork.studies.statistics import Mean, PairedDifference, holm, mean_interval, measure_interval, paired
+from branchwork.training.statistics import Mean, PairedDifference, holm, mean_interval, measure_interval, paired
 
 random.seed(0)
 FIRST = {seed: random.gauss(0.2, 0.02) for seed in range(6)}

@@ -88,7 +88,7 @@ def _entries(comparison: "Comparison") -> "Table":
 
 def _pairs(comparison: "Comparison") -> "Table":
     from branchwork.comparing.compare_report import count_words
-    from branchwork.studies.statistics import p_words, points_words
+    from branchwork.training.statistics import p_words, points_words
 
     several = len(comparison.pairs) > 1
     corrected = [mark("after Holm")] if several else []

@@ -25,6 +25,7 @@ from branchwork.cli.output import result_parts as results
 from branchwork.cli.predict import parts as predictions
 from branchwork.cli.select import parts as selection
 from branchwork.cli.study import parts as study
+from branchwork.cli.train import folds_parts as folds
 from branchwork.cli.train import seeds_parts as seeds
 from branchwork.pages import cards, plot, snippet
 
@@ -37,6 +38,7 @@ _TOGETHER: dict[str, Callable[[Any], Sequence[Table | str]]] = {
 }
 _ALONE: dict[str, Callable[[Any], Sequence[Table | str]]] = {
     "SeedsResult": seeds,
+    "FoldsResult": folds,
     "Evaluation": evaluation,
     "Comparison": comparison,
     "Inspection": inspection,

@@ -73,7 +73,7 @@ def study(
 
 def parts(result: "StudyResult") -> list[Part]:
     from branchwork.studies.design import verdict_name
-    from branchwork.studies.statistics import mean_words, measure_name
+    from branchwork.training.statistics import mean_words, measure_name
 
     measures = list(result.rows[0].means)
     table = make_table("net", names=(*map(measure_name, measures), measure_name("macs")))

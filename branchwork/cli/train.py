@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Part, deliver, make_table, show, show_results
+from branchwork.cli.output import Part, deliver, interval, make_table, show, show_results
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
 from branchwork.language import say
 from branchwork.training.habits import read_habits
 from branchwork.training.options import Options
-from branchwork.training.recipe import Recipe, read_recipe
-from branchwork.training.recipes import RECIPES, named
+from branchwork.training.recipe import Recipe
+from branchwork.training.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from branchwork.datasets.dataset import DataSet
-    from branchwork.training.train import SeedsResult
+    from branchwork.observer import Observer
+    from branchwork.training.result import Result
+    from branchwork.training.train import FoldsResult, SeedsResult
 
     RecipeFlags = Any
     OptionFlags = Any
@@ -77,6 +81,10 @@ class RunFlags:
     """How many runs, and their files."""
 
     seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None
+    folds: Annotated[
+        int | None,
+        Parameter(help="Train once for each of this many parts of the training images, and test on that part."),
+    ] = None
     out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None
     resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None
     json_file: Json = None
@@ -111,17 +119,21 @@ def train(
         others |= _given(images) | _given(start) | _given(run) | _given(blocks)
         _resume(run, images.source, [name for name in others if name not in ("resume", "source", "json_file")])
         return
-    if net is None:
-        raise RecipeError("name the net to train: branchwork train inception, or a run to continue: --resume RUN")
-
     import branchwork
     from branchwork.catalogue.resolve import with_options
+    from branchwork.screen import watch
+    from branchwork.training.choice import choose
     from branchwork.training.processes import joined
 
-    net = with_options(net, vars(blocks))
+    if net is None:
+        _check_choice(images, blocks)
+    else:
+        net = with_options(net, vars(blocks))
+    if run.seeds is not None and run.folds is not None:
+        raise RecipeError("--seeds and --folds are two ways to train several times: leave out one of them")
     with joined() as processes:
 
-        def prepare() -> "tuple[DataSet, Recipe]":
+        def prepare() -> "tuple[DataSet, str, Recipe]":
             data_set = branchwork.load_data(
                 images.data or "auto",
                 source=images.source,
@@ -129,29 +141,43 @@ def train(
                 fit=images.fit,
                 progress=processes.first,
             )
-            if start.recipe is None and processes.first:
-                _tell_habits(net)
-            chosen = named(start.recipe or "fast", net, len(data_set.train))
-            if start.config is not None:
-                return data_set, read_recipe(start.config, chosen, recipe_flags)
-            return data_set, chosen.but(recipe_flags)
+            observer = watch(processes.first)
+            if net is not None and start.recipe is None:
+                _tell_habits(net, observer)
+            chosen = choose(net, start.recipe, data_set, changes=recipe_flags, config=start.config, observer=observer)
+            return data_set, *chosen
 
-        data_set, chosen = processes.together(prepare)
+        data_set, name, chosen = processes.together(prepare)
         settings: dict[str, Any] = {
             "data": data_set, "recipe": chosen, "options": Options(**option_flags), "out": run.out, "progress": True,
         }  # fmt: skip
         if run.seeds is not None:
-            several = branchwork.train_seeds(net, seeds=run.seeds, **settings)
+            several = branchwork.train_seeds(name, seeds=run.seeds, **settings)
             deliver(several, run.json_file, lambda: show(*seeds_parts(several)))
             return
-        result = branchwork.train(net, **settings)
+        if run.folds is not None:
+            folds = branchwork.train_folds(name, folds=run.folds, **settings)
+            deliver(folds, run.json_file, lambda: show(*folds_parts(folds)))
+            return
+        result = branchwork.train(name, **settings)
         if processes.first:
             deliver(result, run.json_file, lambda: show_results((result,)))
 
 
-def _tell_habits(net: str) -> None:
-    from branchwork.screen import watch
+def _check_choice(images: DataFlags, blocks: BlockFlags) -> None:
+    """Raise `RecipeError` where no net is named and none can be chosen."""
+    from branchwork.datasets.load import is_path
 
+    if not is_path(images.data or "auto"):
+        raise RecipeError(
+            "name the net to train: branchwork train inception; or a folder of pictures: --data FOLDER; or a run to "
+            "continue: --resume RUN"
+        )
+    if _given(blocks):
+        raise RecipeError("--shortcut and --stem change a net that is named: name it too, or leave them out")
+
+
+def _tell_habits(net: str, observer: "Observer") -> None:
     habits = read_habits(net)
     if habits is not None and habits.is_supported:
         told = say("your script trains with {habits}: --recipe script does the same", habits=habits)
@@ -161,7 +187,7 @@ def _tell_habits(net: str) -> None:
                 habits=habits,
                 scheduler=habits.scheduler,
             )
-        watch(True).note(told)
+        observer.note(told)
 
 
 def _given(flags: Any) -> dict[str, Any]:
@@ -177,9 +203,12 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
 
     import branchwork
     from branchwork.training.processes import joined
-    from branchwork.training.run import SEEDS, holds
+    from branchwork.training.run import FOLDS, SEEDS, holds
 
-    if holds(folder, SEEDS):
+    if holds(folder, FOLDS):
+        folds = branchwork.resume_folds(folder, source=source, progress=True)
+        deliver(folds, run.json_file, lambda: show(*folds_parts(folds)))
+    elif holds(folder, SEEDS):
         several = branchwork.resume_seeds(folder, source=source, progress=True)
         deliver(several, run.json_file, lambda: show(*seeds_parts(several)))
     else:
@@ -193,11 +222,7 @@ def seeds_parts(several: "SeedsResult") -> list[Part]:
     from branchwork.catalogue.resolve import short_name
 
     table = make_table("seed", "validation", "test accuracy", "train s")
-    for result in several.results:
-        validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"
-        table.add_row(str(result.seed), validation, f"{result.test_accuracy:.2%}", f"{result.train_seconds:.1f}")
-    table.add_section()
-    table.add_row(say("mean"), "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")
+    _add_runs(table, {str(result.seed): result for result in several.results}, several)
     deviation = say("{deviation:.2f} points", deviation=100 * several.deviation)
     table.add_row(say("standard deviation"), "", deviation, "")
     words = say(
@@ -208,3 +233,28 @@ def seeds_parts(several: "SeedsResult") -> list[Part]:
         folder=several.folder,
     )
     return [table, words]
+
+
+def folds_parts(several: "FoldsResult") -> list[Part]:
+    from branchwork.catalogue.resolve import short_name
+
+    table = make_table("fold", "validation", "accuracy on the fold", "train s")
+    _add_runs(table, {str(number): result for number, result in enumerate(several.results, 1)}, several)
+    table.add_row(say("95% interval"), "", interval(several.interval), "")
+    words = say(
+        "{net} on {data}, {folds} folds of its training images; the test images were not used; runs in {folder}",
+        net=short_name(several.net),
+        data=several.data,
+        folds=several.folds,
+        folder=several.folder,
+    )
+    return [table, words]
+
+
+def _add_runs(table: "Table", results: "dict[str, Result]", several: "SeedsResult | FoldsResult") -> None:
+    """Add a row for each result, by the name of its row, and one for the means."""
+    for name, result in results.items():
+        validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"
+        table.add_row(name, validation, f"{result.test_accuracy:.2%}", f"{result.train_seconds:.1f}")
+    table.add_section()
+    table.add_row(say("mean"), "", f"{several.mean:.2%}", f"{several.mean_train_seconds:.1f}")

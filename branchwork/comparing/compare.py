@@ -25,13 +25,13 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
 from branchwork.observer import Observer
 from branchwork.screen import watch
-from branchwork.studies.statistics import mean_interval
 from branchwork.training.evaluate import load_for, wilson_interval
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import machine
 from branchwork.training.plan import Plan
 from branchwork.training.result import read_result
 from branchwork.training.run import MODEL, RESULT, SEEDS, Model, TrainedNet, holds, load_run
+from branchwork.training.statistics import mean_interval
 
 # Entries are called A, B, C…
 LABELS = string.ascii_uppercase

@@ -13,7 +13,7 @@ from branchwork.figures import GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import mark, milliseconds, say
 from branchwork.pages import footer, image_grid, page, paragraph, plot, section, table
 from branchwork.palette import AMBER
-from branchwork.studies.statistics import p_words, points_words
+from branchwork.training.statistics import p_words, points_words
 
 # Pictures of a pair that only one reads.
 MOST_SHOWN = 24

@@ -10,8 +10,8 @@ from typing import Literal
 from torch import Tensor
 
 from branchwork.language import mark, say
-from branchwork.studies.statistics import ALPHA, PairedDifference, holm, paired
 from branchwork.training.evaluate import paired_interval
+from branchwork.training.statistics import ALPHA, PairedDifference, holm, paired
 
 TestName = Literal["exact", "mid-p", "t"]
 # Fewer images than this, on which only one of two nets is right, are tested exactly. The exact test keeps its 5% at any

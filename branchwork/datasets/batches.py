@@ -5,6 +5,7 @@ All are pure functions, so that a resumed or distributed training needs no other
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,10 +57,37 @@ def hold_out(split: Split, fraction: float, seed: int, *, classes: Sequence[str]
                 fraction=fraction,
             )
         held.append(_draw(members, count, generator))
-    validation = torch.cat(held).sort().values
-    kept = torch.ones(len(split), dtype=torch.bool)
-    kept[validation] = False
-    return split.pick(kept.nonzero()[:, 0]), split.pick(validation)
+    return _divide(split, torch.cat(held))
+
+
+def one_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
+    """Return `data` with one fold of its training images as its test images, and the others to train on.
+
+    Every training image is in one of the `folds`, which are numbered from 1 and are drawn by `seed`, each with the same
+    share of every class. Raises `DataError` if a class has fewer images than there are folds.
+    """
+    generator = generator_of(seed, "folds", 0)
+    tested = []
+    for label in torch.unique(data.train.labels):
+        members = _members(data.train, label)
+        if len(members) < folds:
+            raise DataError(
+                "class {name} has {members} training images, too few for {folds} folds: set --folds to {members} or "
+                "less, or add pictures",
+                name=data.classes[label],
+                members=len(members),
+                folds=folds,
+            )
+        tested.append(_draw(members, len(members), generator)[fold - 1 :: folds])
+    train, test = _divide(data.train, torch.cat(tested))
+    return replace(data, train=train, test=test)
+
+
+def _divide(split: Split, rows: Tensor) -> tuple[Split, Split]:
+    """Return `split` without `rows`, and these, both in the order of `split`."""
+    rest = torch.ones(len(split), dtype=torch.bool)
+    rest[rows] = False
+    return split.pick(rest.nonzero()[:, 0]), split.pick(rows.sort().values)
 
 
 def _members(split: Split, label: Tensor) -> Tensor:

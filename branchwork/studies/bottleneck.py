@@ -6,9 +6,9 @@ from branchwork.catalogue.googlenet import MODULES
 from branchwork.graph.bottlenecks import reduction
 from branchwork.language import mark, say, sentences, times
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
-from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import cost_and_error, dots_words
 from branchwork.training.recipes import course, fast
+from branchwork.training.statistics import percent_name
 
 LECTURE, DIRECT, NARROW = mark("1×1 to 16"), mark("no 1×1"), mark("1×1 to 4")
 NETS = {LECTURE: "16", DIRECT: "none", mark("1×1 to 8"): "8", NARROW: "4"}

@@ -7,7 +7,9 @@ from itertools import combinations
 from branchwork.explaining.ranks import spearman
 from branchwork.language import mark, say, sentences
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Table, compared
-from branchwork.studies.statistics import (
+from branchwork.studies.study_plots import cost_and_error, dots_words, gain_bars
+from branchwork.training.recipes import course, fast
+from branchwork.training.statistics import (
     ALPHA,
     PairedDifference,
     holm,
@@ -17,8 +19,6 @@ from branchwork.studies.statistics import (
     percent_name,
     points_words,
 )
-from branchwork.studies.study_plots import cost_and_error, dots_words, gain_bars
-from branchwork.training.recipes import course, fast
 
 BRANCHES_OF = ("b1", "b5", "b3", "pool")
 SUBSETS = tuple(subset for size in range(1, 5) for subset in combinations(BRANCHES_OF, size))

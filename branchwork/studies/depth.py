@@ -6,10 +6,10 @@ from functools import partial
 from branchwork.language import mark, say
 from branchwork.studies.design import Answer, Arm, Conclusion, Plot, Preset, Records, Setting, Study, Verdict, compared
 from branchwork.studies.records import GRADIENT_IMAGES, GradientNorms
-from branchwork.studies.statistics import Mean, mean_interval, measure_name
 from branchwork.studies.study_plots import Curve, error_curves, norm_curves
 from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import fast
+from branchwork.training.statistics import Mean, mean_interval, measure_name
 
 # The lecture says that 20 layers beat 50; these are the nearest sizes of nets for CIFAR.
 SHALLOW, DEEP = 20, 56

@@ -7,7 +7,9 @@ from typing import Any, Literal
 from branchwork.language import mark, say, sentences
 from branchwork.shown import Shown
 from branchwork.studies.records import Record
-from branchwork.studies.statistics import (
+from branchwork.training.options import Execute
+from branchwork.training.recipe import Recipe
+from branchwork.training.statistics import (
     Mean,
     PairedDifference,
     difference_words,
@@ -19,8 +21,6 @@ from branchwork.studies.statistics import (
     p_words,
     paired,
 )
-from branchwork.training.options import Execute
-from branchwork.training.recipe import Recipe
 
 Preset = Literal["quick", "full"]
 Verdict = Literal["yes", "no", "too close to call"]

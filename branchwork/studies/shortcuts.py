@@ -5,8 +5,8 @@ from functools import partial
 from branchwork.language import mark, say
 from branchwork.studies.depth import paper_recipe
 from branchwork.studies.design import Answer, Arm, Plot, Preset, Records, Setting, Study, compared
-from branchwork.studies.statistics import percent_name
 from branchwork.studies.study_plots import dots_words, error_dots
+from branchwork.training.statistics import percent_name
 
 DEPTHS: dict[Preset, int] = {"quick": 32, "full": 110}
 IDENTITY, PREACT = "identity", mark("pre-activation")

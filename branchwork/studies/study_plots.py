@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from branchwork.figures import BAD, GOOD, INK, inline_svg, new_figure, plain_axes, plain_log_ticks
 from branchwork.language import say
-from branchwork.studies.statistics import Mean
+from branchwork.training.statistics import Mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

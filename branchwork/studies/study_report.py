@@ -9,8 +9,8 @@ from branchwork.datasets.dataset import DataSet
 from branchwork.language import say, sentences, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
-from branchwork.studies.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
 from branchwork.studies.trainings import shrinking
+from branchwork.training.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
 
 
 def study_page(

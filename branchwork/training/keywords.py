@@ -8,8 +8,6 @@ from branchwork.errors import RecipeError, nearest
 from branchwork.language import say
 from branchwork.synonyms import meant
 from branchwork.training.options import Execute, Log, Options
-from branchwork.training.recipe import Recipe
-from branchwork.training.recipes import fast, named
 
 
 class Keywords(TypedDict, total=False):
@@ -71,10 +69,3 @@ def divide(keywords: Mapping[str, Any], options: Options | None) -> tuple[dict[s
     changes = {key: value for key, value in keywords.items() if key not in _OPTIONS}
     chosen = {key: value for key, value in keywords.items() if key in _OPTIONS}
     return changes, dataclasses.replace(options or Options(), **chosen)
-
-
-def choose_recipe(recipe: str | Recipe | None, net: str, images: int, *, changes: Mapping[str, Any]) -> Recipe:
-    """Return the recipe, by default `fast`, with `changes`; a name stands for that recipe for `net` and `images`."""
-    if isinstance(recipe, str):
-        recipe = named(recipe, net, images)
-    return (recipe or fast(net, images)).but(changes)

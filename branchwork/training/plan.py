@@ -14,6 +14,7 @@ from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
 from branchwork.errors import DataError, RecipeError
 from branchwork.graph.untouched import alone
+from branchwork.language import say
 from branchwork.observer import need_tensorboard
 from branchwork.training.auxiliary import check_heads
 from branchwork.training.batch_size import fitting_batch, images_per_second
@@ -33,6 +34,7 @@ class Plan:
 
     `checksum` is that of the training data. `size` and `fit` say to what size the user's own pictures were brought, and
     how. `normalisation` is the mean and standard deviation expected by the weights it starts from, if not the data's.
+    `fold` is which fold of the training data it is tested on, of how many; None if it is tested on the test data.
     """
 
     net: str
@@ -44,6 +46,14 @@ class Plan:
     size: tuple[int, int] | None = None
     fit: str | None = None
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    fold: tuple[int, int] | None = None
+
+    def name_of(self, data: DataSet) -> str:
+        """Return what the data are called that a training by this plan is tested on."""
+        if self.fold is None:
+            return data.name
+        fold, folds = self.fold
+        return say("{data}, fold {fold} of {folds}", data=data.name, fold=fold, folds=folds)
 
 
 def make_plan(

@@ -154,3 +154,5 @@ def named(name: str, net: str, images: int) -> Recipe:
 
 
 RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits}
+# Whose learning rates need a net with norms.
+NORMED = ("photos", "digits")

@@ -44,7 +44,7 @@ RECIPE, METRICS, RESULT = "recipe.toml", "metrics.jsonl", "result.json"
 WEIGHTS, MODEL, STATE, REPORT = "model.safetensors", "model.json", "last/state.safetensors", "report.html"
 TOP = "top/epochs.json"
 FILES = (RECIPE, METRICS, RESULT, WEIGHTS, MODEL, STATE, REPORT, TOP)
-SEEDS, STEPS, SCRIPTS = "seeds.json", "steps.json", "script"
+SEEDS, FOLDS, STEPS, SCRIPTS = "seeds.json", "folds.json", "steps.json", "script"
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,10 @@ def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
         if holds(folder, SEEDS):
             raise RunError(
                 "{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0", folder=folder
+            )
+        if holds(folder, FOLDS):
+            raise RunError(
+                "{folder} holds the runs of several folds: name one of them, such as {folder}/fold-1", folder=folder
             )
         if holds(folder, STEPS):
             raise RunError(
@@ -273,7 +277,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
     """
     folder = _first_free(default_name) if out is None else Path(out)
     check_unicode(folder, RunError)
-    held = holds(folder, *FILES, SEEDS)
+    held = holds(folder, *FILES, SEEDS, FOLDS)
     if held:
         raise RunError(
             "{folder} holds another run ({held}): choose another --out"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Unpack
 
 from branchwork.catalogue.resolve import short_name
+from branchwork.datasets.batches import one_fold
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
@@ -16,18 +17,21 @@ from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.shown import Several, Shown
 from branchwork.training.checkpoint import SavedState, load_state
-from branchwork.training.keywords import Keywords, choose_recipe, divide
+from branchwork.training.choice import choose
+from branchwork.training.evaluate import wilson_interval
+from branchwork.training.keywords import Keywords, divide
 from branchwork.training.options import Options
 from branchwork.training.plan import Plan, make_plan
 from branchwork.training.processes import Processes, check_single_process, interruptible, joined
 from branchwork.training.recipe import Recipe
 from branchwork.training.result import Result, read_result
-from branchwork.training.run import RESULT, SEEDS, STATE, check_code, claim_folder, holds, keep_script, kept_net
+from branchwork.training.run import FOLDS, RESULT, SEEDS, STATE, check_code, claim_folder, holds, keep_script, kept_net
+from branchwork.training.statistics import measure_interval
 from branchwork.training.training_run import run_training
 
 
 def train(
-    net: str = "inception",
+    net: str | None = None,
     *,
     data: str | DataSet = "auto",
     recipe: str | Recipe | None = None,
@@ -39,11 +43,12 @@ def train(
 ) -> Result:
     """Train `net` on `data` into a run folder, and test it once at the end.
 
-    `recipe` says what to train: the name of a recipe or a `Recipe`, by default `fast`; `options` say how to run it.
-    Their fields are also keywords: `train("residual", data="sample", epochs=1, seed=7)`. `out` defaults to the first
-    free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training starts
-    from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also written
-    to the run's `tensorboard/`, step by step. With `progress`, progress is shown; an `Observer` is told of it instead.
+    Without `net`, one is chosen with its recipe for a folder of pictures, of which `progress` is told; else it is
+    `inception`. `recipe` says what to train: the name of a recipe or a `Recipe`, by default `fast`; `options` say how
+    to run it. Their fields are also keywords: `train("residual", data="sample", epochs=1, seed=7)`. `out` defaults to
+    the first free folder of `runs/NET-DATA-1`, `-2`, …; `source` is a folder with the files of `data`. If training
+    starts from `weights`, images are normalised as those weights expect. With `log="tensorboard"`, figures are also
+    written to the run's `tensorboard/`, step by step. With `progress`, progress is shown; an `Observer` is told of it.
     Raises `Interrupted` after Ctrl-C, with the state saved, and `TrainingError` if the loss is no longer finite.
     """
     changes, options = divide(keywords, options)
@@ -52,9 +57,9 @@ def train(
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
-            chosen = choose_recipe(recipe, net, len(data_set.train), changes=changes)
-            plan = make_plan(net, data_set, recipe=chosen, options=options, processes=processes)
-            claimed = claim_folder(out, f"{short_name(net)}-{data_set.name}") if processes.first else None
+            name, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
+            plan = make_plan(name, data_set, recipe=chosen, options=options, processes=processes)
+            claimed = claim_folder(out, f"{short_name(name)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
         data_set, plan, claimed = processes.together(prepare)
@@ -123,8 +128,26 @@ class SeedsResult(Shown):
     folder: str
 
 
+@dataclass(frozen=True)
+class FoldsResult(Shown):
+    """The mean accuracy over folds, as a fraction, and its 95% interval: Student's, on the log-odds.
+
+    If all folds agree, the interval is Wilson's for all their images. The `test_accuracy` of each result is the one on
+    its fold.
+    """
+
+    net: str
+    data: str
+    folds: int
+    mean: float
+    interval: tuple[float, float]
+    mean_train_seconds: float
+    results: tuple[Result, ...]
+    folder: str
+
+
 def train_seeds(
-    net: str = "inception",
+    net: str | None = None,
     *,
     seeds: int = 5,
     data: str | DataSet = "auto",
@@ -146,15 +169,50 @@ def train_seeds(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
     data_set = load_data(data, progress=observer) if isinstance(data, str) else data
-    chosen = choose_recipe(recipe, net, len(data_set.train), changes=changes)
+    net, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
     plan = make_plan(net, data_set, recipe=chosen, options=options)
     plans = [
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
     ]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-seeds")
-    keep_script(folder, plan.net)
-    write_json(folder / SEEDS, [with_format(plan) for plan in plans])
+    _keep_plans(plans, folder / SEEDS)
     return _train_seeds(plans, folder, data_set, observer=observer)
+
+
+def train_folds(
+    net: str | None = None,
+    *,
+    folds: int = 5,
+    data: str | DataSet = "auto",
+    recipe: str | Recipe | None = None,
+    options: Options | None = None,
+    out: str | Path | None = None,
+    progress: bool | Observer = False,
+    **keywords: Unpack[Keywords],
+) -> FoldsResult:
+    """Divide the training images into `folds`, and train `net` once for each, on all other folds.
+
+    Each is tested on its fold (k-fold cross-validation), so every training image tests a net that has not seen it; the
+    test images are left alone. The other arguments and the errors are those of `train`.
+    """
+    changes, options = divide(keywords, options)
+    observer = watch(progress)
+    check_single_process("several folds")
+    if not 2 <= folds <= 100:
+        raise RecipeError("folds must be from 2 to 100, got {folds}: 5 and 10 are usual", folds=folds)
+    data_set = load_data(data, progress=observer) if isinstance(data, str) else data
+    net, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
+    plan = make_plan(net, one_fold(data_set, 1, folds, options.seed), recipe=chosen, options=options)
+    checksum = data_set.train.checksum()
+    plans = [replace(plan, checksum=checksum, fold=(fold, folds)) for fold in range(1, folds + 1)]
+    folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-folds")
+    _keep_plans(plans, folder / FOLDS)
+    return _train_folds(plans, folder, data_set, observer=observer)
+
+
+def _keep_plans(plans: list[Plan], path: Path) -> None:
+    keep_script(path.parent, plans[0].net)
+    write_json(path, [with_format(plan) for plan in plans])
 
 
 def resume_seeds(
@@ -166,23 +224,41 @@ def resume_seeds(
     """
     observer = watch(progress)
     check_single_process("several seeds")
-    path, remedy = Path(folder) / SEEDS, mark("train again into another folder")
-    plans = read_json(path, list[Plan], remedy=remedy)
-    if len({plan.options.seed for plan in plans}) != len(plans) or len(plans) < 2:
-        raise RunError(
-            "{path} is damaged (it needs at least two different seeds): {remedy}", path=path, remedy=say(remedy)
-        )
-    for plan in plans:
-        check_code(Path(folder), plan.net)
+    plans = _kept_plans(Path(folder) / SEEDS)
     return _train_seeds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
 
 
+def resume_folds(
+    folder: str | Path, *, data: DataSet | None = None, source: Path | None = None, progress: bool | Observer = False
+) -> FoldsResult:
+    """Train on the folds that are not finished in a folder of `train_folds`, and return the result of all.
+
+    Raises `RunError` if the folder is damaged, and whatever `resume` raises.
+    """
+    observer = watch(progress)
+    check_single_process("several folds")
+    plans = _kept_plans(Path(folder) / FOLDS)
+    return _train_folds(plans, Path(folder), data or _load_again(plans[0], source, observer), observer=observer)
+
+
+def _kept_plans(path: Path) -> list[Plan]:
+    """Return the plans of several seeds or folds. Raises `RunError` if they are damaged."""
+    remedy = mark("train again into another folder")
+    plans = read_json(path, list[Plan], remedy=remedy)
+    if len({(plan.options.seed, plan.fold) for plan in plans}) != len(plans) or len(plans) < 2:
+        raise RunError(
+            "{path} is damaged (it needs at least two different seeds or folds): {remedy}",
+            path=path,
+            remedy=say(remedy),
+        )
+    for plan in plans:
+        check_code(path.parent, plan.net)
+    return plans
+
+
 def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
-    again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
-    plan_of_folder = {
-        folder / f"seed-{plan.options.seed}": replace(plan, net=kept_net(folder, plan.net)) for plan in plans
-    }
-    results = _complete(plan_of_folder, data, again=again, observer=observer)
+    named = {f"seed-{plan.options.seed}": plan for plan in plans}
+    results = _train_each(named, folder, data, observer=observer)
     accuracies = [result.test_accuracy for result in results]
     summary = SeedsResult(
         net=plans[0].net,
@@ -196,6 +272,35 @@ def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Ob
     )
     write_json(folder / RESULT, with_format(summary))
     return summary
+
+
+def _train_folds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> FoldsResult:
+    named = {f"fold-{number}": plan for number, plan in enumerate(plans, 1)}
+    results = _train_each(named, folder, data, observer=observer)
+    accuracy = measure_interval((result.test_accuracy for result in results), "test_error")
+    assert accuracy.low is not None and accuracy.high is not None, "there are at least two folds"
+    interval = accuracy.low, accuracy.high
+    if accuracy.low == accuracy.high:  # no fold differs from another, as where all images are right
+        interval = wilson_interval(round(accuracy.mean * len(data.train)), len(data.train))
+    summary = FoldsResult(
+        net=plans[0].net,
+        data=data.name,
+        folds=len(plans),
+        mean=accuracy.mean,
+        interval=interval,
+        mean_train_seconds=statistics.mean(result.train_seconds for result in results),
+        results=results,
+        folder=str(folder),
+    )
+    write_json(folder / RESULT, with_format(summary))
+    return summary
+
+
+def _train_each(plans: Mapping[str, Plan], folder: Path, data: DataSet, *, observer: Observer) -> tuple[Result, ...]:
+    """Complete the trainings in `folder`, by the names of their own folders in it."""
+    again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
+    each = {folder / name: replace(plan, net=kept_net(folder, plan.net)) for name, plan in plans.items()}
+    return _complete(each, data, again=again, observer=observer)
 
 
 def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from branchwork.catalogue.resolve import is_own_failure, short_name
 from branchwork.catalogue.weights import load_weights
-from branchwork.datasets.batches import batches, epoch_order, generator_of, train_and_validation
+from branchwork.datasets.batches import batches, epoch_order, generator_of, one_fold, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import (
     FAILURES,
@@ -34,7 +34,8 @@ from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
 from branchwork.training.checkpoint import Position, SavedState, save_state
-from branchwork.training.evaluate import Evaluation, evaluate_net
+from branchwork.training.choice import FEW_IMAGES
+from branchwork.training.evaluate import Z_95, Evaluation, evaluate_net
 from branchwork.training.fit import check_finite, ends_epoch, fit, is_over
 from branchwork.training.infer import pick_device
 from branchwork.training.machine import commit, machine, peak_memory, process_settings, reset_peak_memory, versions
@@ -64,6 +65,10 @@ from branchwork.training.step import Moment, augment_batch
 
 # A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
+# An accuracy as an example of how little a few images tell.
+GOOD = 0.9
+# How many times the loss of guessing is a leap, as the mean over this many images: a few may be far off by chance.
+LEAP, LEAP_IMAGES = 2.0, 64
 LOCK = ".lock"
 
 
@@ -107,7 +112,9 @@ def run_training(
         processes.together(prepare)
         reset_peak_memory(device)
         net, seed = short_name(plan.net), plan.options.seed
-        observer.start(say("{net} on {data}, seed {seed}", net=net, data=data.name, seed=seed))
+        observer.start(say("{net} on {data}, seed {seed}", net=net, data=plan.name_of(data), seed=seed))
+        if plan.fold is not None:
+            data = one_fold(data, *plan.fold, seed)
         try:
             with process_settings(plan.options.threads, device):
                 run = _prepare(plan, data, folder, saved=saved, observer=observer, processes=processes)
@@ -190,6 +197,8 @@ def _prepare(
     position = Position() if saved is None else saved.position
     position.seconds = processes.share(position.seconds + time.perf_counter() - began)
     splits = train_and_validation(data, plan.recipe.validation, plan.options.seed, used=plan.recipe.fraction)
+    if saved is None and plan.fold is None and 0 < len(splits[1]) < FEW_IMAGES:
+        observer.note(_few_words(len(splits[1])))
     run = _Run(plan, folder, state, position, *splits, _copy(state.net.state_dict()), macs, first)
     if saved is None:
         run.save()
@@ -203,11 +212,44 @@ def _prepare(
     return run
 
 
+def _few_words(count: int) -> str:
+    """Return how little `count` validation images tell, and what tells more."""
+    half = Z_95 * math.sqrt(GOOD * (1 - GOOD) / count)
+    return say(
+        "only {count} validation images choose the epoch that is kept: at {good:.0%} they are right to ±{points:.0f} "
+        "points, so the choice is mostly chance\n--folds 5 tests on every training image; --validation 0 keeps the last"
+        " epoch",
+        count=count,
+        good=GOOD,
+        points=100 * half,
+    )
+
+
+def _leap_words(run: _Run) -> str | None:
+    """Return that the loss has leapt, if it is far above that of guessing: the learning rate is too high."""
+    recipe, losses = run.plan.recipe, run.position.losses
+    steps = math.ceil(LEAP_IMAGES / recipe.images_a_step)
+    guessing = math.log(len(run.state.model.classes))
+    loss = sum(losses[-steps:]) / steps
+    if len(losses) < steps or loss < LEAP * guessing:
+        return None
+    return say(
+        "the loss leapt to {loss:.2f} in epoch {epoch}, step {step}, far above the {guessing:.2f} of guessing: the "
+        "learning rate is too high. Stop, and train again with --learning-rate {rate:g} (it is {before:g})",
+        loss=loss,
+        epoch=run.position.epoch + 1,
+        step=run.position.step,
+        guessing=guessing,
+        rate=recipe.learning_rate / 10,
+        before=recipe.learning_rate,
+    )
+
+
 def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
     """Train to the end, and then load the weights that are kept. Raises `Interrupted` once `interrupted` is set."""
     plan, state, position, processes = run.plan, run.state, run.position, run.state.processes
     train = _moved(run.train, next(state.net.parameters()).device)
-    saved_at = time.perf_counter()
+    saved_at, leapt = time.perf_counter(), False
     try:
         events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
         for event in _own_failures(run, events):
@@ -217,6 +259,9 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
                 at_end = is_over(plan.recipe, position)
             else:
                 observer.step(event)
+                if not leapt and (words := _leap_words(run)):
+                    leapt = True
+                    observer.note(words)
                 at_end = ends_epoch(plan.recipe, position, event)
             overdue = processes.first and time.perf_counter() - saved_at > SAVE_SECONDS
             stop, save = processes.any(interrupted.is_set(), overdue)
@@ -332,7 +377,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
     evaluation = evaluate_net(state.net.to(torch.float32), state.model, data)
     result = Result(
         net=plan.net,
-        data=data.name,
+        data=plan.name_of(data),
         seed=plan.options.seed,
         parameters=count_parameters(state.net),
         macs=run.macs,
@@ -385,6 +430,6 @@ def _report(run: _Run, data: DataSet, result: Result, evaluation: Evaluation) ->
         net=describe_net(trained, measured_on, held_out=held_out, before=run.first),
         history=run.position.history,
         evaluation=evaluation,
-        data=data,
+        data=replace(data, name=plan.name_of(data)),
         batch=Split(images[:32], train.labels[first[:32]]),
     )
