@@ -1,10 +1,6 @@
 # make demo   set up, train both of the lecture's networks, show the results
-<<<<<<< HEAD
-# make test   set up, run every check; make test-slow also runs every command of the READMEs, guides and own-images.md
-=======
-# make test   set up, run every check; make test-slow also runs every command in the READMEs, in docs/own-images.md and
-#             docs/teaching.md, and the notebooks
->>>>>>> work-f
+# make test   set up, run every check; make test-slow also runs every command of the READMEs, guides, own-images.md and
+#             teaching.md, and the notebooks
 # make test-faults  set up, try every fault of tests/faults, of which make test tries a few: half an hour
 # make bench  set up, compare with the lecture's script and a public recipe: 8 to 25 minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help shows more
@@ -24,11 +20,7 @@ demo: $(VENV)/.ready
 test: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m 'not slow' -n auto --maxprocesses 8 --dist loadfile
 
-<<<<<<< HEAD
-# Every command of the READMEs, the guides and docs/own-images.md; takes minutes.
-=======
-# Every command in the READMEs, docs/own-images.md and docs/teaching.md, and the notebooks; takes minutes.
->>>>>>> work-f
+# Every command of the READMEs, the guides, own-images.md and teaching.md, and the notebooks; takes minutes.
 test-slow: $(VENV)/.ready-dev
 	$(VENV)/bin/pytest -m slow
 
