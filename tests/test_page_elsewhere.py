@@ -48,3 +48,4 @@ def test_the_wheel_holds_the_page_and_all_else_that_it_reads(run, tmp_path):
     where, size = json.loads(done.stdout)
     assert where.startswith(str(tmp_path / "site"))
     assert (tmp_path / "net.html").stat().st_size == size > 100_000
+    assert (tmp_path / "net.html").read_text(encoding="utf-8") == bw.show(run.folder).html  # which test_ui.py opens

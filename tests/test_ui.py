@@ -275,6 +275,7 @@ def test_two_runs_on_one_picture_are_each_torch_s_and_a_switch_turns_its_own_net
     off = expected(run, first, lambda branch, value: value * (branch != "shortcut"))
     assert logits(page)[::2] == both[::2] and logits(page)[1::2] == pytest.approx(off, abs=0.06)
     page.locator("svg g[aria-label='inception conv1']").dispatch_event("click")
+    assert page.locator("svg g.alone").count() > 10 and page.locator("svg g.input:not(.alone)").count() == 2
     assert "residual has no layer of this name and shape" in page.locator("#detail").inner_text()
 
 

@@ -37,6 +37,7 @@ WORDS = {
     "products": mark("the {shown} largest of {count} products, input × weight:"),
     "place": mark("channel {channel}, row {row}, column {column}"),
     "counterpart": mark("the same layer in {name}"),
+    "dashed": mark("dashed: layers that the other net does not have"),
     "alone": mark("{name} has no layer of this name and shape."),
     "flattened": mark("{shape} in one row: {count} numbers."),
     "switch": mark("Switch a branch off, or turn it down. In its place comes"),

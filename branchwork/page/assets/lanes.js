@@ -1,6 +1,6 @@
 // The lanes: the net from left to right, with the maps of every layer.
 
-import { $, INCH, branchColour, make, makeSvg, percent, tell, views } from "./state.js";
+import { $, INCH, branchColour, counterpart, make, makeSvg, percent, tell, views } from "./state.js";
 
 /** @typedef {import("./kernels.js").Tensor} Tensor */
 
@@ -33,7 +33,7 @@ export const drawn = [];
 
 export function drawLanes() {
   for (const view of views) {
-    const title = views.length > 1 && make("h2", { className: `net${view.number}` }, view.title);
+    const title = views.length > 1 && make("h2", { className: `net${view.number}` }, view.title, " ", make("small", { "data-say": "dashed" }));
     $("lanes").append(make("div", { className: "lanes" }, title, drawPicture(view, view.picture)));
   }
   fitLanes();
@@ -78,7 +78,7 @@ function drawBox(view, box) {
   const target = box.kind === "bar" || box.kind === "sum" ? box.nodes[0] : box.nodes[box.nodes.length - 1];
   const choose = () => { if (box.id in view.blocks) openBlock(view, box); tell.select(view.number, target); };
   const group = makeSvg("g", {
-    class: `box ${box.kind}`, tabindex: 0, role: "button", "aria-label": `${views.length > 1 ? `${view.title} ` : ""}${view.nodes[target].name}`, onclick: choose,
+    class: `box ${box.kind}${views.length > 1 && !counterpart(view, target) ? " alone" : ""}`, tabindex: 0, role: "button", "aria-label": `${views.length > 1 ? `${view.title} ` : ""}${view.nodes[target].name}`, onclick: choose,
     onkeydown: (/** @type {KeyboardEvent} */ event) => { if (["Enter", " "].includes(event.key)) { event.preventDefault(); choose(); } },
   });
   const colour = branchColour(box.colour);

@@ -4,7 +4,7 @@ import { switches } from "./branches.js";
 import { mapCanvas, strongest } from "./lanes.js";
 import { inputs } from "./net.js";
 import { arithmetic, markField, products, segmentOf } from "./pixel.js";
-import { $, branchColour, chosen, largest, make, page, short, state, t, tell, views } from "./state.js";
+import { $, branchColour, chosen, counterpart, largest, make, page, short, state, t, tell, views } from "./state.js";
 
 /** @typedef {import("./kernels.js").Tensor} Tensor */
 
@@ -107,14 +107,15 @@ function channelView(node, value, scale) {
   paint();
   if (state.at) queueMicrotask(() => look(/** @type {[number, number]} */ (state.at)));
   else numbers.append(make("p", { className: "faint" }, t("hover")));
-  return make("div", { className: "channel" }, make("div", {}, make("h3", {}, t("channel", { number: state.channel })), big, legend(scale)), numbers, counterpart(node));
+  return make("div", { className: "channel" }, make("div", {}, make("h3", {}, t("channel", { number: state.channel })), big, legend(scale)), numbers, beside());
 }
 
-/** The same channel of the layer of the same name and shape in the other net, if it has one. @param {any} node */
-function counterpart(node) {
-  const other = views[1 - state.view], value = other?.values[other.nodes.findIndex((/** @type {any} */ each) => each.name === node.name)];
-  if (!value || String(value.shape) !== String(node.shape)) return other ? make("p", { className: "faint" }, t("alone", { name: other.title })) : null;
-  const scale = strongest(value.data), canvas = mapCanvas(value, state.channel, scale);
+/** The same channel of the layer that is shown, in the other net. */
+function beside() {
+  const view = chosen(), found = counterpart(view, /** @type {number} */ (state.node));
+  if (views.length < 2) return null;
+  if (!found) return make("p", { className: "faint" }, t("alone", { name: views[1 - view.number].title }));
+  const { other, node } = found, value = other.values[node], scale = strongest(value.data), canvas = mapCanvas(value, state.channel, scale);
   canvas.className = "big other";
   return make("div", {}, make("h3", { className: `net${other.number}` }, t("counterpart", { name: other.title })), canvas, legend(scale));
 }

@@ -43,6 +43,13 @@ export const state = {
 /** The net whose layer is shown. */
 export const chosen = () => views[state.view];
 
+/** The node of the same name and shape in the other net, if there is one. @param {any} view @param {number} node @returns {{other: any, node: number} | null} */
+export function counterpart(view, node) {
+  const other = views[1 - view.number], { name, shape } = view.nodes[node];
+  const found = other?.nodes.findIndex((/** @type {any} */ each) => each.name === name && String(each.shape) === String(shape)) ?? -1;
+  return found < 0 ? null : { other, node: found };
+}
+
 export const isSlow = views.some((view) => view.macs > SLOW);
 
 /** Words in the page's language. @param {string} key @param {Record<string, any>} [values] */
