@@ -231,7 +231,7 @@ class Told(Observer):
 def test_a_training_tells_in_one_line_of_an_output_that_nobody_reads_before_it_begins(execute, small, monkeypatch):
     monkeypatch.setenv("BRANCHWORK_LANG", "en")
     Path("net.py").write_text(FORGETFUL)
-    told, recipe = Told(), bw.fast("residual").but({"epochs": 1, "batch_size": 500})
+    told, recipe = Told(), bw.fast("residual").but({"epochs": 1, "batch_size": 500, "validation": 0.0})
     options = bw.Options(execute=execute)
     bw.train("net.py:Net", data=small, recipe=recipe, options=options, progress=told, out="run")
     first, *others = told.events
