@@ -16,8 +16,10 @@ from torch.nn import functional as F
 import branchwork as bw
 from branchwork.datasets.placing import RULES, to_image
 from branchwork.errors import ExportError, ImageError
+from branchwork.graph.branching import read_branches
 from branchwork.graph.read import read
 from branchwork.page.spec import encode, image_operations, operations_as_json
+from branchwork.page.tour import steps_of
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node (any version from 20)")
 ASSETS = resources.files("branchwork") / "page/assets"
@@ -146,6 +148,41 @@ def test_operations_that_the_page_lacks_are_named():
 
     with pytest.raises(ExportError, match=r"cannot compute .*fft"):
         operations_as_json(read(Odd(), (1, 8, 8)), "odd")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "asked", "widest"),
+    [("inception", (1, 28, 28), "stack flat one field branch", "incep1.b5.conv2"),
+     ("residual", (1, 28, 28), "add flat field branch shortcut", None),
+     ("googlenet", (3, 64, 64), "stack flat one field branch", "incep3a.b5.conv2.conv"),
+     ("resnet20", (3, 32, 32), "add flat field branch shortcut", None)],
+)  # fmt: skip
+def test_the_tour_asks_what_suits_the_net(name, shape, asked, widest):
+    branched = read_branches(bw.build_net(name, in_channels=shape[0], image_size=shape[1]).eval(), shape)
+    operations, weights = operations_as_json(branched.graph, name)
+    names = [operation["name"] for operation in operations]
+    joins = [
+        {"node": names.index(join), "branches": [{"name": branch} for branch in branches]}
+        for join, branches in branched.entries.items()
+    ]
+    steps = steps_of(operations, weights, joins, None)
+    assert [step["question"].removeprefix("tour-") for step in steps] == asked.split()
+    assert widest is None or names[steps[0]["node"]] == widest
+
+
+def test_the_tour_of_a_net_that_stacks_its_input_first_has_no_padding_to_show():
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(2 * 64, 10)
+
+        def forward(self, x):
+            return self.fc(torch.cat([x, -x], 1).flatten(1))
+
+    operations, weights = operations_as_json(read(Doubled(), (1, 8, 8)), "doubled")
+    (join,) = (i for i, operation in enumerate(operations) if operation["op"] == "cat")
+    steps = steps_of(operations, weights, [{"node": join, "branches": [{"name": "0"}, {"name": "1"}]}], None)
+    assert [step["question"] for step in steps] == ["tour-flat", "tour-branch"]
 
 
 def drawings():

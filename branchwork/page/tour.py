@@ -32,20 +32,19 @@ def _steps(
     stacked = [join["node"] for join in joins if operations[join["node"]]["op"] == "cat"]
     sums = [join for join in joins if operations[join["node"]]["op"] == "add"]
     kernels = {i: _kernel(op, weights) for i, op in enumerate(operations) if op["op"] == "conv2d"}
-    if stacked:
-        first = stacked[0]
-        shape = operations[first]["shape"]
-        widest = max(
-            (i for i in kernels if i < first), key=lambda i: (kernels[i], operations[i]["shape"][1:] == shape[1:])
-        )
+    shape = operations[stacked[0]]["shape"] if stacked else []
+    before = [i for i in kernels if stacked and i < stacked[0] and operations[i]["shape"][1:] == shape[1:]]
+    padded = [i for i in before if kernels[i] > 1]
+    if padded:
+        widest = max(padded, key=lambda i: (kernels[i], i))
         yield _step("stack", widest, at=[0, 0], channels=shape[0], side=shape[1], kernel=kernels[widest])
     elif sums:
         shape = operations[sums[0]["node"]]["shape"]
         yield _step("add", sums[0]["node"], at=[shape[1] // 2, shape[2] // 2], shape="×".join(map(str, shape)))
     flat = next((i for i, op in enumerate(operations) if op["op"] == "view" and len(op["shape"]) == 1), None)
     if flat is not None:
-        before = operations[operations[flat]["args"][0]["n"]]["shape"]
-        yield _step("flat", flat, shape="×".join(map(str, before)), count=operations[flat]["shape"][0])
+        maps = operations[operations[flat]["args"][0]["n"]]["shape"]
+        yield _step("flat", flat, shape="×".join(map(str, maps)), count=operations[flat]["shape"][0])
     one = next((i for i, kernel in kernels.items() if kernel == 1 and operations[i]["shape"][1] > 1), None)
     if one is not None:
         shape = operations[one]["shape"]
