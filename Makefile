@@ -45,7 +45,7 @@ check: $(VENV)/.ready-dev
 
 # The types of the page's JavaScript, by TypeScript, which npx fetches.
 check-page:
-	npx --yes --package typescript@5 tsc --noEmit --allowJs --checkJs --strict --target es2022 --module es2022 \
+	npx --yes --package typescript@5 tsc --noEmit --allowJs --checkJs --strict --noUnusedLocals --target es2022 --module es2022 \
 		--moduleResolution bundler --lib es2022,dom,dom.iterable branchwork/page/assets/app.js
 
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -251,7 +251,7 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         raise error("{path} is missing: {remedy}", path=shown, remedy=remedy) from reason
     except PermissionError as reason:
         raise error(
-            "{path} cannot be read ({strerror}): it is forbidden to you. Change its permissions, or ask its owner to.",
+            "{path} cannot be read ({strerror}): you have no permission. Change its permissions, or ask its owner to.",
             path=shown,
             strerror=system_words(reason),
         ) from reason

@@ -88,7 +88,9 @@ def test_the_command_trains_a_folder_without_a_net(command):
 )
 @pytest.mark.parametrize("recipe", ["photos", "digits"])
 def test_a_recipe_for_norms_is_refused_without_them_and_names_nets_that_fit(photos, net, fitting, recipe):
-    with pytest.raises(RecipeError, match=f"{recipe} needs a net with norms .*{fitting}.*--learning-rate 0.01"):
+    with pytest.raises(
+        RecipeError, match=f"{recipe} needs a net with normalisation layers .*{fitting}.*--learning-rate 0.01"
+    ):
         bw.train(net, data=photos, recipe=recipe, out="run")
     assert not Path("run").exists()
     # Whoever gives a rate knows.

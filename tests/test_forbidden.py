@@ -72,7 +72,7 @@ def test_a_forbidden_file_is_called_so(place, file, use):
     Path(file).chmod(0)
     with without_rights(), pytest.raises(BranchworkError) as caught:
         use()
-    assert f"{file} cannot be read (Permission denied): it is forbidden to you" in str(caught.value)
+    assert f"{file} cannot be read (Permission denied): you have no permission" in str(caught.value)
     assert "damaged" not in str(caught.value) and "again" not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""The page's own arithmetic against torch and Pillow, in Node; the page itself is opened in test_page_browser.py."""
+"""The page's own arithmetic against torch and Pillow, in Node; the page itself is opened in test_ui.py."""
 
 import json
 import shutil
@@ -165,7 +165,7 @@ def test_the_tour_asks_what_suits_the_net(name, shape, asked, widest):
         {"node": names.index(join), "branches": [{"name": branch} for branch in branches]}
         for join, branches in branched.entries.items()
     ]
-    steps = steps_of(operations, weights, joins, None)
+    steps = list(steps_of(operations, weights, joins, None))
     assert [step["question"].removeprefix("tour-") for step in steps] == asked.split()
     assert widest is None or names[steps[0]["node"]] == widest
 
@@ -181,7 +181,8 @@ def test_the_tour_of_a_net_that_stacks_its_input_first_has_no_padding_to_show():
 
     operations, weights = operations_as_json(read(Doubled(), (1, 8, 8)), "doubled")
     (join,) = (i for i, operation in enumerate(operations) if operation["op"] == "cat")
-    steps = steps_of(operations, weights, [{"node": join, "branches": [{"name": "0"}, {"name": "1"}]}], None)
+    joins = [{"node": join, "branches": [{"name": "0"}, {"name": "1"}]}]
+    steps = list(steps_of(operations, weights, joins, None))
     assert [step["question"] for step in steps] == ["tour-flat", "tour-branch"]
 
 

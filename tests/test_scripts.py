@@ -354,7 +354,9 @@ def test_a_file_beside_the_copies_is_never_imported(small, tmp_path):
     Path("run/script/lesson/net.py").write_text("import helper\n" + Path("run/script/lesson/net.py").read_text())
     Path("run/helper.py").write_text("1 / 0\n")
     Path("run/script/__init__.py").touch()  # which makes a package of the copies, so that imports look above it
-    with pytest.raises(RunError, match=r"run.helper\.py is not of this run, but its script would import it: move it"):
+    with pytest.raises(
+        RunError, match=r"run.helper\.py does not belong to this run, but the run's script would import it: move it"
+    ):
         bw.load_run("run", trust=True)
 
 

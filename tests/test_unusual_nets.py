@@ -28,7 +28,7 @@ REFUSED = {
     "Sparse": r"`edges` with its weights, which a run cannot store \(torch\.sparse_coo",
     "Lazy": r"`fc` \(LazyLinear\) is unknown until it has read an image. Write nn\.Linear with",
     "OldWeightNorm": "use weight_norm and spectral_norm of torch.nn.utils.parametrizations",
-    "HoldsItself": "holds itself: `parts` is, or contains, the module that has it",
+    "HoldsItself": "contains itself: `parts` is, or contains, the module that it is an attribute of",
 }
 NOT_INSPECTED = {"ExitAtOnce", "HalfWithin", "Lazy", "HoldsItself"}
 

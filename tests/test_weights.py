@@ -182,7 +182,7 @@ def test_only_files_with_a_checksum_are_called_checked(tmp_path):
     assert load_weights(net, tmp_path / "ours.safetensors").checked and load_weights(net, net.state_dict()).checked
     for theirs in ("theirs.safetensors", "theirs.pth"):
         assert str(load_weights(net, tmp_path / theirs)).endswith(
-            "tensors kept; unchecked, for the file has no checksum"
+            "tensors kept; not checked for damage: the file has no checksum"
         )
 
 

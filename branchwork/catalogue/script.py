@@ -94,8 +94,8 @@ def _check_modules(net: nn.Module, name: str) -> None:
         for attribute, child in module.named_children():
             if module in child.modules():
                 raise NetError(
-                    "{name} holds itself: `{path}` is, or contains, the module that has it as an attribute. Take it "
-                    "out",
+                    "{name} contains itself: `{path}` is, or contains, the module that it is an attribute of. Remove "
+                    "it",
                     name=name,
                     path=f"{path}.{attribute}".lstrip("."),
                 )

@@ -107,7 +107,7 @@ class Loaded:
         if self.dropped:
             words.append(say("dropped: {keys}", keys=_few(self.dropped)))
         if not self.checked:
-            words.append(say("unchecked, for the file has no checksum"))
+            words.append(say("not checked for damage: the file has no checksum"))
         return "; ".join(words)
 
 

@@ -28,7 +28,7 @@ class OptionFlags:
         "uint8"
     )
     force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False
-    beside: Annotated[Path | None, Parameter(help="With --to html: a second run, on the same picture.")] = None
+    beside: Annotated[Path | None, Parameter(help="With --to html: a second run, shown on the same picture.")] = None
 
 
 def export(

@@ -14,7 +14,7 @@ from branchwork.language import say
 
 def ui(
     run: Annotated[Path, Parameter(help="A run folder made by branchwork train, or a folder of runs.")],
-    beside: Annotated[Path | None, Parameter(help="A second run, to see beside the first on the same picture.")] = None,
+    beside: Annotated[Path | None, Parameter(help="A second run, shown beside the first on the same picture.")] = None,
     /,
     *,
     port: Annotated[int, Parameter(help="The port on this machine; by default one that is free.")] = 0,

@@ -3,11 +3,11 @@
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from branchwork.catalogue.resolve import short_name
@@ -79,7 +79,7 @@ def content_of(
         **_pictures(branched, operations),
         "joins": joins,
         "tail": tail,
-        "tour": steps_of(operations, weights, joins, tail),
+        "tour": list(steps_of(operations, weights, joins, tail)),
     }
 
 
@@ -144,7 +144,7 @@ def _affine_tail(branched: BranchedNet) -> dict[str, Any] | None:
         "nodes": [numbers[node] for node in segment],
         "convolutions": sum(op_name(node) == "conv2d" for node in segment),
         "macs": sum(operation.macs for operation in branched.trace.operations if operation.name in names),
-        "inputs": int(torch.Size(shape_of(entry)).numel()),
+        "inputs": math.prod(shape_of(entry)),
     }
 
 

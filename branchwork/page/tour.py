@@ -14,21 +14,12 @@ def steps_of(
     weights: Sequence[Tensor],
     joins: Sequence[dict[str, Any]],
     tail: dict[str, Any] | None,
-) -> list[dict[str, Any]]:
-    """Return the steps that suit a net.
+) -> Iterator[dict[str, Any]]:
+    """Yield the steps that suit a net.
 
     Each has the names of its question and its words, the node to show, the figures in its words, and, where it needs
-    them, the pixel to work out (`at`), what to ask the page (`ask`), and branches to switch off (`off`).
+    them, the pixel to work out (`at`), what to ask the page (`ask`), and the branch to switch off (`off`).
     """
-    return [*_steps(operations, weights, joins, tail)]
-
-
-def _steps(
-    operations: Sequence[dict[str, Any]],
-    weights: Sequence[Tensor],
-    joins: Sequence[dict[str, Any]],
-    tail: dict[str, Any] | None,
-) -> Iterator[dict[str, Any]]:
     stacked = [join["node"] for join in joins if operations[join["node"]]["op"] == "cat"]
     sums = [join for join in joins if operations[join["node"]]["op"] == "add"]
     kernels = {i: _kernel(op, weights) for i, op in enumerate(operations) if op["op"] == "conv2d"}

@@ -9,7 +9,7 @@ WORDS = {
     "received": mark("what the net gets"),
     "examples": mark("Or take a test image. A red frame: the net is wrong."),
     "empty": mark("Draw something, or take an example."),
-    "blank": mark("No figure was found in this picture: take one with a figure on a plain ground."),
+    "blank": mark("No figure was found in this picture: use one with a figure on a plain background."),
     "unreadable": mark("This picture cannot be read: take a PNG or JPEG."),
     "answer": mark("{name}, {share}"),
     "differ": mark("The two nets differ."),
@@ -100,9 +100,9 @@ WORDS = {
     ),
     "tour-shortcut": mark("What does the shortcut carry?"),
     "tour-shortcut-words": mark(
-        "The input of the block, past its two convolutions: the small maps on its line. It is switched off now, and Δ "
-        "shows how far each later layer has moved. Turn it back on with the slider, and the other branch off: which "
-        "of the two can the net do without?"
+        "It carries the input of the block past its convolutions: see the small maps on its line. It is switched off "
+        "now, and Δ shows how far each later layer has moved. Turn it back on with the slider, and the other branch "
+        "off: which of the two can the net do without?"
     ),
     "tour-collapse": mark("Are all these convolutions really one?"),
     "tour-collapse-words": mark(

@@ -116,8 +116,8 @@ def _check_norms(net: str, recipe: str, rate: float, data: DataSet) -> None:
         find_builder(normed, in_channels=None, num_classes=None, image_size=None)
         fitting.insert(0, normed)
     raise RecipeError(
-        "the recipe {recipe} needs a net with norms for its learning rate of {rate:g}, and {net} has none: take "
-        "{fitting}, another resnet, a densenet or googlenet; or keep {net} and take another recipe, or "
+        "the recipe {recipe} needs a net with normalisation layers for its learning rate of {rate:g}, and {net} has "
+        "none: take {fitting}, another resnet, a densenet or googlenet; or keep {net} and take another recipe, or "
         "--learning-rate {lower:g}",
         recipe=recipe,
         rate=rate,

@@ -95,7 +95,9 @@ def _drawing(trace: Trace, folder: Path) -> str:
         macs=trace.macs,
         shares=shares,
     )
-    draw = say("branchwork ui {run} opens a page on which you draw, and watch it run through every branch.", run=folder)
+    draw = say(
+        "branchwork ui {run} opens a page: draw a picture there, and watch it run through every branch.", run=folder
+    )
     return section(say("The net"), f"{words} {draw}", plot(inline_drawing(trace)))
 
 

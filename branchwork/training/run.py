@@ -228,7 +228,8 @@ def kept_net(folder: Path, net: str) -> str:
     strangers = [path for path in script_files(str(copy)) if (folder / SCRIPTS).absolute() not in path.parents]
     if strangers:
         raise RunError(
-            "{file} is not of this run, but its script would import it: move it away", file=printable(strangers[0])
+            "{file} does not belong to this run, but the run's script would import it: move it elsewhere",
+            file=printable(strangers[0]),
         )
     return in_script(net, copy)
 

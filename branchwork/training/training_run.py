@@ -216,9 +216,9 @@ def _few_words(count: int) -> str:
     """Return how little `count` validation images tell, and what tells more."""
     half = Z_95 * math.sqrt(GOOD * (1 - GOOD) / count)
     return say(
-        "only {count} validation images choose the epoch that is kept: at {good:.0%} they are right to ±{points:.0f} "
-        "points, so the choice is mostly chance\n--folds 5 tests on every training image; --validation 0 keeps the last"
-        " epoch",
+        "the epoch that is kept is chosen by only {count} validation images: an accuracy of {good:.0%} on so few is "
+        "uncertain by ±{points:.0f} points, so the choice is mostly chance\n"
+        "--folds 5 tests on every training image; --validation 0 keeps the last epoch",
         count=count,
         good=GOOD,
         points=100 * half,

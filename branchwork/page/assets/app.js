@@ -1,14 +1,14 @@
 // The page: what is drawn runs through each net, and every layer shows what it makes of it.
 
 import { recall, remember } from "./address.js";
-import { heat, worth } from "./branches.js";
+import { forgetAnswers, heat, worth } from "./branches.js";
 import { drawLanes, drawMaps, fitLanes } from "./lanes.js";
 import { drawDetail, select } from "./layer.js";
 import { deviation, inSlices, steps } from "./net.js";
 import { drawReceived, pixelCanvas, preparePad, readPad, samples, showSample, wipe } from "./pad.js";
 import { save } from "./save.js";
-import { $, changes, largest, make, normalised, page, percent, probabilities, short, state, t, tell, views } from "./state.js";
-import { drawTour, go } from "./tour.js";
+import { $, changes, largest, make, normalised, page, percent, probabilities, short, showProgress, state, t, tell, views } from "./state.js";
+import { answerTour, drawTour, go } from "./tour.js";
 
 Object.assign(tell, { update, remember, select });
 
@@ -29,7 +29,10 @@ async function compute(own) {
   readPad();
   drawReceived();
   const { pixels } = state, isSame = pixels && before?.every((value, p) => value === pixels[p]);
-  if (!isSame) before = null;
+  if (!isSame) {
+    before = null;
+    forgetAnswers();
+  }
   for (const view of views) {
     if (!pixels) {
       view.values = view.whole = [];
@@ -47,13 +50,8 @@ async function compute(own) {
   drawBars();
   drawMaps();
   drawDetail();
+  answerTour();
   document.body.dataset.milliseconds = (performance.now() - began).toFixed(1);
-}
-
-/** @param {number | null} share of the work that is done */
-function showProgress(share) {
-  $("progress").hidden = share === null;
-  $("progress").value = share ?? 0;
 }
 
 function drawBars() {

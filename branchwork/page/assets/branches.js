@@ -1,11 +1,11 @@
 // What branches do: switched off, turned down, and what each adds to the answer for the picture that is shown.
 
-import * as kernels from "./kernels.js";
 import { mapCanvas, strongest } from "./lanes.js";
-import { inSlices, run, steps } from "./net.js";
-import { $, branchColour, chosen, largest, make, normalised, page, percent, probabilities, short, state, t, tell } from "./state.js";
+import { inSlices, steps } from "./net.js";
+import { $, branchColour, chosen, largest, make, normalised, page, percent, probabilities, short, showProgress, state, t, tell } from "./state.js";
 
 /** @typedef {import("./kernels.js").Tensor} Tensor */
+/** @typedef {import("./net.js").Change} Change */
 
 /** @param {any} view @param {any} join */
 export function switches(view, join) {
@@ -45,28 +45,56 @@ function note(view, name, value) {
   }));
 }
 
-/** Show by how much the logit falls if one branch alone sees a black picture, for each branch of each join. */
-export function worth() {
-  const view = chosen(), panel = $("worth");
-  panel.replaceChildren();
-  if (!state.pixels) return void panel.append(make("p", { className: "faint" }, t("empty")));
-  const image = normalised(view, state.pixels), whole = run(view, image), logits = whole[view.last].data, best = largest(logits);
-  const black = run(view, normalised(view, new Uint8Array(state.pixels.length)));
-  const joins = view.joins.map((/** @type {any} */ join) => ({ join, rows: join.branches.map((/** @type {any} */ branch) => {
-    const read = readBy(view, join.node);
-    const blind = branch.slots.map((/** @type {number} */ slot) => ({ node: join.node, slot, change: () => black[read[slot]] }));
-    return { branch, lost: logits[best] - run(view, image, blind, whole)[view.last].data[best] };
-  }) }));
-  const most = Math.max(1e-9, ...joins.flatMap((/** @type {any} */ { rows }) => rows.map((/** @type {any} */ row) => Math.abs(row.lost))));
-  panel.append(make("p", {}, t("worth", { name: page.classes[best] })));
-  for (const { join, rows } of joins) {
-    const total = rows.reduce((/** @type {number} */ sum, /** @type {any} */ row) => sum + row.lost, 0);
-    panel.append(make("h3", {}, view.nodes[join.node].name), ...rows.map((/** @type {any} */ { branch, lost }) => make("div", { className: "bar" },
+/** @type {object | null} */
+let asked = null;
+/**
+ * What is asked of the picture that is shown: a function that runs the net in turn, and gives null once the picture is
+ * another or something else is asked. @param {any} view
+ */
+function ask(view) {
+  const own = (asked = {}), { pixels } = state;
+  return (/** @type {Uint8Array} */ given, /** @type {number} */ share, /** @type {Change[]} */ changes = [], /** @type {Tensor[]} */ known = []) =>
+    inSlices(steps(view, normalised(view, given), changes, known), () => asked === own && state.pixels === pixels, () => showProgress(share));
+}
+
+/** Take back the answers to another picture. */
+export function forgetAnswers() {
+  $("worth").replaceChildren();
+  $("heat-words").textContent = "";
+}
+
+/** Show by how much the logit falls if one branch alone is given a black picture, for each branch of each join. */
+export async function worth() {
+  const view = chosen(), { pixels } = state;
+  if (!pixels) return void $("worth").replaceChildren(make("p", { className: "faint" }, t("empty")));
+  const run = ask(view), branches = view.joins.flatMap((/** @type {any} */ join) => join.branches.map((/** @type {any} */ branch) => ({ join, branch })));
+  const whole = await run(pixels, 0), black = whole && (await run(new Uint8Array(pixels.length), 0));
+  if (!whole || !black) return showProgress(null);
+  const logits = whole[view.last].data, best = largest(logits);
+  for (const [number, row] of branches.entries()) {
+    const read = readBy(view, row.join.node);
+    const blind = row.branch.slots.map((/** @type {number} */ slot) => ({ node: row.join.node, slot, change: () => black[read[slot]] }));
+    const values = await run(pixels, number / branches.length, blind, whole);
+    if (!values) return showProgress(null);
+    row.lost = logits[best] - values[view.last].data[best];
+  }
+  showProgress(null);
+  $("worth").replaceChildren(...worthOf(view, branches, { name: page.classes[best], whole: short(logits[best]), black: short(black[view.last].data[best]) }));
+}
+
+/** The bars of each join, with what they add up to. */
+function worthOf(/** @type {any} */ view, /** @type {any[]} */ branches, /** @type {Record<string, string>} */ values) {
+  const most = Math.max(1e-9, ...branches.map(({ lost }) => Math.abs(lost)));
+  const parts = [make("p", {}, t("worth", values))];
+  for (const join of view.joins) {
+    const rows = branches.filter((row) => row.join === join), total = rows.reduce((sum, { lost }) => sum + lost, 0);
+    parts.push(make("h3", {}, view.nodes[join.node].name), ...rows.map(({ branch, lost }) => make("div", { className: "bar" },
       make("span", { className: "name wide" }, branch.name),
       make("span", { className: "track" }, make("i", { className: lost < 0 ? "minus" : "", style: `width:${(100 * Math.abs(lost)) / most}%;background:${branchColour(branch.colour)}` })),
       make("span", { className: "number" }, short(lost)))),
-      make("p", { className: "faint" }, t(join.affine ? "exact" : "overlap", { total: short(total), whole: short(logits[best]), black: short(black[view.last].data[best]) })));
+      make("p", { className: "faint" }, t(join.affine ? "exact" : "overlap", { ...values, total: short(total) })));
   }
+  return parts;
 }
 
 /** The nodes that a join reads, by slot. @param {any} view @param {number} node @returns {number[]} */
@@ -75,24 +103,22 @@ function readBy(view, node) {
   return (op === "cat" ? args[0] : args).map((/** @type {any} */ argument) => argument?.n);
 }
 
-/** @type {object | null} */
-let asked = null;
 /** Draw over what the net gets by how much the answer falls where a patch of it is black. */
 export async function heat() {
-  if (!state.pixels) return;
-  const view = chosen(), own = (asked = {}), { pixels } = state;
+  const view = chosen(), { pixels } = state;
+  if (!pixels) return;
   const [channels, height, width] = page.shape, size = Math.max(3, Math.round(height / 6)), step = Math.max(1, Math.round(height / 14));
-  const best = largest(view.whole[view.last].data), patches = [...patchesOf(height, width, size, step)];
-  const falls = new Float32Array(height * width), counts = new Float32Array(height * width);
+  const run = ask(view), patches = [...patchesOf(height, width, size, step)], whole = await run(pixels, 0);
+  if (!whole) return showProgress(null);
+  const logits = whole[view.last].data, best = largest(logits), falls = new Float32Array(height * width), counts = new Float32Array(height * width);
   for (const [number, covered] of patches.entries()) {
     const hidden = Uint8Array.from(pixels);
     for (const p of covered) for (let k = 0; k < channels; k++) hidden[k * height * width + p] = 0;
-    const values = await inSlices(steps(view, normalised(view, hidden)), () => asked === own, () => showShare(number / patches.length));
-    if (!values || state.pixels !== pixels) return showShare(null);
-    const fall = view.whole[view.last].data[best] - values[view.last].data[best];
-    for (const p of covered) { falls[p] += fall; counts[p]++; }
+    const values = await run(hidden, number / patches.length);
+    if (!values) return showProgress(null);
+    for (const p of covered) { falls[p] += logits[best] - values[view.last].data[best]; counts[p]++; }
   }
-  showShare(null);
+  showProgress(null);
   const data = falls.map((v, p) => v / Math.max(1, counts[p]));
   cover($("received").getContext("2d"), mapCanvas({ shape: [1, height, width], data }, 0, strongest(data)));
   $("heat-words").textContent = t("heat-words", { size, name: page.classes[best], most: short(strongest(data)) });
@@ -108,11 +134,6 @@ function* patchesOf(/** @type {number} */ height, /** @type {number} */ width, /
       yield covered;
     }
   }
-}
-
-/** @param {number | null} share of the patches that are done */
-function showShare(share) {
-  $("heat-words").textContent = share === null ? "" : percent(share);
 }
 
 /** Lay a map over a picture that fades behind it. @param {CanvasRenderingContext2D} context @param {HTMLCanvasElement} map */

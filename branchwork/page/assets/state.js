@@ -96,6 +96,12 @@ export const largest = (numbers) => Array.from(numbers).reduce((best, number, in
 /** @param {{data: Float32Array}} logits */
 export const probabilities = ({ data }) => kernels.softmax({ shape: [data.length], data }, -1).data;
 
+/** @param {number | null} share of the work that is done; null where there is none */
+export function showProgress(share) {
+  $("progress").hidden = share === null;
+  $("progress").value = share ?? 0;
+}
+
 /** What other parts do when something changes: app.js fills these in. */
 export const tell = {
   /** Run the nets again, at the next frame. */
