@@ -1,10 +1,12 @@
 """Files that appear whole or not at all, and files that are read back into the types they were written from."""
 
 import dataclasses
+import glob
 import json
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -250,11 +252,7 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
     except FileNotFoundError as reason:
         raise error("{path} is missing: {remedy}", path=shown, remedy=remedy) from reason
     except PermissionError as reason:
-        raise error(
-            "{path} cannot be read ({strerror}): you have no permission. Change its permissions, or ask its owner to.",
-            path=shown,
-            strerror=system_words(reason),
-        ) from reason
+        raise _forbidden(shown, reason, error) from reason
     except OSError as reason:
         raise error(
             "{path} cannot be read ({strerror}): {remedy}",
@@ -268,6 +266,30 @@ def reading(path: Path, *, error: type[BranchworkError] = RunError, remedy: str 
         msgspec.MsgspecError, SafetensorError, BranchworkError, ValueError, TypeError, LookupError, ArithmeticError,
     ) as reason:  # fmt: skip
         raise error("{path} is damaged ({reason}): {remedy}", path=shown, reason=reason, remedy=remedy) from reason
+
+
+def check_permission(path: str | Path, *, error: type[BranchworkError] = RunError) -> None:
+    """Raise `error` if the system lets this user not look at `path`, or into it if it is a folder.
+
+    Without it, such a path would be called missing. One that is missing is left to the caller.
+    """
+    try:
+        os.stat(path)
+        if os.path.isdir(path):
+            os.stat(os.path.join(path, "."))  # the permission to enter, which is not the one to list
+            os.scandir(path).close()
+    except PermissionError as reason:
+        raise _forbidden(printable(path), reason, error) from reason
+    except (OSError, ValueError):
+        pass
+
+
+def _forbidden(shown: str, reason: PermissionError, error: type[BranchworkError]) -> BranchworkError:
+    return error(
+        "{path} cannot be read ({strerror}): you have no permission. Change its permissions, or ask its owner to.",
+        path=shown,
+        strerror=system_words(reason),
+    )
 
 
 def _check_fields(fields: Any, value: object, position: str) -> None:
@@ -334,9 +356,16 @@ def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:
 
 
 def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple[int, str]:
-    """Open a temporary file beside `path`, which messages call `shown`; return its descriptor and its name."""
+    """Open a temporary file beside `path`, which messages call `shown`; return its descriptor and its name.
+
+    Those that processes left there when they were killed are removed: no writing takes an hour.
+    """
     try:
         make_folder(path.parent)
+        for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > 3600:
+                    part.unlink()
         return tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as reason:
         raise error("cannot write {path}: {reason}", path=shown, reason=_cause_and_remedy(reason)) from reason

@@ -110,6 +110,18 @@ def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
     assert os.listdir(tmp_path / "new/folder") == []
 
 
+def test_parts_of_killed_processes_are_removed_with_the_next_writing(tmp_path):
+    old, young, other = (
+        tmp_path / name for name in (".a[1].json.abcd1234.part", ".a[1].json.abcd1235.part", ".b.x.part")
+    )
+    for part in (old, young, other):
+        part.write_text("half")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    write_whole(tmp_path / "a[1].json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(("a[1].json", young.name, other.name))
+
+
 @dataclass(frozen=True)
 class Part:
     sides: tuple[int, int]

@@ -26,6 +26,7 @@ def originals(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("originals")
     two_classes(root / "pets")
     bw.pack(root / "pets", out=root / "pets.pack")
+    bw.inspect("residual")  # imports what a user without rights may not read here
     train(data=str(root / "pets.pack"), recipe=fast("residual", 16).but(SHORT), out=root / "run")
     weights = bw.NETS["residual"]().state_dict()
     save_file(weights, root / "w.safetensors")
@@ -74,6 +75,25 @@ def test_a_forbidden_file_is_called_so(place, file, use):
         use()
     assert f"{file} cannot be read (Permission denied): you have no permission" in str(caught.value)
     assert "damaged" not in str(caught.value) and "again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o444])  # 0o444 lists the names, and lets nobody enter
+@pytest.mark.parametrize(
+    ("folder", "asked", "use"),
+    [
+        ("run", "run", lambda: bw.load_run("run")),
+        ("pets", "pets", lambda: bw.load_data("pets")),
+        ("pets", "pets/none.pack", lambda: bw.load_data("pets/none.pack")),
+        ("run", "run/last", lambda: bw.load_run("run/last")),
+        ("code", "code/net.py", lambda: bw.inspect("code/net.py:Net")),
+    ],
+)
+def test_a_forbidden_folder_is_not_called_missing(place, folder, asked, use, mode):
+    Path(folder).mkdir(exist_ok=True)
+    Path(folder).chmod(mode)
+    with without_rights(), pytest.raises(BranchworkError) as caught:
+        use()
+    assert f"{asked} cannot be read (Permission denied): you have no permission" in str(caught.value)
 
 
 def test_a_run_that_may_only_be_read_is_evaluated(place, command):

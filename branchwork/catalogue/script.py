@@ -19,6 +19,7 @@ from branchwork.catalogue.reading import Script, undisturbed
 from branchwork.catalogue.stand_in import StandIn, stand_in_of
 from branchwork.catalogue.statements import SUFFIXES, OnCpu, used_by
 from branchwork.errors import FAILURES, NetError, nearest, with_kind, with_line
+from branchwork.files import check_permission
 from branchwork.graph.untouched import alone
 from branchwork.language import say
 
@@ -42,6 +43,7 @@ def find_own_builder(
     """
     if location.endswith(SUFFIXES):
         path = Path(os.path.abspath(location))
+        check_permission(path, error=NetError)
         if not path.is_file():
             raise NetError("there is no file {path}", path=location)
         attribute = attribute or _only_net(Script(path), location)

@@ -15,7 +15,7 @@ from branchwork.datasets.folder import title_of
 from branchwork.datasets.pack import SUFFIX, open_pack
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Files, fetch, read_idx
 from branchwork.errors import DataError, nearest
-from branchwork.files import available_memory, printable
+from branchwork.files import available_memory, check_permission, printable
 from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -49,6 +49,7 @@ def load_data(
     if is_path(name):
         if source is not None:
             raise DataError("{name} is read in place: leave out --source", name=name)
+        check_permission(name, error=DataError)
         if os.path.isfile(name):
             data = open_pack(Path(name), size=size, fit=fit, channels=channels)
             observer.note(

@@ -24,6 +24,7 @@ from branchwork.datasets.folder import check_unicode
 from branchwork.datasets.placing import METHODS
 from branchwork.errors import FAILURES, NetError, RunError, first_line, system_words, with_kind, with_line
 from branchwork.files import (
+    check_permission,
     check_writable,
     make_folder,
     printable,
@@ -109,6 +110,7 @@ def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
     """
     folder = Path(folder)
     path = folder / MODEL
+    check_permission(folder)
     if not os.path.exists(path):
         if holds(folder, SEEDS):
             raise RunError(
