@@ -411,6 +411,7 @@ def test_a_mirror_that_fails_is_passed_over(mirror, fault, words):
     with pytest.raises(DataError) as caught:
         fetch(known(f"{mirror}/{fault}/"))
     assert f"{mirror}/{fault}/: " in str(caught.value) and words in str(caught.value)
+    assert f"{cache_folder() / 'cifar10'}: md5.txt is not there" in str(caught.value)
     assert "cifar-10-python.tar.gz" in str(caught.value).splitlines()[-1]
     assert not cached() - {"cifar-10-python.tar.gz.part"} and (fault != "wrong" or not cached())
     assert fetch(known(f"{mirror}/{fault}/", f"{mirror}/good/"))[1] == f"{mirror}/good/"

@@ -71,16 +71,14 @@ class Cifar(Source):
         )
 
     def sums(self, cache: Path) -> dict[str, str]:
-        with (cache / SUMS).open("rb") as file:
-            lines = read_bounded(file, SUMS, 1000).decode("ascii", "replace").splitlines()
+        lines = _read_file(cache, SUMS, 1000).decode("ascii", "replace").splitlines()
         return dict(line.split("  ")[::-1] for line in lines if "  " in line)
 
     def read_cache(self, cache: Path) -> Files:
         expected = self.sums(cache)
         files = {}
         for name, batches in ((TRAIN, len(self.batches) - 1), (TEST, 1)):
-            with (cache / name).open("rb") as file:
-                files[name] = read_bounded(file, name, batches * self.records * RECORD)
+            files[name] = _read_file(cache, name, batches * self.records * RECORD)
             actual = md5_of(files[name])
             if actual != expected[name]:
                 raise wrong_checksum(name, expected=expected[name], actual=actual, size=len(files[name]))
@@ -148,10 +146,7 @@ class Cifar(Source):
         found = {}
         for batch in self.batches:
             name = batch + archive.suffix
-            if not (folder / name).is_file():
-                raise DataError("{name} is not there", name=name)
-            with (folder / name).open("rb") as file:
-                found[batch] = content = read_bounded(file, name, self.largest)
+            found[batch] = content = _read_file(folder, name, self.largest)
             actual = md5_of(content)
             # No sums are published for the files of the binary version.
             if not archive.suffix and actual != self.md5[batch]:
@@ -242,6 +237,14 @@ def _pickled_records(content: bytes, name: str, count: int) -> NDArray[np.uint8]
         return _binary_records(np.hstack([labels, images]).tobytes(), name, count)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as reason:
         raise DataError("{name} does not hold the images and labels of a batch. Fetch it again.", name=name) from reason
+
+
+def _read_file(folder: Path, name: str, largest: int) -> bytes:
+    try:
+        with (folder / name).open("rb") as file:
+            return read_bounded(file, name, largest)
+    except FileNotFoundError:
+        raise DataError("{name} is not there", name=name) from None
 
 
 def _md5_of_file(path: Path) -> str:
