@@ -1,4 +1,5 @@
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -25,7 +26,9 @@ from branchwork.datasets.augment import (
     warp,
 )
 
-ALL = Augmentation(shift=2.0, rotation=10.0, scaling=0.1, elastic=1.0, erasing=0.5, flip=0.5, crop=0.5, colour=0.3)
+ALL = Augmentation(
+    pad=1, shift=2.0, rotation=10.0, scaling=0.1, elastic=1.0, erasing=0.5, flip=0.5, crop=0.5, colour=0.3
+)
 START = (0, 0, 0)
 sides = st.integers(3, 40)
 
@@ -195,6 +198,16 @@ def test_a_part_of_a_batch_is_changed_as_in_the_whole(count, first, second):
     rows = slice(min(first, count - 1), first + second)
     whole = augment(images, ALL, (0, 1, 2))
     assert torch.equal(augment(images[rows], ALL, (0, 1, 2), rows=rows, whole=count), whole[rows])
+
+
+def test_padding_and_cropping_moves_by_whole_pixels_as_often_by_each():
+    image = noise(1, 3, 5, 7).clamp_min(1)
+    surrounded = np.pad(image[0].numpy(), ((0, 0), (2, 2), (2, 2)))
+    windows = {surrounded[:, y : y + 5, x : x + 7].tobytes(): (y, x) for y in range(5) for x in range(5)}
+    moved = augment(image.repeat(5000, 1, 1, 1), Augmentation(pad=2), START)
+    assert moved.dtype == torch.uint8 and moved.is_contiguous()
+    counts = Counter(windows[one.numpy().tobytes()] for one in moved)
+    assert len(counts) == 25 and all(140 < count < 260 for count in counts.values())
 
 
 def test_mirroring_is_left_to_right_in_the_share_that_is_asked():

@@ -136,7 +136,7 @@ def test_help_breaks_between_chinese_characters_and_keeps_words_and_punctuation(
     _, out, _ = command("train", "--help")
     lines = [line.strip("│ ") for line in out.splitlines()]
     assert not any(line.startswith(tuple("，。；：）、")) for line in lines)
-    assert "fashion-mnist、sample" in out.replace(" ", "").replace("│\n│", "") and max(map(len, lines)) > 24
+    assert "fashion-mnist、cifar10、sample" in out.replace(" ", "").replace("│\n│", "") and max(map(len, lines)) > 24
 
 
 def test_a_line_is_as_full_as_the_words_allow():

@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from branchwork import best, course, fast, photos
 from branchwork.errors import RecipeError
-from branchwork.training.recipe import AUGMENTATIONS, read_recipe
+from branchwork.training.recipe import AUGMENTATIONS, UNCHANGED, read_recipe
 from branchwork.training.recipes import RECIPES
 
 
@@ -45,6 +45,18 @@ def test_a_linear_schedule_goes_by_straight_lines():
     assert rates == pytest.approx([0.02, 0.26, 0.5, 0.4375, 0.375, 0.3125, 0.25, 0.1875, 0.125, 0.0625, 0])
 
 
+def test_a_schedule_of_steps_is_the_paper_s():
+    recipe = course().but({"schedule": "steps", "learning_rate": 0.1})
+    assert recipe.warmup == 0 and fast().but({"schedule": "steps"}).warmup == 0
+    # He et al. 2015, section 4.2: divided by 10 at 32k and 48k of 64k iterations.
+    rates = {32_000: 0.1, 48_000: 0.01, 64_000: 0.001}
+    for step in (0, 31_999, 32_000, 47_999, 48_000, 63_999):
+        expected = next(rate for end, rate in rates.items() if step < end)
+        assert recipe.learning_rate_at(step / 64_000) == pytest.approx(expected), step
+    rising = recipe.but({"warmup": 0.1})
+    assert [rising.learning_rate_at(p) for p in (0, 0.05, 0.1, 0.6)] == pytest.approx([0.004, 0.052, 0.1, 0.01])
+
+
 @pytest.mark.parametrize("recipe", [fast(), course()])
 def test_only_best_augments_and_averages(recipe):
     assert not any(getattr(recipe, name) for name in (*AUGMENTATIONS, "refine", "ema"))
@@ -54,8 +66,7 @@ def test_only_best_augments_and_averages(recipe):
 def test_the_last_part_of_a_run_changes_no_image():
     recipe = photos().but({"refine": 0.25, "mixup": 0.2})
     assert recipe.at(0) == recipe.at(0.74) == recipe
-    unchanged = dict.fromkeys((*AUGMENTATIONS, "refine"), 0.0)
-    assert recipe.at(0.75) == recipe.at(1) == recipe.but(unchanged)
+    assert recipe.at(0.75) == recipe.at(1) == recipe.but({**UNCHANGED, "refine": 0.0})
     assert fast().at(1) == fast()
 
 
@@ -94,11 +105,13 @@ def test_a_recipe_is_written_and_read_without_loss(name, tmp_path):
         ("momentum", 1.0, "at least 0 and below 1"),
         ("beta2", -0.1, "at least 0 and below 1"),
         ("weight_decay", -1.0, "at least 0"),
-        ("schedule", "cosine", "one of constant, linear, onecycle"),
+        ("schedule", "cosine", "one of constant, linear, onecycle, steps"),
         ("warmup", 1.0, "at least 0 and below 1"),
         ("label_smoothing", 1.0, "at least 0 and below 1"),
         ("auxiliary", -0.1, "auxiliary must be at least 0, got -0.1"),
         ("shift", -1.0, "shift must be at least 0, got -1.0"),
+        ("pad", -1, "pad must be at least 0, got -1"),
+        ("pad", 1.5, "pad must be an integer"),
         ("rotation", 181.0, "from 0 to 180 degrees"),
         ("scaling", 1.0, "at least 0 and below 1"),
         ("elastic", -0.5, "at least 0"),

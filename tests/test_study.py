@@ -19,7 +19,7 @@ from torch import nn
 import branchwork
 from branchwork.blocks import Concat
 from branchwork.datasets.load import load_data
-from branchwork.errors import DataError, Interrupted, NetError, StudyError
+from branchwork.errors import DataError, Interrupted, NetError, RecipeError, StudyError
 from branchwork.graph.costs import count_macs
 from branchwork.observer import Observer
 from branchwork.studies import study, trainings
@@ -184,6 +184,32 @@ def test_more_seeds_train_only_those(alone, tiny, tmp_path):
     assert json.loads((alone / "answer.json").read_text())["seeds"] == [0, 1]
 
 
+def test_some_nets_with_other_epochs_are_trained_alone(tiny, tmp_path):
+    options = StudyOptions(arms=("plain",), epochs=1, precision="fp64", workers=1)
+    result = branchwork.study("tiny", out=tmp_path / "some", seeds=1, options=options)
+    (record,) = records(tmp_path / "some").values()
+    assert record["job"]["net"] == "plain8[width=4]" and len(record["epochs"]) == 1 and record["precision"] == "fp64"
+    assert [row.label for row in result.rows] == ["plain"] and result.findings == ()
+    page = (tmp_path / "some/report.html").read_text(encoding="utf-8")
+    assert "--arms plain --epochs 1 --precision fp64" in page
+    # The same study has the same command; another is refused its folder.
+    with pytest.raises(StudyError, match="holds another study"):
+        branchwork.study("tiny", out=tmp_path / "some", seeds=1, options=replace(options, epochs=2))
+    with pytest.raises(RecipeError, match="epochs must be at least 1, got 0"):
+        branchwork.study("tiny", seeds=1, options=replace(options, epochs=0))
+
+
+def test_full_is_the_recipe_of_the_paper():
+    recipe = study.STUDIES["depth"].setting("full", 50_000).recipe
+    images = 50_000
+    assert 63_000 < recipe.epochs * images / recipe.batch_size < 65_000 and recipe.schedule == "steps"
+    assert (recipe.optimizer, recipe.learning_rate, recipe.momentum) == ("sgd", 0.1, 0.9)
+    assert (recipe.weight_decay, recipe.pad, recipe.flip, recipe.shift) == (1e-4, 4, 0.5, 0)
+    changes = {arm.label: dict(arm.changes) for arm in study.STUDIES["depth"].arms("full")}
+    assert changes["plain-56"] == {} and changes["residual-110"] == {"warmup": 0.01}
+    assert changes["plain-56 norm=none"] == {"learning_rate": 0.02, "clip": 1.0}
+
+
 def test_one_seed_gives_no_interval_and_says_so(alone, tiny):
     result = branchwork.study("tiny", out=alone, options=StudyOptions(workers=1), seeds=1)
     (finding,) = result.findings
@@ -212,6 +238,8 @@ def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
         ({"seeds": 1001}, "seeds must be from 1 to 1000, got 1001"),
         ({"seed": -1}, "seed must be at least 0 and less than 2^63 - 1000, got -1"),
         ({"preset": "fast"}, "preset must be one of quick, full, got 'fast'"),
+        ({"arms": ("plain-8", "plain-9")}, "the study depth has no arm 'plain-9' with --preset quick: name some of pl"),
+        ({"name": "branches", "arms": ("b1",)}, "the answer of the study branches needs all of its nets"),
         ({"threads": 0}, "threads"),
         ({"workers": 0}, "workers must be at least 1 (1 trains in this process), got 0"),
     ],
@@ -219,7 +247,7 @@ def test_a_training_that_diverges_is_an_outcome(tiny, monkeypatch, tmp_path):
 def test_what_cannot_be_is_refused(options, message, tmp_path):
     with pytest.raises(StudyError, match=re.escape(message)):
         arguments = {"name": "depth", "data": "sample", "out": tmp_path / "study"} | options
-        fields = {name: arguments.pop(name) for name in ("seed", "threads", "workers") if name in arguments}
+        fields = {name: arguments.pop(name) for name in ("arms", "seed", "threads", "workers") if name in arguments}
         branchwork.study(**arguments, options=StudyOptions(**fields))
     assert not (tmp_path / "study").exists()
 

@@ -121,6 +121,33 @@ def test_one_seed_decides_nothing_that_is_measured(study):
     assert all(c.low is None and c.p is None for c in answer.comparisons)
 
 
+def some_of(records, *labels):
+    return replace(records, arms=tuple(arm for arm in records.arms if arm.label in labels))
+
+
+def test_some_nets_answer_the_questions_about_them():
+    every = made_up(depth.DEPTH, DEGRADES, norms=norms_of({8: 1, 20: 5, 56: 200}, {8: 1, 20: 1, 56: 1}, {20: 1, 56: 1}))
+    paper = some_of(every, "plain-20", "plain-56", "residual-20", "residual-56")
+    assert verdicts(depth.DEPTH, paper) == ["yes", "no", "no", "yes"]
+    assert "40 times as large with 56 layers as with 20" in depth.DEPTH.answer(paper).findings[1].words
+    pages = [report_of(depth.DEPTH, paper)]
+    assert "--arms plain-20,residual-20,plain-56,residual-56" in unescape(pages[0]) and pages[0].count("<svg") == 2
+    for labels, found in (
+        (("plain-20",), []),
+        (("plain-8", "residual-8"), []),
+        (("residual-20", "residual-56"), ["no"]),
+        (("plain-56", "residual-56"), ["yes"]),
+        (("plain-56 norm=none", "residual-56 norm=none"), ["yes"]),
+    ):
+        assert verdicts(depth.DEPTH, some_of(every, *labels)) == found, labels
+        pages.append(report_of(depth.DEPTH, some_of(every, *labels)))
+    shown = made_up(shortcuts.SHORTCUTS, lambda arm: 0.1 if arm.label == "identity" else 0.2)
+    assert verdicts(shortcuts.SHORTCUTS, some_of(shown, "identity", "conv")) == ["yes"]
+    assert verdicts(shortcuts.SHORTCUTS, some_of(shown, "gated", "conv")) == []
+    pages.append(report_of(shortcuts.SHORTCUTS, some_of(shown, "gated", "conv")))
+    assert all("<svg" in page for page in pages)
+
+
 def test_shortcuts():
     errors = {"identity": 0.10, "scale": 0.10, "conv": 0.15, "gated": 0.13, "gate-only": 0.18, "dropout": 0.25}
     errors |= {"none": 0.4, "pre-activation": 0.07}
@@ -256,7 +283,7 @@ def report_of(study, records):
         study.name, "quick", "sample", records.seeds, answer.findings, rows, answer.comparisons, 12, 12,
         600.0, ("a machine",), (VERSIONS,), "folder", "folder/report.html",
     )  # fmt: skip
-    assert asdict(result)["findings"]
+    assert asdict(result)["rows"]
     return study_page(study, result, setting=setting, data=load_data("sample"), records=records, answer=answer)
 
 

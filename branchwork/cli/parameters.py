@@ -11,7 +11,7 @@ from branchwork.errors import DataError, NetError
 from branchwork.language import say
 
 STDOUT = Path("-")
-DATA = "mnist, fashion-mnist, sample (7,000 built-in digits of MNIST), a folder or pack of images, or auto"
+DATA = "mnist, fashion-mnist, cifar10, sample (7,000 built-in digits of MNIST), a folder or pack of images, or auto"
 
 
 def _check_file(_: object, path: Path | None) -> None:
@@ -31,7 +31,7 @@ Json = Annotated[
 Run = Annotated[Path, Parameter(help="A run folder made by branchwork train.")]
 AnyNet = Annotated[str, Parameter(help="A run folder, a net of the catalogue, or one of your own (file.py:Class).")]
 RunData = Annotated[str | None, Parameter(help=f"{DATA}; by default what the run was trained on.")]
-Source = Annotated[Path | None, Parameter(help="A folder with the files of MNIST or Fashion-MNIST.")]
+Source = Annotated[Path | None, Parameter(help="A folder with the files of MNIST, Fashion-MNIST or CIFAR-10.")]
 Size = Annotated[
     str | None,
     Parameter(help="The size of a folder's images: one side, or height and width as 48x64; chosen by default."),

@@ -16,8 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trainings:
-    """How many trainings, and how they run."""
+    """Which trainings, how many, and how they run."""
 
+    arms: Annotated[
+        str | None,
+        Parameter(
+            help="Only these nets, by their labels, as plain-20,plain-56: questions about others are left out. For "
+            "depth and shortcuts."
+        ),
+    ] = None
+    epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the preset's.")] = None
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp64"] | None,
+        Parameter(help="Precision of convolutions and matrix products; by default fp32."),
+    ] = None
     seeds: Annotated[
         int | None,
         Parameter(help="Number of trainings of each net; by default the preset's."),
@@ -64,7 +76,13 @@ def study(
         seeds=trainings.seeds,
         out=out,
         options=StudyOptions(
-            seed=trainings.seed, workers=trainings.workers, threads=trainings.threads, device=trainings.device
+            arms=None if trainings.arms is None else tuple(label.strip() for label in trainings.arms.split(",")),
+            epochs=trainings.epochs,
+            precision=trainings.precision,
+            seed=trainings.seed,
+            workers=trainings.workers,
+            threads=trainings.threads,
+            device=trainings.device,
         ),
         progress=True,
     )

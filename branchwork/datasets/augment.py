@@ -34,10 +34,11 @@ class Augmentation:
 
     An image is shifted by up to `shift` pixels along both axes, rotated by up to `rotation` degrees, enlarged or
     reduced by up to the fraction `scaling`, and distorted by `elastic` pixels (the standard deviation of a smooth
-    random field, Simard et al. 2003). With probability `erasing` it loses a rectangle (Zhong et al. 2017), with
-    probability `flip` it is mirrored left to right. A `crop` above 0 cuts out a part that lacks up to this fraction of
-    the area and enlarges it to the whole (see `random_crops`). `colour` multiplies brightness, contrast and saturation
-    by factors from 1 − `colour` to 1 + `colour` (see `recolour`).
+    random field, Simard et al. 2003). With `pad`, it moves by up to as many whole pixels (He et al. 2015, section
+    4.2). With probability `erasing` it loses a rectangle (Zhong et al. 2017), with probability `flip` it is mirrored
+    left to right. A `crop` above 0 cuts out a part that lacks up to this fraction of the area and enlarges it to the
+    whole (see `random_crops`). `colour` multiplies brightness, contrast and saturation by factors from 1 − `colour` to
+    1 + `colour` (see `recolour`).
     """
 
     shift: float = 0.0
@@ -48,6 +49,7 @@ class Augmentation:
     flip: float = 0.0
     crop: float = 0.0
     colour: float = 0.0
+    pad: int = 0
 
 
 def augment(
@@ -82,6 +84,9 @@ def augment(
     if strength.erasing:
         images = erase(images, random_rectangles(count, (height, width), generator, probability=strength.erasing)[rows])
     # Drawn last, so that the images of a recipe without them stay what they were.
+    if strength.pad:
+        corners = torch.randint(0, 2 * strength.pad + 1, (count, 2), generator=generator)[rows]
+        images = pad_and_crop(images, strength.pad, corners)
     if strength.flip:
         mirrored = (torch.rand(count, generator=generator)[rows] < strength.flip).to(images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
@@ -156,6 +161,16 @@ def _smoothing(side: int) -> Tensor:
     nodes = spread * torch.arange(-reach, reach + 1) + (side - 1) / 2
     weights = torch.exp(-(((torch.arange(side)[:, None] - nodes) / spread) ** 2) / 2)
     return F.normalize(weights, dim=1)
+
+
+def pad_and_crop(images: Tensor, pad: int, corners: Tensor) -> Tensor:
+    """Surround images N×C×H×W by `pad` black pixels, and cut H×W out of each at its corner (top, left) of N×2."""
+    height, width = images.shape[2:]
+    top, left = corners.to(images.device).view(-1, 2, 1).unbind(1)
+    y, x = top + torch.arange(height, device=images.device), left + torch.arange(width, device=images.device)
+    each = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
+    return padded[each, y.unsqueeze(2), x.unsqueeze(1)].permute(0, 3, 1, 2).contiguous()
 
 
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:

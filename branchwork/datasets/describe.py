@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from branchwork.datasets.checking import read_layout, select_usable, survey
+from branchwork.datasets.cifar import CIFAR10
 from branchwork.datasets.dataset import DataSet, FolderReport
 from branchwork.datasets.folder import title_of
 from branchwork.datasets.load import is_path, load_data
@@ -75,12 +76,12 @@ def data(
         rows = torch.cat([(loaded.train.labels == i).nonzero()[:_EXAMPLES, 0] for i in range(len(shown))])
         captions = [loaded.classes[int(label)] for label in loaded.train.labels[rows]]
         _draw(draw, loaded.train.images[rows], captions, name=loaded.name, classes=loaded.classes)
-    fetched = None if loaded.path else {s.name: s for s in (MNIST, FASHION_MNIST)}.get(loaded.name)
+    fetched = None if loaded.path else {s.name: s for s in (MNIST, FASHION_MNIST, CIFAR10)}.get(loaded.name)
     return DataSummary(
         name=loaded.name,
         origin=loaded.origin,
         folder=str(cache_folder() / loaded.name) if fetched else None,
-        files=dict(fetched.md5) if fetched else {},
+        files=fetched.sums(cache_folder() / loaded.name) if fetched else {},
         image_shape=(loaded.channels, *loaded.image_size),
         counts=_count_images(loaded),
         mean=loaded.mean,

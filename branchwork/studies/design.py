@@ -97,6 +97,10 @@ class Records:
     seeds: tuple[int, ...]
     by_training: Mapping[tuple[str, int], Record]
 
+    def has(self, *labels: str) -> bool:
+        """Return whether all of these arms belong to the study: it may be run with some of its arms."""
+        return set(labels) <= {arm.label for arm in self.arms}
+
     def trained(self, label: str) -> dict[int, Record]:
         """Return the records of an arm by seed, without the trainings that diverged."""
         records = {seed: self.by_training[label, seed] for seed in self.seeds}
@@ -138,7 +142,7 @@ class Study:
     """A study. `data` is its default data set.
 
     `setting` takes the preset and the number of training images. `measures` are the columns of the table of nets; the
-    first one decides.
+    first one decides. If the study is `divisible`, its `answer` leaves out the questions whose arms were not trained.
     """
 
     name: str
@@ -149,6 +153,7 @@ class Study:
     setting: Callable[[Preset, int], Setting]
     measures: tuple[str, ...]
     answer: Callable[[Records], Answer]
+    divisible: bool = False
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,7 @@ class StudyResult(Shown):
     """
 
     study: str
-    preset: str
+    preset: Preset
     data: str
     seeds: tuple[int, ...]
     findings: tuple[Conclusion, ...]

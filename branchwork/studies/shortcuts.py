@@ -3,7 +3,7 @@
 from functools import partial
 
 from branchwork.language import mark, say
-from branchwork.studies.depth import paper_recipe
+from branchwork.studies.depth import WARM_UP, paper_recipe
 from branchwork.studies.design import Answer, Arm, Plot, Preset, Records, Setting, Study, compared
 from branchwork.studies.study_plots import dots_words, error_dots
 from branchwork.training.statistics import percent_name
@@ -23,12 +23,12 @@ def arms(preset: Preset) -> tuple[Arm, ...]:
 
 def setting(preset: Preset, images: int) -> Setting:
     if preset == "full":
-        return Setting(paper_recipe(preset), seeds=5, execute="written")
+        return Setting(paper_recipe(preset).but(WARM_UP), seeds=5, execute="written")
     return Setting(paper_recipe(preset), seeds=4, images=4000, side=14, execute="written")
 
 
 def answer(records: Records) -> Answer:
-    pairs = [(arm.label, IDENTITY) for arm in records.arms if arm.label != IDENTITY]
+    pairs = [(arm.label, IDENTITY) for arm in records.arms if arm.label != IDENTITY and records.has(IDENTITY)]
     testing, training = (records.compare(pairs, measure) for measure in ("test_error", "train_error"))
     findings = [
         compared(
@@ -74,4 +74,5 @@ SHORTCUTS = Study(
     setting=setting,
     measures=("test_error", "train_error", "seconds"),
     answer=answer,
+    divisible=True,
 )

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from branchwork.studies.depth import DEPTH
 from branchwork.studies.design import Arm, ArmResult, Preset, Records, Setting, Study, StudyResult
 from branchwork.studies.records import Job, Record, read_record
 from branchwork.studies.shortcuts import SHORTCUTS
-from branchwork.studies.study_report import study_page
+from branchwork.studies.study_report import CHANGEABLE, study_page
 from branchwork.studies.trainings import process_pool, run_jobs, shrinking
 from branchwork.training.infer import pick_device
 from branchwork.training.options import check_threads
@@ -36,13 +36,18 @@ ABOUT, TRAININGS, ANSWER, REPORT = "study.json", "trainings", "answer.json", "re
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """How to run the trainings of a study. Raises `StudyError` for an impossible value.
+    """How to run the trainings of a study, and which. Raises `StudyError` for an impossible value.
 
-    `seed` is the first seed. `workers` is an executor, or the number of processes that train at once; 1 trains in this
-    process. The default is the number of cores, but 1 for `full` and on a GPU. Each training uses `threads` threads, so
-    its result does not depend on where it runs.
+    `arms` are the labels of the nets to train, by default all of the preset's: questions about others are then left
+    out. `epochs` and `precision` replace those of the preset's recipe. `seed` is the first seed. `workers` is an
+    executor, or the number of processes that train at once; 1 trains in this process. The default is the number of
+    cores, but 1 for `full` and on a GPU. Each training uses `threads` threads, so its result does not depend on where
+    it runs.
     """
 
+    arms: tuple[str, ...] | None = None
+    epochs: int | None = None
+    precision: str | None = None
     seed: int = 0
     workers: int | Executor | None = None
     threads: int = 1
@@ -70,10 +75,10 @@ def study(
 ) -> StudyResult:
     """Answer one of the questions `branches`, `bottleneck`, `depth` and `shortcuts` by training.
 
-    Every net of the study is trained on `data` with `seeds` seeds, by default the preset's number. Each record is
-    written to the folder `out`, by default `studies/NAME-DATA-PRESET`, when its training ends: the same call continues
-    an interrupted study, and a call with more seeds trains only the new ones. `quick` takes about ten minutes on two
-    cores; `full` is the papers' setting, for GPUs.
+    Every net of the study, or each of the `arms` in its options, is trained on `data` with `seeds` seeds, by default
+    the preset's number. Each record is written to the folder `out`, by default `studies/NAME-DATA-PRESET`, when its
+    training ends: the same call continues an interrupted study, and a call with more seeds trains only the new ones.
+    `quick` takes about ten minutes on two cores; `full` is the papers' setting, for GPUs.
 
     Raises `StudyError`, `DataError` or `NetError`, and `Interrupted` after Ctrl-C, with finished trainings kept.
     """
@@ -85,7 +90,9 @@ def study(
         )
     data_set = load_data(data or chosen.data, progress=observer)
     setting = chosen.setting(preset, len(data_set.train))
-    arms = chosen.arms(preset)
+    changes = {name: value for name in CHANGEABLE if (value := getattr(options, name)) is not None}
+    setting = replace(setting, recipe=setting.recipe.but(changes))
+    arms = _choose_arms(chosen, preset, options.arms)
     numbers = tuple(range(options.seed, options.seed + (seeds or setting.seeds)))
     _check_nets(arms, data_set, setting)
     jobs = {
@@ -145,6 +152,26 @@ def _find(name: str, preset: str) -> Study:
             "preset must be one of {choices}, got {preset!r}", choices=", ".join(get_args(Preset)), preset=preset
         )
     return STUDIES[name]
+
+
+def _choose_arms(study: Study, preset: Preset, labels: tuple[str, ...] | None) -> tuple[Arm, ...]:
+    """Return the arms with these labels, by default all, in the study's order. Raises `StudyError`."""
+    arms = {arm.label: arm for arm in study.arms(preset)}
+    if labels is None:
+        return tuple(arms.values())
+    if not study.divisible:
+        raise StudyError("the answer of the study {name} needs all of its nets: leave out --arms", name=study.name)
+    for label in labels:
+        if label not in arms:
+            raise StudyError(
+                "the study {name} has no arm {label!r} with --preset {preset}: name some of {arms}, separated by "
+                "commas",
+                name=study.name,
+                label=label,
+                preset=preset,
+                arms=", ".join(arms),
+            )
+    return tuple(arm for arm in arms.values() if arm.label in labels)
 
 
 def _check_nets(arms: tuple[Arm, ...], data: DataSet, setting: Setting) -> None:

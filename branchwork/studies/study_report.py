@@ -12,6 +12,9 @@ from branchwork.studies.design import Answer, Conclusion, Records, Setting, Stud
 from branchwork.studies.trainings import shrinking
 from branchwork.training.statistics import PairedDifference, difference_words, mean_words, measure_name, p_words
 
+# The fields of the recipe that a user may change.
+CHANGEABLE = ("epochs", "precision")
+
 
 def study_page(
     study: Study, result: StudyResult, *, setting: Setting, data: DataSet, records: Records, answer: Answer
@@ -26,7 +29,7 @@ def study_page(
         *(section(drawn.title, drawn.words, plot(drawn.draw())) for drawn in answer.plots),
         *(section(shown.title, shown.words, table(shown.head, shown.rows)) for shown in tables),
         f"<h2>{say('How it was run')}</h2>",
-        f"<p><code>{escape(_command(result, data, records))}</code></p>",
+        f"<p><code>{escape(_command(study, result, setting, data=data, records=records))}</code></p>",
         facts(_facts(result, setting, data=data, records=records)),
         footer(
             say("Made by Branchwork. The figures are also in answer.json, and those of each training in trainings/.")
@@ -35,10 +38,10 @@ def study_page(
     return page(say(study.question), parts)
 
 
-def _command(result: StudyResult, data: DataSet, records: Records) -> str:
+def _command(study: Study, result: StudyResult, setting: Setting, *, data: DataSet, records: Records) -> str:
     """Return the command that runs this study again, anywhere."""
     job = records.first(records.arms[0].label).job
-    flags = {
+    flags: dict[str, object] = {
         "preset": result.preset,
         "data": data.path or data.name,
         "seeds": len(result.seeds),
@@ -46,6 +49,11 @@ def _command(result: StudyResult, data: DataSet, records: Records) -> str:
         "threads": job.threads,
         "device": job.device,
     }
+    if len(records.arms) < len(study.arms(result.preset)):
+        flags["arms"] = ",".join(arm.label for arm in records.arms)
+    usual = study.setting(result.preset, len(data.train)).recipe
+    changed = {name: getattr(setting.recipe, name) for name in CHANGEABLE}
+    flags |= {name: value for name, value in changed.items() if value != getattr(usual, name)}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
     return shlex.join(["branchwork", "study", result.study, *words])
 
@@ -149,8 +157,8 @@ def _recipe_words(setting: Setting, records: Records) -> str:
             changes = ", ".join(f"{key} {value}" for key, value in arm.changes.items())
             changed.setdefault(changes, []).append(say(arm.label))
     names = (
-        "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "clip", "shift",
-        "flip", "precision",
+        "epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "warmup",
+        "clip", "pad", "flip", "precision",
     )  # fmt: skip
     fields = ", ".join([*(f"{name} {getattr(recipe, name)}" for name in names), f"execute {setting.execute}"])
     return "; ".join([fields, *(f"{', '.join(labels)}: {changes}" for changes, labels in changed.items())])

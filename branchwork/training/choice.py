@@ -18,6 +18,9 @@ from branchwork.training.recipes import NORMED, named
 SMALL_SIDE = 48
 # The share of a recipe's epochs that a net trains for if the user has chosen neither.
 SHARE = 0.25
+# What is usual for CIFAR-10 (He et al. 2015, section 4.2), and how many times the epochs of `fast` its images take.
+SMALL_PHOTOS: dict[str, float] = {"flip": 0.5, "pad": 4}
+LONGER = 5
 # Fewer validation images than this cannot tell one epoch from another: the one that they choose is chosen by chance.
 FEW_IMAGES = 200
 
@@ -39,14 +42,20 @@ def choose(
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
     A recipe's name stands for that recipe for the net and the number of images; for a net that is given, `fast` is the
-    default. Without a net, one is chosen for pictures of the user's own, of which `observer` is told; else it is
-    `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
+    default, on CIFAR-10 longer and with images mirrored and shifted. Without a net, one is chosen for pictures of the
+    user's own, of which `observer` is told; else it is `inception`. Raises `RecipeError` if the net cannot be trained
+    by the recipe.
     """
     if net is None and data.path is not None:
         return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
     net = net or "inception"
     base = _called(recipe or "fast", net, data)
+    is_cifar10 = data.name == "cifar10" and data.path is None
+    if recipe is None and is_cifar10:
+        base = base.but(SMALL_PHOTOS | {"epochs": LONGER * base.epochs})
     chosen = _changed(base, changes, config)
+    if recipe is None and is_cifar10:
+        observer.note(_cifar10_words(chosen))
     if isinstance(recipe, str) and recipe in NORMED and chosen.learning_rate == base.learning_rate:
         _check_norms(net, recipe, base.learning_rate, data)
     return net, chosen
@@ -99,6 +108,18 @@ def _why(net: str, recipe: Recipe, data: DataSet) -> str:
         epochs=recipe.epochs,
         shape=times((data.channels, *data.image_size)),
         images=len(data.train),
+    )
+
+
+def _cifar10_words(recipe: Recipe) -> str:
+    """Return how CIFAR-10 is trained on where the user names no recipe."""
+    flags = " ".join(f"--{name} {value:g}" for name in SMALL_PHOTOS if (value := getattr(recipe, name)))
+    return say(
+        "CIFAR-10: {epochs} epochs, with {flags}; --recipe fast is shorter, and changes no image"
+        if flags
+        else "CIFAR-10: {epochs} epochs; --recipe fast is shorter",
+        epochs=recipe.epochs,
+        flags=flags,
     )
 
 

@@ -22,11 +22,12 @@ class Keywords(TypedDict, total=False):
     beta2: float
     weight_decay: float
     clip: float
-    schedule: Literal["constant", "linear", "onecycle"]
+    schedule: Literal["constant", "linear", "onecycle", "steps"]
     warmup: float
     label_smoothing: float
     auxiliary: float
     shift: float
+    pad: int
     rotation: float
     scaling: float
     elastic: float

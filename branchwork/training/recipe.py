@@ -15,7 +15,11 @@ from branchwork.errors import RecipeError, nearest, system_words
 from branchwork.language import say
 
 # The keys of a recipe that change training images.
-AUGMENTATIONS = ("shift", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
+AUGMENTATIONS = ("shift", "pad", "rotation", "scaling", "elastic", "erasing", "flip", "crop", "colour", "mixup")
+UNCHANGED: dict[str, float] = dict.fromkeys(AUGMENTATIONS, 0.0) | {"pad": 0}
+
+# The schedules that begin with a warm-up unless the recipe says 0.
+_RISING = ("linear", "onecycle")
 
 
 def _about(text: str, **later: Any) -> Any:
@@ -45,14 +49,19 @@ class Recipe:
         "L2 penalty on kernels and matrices, not on biases and norms: added to the gradient; decoupled with muon"
     )
     clip: float = _about("largest norm of the gradient: larger ones are scaled down to it; 0 for no limit")
-    schedule: Literal["constant", "linear", "onecycle"] = _about(
-        "the learning rate over a run: constant, or rising and falling, in straight lines (linear) or half cosines "
-        "(onecycle)"
+    schedule: Literal["constant", "linear", "onecycle", "steps"] = _about(
+        "the learning rate over a run: constant; rising and falling, in straight lines (linear) or half cosines "
+        "(onecycle); or divided by 10 after a half and after three quarters of it (steps)"
     )
     warmup: float = _about("share of a run in which the learning rate rises; 0 with a constant schedule")
     label_smoothing: float = _about("share of the target spread evenly over all classes")
     auxiliary: float = _about("weight of the losses of auxiliary heads, which only googlenet has; 0 for none")
     shift: float = _about("training images are shifted by up to this many pixels in each direction")
+    pad: int = _about(
+        "training images are padded by this many black pixels on each side and cropped at random, which shifts them "
+        "by whole pixels",
+        default=0,
+    )
     rotation: float = _about("training images are rotated by up to this many degrees in either direction")
     scaling: float = _about("training images are scaled up or down by up to this share")
     elastic: float = _about("elastic distortion of training images: standard deviation of the displacement, in pixels")
@@ -102,6 +111,7 @@ class Recipe:
         self._need(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         self._need(self.auxiliary >= 0, "auxiliary", "at least 0")
         self._need(self.shift >= 0, "shift", "at least 0")
+        self._need(self.pad >= 0, "pad", "at least 0")
         self._need(0 <= self.rotation <= 180, "rotation", "from 0 to 180 degrees")
         self._need(0 <= self.scaling < 1, "scaling", "at least 0 and below 1")
         self._need(self.elastic >= 0, "elastic", "at least 0")
@@ -137,15 +147,18 @@ class Recipe:
     def learning_rate_at(self, progress: float) -> float:
         """Return the learning rate after the fraction `progress` (0 to 1) of all steps.
 
-        Unless the schedule is constant, it starts at 1/25 of the peak. `onecycle` rises by a half cosine and falls to
-        nearly 0 by another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight
-        lines, which suits short trainings better (Bergsma et al. 2025, "Straight to zero").
+        With a warm-up, it starts at 1/25 of the peak. `onecycle` rises by a half cosine and falls to nearly 0 by
+        another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight lines, which
+        suits short trainings better (Bergsma et al. 2025, "Straight to zero"). `steps` is that of He et al. 2015,
+        section 4.2: a tenth from the middle of the run on, and a hundredth in its last quarter.
         """
-        if self.schedule == "constant":
-            return self.learning_rate
         change = _half_cosine if self.schedule == "onecycle" else _line
         if progress < self.warmup:
             return change(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
+        if self.schedule == "constant":
+            return self.learning_rate
+        if self.schedule == "steps":
+            return self.learning_rate / (1 if progress < 0.5 else 10 if progress < 0.75 else 100)
         return change(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
 
     def progress(self, share: float, seconds: float) -> float:
@@ -166,7 +179,7 @@ class Recipe:
 
     @cached_property  # read at every step
     def _without_changes(self) -> Self:
-        return self.but(dict.fromkeys((*AUGMENTATIONS, "refine"), 0.0))
+        return self.but(UNCHANGED | {"refine": 0.0})
 
     def out_of_time(self, seconds: float) -> bool:
         """Return whether `minutes` are up after `seconds` of training, including validation but not the test."""
@@ -185,8 +198,8 @@ class Recipe:
     def but(self, changes: Mapping[str, Any]) -> Self:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
-        A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a constant
-        and another `schedule` sets `warmup`, unless they are given as well.
+        A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a `schedule`
+        that begins with a warm-up and one that does not sets `warmup`, unless they are given as well.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -197,8 +210,8 @@ class Recipe:
         if (optimizer == "sgd") != (self.optimizer == "sgd"):
             follow["beta2"] = 0.0 if optimizer == "sgd" else 0.999
         schedule = changes.get("schedule", self.schedule)
-        if (schedule == "constant") != (self.schedule == "constant"):
-            follow["warmup"] = 0.0 if schedule == "constant" else 0.3
+        if (schedule in _RISING) != (self.schedule in _RISING):
+            follow["warmup"] = 0.3 if schedule in _RISING else 0.0
         return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 from branchwork.errors import RecipeError, nearest
 from branchwork.training.habits import read_habits
-from branchwork.training.recipe import AUGMENTATIONS, Recipe
+from branchwork.training.recipe import UNCHANGED, Recipe
 
 # The name of the recipe that a script itself has.
 OWN = "script"
 # No augmentation, no clipping or averaging, and all epochs.
 _PLAIN: dict[str, Any] = {
-    **dict.fromkeys((*AUGMENTATIONS, "refine", "ema", "clip", "minutes", "auxiliary"), 0.0),
+    **UNCHANGED,
+    **dict.fromkeys(("refine", "ema", "clip", "minutes", "auxiliary"), 0.0),
     **dict.fromkeys(("patience", "top"), 0),
     "accumulate": 1,
     "fraction": 1.0,

@@ -19,13 +19,14 @@ RECIPE = fast().but({"epochs": 2, "batch_size": 32, "precision": "fp32", "valida
 
 
 def answer(records):
-    (comparison,) = records.compare([PAIR], "test_error")
-    finding = compared(
-        records, PAIR, comparison, measure="test_error", question="Is it worse?", margin=0.01, yes="more"
-    )
+    comparisons = records.compare([PAIR] if records.has(*PAIR) else [], "test_error")
+    findings = [
+        compared(records, PAIR, comparison, measure="test_error", question="Is it worse?", margin=0.01, yes="more")
+        for comparison in comparisons
+    ]
     rows = [arm.label for arm in records.arms]
     plot = Plot("errors", "", partial(error_dots, rows, [("test", [records.mean(r, "test_error") for r in rows])]))
-    return Answer((finding,), tuple(c for c in (comparison,) if c is not None), (plot,))
+    return Answer(tuple(findings), tuple(c for c in comparisons if c is not None), (plot,))
 
 
 TINY = Study(
@@ -37,6 +38,7 @@ TINY = Study(
     setting=lambda preset, images: Setting(RECIPE, seeds=3, images=96, side=7, execute="written", gradients=True),
     measures=("test_error", "train_error", "seconds"),
     answer=answer,
+    divisible=True,
 )
 
 
