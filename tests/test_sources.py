@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_sample import to_idx
 
+from branchwork.datasets import download as downloading
 from branchwork.datasets import sources
 from branchwork.datasets.sources import MNIST, Source, cache_folder, fetch, read_idx
 from branchwork.errors import DataError
@@ -197,7 +198,7 @@ class Silent(socketserver.BaseRequestHandler):
 
 def test_a_mirror_that_says_nothing_is_given_up_before_the_download_begins(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(sources, "_PATIENCE", 0.2)
+    monkeypatch.setattr(downloading, "_PATIENCE", 0.2)
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever).start()
         with pytest.raises(DataError, match=r"no answer in 0\.2 seconds"):
@@ -207,7 +208,7 @@ def test_a_mirror_that_says_nothing_is_given_up_before_the_download_begins(monke
 
 def test_a_name_that_is_sought_for_ever_is_given_up(monkeypatch):
     found = threading.Event()
-    monkeypatch.setattr(sources, "_PATIENCE", 0.1)
+    monkeypatch.setattr(downloading, "_PATIENCE", 0.1)
 
     def search(*arguments, **options):
         found.wait(5)

@@ -15,18 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from branchwork.datasets.download import check_answer, download_checked
 from branchwork.datasets.pickled import Call, read_pickle
-from branchwork.datasets.sources import (
-    FAULTS,
-    Files,
-    Source,
-    check_answer,
-    check_size,
-    describe_request,
-    md5_of,
-    read_bounded,
-    wrong_checksum,
-)
+from branchwork.datasets.sources import FAULTS, Files, Source, md5_of, read_bounded, wrong_checksum
 from branchwork.errors import DataError
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -102,9 +93,10 @@ class Cifar(Source):
     def download(self, mirror: str, cache: Path, observer: Observer) -> Files:
         archive = self.archives[0]
         part = cache / f"{archive.name}.part"
-        if not part.exists() or _md5_of_file(part) != archive.md5:
+        if not part.exists() or _problem(part, archive) is not None:
             check_answer(mirror)
-            _go_on_downloading(mirror + archive.name, part, archive, observer)
+            url = mirror + archive.name
+            download_checked(url, part, lambda path: _problem(path, archive), largest=archive.size, observer=observer)
         try:
             return self._from_archive(part, archive)
         except FAULTS:
@@ -125,10 +117,9 @@ class Cifar(Source):
                 yield folder / archive.name, archive
 
     def _from_archive(self, path: Path, archive: Archive) -> Files:
-        actual = _md5_of_file(path)
-        if actual != archive.md5:
-            size = path.stat().st_size
-            raise wrong_checksum(archive.name, expected=archive.md5, actual=actual, size=size)
+        problem = _problem(path, archive)
+        if problem is not None:
+            raise DataError(problem)
         wanted = {f"{archive.folder}/{batch}{archive.suffix}": batch for batch in self.batches}
         found: dict[str, bytes] = {}
         with (
@@ -247,9 +238,13 @@ def _read_file(folder: Path, name: str, largest: int) -> bytes:
         raise DataError("{name} is not there", name=name) from None
 
 
-def _md5_of_file(path: Path) -> str:
+def _problem(path: Path, archive: Archive) -> str | None:
+    """Return what is wrong with a file that should be `archive`; None if it is."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if actual == archive.md5:
+        return None
+    return str(wrong_checksum(archive.name, expected=archive.md5, actual=actual, size=path.stat().st_size))
 
 
 class _Bounded(io.RawIOBase):
@@ -268,37 +263,3 @@ class _Bounded(io.RawIOBase):
                 most=self.most,
             )
         return content
-
-
-def _go_on_downloading(url: str, part: Path, archive: Archive, observer: Observer) -> None:
-    """Download `url` into `part`, going on where an earlier download into it broke off. Raises `DataError`."""
-    import requests
-
-    done = part.stat().st_size if part.exists() else 0
-    if done >= archive.size:  # whole, but another file
-        part.unlink()
-        done = 0
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=10) as answer:
-            answer.raise_for_status()
-            if answer.status_code != requests.codes.partial_content:
-                done = 0
-            length = answer.headers.get("Content-Length", "")
-            if length.isdigit() and done + int(length) != archive.size:
-                raise DataError(
-                    "{name} has {found:,} bytes there instead of {size:,}: it is another file",
-                    name=archive.name,
-                    found=done + int(length),
-                    size=archive.size,
-                )
-            with part.open("ab" if done else "wb") as file:
-                for chunk in answer.iter_content(1 << 16):
-                    done += len(chunk)
-                    check_size(done, archive.name, archive.size)
-                    file.write(chunk)
-                    observer.download(archive.name, done, archive.size)
-    except requests.RequestException as reason:
-        raise DataError(describe_request(reason)) from reason
-    finally:
-        observer.download_end()

