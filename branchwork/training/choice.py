@@ -12,10 +12,12 @@ from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.training.recipe import Recipe, read_recipe
-from branchwork.training.recipes import NORMED, named
+from branchwork.training.recipes import NORMED, finetune, named
 
 # Up to this side, pictures keep their size in the first layers of a net; larger ones are halved twice at once.
 SMALL_SIDE = 48
+# The net for pictures of the user's own that starts from weights: the smallest whose weights are published.
+PRETRAINED = "resnet18:stem=large"
 # The share of a recipe's epochs that a net trains for if the user has chosen neither.
 SHARE = 0.25
 # Fewer validation images than this cannot tell one epoch from another: the one that they choose is chosen by chance.
@@ -34,17 +36,25 @@ def choose(
     *,
     changes: Mapping[str, Any],
     config: Path | None = None,
+    weights: str | None = None,
     observer: Observer,
 ) -> tuple[str, Recipe]:
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
     A recipe's name stands for that recipe for the net and the number of images; for a net that is given, `fast` is the
-    default. Without a net, one is chosen for pictures of the user's own, of which `observer` is told; else it is
-    `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
+    default, or `finetune` if it starts from `weights`, of which `observer` is told. Without a net, one is chosen for
+    pictures of the user's own, of which it is told too; else it is `inception`. Raises `RecipeError` if the net cannot
+    be trained by the recipe.
     """
     if net is None and data.path is not None:
-        return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
+        if weights is None:
+            return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
+        net = PRETRAINED
     net = net or "inception"
+    if recipe is None and weights is not None:
+        tuning = _changed(_finetuning(net, data), changes, config)
+        observer.note(_why_finetune(net, tuning))
+        return net, tuning
     base = _called(recipe or "fast", net, data)
     chosen = _changed(base, changes, config)
     if isinstance(recipe, str) and recipe in NORMED and chosen.learning_rate == base.learning_rate:
@@ -77,6 +87,23 @@ def _choose_both(
         command = f"branchwork train {net} --data {folder} --recipe {suits}{flags}"
         observer.note(say("better with more time, {epochs} epochs: {command}", epochs=whole.epochs, command=command))
     return net, chosen
+
+
+def _finetuning(net: str, data: DataSet) -> Recipe:
+    """Return the recipe for a net that starts from weights: grey pictures may show signs, which are never mirrored."""
+    recipe = finetune(net, len(data.train))
+    return recipe if data.channels == 3 else recipe.but({"flip": 0.0})
+
+
+def _why_finetune(net: str, recipe: Recipe) -> str:
+    """Return why a net that starts from weights is trained by another recipe than one from scratch."""
+    return say(
+        "{net} starts from weights, so it is trained by the recipe finetune, whose rates keep them: only the head in "
+        "{head} of {epochs} epochs, then all, lower layers more slowly",
+        net=net,
+        head=recipe.head_epochs,
+        epochs=recipe.epochs,
+    )
 
 
 def _called(recipe: str | Recipe, net: str, data: DataSet) -> Recipe:

@@ -50,6 +50,13 @@ class Recipe:
         "(onecycle)"
     )
     warmup: float = _about("share of a run in which the learning rate rises; 0 with a constant schedule")
+    head_epochs: int = _about(
+        "epochs at the start that train only the head, by a schedule of their own; needs --weights", default=0
+    )
+    lowest_rate: float = _about(
+        "learning rate of the lowest layers as a share of the head's; those between are spaced evenly, by their ratio",
+        default=1.0,
+    )
     label_smoothing: float = _about("share of the target spread evenly over all classes")
     auxiliary: float = _about("weight of the losses of auxiliary heads, which only googlenet has; 0 for none")
     shift: float = _about("training images are shifted by up to this many pixels in each direction")
@@ -99,6 +106,9 @@ class Recipe:
         self._need(self.clip >= 0, "clip", "at least 0")
         self._need(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._need(self.schedule != "constant" or self.warmup == 0, "warmup", "0 with a constant schedule")
+        self._need(0 <= self.head_epochs < self.epochs, "head_epochs", "at least 0 and fewer than all epochs")
+        self._need(0 < self.lowest_rate <= 1, "lowest_rate", "above 0 and at most 1, as a share of the head's rate")
+        self._need(self.optimizer != "muon" or self.lowest_rate == 1, "lowest_rate", "1 with muon, which has one rate")
         self._need(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         self._need(self.auxiliary >= 0, "auxiliary", "at least 0")
         self._need(self.shift >= 0, "shift", "at least 0")
@@ -139,10 +149,13 @@ class Recipe:
 
         Unless the schedule is constant, it starts at 1/25 of the peak. `onecycle` rises by a half cosine and falls to
         nearly 0 by another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight
-        lines, which suits short trainings better (Bergsma et al. 2025, "Straight to zero").
+        lines, which suits short trainings better (Bergsma et al. 2025, "Straight to zero"). The epochs that train only
+        the head, and the others, each have a schedule of their own.
         """
         if self.schedule == "constant":
             return self.learning_rate
+        first = self.head_epochs / self.epochs
+        progress = progress / first if progress < first else (progress - first) / (1 - first)
         change = _half_cosine if self.schedule == "onecycle" else _line
         if progress < self.warmup:
             return change(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
@@ -186,7 +199,8 @@ class Recipe:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
         A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a constant
-        and another `schedule` sets `warmup`, unless they are given as well.
+        and another `schedule` sets `warmup`, unless they are given as well. Fewer `epochs` leave one that trains more
+        than the head.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -199,6 +213,9 @@ class Recipe:
         schedule = changes.get("schedule", self.schedule)
         if (schedule == "constant") != (self.schedule == "constant"):
             follow["warmup"] = 0.0 if schedule == "constant" else 0.3
+        epochs = changes.get("epochs", self.epochs)
+        if isinstance(epochs, int) and 0 < epochs <= self.head_epochs:
+            follow["head_epochs"] = epochs - 1
         return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:
