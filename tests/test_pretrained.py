@@ -277,6 +277,9 @@ def test_grey_packs_and_runs_on_colour_pictures_go_together(server):
     result = bw.train("resnet8", data="grey.pack", weights="base", out="run", **SHORT)
     assert bw.load_run("run").model.in_channels == 3 and bw.load_run("run").model.mean == bw.load_run("base").model.mean
     assert bw.evaluate("run").accuracy == result.test_accuracy
+    few = SHORT | {"batch_size": 60, "fraction": 0.02}
+    result = bw.train("resnet8", data="sample", weights="base", out="digits", **few)
+    assert bw.load_run("digits").model.in_channels == 3 and bw.evaluate("digits").accuracy == result.test_accuracy
     with pytest.raises(WeightsError, match=r"conv1.conv.weight: got \(16, 3, 3, 3\), needed \(8, 1, 3, 3\)"):
         bw.train("resnet8:width=8", data="grey", weights="base", out="none", **SHORT)
 

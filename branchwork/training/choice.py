@@ -11,8 +11,8 @@ from branchwork.errors import NetError, RecipeError
 from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.observer import Observer
-from branchwork.training.recipe import Recipe, read_recipe
-from branchwork.training.recipes import NORMED, finetune, named
+from branchwork.training.recipe import AUGMENTATIONS, Recipe, read_recipe
+from branchwork.training.recipes import NORMED, digits, finetune, named
 
 # Up to this side, pictures keep their size in the first layers of a net; larger ones are halved twice at once.
 SMALL_SIDE = 48
@@ -90,9 +90,9 @@ def _choose_both(
 
 
 def _finetuning(net: str, data: DataSet) -> Recipe:
-    """Return the recipe for a net that starts from weights: grey pictures may show signs, which are never mirrored."""
-    recipe = finetune(net, len(data.train))
-    return recipe if data.channels == 3 else recipe.but({"flip": 0.0})
+    """Return the recipe for a net that starts from weights; grey pictures, which may show signs, change as digits."""
+    recipe, grey = finetune(net, len(data.train)), digits(net, len(data.train))
+    return recipe if data.channels == 3 else recipe.but({name: getattr(grey, name) for name in AUGMENTATIONS})
 
 
 def _why_finetune(net: str, recipe: Recipe) -> str:

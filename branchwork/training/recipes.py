@@ -141,7 +141,7 @@ def finetune(net: str = "resnet18", images: int = 60_000) -> Recipe:
         {
             "epochs": epochs,
             "batch_size": 32,
-            "learning_rate": 0.02,
+            "learning_rate": 0.05,
             "weight_decay": 0.0001,
             "warmup": 0.3,
             "head_epochs": max(1, round(epochs / 5)),
