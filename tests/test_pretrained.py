@@ -252,7 +252,9 @@ def test_grey_pictures_get_three_equal_channels_in_training_and_after_it(server)
     fill(Path("pics/dog"), channels=1)
     data = bw.load_data("pics")
     assert data.channels == 1
-    bw.train("resnet18:stem=large", data=data, weights="imagenet", out="run", **SHORT)
+    watch = Watch()
+    bw.train("resnet18:stem=large", data=data, weights="imagenet", out="run", progress=watch, **SHORT)
+    assert "grey images get 3 equal channels, as the weights expect" in watch.said
     model = bw.load_run("run").model
     assert model.in_channels == 3 and model.mean == (0.485, 0.456, 0.406) and model.recipe.flip == 0
     evaluation = bw.evaluate("run")

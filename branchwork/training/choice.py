@@ -99,7 +99,9 @@ def _why_finetune(net: str, recipe: Recipe) -> str:
     """Return why a net that starts from weights is trained by another recipe than one from scratch."""
     return say(
         "{net} starts from weights, so it is trained by the recipe finetune, whose rates keep them: only the head in "
-        "{head} of {epochs} epochs, then all, lower layers more slowly",
+        "{head} of {epochs} epochs, then all, lower layers more slowly"
+        if recipe.head_epochs and recipe.lowest_rate < 1
+        else "{net} starts from weights, so it is trained by the recipe finetune",
         net=net,
         head=recipe.head_epochs,
         epochs=recipe.epochs,

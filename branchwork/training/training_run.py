@@ -109,6 +109,8 @@ def run_training(
         processes.together(prepare)
         if plan.normalisation is not None:  # as the weights that it starts from expect it
             mean, std = plan.normalisation
+            if len(mean) != data.channels:
+                observer.note(say("grey images get {count} equal channels, as the weights expect", count=len(mean)))
             data = replace(data.expand(len(mean)), mean=mean, std=std)
         reset_peak_memory(device)
         net, seed = short_name(plan.net), plan.options.seed
