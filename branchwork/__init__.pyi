@@ -42,6 +42,7 @@ from .training.recipes import best as best
 from .training.recipes import course as course
 from .training.recipes import digits as digits
 from .training.recipes import fast as fast
+from .training.recipes import finetune as finetune
 from .training.recipes import photos as photos
 from .training.run import load_run as load_run
 from .training.train import demo as demo

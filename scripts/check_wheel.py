@@ -10,6 +10,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+# Folders of the package with contents under a licence of their own.
+PARTS = ("datasets/sample", "catalogue/imagenet")
+
 
 def main(wheel: Path) -> str | None:
     """Return what is wrong, or None."""
@@ -22,7 +25,7 @@ def main(wheel: Path) -> str | None:
     faults = {
         "missing": expected - package,
         "unknown": package - expected | others,
-        "licences missing": {"LICENSE", "branchwork/datasets/sample/README.md"} - licences,
+        "licences missing": {"LICENSE", *(f"branchwork/{part}/README.md" for part in PARTS)} - licences,
     }
     found = [f"{wheel}: {kind}: {', '.join(sorted(names))}" for kind, names in faults.items() if names]
     if not found:

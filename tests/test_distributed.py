@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import POSIX, ROOT
 from helpers.training import SGD, SMALL, last, same, weights
-from together import EXACT
+from together import EXACT, TUNED
 
 import branchwork as bw
 from branchwork.datasets.batches import hold_out
@@ -40,11 +40,13 @@ def test_two_processes_train_as_one_does_and_stop_and_fail_together(small):
     first, second = (json.loads(Path(f"said-{rank}.json").read_text()) for rank in (0, 1))
 
     alone = bw.train(SMALL, data=small, recipe=EXACT, out="alone")
-    ours, theirs = (weights(run, "last/state.safetensors") for run in ("together", "alone"))
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        if not key.startswith("random"):
-            torch.testing.assert_close(ours[key], theirs[key], rtol=1e-10, atol=1e-10)
+    bw.train(SMALL, data=small, recipe=TUNED, weights="together", out="alone-tuned")
+    for together, single in (("together", "alone"), ("tuned", "alone-tuned")):
+        ours, theirs = (weights(run, "last/state.safetensors") for run in (together, single))
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            if not key.startswith("random"):
+                torch.testing.assert_close(ours[key], theirs[key], rtol=1e-10, atol=1e-10)
     texts = [Path(run, "metrics.jsonl").read_text() for run in ("together", "alone")]
     lines = [[json.loads(line) for line in text.splitlines()] for text in texts]
     for key in ("validation_accuracy", "images"):

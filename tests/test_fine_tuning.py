@@ -163,7 +163,7 @@ def test_the_weights_of_a_damaged_run_are_an_error_and_other_json_beside_them_is
 
 
 def test_freeze_needs_weights_and_a_head(begun, tmp_path):
-    with pytest.raises(RecipeError, match="give --weights FILE"):
+    with pytest.raises(RecipeError, match="give --weights imagenet or FILE"):
         bw.train("residual", data=few(), recipe=QUICK, options=bw.Options(freeze=True), out=tmp_path / "run")
     with pytest.raises(WeightsError, match="do not belong to this net"):
         bw.train("residual", data=few(), recipe=QUICK, options=bw.Options(weights=begun), out=tmp_path / "run")

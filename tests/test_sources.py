@@ -303,7 +303,7 @@ def test_a_cache_that_may_only_be_read_serves(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(sources, "FileLock", refuse)
+    monkeypatch.setattr(downloading, "FileLock", refuse)
     assert fetch(source())[0] == FILES
 
 

@@ -1,11 +1,9 @@
-import json
-import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.lecture import InceptionNet, ResidualNet
+from helpers.torchvision_files import TORCHVISION, filled, logits_image, torchvisions
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -97,38 +95,11 @@ def test_files_that_are_missing_damaged_or_no_weights_are_refused(tmp_path):
         load_weights(net, tmp_path / "list.pth")
 
 
-# The names and shapes of torchvision's models, and the first logits in float64 of those filled by `filled`, for the
-# image below: written with torchvision itself. GoogLeNet has auxiliary heads and its input transform there.
-TORCHVISION = json.loads((Path(__file__).parent / "goldens/torchvision.json").read_text())["nets"]
-
-
-def filled(name: str) -> dict[str, torch.Tensor]:
-    """A state dict in torchvision's names, each tensor made from its name and its places alone."""
-    made = {}
-    for key, words in TORCHVISION[name]["shapes"].items():
-        shape = [int(n) for n in words.split("x") if n]
-        wave = torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) * 0.7 + sum(key.encode())).reshape(shape)
-        if key.endswith("num_batches_tracked"):
-            made[key] = torch.tensor(0)
-        elif key.endswith("running_var"):
-            made[key] = 1 + wave / 2
-        elif len(shape) > 1:
-            made[key] = wave * math.sqrt(2 / math.prod(shape[1:]))
-        else:
-            made[key] = wave / 4 + key.endswith("weight")
-    return made
-
-
-def torchvisions(name: str, classes: int = 1000) -> torch.nn.Module:
-    given = {"b5": "3x3"} if name == "googlenet" else {}
-    return NETS[name](num_classes=classes, stem="large", **given).double().eval()
-
-
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_published_weights_give_the_logits_that_torchvision_gives(name):
     net = torchvisions(name)
     loaded = load_weights(net, filled(name))
-    image = torch.sin(torch.arange(3 * 64 * 64, dtype=torch.float64) * 0.01).reshape(1, 3, 64, 64)
+    image = logits_image()
     if name == "googlenet":  # what torchvision hides in its forward: from ImageNet's normalisation to the weights' own
         assert loaded.normalisation == ((0.5,) * 3, (0.5,) * 3)
         mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[..., None, None]
@@ -140,6 +111,23 @@ def test_published_weights_give_the_logits_that_torchvision_gives(name):
     expected = torch.tensor(TORCHVISION[name]["logits"], dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(net(image)[0, :8], expected, rtol=1e-9, atol=0)
+
+
+def test_the_older_names_of_published_densenets_load_as_torchvision_renames_them():
+    weights = filled("densenet121")
+    older = {
+        # What torchvision looks for in `densenet._load_state_dict`, the other way round.
+        re.sub(r"(denselayer\d+\.(?:norm|relu|conv))([12])(?=\.)", r"\1.\2", key): tensor
+        for key, tensor in weights.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in older and "features.norm0.weight" in older
+    first, second = torchvisions("densenet121"), torchvisions("densenet121", classes=3)
+    load_weights(first, weights)
+    loaded = load_weights(second, older, new_head=True)
+    assert loaded.dropped == ("classifier.weight", "classifier.bias") and loaded.normalisation[0][0] == 0.485
+    kept = {key: tensor for key, tensor in second.state_dict().items() if not key.startswith("fc.")}
+    assert all(torch.equal(tensor, first.state_dict()[key]) for key, tensor in kept.items())
 
 
 def test_another_number_of_classes_keeps_the_body_and_makes_a_new_head(tmp_path):

@@ -21,6 +21,8 @@ EXACT = SGD.but(
     {"batch_size": 337, "precision": "fp64", "accumulate": 2, "mixup": 0.2, "shift": 2.0, "elastic": 1.0, "flip": 0.5}
     | {"ema": 0.9, "clip": 1.0, "top": 1, "learning_rate": 0.02}
 )
+# The gradients that the processes exchange change with what learns.
+TUNED = EXACT.but({"head_epochs": 1, "lowest_rate": 0.1, "ema": 0.0})
 PLAIN = SGD.but({"epochs": 1, "batch_size": 90})
 # The epoch and step at which a process is interrupted or killed.
 FAILURE = (1, 3)
@@ -49,6 +51,7 @@ def main(what: str) -> None:
 
             fit.train_step = dying
         said["result"] = bw.train(SMALL, data=data, recipe=EXACT, out="together").test_accuracy
+        bw.train(SMALL, data=data, recipe=TUNED, weights="together", out="tuned")
         said["normed"] = bw.train(NORMED, data=data, recipe=PLAIN, out="normed").validation_accuracy
 
         # Ctrl-C in the second process alone.

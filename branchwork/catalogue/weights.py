@@ -34,6 +34,15 @@ _TORCHVISION_RESNET = (
     (r"\.shortcut\.conv\.", ".downsample.0."),
     (r"\.shortcut\.norm\.", ".downsample.1."),
 )
+_TORCHVISION_DENSENET = (
+    (r"^conv1\.(conv|norm)\.", r"features.\g<1>0."),
+    (r"^block(\d)\.layer(\d+)\.new\.", r"features.denseblock\1.denselayer\2."),
+    (r"^halve(\d)\.", r"features.transition\1."),
+    (r"^norm\.", "features.norm5."),
+    (r"^fc\.", "classifier."),
+)
+# As in the published files, which torchvision renames when it loads them.
+_OLDER_DENSENET = (*_TORCHVISION_DENSENET, (r"(denselayer\d+\.(?:norm|conv))([12])\.", r"\1.\2."))
 _TORCHVISION_GOOGLENET = (
     (r"\.norm\.", ".bn."),
     (r"^incep", "inception"),
@@ -43,9 +52,9 @@ _TORCHVISION_GOOGLENET = (
     (r"\.pool\.conv\.", ".branch4.1."),
 )
 
-PUBLISHED = mark(
+_PUBLISHED = mark(
     "\nPublished weights are for three channels and the nets as torchvision has them: googlenet:b5=3x3,stem=large, "
-    "resnet18:stem=large."
+    "resnet18:stem=large, densenet121:stem=large."
 )
 _AGAIN = mark("copy it again from its source, or train again")
 # The most lines of a message about missing tensors, and so on.
@@ -75,11 +84,16 @@ class Dialect:
         return key
 
 
+# The mean and the deviation of ImageNet's training images.
+_OF_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OURS, LECTURE = Dialect(), Dialect(_LECTURE_NAMES)
 DIALECTS = (
     OURS,
     LECTURE,
-    Dialect(_TORCHVISION_RESNET, normalisation=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))),
+    *(
+        Dialect(rules, normalisation=_OF_IMAGENET)
+        for rules in (_TORCHVISION_RESNET, _TORCHVISION_DENSENET, _OLDER_DENSENET)
+    ),
     # torchvision's GoogLeNet undoes ImageNet's normalisation in its forward, because its weights are a port.
     Dialect(_TORCHVISION_GOOGLENET, ("aux1.", "aux2."), normalisation=((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))),
 )
@@ -139,9 +153,9 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
     """Load weights into `net`: a state dict, a `.safetensors`, `.pth` or `.pt` file, or a run folder.
 
     The keys are ours, the lecture's, or torchvision's for GoogLeNet (built with `b5="3x3"`; auxiliary heads are
-    dropped) and the ResNets. All tensors must match, except that with `new_head` the last linear layer keeps its fresh
-    weights if its number of classes differs. Otherwise `net` stays as it is, and `WeightsError` names the missing and
-    unexpected keys and the tensors whose shape differs.
+    dropped), the ResNets and the DenseNets. All tensors must match, except that with `new_head` the last linear layer
+    keeps its fresh weights if its number of classes differs. Otherwise `net` stays as it is, and `WeightsError` names
+    the missing and unexpected keys and the tensors whose shape differs.
     """
     where, weights, checked = read_weights(source)
     state = net.state_dict()
@@ -157,7 +171,7 @@ def load_weights(net: nn.Module, source: Mapping[str, Tensor] | str | Path, *, n
             "Load them into the net that they were saved from, with the same input size and number of classes.{hint}",
             where=where,
             lines="\n".join(lines),
-            hint=say(PUBLISHED) if dialect.normalisation else "",
+            hint=say(_PUBLISHED) if dialect.normalisation else "",
         )
     kept = {key: weights[name] for name, key in keys.items() if key not in new and name in weights}
     net.load_state_dict(state | kept, strict=True)

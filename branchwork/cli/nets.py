@@ -41,6 +41,10 @@ def parts(sizes: "tuple[NetSize, ...]") -> list[Part]:
             "--shortcut …",
             say("identity, scale, conv, gated, gate-only, dropout or none, in resnet and preact nets"),
         ),
+        (
+            "--weights imagenet",
+            say("published weights, for googlenet:b5=3x3, resnet18 to resnet152 and densenet121 to densenet201"),
+        ),
     ):
         options.add_row(option, words)
     return [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from branchwork.cli.output import Part, complain, deliver, make_table, show, where_drawn, write_text
-from branchwork.cli.parameters import FILE, STDOUT, Json, Run
+from branchwork.cli.parameters import FILE, STDOUT, Json
 from branchwork.errors import RecipeError
 from branchwork.language import mark, say
 
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Run,
+    run: Annotated[
+        Path, Parameter(help="A run folder made by branchwork train; with --weights, a net of the catalogue.")
+    ],
     /,
     *pictures: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
     top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
+    weights: Annotated[
+        str | None,
+        Parameter(help="imagenet: a net of the catalogue with the weights that torchvision publishes, or such a file."),
+    ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the pictures as the net gets them into this file.")] = None,
     csv_file: Annotated[
         Path | None, FILE, Parameter(name="--csv", help="Write the answers to this file as CSV; - prints them.")
@@ -33,7 +39,7 @@ def predict(
 
     import branchwork
 
-    predictions = branchwork.predict(run, pictures, top=top, draw=draw)
+    predictions = branchwork.predict(run, pictures, top=top, draw=draw, weights=weights, progress=True)
     if csv_file is not None:
         write_text(_csv(predictions), csv_file)
     deliver(predictions, json_file, lambda: None if csv_file == STDOUT else show(*parts(predictions, draw)))

@@ -67,10 +67,11 @@ class RecipeFiles:
     """The recipe that the flags of single fields change."""
 
     recipe: Annotated[
-        Literal["fast", "course", "best", "photos", "digits", "script"] | None,
+        Literal["fast", "course", "best", "photos", "digits", "finetune", "script"] | None,
         Parameter(
             help="fast (the default), course (the lecture's), best (minutes), for nets with batch norms photos or "
-            "digits, or script: what your own script trains with; the flags below change single fields."
+            "digits, finetune (the default with --weights), or script: what your own script trains with; the flags "
+            "below change single fields."
         ),
     ] = None
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None
@@ -144,7 +145,15 @@ def train(
             observer = watch(processes.first)
             if net is not None and start.recipe is None:
                 _tell_habits(net, observer)
-            chosen = choose(net, start.recipe, data_set, changes=recipe_flags, config=start.config, observer=observer)
+            chosen = choose(
+                net,
+                start.recipe,
+                data_set,
+                changes=recipe_flags,
+                config=start.config,
+                weights=option_flags.get("weights"),
+                observer=observer,
+            )
             return data_set, *chosen
 
         data_set, name, chosen = processes.together(prepare)

@@ -67,6 +67,10 @@ class MappedImages:
     def pick(self, indices: Tensor) -> "MappedImages":
         return replace(self, rows=self.rows[indices])
 
+    def expand(self, channels: int) -> "MappedImages":
+        """Return the same grey images with equal `channels`, which are no copies."""
+        return replace(self, base=np.broadcast_to(self.base, (len(self.base), channels, *self.base.shape[2:])))
+
     def to(self, device: torch.device) -> "MappedImages":
         """Return the same images, which arrive on `device` batch by batch."""
         return replace(self, device=device)
@@ -88,6 +92,14 @@ class Split:
     def pick(self, indices: Tensor) -> "Split":
         images = self.images.pick(indices) if isinstance(self.images, MappedImages) else self.images[indices]
         return Split(images, self.labels[indices])
+
+    def expand(self, channels: int) -> "Split":
+        """Return the same grey images with equal `channels`, which are no copies."""
+        images = self.images
+        return Split(
+            images.expand(channels) if isinstance(images, MappedImages) else images.expand(-1, channels, -1, -1),
+            self.labels,
+        )
 
     def checksum(self) -> int:
         """Return the CRC-32 of images, order and labels, without reading mapped images."""
@@ -160,6 +172,19 @@ class DataSet:
     validation: Split | None = None
     path: str | None = None
     report: FolderReport | None = None
+
+    def expand(self, channels: int) -> "DataSet":
+        """Return the same data with equal `channels` if they are grey, else as they are."""
+        if self.channels != 1 or channels == 1:
+            return self
+        return replace(
+            self,
+            train=self.train.expand(channels),
+            test=self.test.expand(channels),
+            validation=None if self.validation is None else self.validation.expand(channels),
+            mean=self.mean * channels,
+            std=self.std * channels,
+        )
 
     @property
     def argument(self) -> str:

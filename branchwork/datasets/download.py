@@ -2,11 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from branchwork.errors import DataError
+from filelock import FileLock, Timeout
+
+from branchwork.errors import DataError, system_words
 from branchwork.language import say
 from branchwork.observer import Observer
 
@@ -113,6 +116,34 @@ def download(url: str, path: Path, *, largest: int, observer: Observer) -> None:
             raise BrokenOff(_describe_request(reason)) from reason
         finally:
             observer.download_end()
+
+
+@contextmanager
+def lock_cache(cache: Path, name: str, *, megabytes: int, observer: Observer) -> Iterator[None]:
+    """Hold the folder `cache`, which is made, while `name` is fetched into it; wait while another process does.
+
+    Raises `DataError`, with the `megabytes` that are needed, if nothing can be written there.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(cache / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            observer.note(say("waiting for another process that fetches {name}", name=name))
+            lock.acquire()
+    except OSError as reason:
+        raise DataError(
+            "the cache {cache} cannot be used ({strerror}): "
+            "set BRANCHWORK_DATA to a folder that you may write to, with {megabytes} MB free",
+            cache=cache,
+            strerror=system_words(reason),
+            megabytes=megabytes,
+        ) from reason
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_size(size: int, name: str, largest: int) -> None:

@@ -128,7 +128,7 @@ def open_pack(
     damaged at its end; `verify_pack` checks all of it.
     """
     header, index = _read_header(path)
-    count, *shape = header.shape
+    _, *shape = header.shape
     size = (size, size) if isinstance(size, int) else size
     for flag, wanted, actual in (("--fit", fit, header.pictures), ("--size", size, tuple(shape[1:]))):
         if wanted is not None and wanted != actual:
@@ -146,14 +146,12 @@ def open_pack(
             path=printable(path),
             folder=header.folder,
         )
-    repeats = 1 if channels is None else channels // shape[0]
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), math.prod(header.shape), access=mmap.ACCESS_READ)
     if hasattr(mapped, "madvise"):
         # Images are read in random order: the system would read megabytes ahead that nobody wants.
         mapped.madvise(mmap.MADV_RANDOM)
     base = np.frombuffer(mapped, np.uint8).reshape(header.shape)
-    base = np.broadcast_to(base, (count, repeats * shape[0], *shape[1:]))
     splits = {}
     for number, name in enumerate(SPLITS):
         if name in header.report.counts:
@@ -165,14 +163,14 @@ def open_pack(
         train=splits["train"],
         test=splits["test"],
         classes=header.classes,
-        mean=repeats * header.mean,
-        std=repeats * header.std,
+        mean=header.mean,
+        std=header.std,
         pictures=header.pictures,
         origin=say("the pack {path}, made from {folder}", path=printable(path), folder=header.folder),
         validation=splits.get("validation"),
         path=os.path.abspath(path),
         report=header.report,
-    )
+    ).expand(channels or shape[0])
 
 
 def verify_pack(path: Path, observer: Observer) -> None:

@@ -32,7 +32,9 @@ class FigureRule:
 
 RULES = {"digits": FigureRule(20 / 28, by_mass=True), "garments": FigureRule(1.0, by_mass=False)}
 FITS = ("crop", "pad", "stretch")
-METHODS = (*RULES, *FITS)
+# As torchvision tests what it publishes: the shorter side is made so many pixels long, and the middle is cut out.
+CENTRES = {"centre-256": 256, "centre-232": 232}
+METHODS = (*RULES, *FITS, *CENTRES)
 
 # Pictures are reduced to this side before anything is measured: enough for any figure, and quick for any camera.
 _WORKING_SIDE = 512
@@ -71,15 +73,27 @@ def _fit(picture: Image.Image, size: tuple[int, int], method: str) -> Image.Imag
     """Resize a picture to `size` (height, width) in its own mode; one that has this size keeps every pixel.
 
     `crop` keeps the proportions and cuts off the excess evenly on both sides; `pad` keeps all of the picture and
-    fills the rest with black; `stretch` changes the proportions.
+    fills the rest with black; `stretch` changes the proportions. `CENTRES` crop more.
     """
     height, width = size
+    if method in CENTRES:
+        return _centre(picture, size, CENTRES[method])
     if method == "crop":
         return ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     if method == "pad":
         return ImageOps.pad(picture, (width, height), Image.Resampling.BICUBIC)
     assert method == "stretch", method
     return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _centre(picture: Image.Image, size: tuple[int, int], shorter: int) -> Image.Image:
+    """Return the middle of `size` of the picture with a shorter side of `shorter` pixels, which is never made whole."""
+    scaled = [shorter * side // min(picture.size) for side in picture.size]
+    starts = [round((side - wanted) / 2) for side, wanted in zip(scaled, reversed(size), strict=True)]
+    steps = [before / after for before, after in zip(picture.size, scaled, strict=True)]
+    left, top = (start * step for start, step in zip(starts, steps, strict=True))
+    box = (left, top, left + size[1] * steps[0], top + size[0] * steps[1])
+    return picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box)
 
 
 def place_figure(picture: Image.Image, size: tuple[int, int], rule: FigureRule) -> NDArray[np.uint8]:

@@ -16,18 +16,17 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import platformdirs
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from branchwork.datasets.download import check_answer, check_size, download
-from branchwork.errors import DataError, system_words
+from branchwork.datasets.download import check_answer, check_size, download, lock_cache
+from branchwork.errors import DataError
 from branchwork.files import write_whole
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -143,7 +142,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         # Without the lock, so that a read-only cache serves too.
         return _read_cache(source, cache)
     tried = []
-    with _lock_cache(cache, source, observer):
+    with lock_cache(cache, source.name, megabytes=source.megabytes, observer=observer):
         for origin, read in _origins(source, cache, folder=folder, observer=observer):
             try:
                 files = read()
@@ -212,30 +211,6 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
             content=len(content),
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-@contextmanager
-def _lock_cache(cache: Path, source: Source, observer: Observer) -> Iterator[None]:
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(cache / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            observer.note(say("waiting for another process that fetches {name}", name=source.name))
-            lock.acquire()
-    except OSError as reason:
-        raise DataError(
-            "the cache {cache} cannot be used ({strerror}): "
-            "set BRANCHWORK_DATA to a folder that you may write to, with {megabytes} MB free",
-            cache=cache,
-            strerror=system_words(reason),
-            megabytes=source.megabytes,
-        ) from reason
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _origins(

@@ -114,8 +114,7 @@ def select(
         if run.model.recipe is None:
             raise RunError("{folder} holds no recipe: select from a run made by branchwork train", folder=run.folder)
         whole, recipe = kept_net(run.folder, run.model.net), run.model.recipe
-    if epochs is not None:
-        recipe = recipe.but({"epochs": epochs})
+    recipe = recipe.but({"head_epochs": 0} | ({} if epochs is None else {"epochs": epochs}))  # no head will be new
     if recipe.validation == 0 and data_set.validation is None:
         raise RecipeError(
             "{net} was trained on all images, so none are left to validate on: train it with --validation 0.1", net=net
@@ -159,6 +158,7 @@ def _seed_of(run: Path, given: int) -> int:
 def _data_of(run: TrainedNet, data: str | DataSet | None, observer: Observer) -> DataSet:
     """Return the data, by default the run's, normalised as its net expects."""
     if isinstance(data, DataSet):
+        data = data.expand(run.model.in_channels)
         check_match(run.model, data)
     else:
         data = load_for(run.model, data, None, observer=observer)

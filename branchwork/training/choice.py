@@ -11,11 +11,13 @@ from branchwork.errors import NetError, RecipeError
 from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.observer import Observer
-from branchwork.training.recipe import Recipe, read_recipe
-from branchwork.training.recipes import NORMED, named
+from branchwork.training.recipe import AUGMENTATIONS, Recipe, read_recipe
+from branchwork.training.recipes import NORMED, digits, finetune, named
 
 # Up to this side, pictures keep their size in the first layers of a net; larger ones are halved twice at once.
 SMALL_SIDE = 48
+# The net for pictures of the user's own that starts from weights: the smallest whose weights are published.
+PRETRAINED = "resnet18:stem=large"
 # The share of a recipe's epochs that a net trains for if the user has chosen neither.
 SHARE = 0.25
 # What is usual for CIFAR-10 (He et al. 2015, section 4.2), and how many times the epochs of `fast` its images take.
@@ -37,18 +39,25 @@ def choose(
     *,
     changes: Mapping[str, Any],
     config: Path | None = None,
+    weights: str | None = None,
     observer: Observer,
 ) -> tuple[str, Recipe]:
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
     A recipe's name stands for that recipe for the net and the number of images; for a net that is given, `fast` is the
-    default, on CIFAR-10 longer and with images mirrored and shifted. Without a net, one is chosen for pictures of the
-    user's own, of which `observer` is told; else it is `inception`. Raises `RecipeError` if the net cannot be trained
-    by the recipe.
+    default, on CIFAR-10 longer and with images mirrored and shifted; or `finetune` if it starts from `weights`; either
+    is told to `observer`. Without a net, one is chosen for pictures of the user's own, which is told too; else it is
+    `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
     """
     if net is None and data.path is not None:
-        return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
+        if weights is None:
+            return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
+        net = PRETRAINED
     net = net or "inception"
+    if recipe is None and weights is not None:
+        tuning = _changed(_finetuning(net, data), changes, config)
+        observer.note(_why_finetune(net, tuning))
+        return net, tuning
     base = _called(recipe or "fast", net, data)
     is_cifar10 = data.name == "cifar10" and data.path is None
     if recipe is None and is_cifar10:
@@ -86,6 +95,25 @@ def _choose_both(
         command = f"branchwork train {net} --data {folder} --recipe {suits}{flags}"
         observer.note(say("better with more time, {epochs} epochs: {command}", epochs=whole.epochs, command=command))
     return net, chosen
+
+
+def _finetuning(net: str, data: DataSet) -> Recipe:
+    """Return the recipe for a net that starts from weights; grey pictures, which may show signs, change as digits."""
+    recipe, grey = finetune(net, len(data.train)), digits(net, len(data.train))
+    return recipe if data.channels == 3 else recipe.but({name: getattr(grey, name) for name in AUGMENTATIONS})
+
+
+def _why_finetune(net: str, recipe: Recipe) -> str:
+    """Return why a net that starts from weights is trained by another recipe than one from scratch."""
+    return say(
+        "{net} starts from weights, so it is trained by the recipe finetune, whose rates keep them: only the head in "
+        "{head} of {epochs} epochs, then all, lower layers more slowly"
+        if recipe.head_epochs and recipe.lowest_rate < 1
+        else "{net} starts from weights, so it is trained by the recipe finetune",
+        net=net,
+        head=recipe.head_epochs,
+        epochs=recipe.epochs,
+    )
 
 
 def _called(recipe: str | Recipe, net: str, data: DataSet) -> Recipe:

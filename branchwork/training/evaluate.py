@@ -123,7 +123,7 @@ def load_for(model: Model, data: str | None, source: Path | None, *, observer: O
             progress=observer,
         )
     else:
-        loaded = load_data(name, source=source, progress=observer)
+        loaded = load_data(name, source=source, progress=observer).expand(model.in_channels)
     check_match(model, loaded)
     return loaded
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from branchwork.datasets.batches import batches, count_batches, epoch_order
 from branchwork.datasets.dataset import Split
@@ -39,7 +38,7 @@ def fit(
     not finite, and `BatchTooLarge` if a batch does not fit into memory. In several processes, all yield alike.
     """
     while position.step or not is_over(recipe, position):
-        _train_mode(state)
+        state.begin_epoch(only_head=position.epoch < recipe.head_epochs)
         yield from _steps(state, train, recipe=recipe, seed=seed, position=position)
         yield _close_epoch(state, len(train), validation, recipe=recipe, position=position)
 
@@ -68,13 +67,6 @@ def check_finite(net: nn.Module, position: Position) -> None:
 def next_unread(unread: int, seconds: float) -> int:
     """Return after how many steps to read losses next, if the last `unread` steps took `seconds`."""
     return min(MOST_UNREAD, 2 * unread) if seconds < READ_SECONDS else max(1, unread // 2)
-
-
-def _train_mode(state: TrainState) -> None:
-    state.net.train()
-    if state.frozen:  # the statistics of its batch norms are part of a frozen body
-        for module in state.net.modules():
-            module.train(not isinstance(module, _BatchNorm))
 
 
 def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, position: Position) -> Iterator[Step]:

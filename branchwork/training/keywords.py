@@ -24,6 +24,8 @@ class Keywords(TypedDict, total=False):
     clip: float
     schedule: Literal["constant", "linear", "onecycle", "steps"]
     warmup: float
+    head_epochs: int
+    lowest_rate: float
     label_smoothing: float
     auxiliary: float
     shift: float

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,65 @@ POLYNOMIAL = (3.4445, -4.7750, 2.0315)
 APPLIED = 5
 # Gram matrices are padded with zeros to a multiple of this, so that those of a small net go through in one batch.
 BLOCK = 32
+# What a group of parameters calls its share of the learning rate.
+_SHARE = "share"
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], recipe: Recipe) -> Optimizer:
-    decayed = [parameter for parameter in parameters if parameter.dim() >= 2]
-    others = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], recipe: Recipe, shares: Sequence[float] | None = None
+) -> Optimizer:
+    """Return the recipe's optimiser. Each parameter learns at its share of the learning rate; by default all at 1.
+
+    The first group of parameters has the highest rate.
+    """
     if recipe.optimizer == "muon":
+        decayed, others = _by_decay(parameters)
         return Muon(decayed, others, recipe)
+    shares = shares or [1.0] * len(parameters)
+    groups: list[dict[str, Any]] = []
+    for share in sorted(set(shares), reverse=True):
+        decayed, others = _by_decay([each for each, own in zip(parameters, shares, strict=True) if own == share])
+        groups.append({"params": decayed, "weight_decay": recipe.weight_decay, _SHARE: share})
+        groups.append({"params": others, "weight_decay": 0.0, _SHARE: share})
     if recipe.optimizer == "adam":
         return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
     return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+
+
+def _by_decay(parameters: Sequence[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the parameters that weight decay acts on, and the others."""
+    return [each for each in parameters if each.dim() >= 2], [each for each in parameters if each.dim() < 2]
+
+
+def set_rate(optimizer: Optimizer, rate: float | Tensor) -> None:
+    """Set the learning rate of each group of parameters to its share of `rate`."""
+    for group in optimizer.param_groups:
+        share = group.get(_SHARE, 1.0)
+        group["lr"] = rate if share == 1 else share * rate
+
+
+def layer_shares(net: nn.Module, lowest: float) -> list[float]:
+    """Return the share of the learning rate for each parameter of `net`, from `lowest` in the first layers to 1.
+
+    Layers are the modules that the net itself lists, such as stages or blocks, in that order; a module that holds all
+    of them is looked into. Each learns at the same ratio to the next (Howard and Ruder 2018, section 3.2), and the last
+    linear layer, the head, at 1.
+    """
+    paths = [path.split(".") for path, _ in net.named_parameters()]
+    depth = 0
+    while all(len(path) > depth + 2 and path[depth] == paths[0][depth] for path in paths):
+        depth += 1
+    layers = list(dict.fromkeys(path[depth] for path in paths))
+    last = max(1, len(layers) - 1)
+    shares = {layer: lowest ** ((last - place) / last) for place, layer in enumerate(layers)}
+    if len(layers) == 1:
+        shares = dict.fromkeys(layers, 1.0)
+    heads = [module for module in net.modules() if isinstance(module, nn.Linear)][-1:]
+    of_head = {id(parameter) for head in heads for parameter in head.parameters()}
+    return [
+        1.0 if id(parameter) in of_head else shares[path[depth]]
+        for path, parameter in zip(paths, net.parameters(), strict=True)
+    ]
 
 
 class Muon(Optimizer):

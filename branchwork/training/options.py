@@ -19,8 +19,9 @@ def _about(text: str) -> Any:
 class Options:
     """How to run a training. Raises `RecipeError` for an impossible value.
 
-    The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` is
-    a file or a run folder whose weights the net starts from; if the number of classes differs, the head is new. With
+    The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` are
+    those that the net starts from: a file, a run folder, or `imagenet` for those that torchvision publishes; if the
+    number of classes differs, the head is new. With
     `freeze`, only the head is trained. With `run_script`, a script of the user's is run whole, instead of being read.
     The defaults of `device` and `threads` depend on the machine: a checkpoint holds the values that they had when the
     training began.
@@ -43,7 +44,9 @@ class Options:
     log: Log | None = field(default=None, metadata=_about("Also log to TensorBoard, in RUN/tensorboard."))
     weights: str | None = field(
         default=None,
-        metadata=_about("Start from the weights of a run, or from a weight file of ours or torchvision's."),
+        metadata=_about(
+            "Start from the weights of a run or a file, or from imagenet: those that torchvision publishes."
+        ),
     )
     freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
     run_script: bool = field(default=False, metadata=_about(RUN_SCRIPT))
@@ -60,7 +63,9 @@ class Options:
         if self.log not in (None, *get_args(Log)):
             raise RecipeError("log must be tensorboard or left out, got {log!r}", log=self.log)
         if self.freeze and self.weights is None:
-            raise RecipeError("--freeze trains only the head, but the body has no weights yet: give --weights FILE")
+            raise RecipeError(
+                "--freeze trains only the head, but the body has no weights yet: give --weights imagenet or FILE"
+            )
 
 
 def check_threads(count: int | None, error: type[BranchworkError]) -> None:

@@ -7,20 +7,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from branchwork.catalogue.published import CHANNELS, IMAGENET, published_for
 from branchwork.catalogue.resolve import absolute_name, whole_script
-from branchwork.catalogue.weights import load_weights
+from branchwork.catalogue.weights import Normalisation
 from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.folder import check_unicode
-from branchwork.errors import DataError, RecipeError
+from branchwork.errors import DataError, RecipeError, WeightsError
 from branchwork.graph.untouched import alone
 from branchwork.language import say
-from branchwork.observer import need_tensorboard
+from branchwork.observer import Observer, need_tensorboard
 from branchwork.training.auxiliary import check_heads
 from branchwork.training.batch_size import fitting_batch, images_per_second
 from branchwork.training.infer import pick_device, pick_precision
 from branchwork.training.machine import compiler_problem, process_settings
 from branchwork.training.options import Options, check_threads
+from branchwork.training.pretrained import load_start
 from branchwork.training.processes import Processes
 from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import fast
@@ -33,8 +35,9 @@ class Plan:
     """Everything that a training depends on, enough to start it again in another process.
 
     `checksum` is that of the training data. `size` and `fit` say to what size the user's own pictures were brought, and
-    how. `normalisation` is the mean and standard deviation expected by the weights it starts from, if not the data's.
-    `fold` is which fold of the training data it is tested on, of how many; None if it is tested on the test data.
+    how. `normalisation` is the mean and standard deviation expected by the weights it starts from, if not the data's;
+    grey images get as many equal channels as it has. `fold` is which fold of the training data it is tested on, of how
+    many; None if it is tested on the test data.
     """
 
     net: str
@@ -45,7 +48,7 @@ class Plan:
     precision: str
     size: tuple[int, int] | None = None
     fit: str | None = None
-    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    normalisation: Normalisation | None = None
     fold: tuple[int, int] | None = None
 
     def name_of(self, data: DataSet) -> str:
@@ -63,10 +66,12 @@ def make_plan(
     recipe: Recipe | None = None,
     options: Options | None = None,
     processes: Processes | None = None,
+    observer: Observer | None = None,
 ) -> Plan:
     """Check a training before anything is written, and return its plan, with a number for every `auto`.
 
-    Raises `RecipeError`, `DataError`, `NetError` or `WeightsError` for what cannot be trained.
+    Published weights that it starts from are downloaded, of which `observer` is told. Raises `RecipeError`,
+    `DataError`, `NetError` or `WeightsError` for what cannot be trained.
     """
     recipe, options = recipe or fast(net, len(data.train)), options or Options()
     check_threads(options.threads, RecipeError)
@@ -74,6 +79,12 @@ def make_plan(
         need_tensorboard()
     check_unicode(data.argument, DataError)
     check_heads(net, recipe, options)
+    if recipe.head_epochs and options.weights is None:
+        raise RecipeError(
+            "the recipe trains only the head in the first {count} epochs, but the body has no weights yet: give "
+            "--weights imagenet, or a run or a file; or --head-epochs 0",
+            count=recipe.head_epochs,
+        )
     device = pick_device(options.device)
     if recipe.batch_norm == "shared" and device.type != "cuda":
         raise RecipeError("batch_norm = shared needs GPUs, but the device is {device}: leave it out", device=device)
@@ -93,7 +104,7 @@ def make_plan(
             options,
             device=str(device),  # without the number of a GPU: of several processes, each has another
             threads=options.threads or torch.get_num_threads(),
-            weights=options.weights and str(Path(options.weights).resolve()),
+            weights=options.weights if options.weights in (None, IMAGENET) else str(Path(options.weights).resolve()),
         ),
         precision=pick_precision(recipe.precision, device),
         size=data.image_size if data.path else None,
@@ -102,13 +113,12 @@ def make_plan(
     problem = compiler_problem(device)
     if options.compile and problem is not None:
         raise RecipeError("{problem}, or leave out --compile", problem=problem)
-    model = Model.of(plan.net, data, plan.recipe)
     # Built here only to be checked, before a folder is made: the training builds it again, from its seed.
-    with alone():
-        built = model.builder()()
-        check_net(built, model)
-    if options.weights is not None:
-        plan = replace(plan, normalisation=load_weights(built, options.weights, new_head=True).normalisation)
+    if options.weights is None:
+        model, built = _build(plan, data)
+    else:
+        model, built, normalisation = _start(plan, data, observer or Observer())
+        plan = replace(plan, normalisation=normalisation)
     if options.freeze:
         freeze_body(built)
     return (
@@ -118,13 +128,44 @@ def make_plan(
     )
 
 
+def _build(plan: Plan, data: DataSet) -> tuple[Model, nn.Module]:
+    model = Model.of(plan.net, data, plan.recipe)
+    with alone():
+        built = model.builder()()
+        check_net(built, model)
+    return model, built
+
+
+def _start(plan: Plan, data: DataSet, observer: Observer) -> tuple[Model, nn.Module, Normalisation | None]:
+    """Return the net with the weights that the training starts from, and the normalisation that they expect.
+
+    If they do not fit grey images, but three equal channels, these are meant. Raises `WeightsError`.
+    """
+    weights, problem = plan.options.weights, None
+    assert weights is not None
+    if weights == IMAGENET:
+        published_for(plan.net, data.image_size)  # before a net without any is built
+    for channels in dict.fromkeys((CHANNELS,) if weights == IMAGENET else (data.channels, CHANNELS)):
+        images = data.expand(channels)
+        model, built = _build(plan, images)
+        try:
+            loaded, _ = load_start(built, model, weights, observer=observer)
+        except WeightsError as reason:
+            problem = problem or reason
+            continue
+        repeated = (images.mean, images.std) if images.channels != data.channels else None
+        return model, built, loaded.normalisation or repeated
+    assert problem is not None
+    raise problem
+
+
 def _measure_batch_size(plan: Plan, model: Model, net: nn.Module, *, train: Split, processes: Processes | None) -> Plan:
     """Return `plan` with the batch size that steps of `net` show to be best; the steps leave `net` useless."""
     recipe, options, processes = plan.recipe, plan.options, processes or Processes()
     device, pieces = processes.device(options.device), recipe.accumulate * processes.count
     most = max(2, len(train) // pieces)
     trial = recipe.but({"batch_size": most, "accumulate": 1})
-    few = train.pick(torch.arange(min(len(train), 64)))
+    few = train.pick(torch.arange(min(len(train), 64))).expand(model.in_channels)
     with process_settings(options.threads, device):
         state = make_state(net, model, recipe=trial, options=options, precision=plan.precision)
         images = Split(few.images.to(device), few.labels.to(device))

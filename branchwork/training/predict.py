@@ -14,9 +14,12 @@ from branchwork.errors import ImageError, RecipeError
 from branchwork.figures import legible
 from branchwork.files import printable
 from branchwork.language import say
+from branchwork.observer import Observer
+from branchwork.screen import watch
 from branchwork.shown import Several, Shown
 from branchwork.training.doubts import NAMES, Doubt, Guess, answer_doubts, place_and_doubt, unlike_doubts
 from branchwork.training.infer import predict_logits
+from branchwork.training.pretrained import load_pretrained
 from branchwork.training.run import Model, TrainedNet, load_run
 
 # Pictures on a sheet: more would be too small.
@@ -37,19 +40,27 @@ class Prediction(Shown):
 
 
 def predict(
-    run: str | Path, pictures: str | Path | Iterable[str | Path], *, top: int = 3, draw: Path | None = None
+    run: str | Path,
+    pictures: str | Path | Iterable[str | Path],
+    *,
+    top: int = 3,
+    draw: Path | None = None,
+    weights: str | Path | None = None,
+    progress: bool | Observer = False,
 ) -> Several[Prediction]:
     """Return the `top` most probable classes of each of `pictures`, files or folders, by the net of a run.
 
-    A picture that cannot be read does not stop the others: its `error` says why. With `draw`, a sheet of
-    the pictures as the net received them is drawn into that file. Raises `ImageError` for an empty folder, `RunError`
-    for a damaged run and `RecipeError` if `top` is less than 1.
+    With `weights="imagenet"`, `run` is a net of the catalogue for which torchvision publishes weights; they are
+    downloaded first, and the classes are ImageNet's. `weights` may also be such a file. A picture that cannot be read
+    does not stop the others: its `error` says why. With `draw`, a sheet of the pictures as the net received them is
+    drawn into that file. Raises `ImageError` for an empty folder, `RunError` for a damaged run, `WeightsError` for
+    weights that cannot be had and `RecipeError` if `top` is less than 1.
     """
     if top < 1:
         raise RecipeError("top must be at least 1, got {top}", top=top)
     if draw is not None:
         check_sheet(draw)
-    trained = load_run(run)
+    trained = load_run(run) if weights is None else load_pretrained(str(run), str(weights), watch(progress))
     paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
     if not paths:
         raise ImageError("no pictures were given: name files, or a folder of them")

@@ -169,11 +169,18 @@ def distribute(step: nn.Module, shape: tuple[int, ...], processes: Processes) ->
     """Return `step`, a net in training mode for images C×H×W of `shape`, with gradients averaged over all processes."""
     if processes.count == 1:
         return step
+    gc.collect()  # what distributed it before is in a cycle, and would go on to wait for gradients
     weight = next(step.parameters())
     devices = [weight.device] if weight.device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
         step, device_ids=devices, find_unused_parameters=_has_unused(step, shape)
     )
+
+
+def undistributed(step: nn.Module) -> nn.Module:
+    """Return the module that `distribute` was given."""
+    module: nn.Module = step.module if isinstance(step, nn.parallel.DistributedDataParallel) else step
+    return module
 
 
 def _has_unused(step: nn.Module, shape: tuple[int, ...]) -> bool:

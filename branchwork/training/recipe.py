@@ -54,6 +54,13 @@ class Recipe:
         "(onecycle); or divided by 10 after a half and after three quarters of it (steps)"
     )
     warmup: float = _about("share of a run in which the learning rate rises; 0 with a constant schedule")
+    head_epochs: int = _about(
+        "epochs at the start that train only the head, by a schedule of their own; needs --weights", default=0
+    )
+    lowest_rate: float = _about(
+        "learning rate of the lowest layers as a share of the head's; those between are spaced evenly, by their ratio",
+        default=1.0,
+    )
     label_smoothing: float = _about("share of the target spread evenly over all classes")
     auxiliary: float = _about("weight of the losses of auxiliary heads, which only googlenet has; 0 for none")
     shift: float = _about("training images are shifted by up to this many pixels in each direction")
@@ -108,6 +115,9 @@ class Recipe:
         self._need(self.clip >= 0, "clip", "at least 0")
         self._need(0 <= self.warmup < 1, "warmup", "at least 0 and below 1")
         self._need(self.schedule != "constant" or self.warmup == 0, "warmup", "0 with a constant schedule")
+        self._need(0 <= self.head_epochs < self.epochs, "head_epochs", "at least 0 and fewer than all epochs")
+        self._need(0 < self.lowest_rate <= 1, "lowest_rate", "above 0 and at most 1, as a share of the head's rate")
+        self._need(self.optimizer != "muon" or self.lowest_rate == 1, "lowest_rate", "1 with muon, which has one rate")
         self._need(0 <= self.label_smoothing < 1, "label_smoothing", "at least 0 and below 1")
         self._need(self.auxiliary >= 0, "auxiliary", "at least 0")
         self._need(self.shift >= 0, "shift", "at least 0")
@@ -150,13 +160,16 @@ class Recipe:
         With a warm-up, it starts at 1/25 of the peak. `onecycle` rises by a half cosine and falls to nearly 0 by
         another (Smith and Topin 2018, as in torch's OneCycleLR); `linear` rises and falls along straight lines, which
         suits short trainings better (Bergsma et al. 2025, "Straight to zero"). `steps` is that of He et al. 2015,
-        section 4.2: a tenth from the middle of the run on, and a hundredth in its last quarter.
+        section 4.2: a tenth from the middle of the run on, and a hundredth in its last quarter. The epochs that train
+        only the head, and the others, each have a schedule of their own.
         """
+        if self.schedule == "constant":
+            return self.learning_rate
+        first = self.head_epochs / self.epochs
+        progress = progress / first if progress < first else (progress - first) / (1 - first)
         change = _half_cosine if self.schedule == "onecycle" else _line
         if progress < self.warmup:
             return change(self.learning_rate / 25, self.learning_rate, progress / self.warmup)
-        if self.schedule == "constant":
-            return self.learning_rate
         if self.schedule == "steps":
             return self.learning_rate / (1 if progress < 0.5 else 10 if progress < 0.75 else 100)
         return change(self.learning_rate, 0, (progress - self.warmup) / (1 - self.warmup))
@@ -199,7 +212,8 @@ class Recipe:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
         A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a `schedule`
-        that begins with a warm-up and one that does not sets `warmup`, unless they are given as well.
+        that begins with a warm-up and one that does not sets `warmup`, unless they are given as well. Fewer `epochs`
+        leave one that trains more than the head.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -212,6 +226,9 @@ class Recipe:
         schedule = changes.get("schedule", self.schedule)
         if (schedule in _RISING) != (self.schedule in _RISING):
             follow["warmup"] = 0.3 if schedule in _RISING else 0.0
+        epochs = changes.get("epochs", self.epochs)
+        if isinstance(epochs, int) and 0 < epochs <= self.head_epochs:
+            follow["head_epochs"] = epochs - 1
         return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:

@@ -126,6 +126,32 @@ def digits(net: str = "resnet20", images: int = 60_000) -> Recipe:
     return photos(net, images).but(unlike | _HANDWRITING)
 
 
+def finetune(net: str = "resnet18", images: int = 60_000) -> Recipe:
+    """Return a recipe for a net that starts from weights trained on other images: first its head, then all of it.
+
+    A new head would send large gradients into a body that is good already, so that it first learns alone (Kumar et al.
+    2022, "Fine-Tuning can Distort Pretrained Features", section 3.4). Then lower layers, which are more general, learn
+    at lower rates, down to a hundredth (Howard and Ruder 2018, section 3.2; a stage of a ResNet at 1/2.5 of the next,
+    there 1/2.6). Each part has a cycle of its own, as in fastai's `fine_tune` (Howard and Gugger 2020, section 3.1).
+    SGD with momentum, small batches and smoothed labels, flips, crops and colour. With fewer than 60,000 training
+    `images` it takes more epochs, by the square root of the ratio, but fewer than a net from scratch (Kornblith et al.
+    2019, section 4.7).
+    """
+    epochs = max(5, round(2 * math.sqrt(60_000 / images)))
+    return photos(net, images).but(
+        {
+            "epochs": epochs,
+            "batch_size": 32,
+            "learning_rate": 0.05,
+            "weight_decay": 0.0001,
+            "warmup": 0.3,
+            "head_epochs": max(1, round(epochs / 5)),
+            "lowest_rate": 0.01,
+            "auxiliary": 0.0,
+        }
+    )
+
+
 def own(net: str) -> Recipe:
     """Return what the script of `net` trains with itself: `course`, with what its code says instead.
 
@@ -154,6 +180,6 @@ def named(name: str, net: str, images: int) -> Recipe:
     return RECIPES[name](net, images)
 
 
-RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits}
+RECIPES = {"fast": fast, "course": course, "best": best, "photos": photos, "digits": digits, "finetune": finetune}
 # Whose learning rates need a net with norms.
 NORMED = ("photos", "digits")

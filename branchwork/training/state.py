@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from branchwork.errors import NetError
 from branchwork.fusing.fuse import collapse
 from branchwork.training.auxiliary import WithHeads, make_heads
 from branchwork.training.infer import TRAINING_DTYPES, evaluation_batch, pick_layout, weight_dtype
-from branchwork.training.optimizers import make_optimizer
+from branchwork.training.optimizers import layer_shares, make_optimizer
 from branchwork.training.options import Options
-from branchwork.training.processes import Processes, distribute
+from branchwork.training.processes import Processes, distribute, undistributed
 from branchwork.training.recipe import Recipe
 from branchwork.training.run import Model
 
@@ -118,7 +119,8 @@ class TrainState:
 
     `execution` runs `net` over its own parameters. `precision` is the dtype of convolutions and products. `heads` are
     auxiliary heads, which are trained with the net. `average` is a copy of the net that holds the moving average of its
-    weights, None without one. A `frozen` net keeps the statistics of its batch norms.
+    weights, None without one. A `frozen` net trains only its head, and keeps the statistics of its batch norms; `body`
+    is what a recipe freezes only for some epochs.
     """
 
     net: nn.Module
@@ -130,6 +132,23 @@ class TrainState:
     average: nn.Module | None = None
     frozen: bool = False
     processes: Processes = field(default_factory=Processes)
+    body: tuple[nn.Parameter, ...] = ()
+
+    def begin_epoch(self, *, only_head: bool) -> None:
+        """Put the net into training mode, with only its head to learn, or all of it."""
+        if self.body and only_head != self.frozen:
+            self.frozen = only_head
+            for parameter in self.body:
+                parameter.requires_grad_(not only_head)
+            # Of several processes, each waits for the gradients that there were.
+            self.execution = replace(self.execution, step=undistributed(self.execution.step))
+            shape = (self.model.in_channels, *self.model.image_size)
+            step = distribute(self.execution.step, shape, self.processes)
+            self.execution = replace(self.execution, step=step)
+        self.net.train()
+        if self.frozen:  # the statistics of its batch norms are part of a frozen body
+            for module in self.net.modules():
+                module.train(not isinstance(module, _BatchNorm))
 
 
 def make_state(
@@ -154,33 +173,47 @@ def make_state(
     if options.freeze:
         freeze_body(net)
         execute = "written"  # a merged kernel would hold batch norms of the batch
+    body = _body(net) if recipe.head_epochs and not options.freeze else ()
+    if body:
+        execute = "written"
     if recipe.batch_norm == "shared" and processes.count > 1:
         net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
         execute = "written"  # a merged kernel would hold the statistics of one process
     sizes = {part.stop - part.start for part in split_batch(recipe.images_a_step, recipe.accumulate * processes.count)}
     execution = pick_execution(net, model, execute, batch=max(sizes), heads=heads)
     step = Compilable(execution.step, sizes) if options.compile else execution.step
+    shares = [*layer_shares(net, recipe.lowest_rate), *(1.0 for _ in heads.parameters())]
     step = distribute(step, (model.in_channels, *model.image_size), processes)
     return TrainState(
         net,
         model,
         replace(execution, step=step),
-        make_optimizer([*net.parameters(), *heads.parameters()], recipe),
+        make_optimizer([*net.parameters(), *heads.parameters()], recipe, shares),
         dtype,
         heads,
         copy.deepcopy(net) if recipe.ema else None,
         options.freeze,
         processes,
+        body,
     )
 
 
 def freeze_body(net: nn.Module) -> None:
     """Leave only the last linear layer of `net` trainable. Raises `NetError` if it has none."""
+    for parameter in _body(net):
+        parameter.requires_grad_(False)
+
+
+def _body(net: nn.Module) -> tuple[nn.Parameter, ...]:
+    """Return what `net` trains below its last linear layer. Raises `NetError` if it has none."""
     linear = [module for module in net.modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise NetError("{name} has no linear layer to train as its head: leave out --freeze", name=type(net).__name__)
-    net.requires_grad_(False)
-    linear[-1].requires_grad_(True)
+        raise NetError(
+            "{name} has no linear layer to train as its head: leave out --freeze, or set --head-epochs 0",
+            name=type(net).__name__,
+        )
+    head = {id(parameter) for parameter in linear[-1].parameters()}
+    return tuple(each for each in net.parameters() if each.requires_grad and id(each) not in head)
 
 
 def split_batch(count: int, pieces: int) -> list[slice]:

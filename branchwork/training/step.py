@@ -17,6 +17,7 @@ from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge, RecipeError, first_line
 from branchwork.training.infer import autocast, weight_dtype
 from branchwork.training.machine import is_out_of_memory
+from branchwork.training.optimizers import set_rate
 from branchwork.training.recipe import AUGMENTATIONS, Recipe
 from branchwork.training.state import TrainState, is_of_compiler, split_batch
 
@@ -48,8 +49,7 @@ def train_step(
     """
     device, dtype = data.labels.device, weight_dtype(state.precision)
     processes, loss_sum = state.processes, torch.zeros((), dtype=dtype, device=device)
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate
+    set_rate(state.optimizer, learning_rate)
     state.optimizer.zero_grad(set_to_none=True)
 
     # The same number of parts for each process, since batch norms that share statistics wait for one another.

@@ -57,8 +57,8 @@ def train(
 
         def prepare() -> tuple[DataSet, Plan, Path | None]:
             data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
-            name, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
-            plan = make_plan(name, data_set, recipe=chosen, options=options, processes=processes)
+            name, chosen = choose(net, recipe, data_set, changes=changes, weights=options.weights, observer=observer)
+            plan = make_plan(name, data_set, recipe=chosen, options=options, processes=processes, observer=observer)
             claimed = claim_folder(out, f"{short_name(name)}-{data_set.name}") if processes.first else None
             return data_set, plan, claimed
 
@@ -169,8 +169,8 @@ def train_seeds(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
     data_set = load_data(data, progress=observer) if isinstance(data, str) else data
-    net, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
-    plan = make_plan(net, data_set, recipe=chosen, options=options)
+    net, chosen = choose(net, recipe, data_set, changes=changes, weights=options.weights, observer=observer)
+    plan = make_plan(net, data_set, recipe=chosen, options=options, observer=observer)
     plans = [
         replace(plan, options=replace(plan.options, seed=seed)) for seed in range(options.seed, options.seed + seeds)
     ]
@@ -201,8 +201,9 @@ def train_folds(
     if not 2 <= folds <= 100:
         raise RecipeError("folds must be from 2 to 100, got {folds}: 5 and 10 are usual", folds=folds)
     data_set = load_data(data, progress=observer) if isinstance(data, str) else data
-    net, chosen = choose(net, recipe, data_set, changes=changes, observer=observer)
-    plan = make_plan(net, one_fold(data_set, 1, folds, options.seed), recipe=chosen, options=options)
+    net, chosen = choose(net, recipe, data_set, changes=changes, weights=options.weights, observer=observer)
+    first = one_fold(data_set, 1, folds, options.seed)
+    plan = make_plan(net, first, recipe=chosen, options=options, observer=observer)
     checksum = data_set.train.checksum()
     plans = [replace(plan, checksum=checksum, fold=(fold, folds)) for fold in range(1, folds + 1)]
     folder = claim_folder(out, f"{short_name(net)}-{data_set.name}-folds")

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from branchwork.catalogue.resolve import is_own_failure, short_name
-from branchwork.catalogue.weights import load_weights
 from branchwork.datasets.batches import batches, epoch_order, generator_of, one_fold, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import (
@@ -41,6 +40,7 @@ from branchwork.training.infer import pick_device
 from branchwork.training.machine import commit, machine, peak_memory, process_settings, reset_peak_memory, versions
 from branchwork.training.net_report import Kernels, describe_net, first_kernels
 from branchwork.training.plan import Plan
+from branchwork.training.pretrained import load_start
 from branchwork.training.processes import Processes, is_lost
 from branchwork.training.result import Result
 from branchwork.training.run import (
@@ -102,14 +102,16 @@ def run_training(
             lock.enter_context(hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)))
             remove_parts(folder, *(folder / name for name in ("last", "top", SCRIPTS)))
 
-    if plan.normalisation is not None:  # as the weights that it starts from expect it
-        mean, std = plan.normalisation
-        data = replace(data, mean=mean, std=std)
     device = processes.device(str(pick_device(plan.options.device)))
     if plan.options.log and processes.first:
         observer = TensorBoard(observer, folder / "tensorboard")
     with ExitStack() as lock:
         processes.together(prepare)
+        if plan.normalisation is not None:  # as the weights that it starts from expect it
+            mean, std = plan.normalisation
+            if len(mean) != data.channels:
+                observer.note(say("grey images get {count} equal channels, as the weights expect", count=len(mean)))
+            data = replace(data.expand(len(mean)), mean=mean, std=std)
         reset_peak_memory(device)
         net, seed = short_name(plan.net), plan.options.seed
         observer.start(say("{net} on {data}, seed {seed}", net=net, data=plan.name_of(data), seed=seed))
@@ -179,7 +181,9 @@ def _prepare(
     torch.manual_seed(plan.options.seed)  # after a script was read, which may set a seed of its own
     net = build()
     if plan.options.weights is not None and saved is None:
-        observer.note(str(load_weights(net, plan.options.weights, new_head=True)))
+        _, lines = load_start(net, model, plan.options.weights, observer=observer)
+        for line in lines:
+            observer.note(line)
     # A training that goes on does not load again the weights that it began with.
     first = first_kernels(net, model.in_channels) if plan.options.weights is None or saved is None else None
     shape = (model.in_channels, *model.image_size)
