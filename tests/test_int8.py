@@ -246,6 +246,8 @@ def test_nothing_is_written_where_too_much_is_lost_unless_that_is_allowed(losing
     )
     about = json.loads(Path("e.json").read_text())
     assert code == 0 and about["int8"]["before"] - about["int8"]["after"] > 0.01
+    stored = json.loads(about["metadata"]["accuracy"])
+    assert (stored["float32"], stored["int8"]) == (about["int8"]["before"], about["int8"]["after"])
     assert f"{about['int8']['after']:.2%} in int8" in out and about["differing"] > 10
 
 
