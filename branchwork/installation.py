@@ -124,6 +124,9 @@ def _place(purpose: str, path: Path, remedy: str) -> Place:
 def _of_deploy(name: str) -> Requirement:
     version, problem = find_package(name)
     uses = [f"export --to {to}" for to, form in FORMATS.items() if name in (form.engine, *form.packages)]
+    uses += [
+        f"export --to {to} --precision int8" for to, form in FORMATS.items() if name == form.quantiser and not uses
+    ]
     bench = [f"bench --engines {name}"] if name in [form.engine for form in FORMATS.values()] else []
     return Requirement(name, version, (*uses, *bench), problem)
 

@@ -31,7 +31,7 @@ class Small(nn.Module):
 
 def test_every_engine_and_precision_is_timed_as_written_and_fused():
     result = bw.bench(Small(), draw=Path("b.png"), options=bw.BenchOptions(batch_sizes=(2,), seconds=0.01, threads=1))
-    usable = [(engine.name, kind) for engine in result.engines for kind in engine.precisions]
+    usable = [(engine.name, kind) for engine in result.engines for kind in engine.precisions if kind != "int8"]
     assert {name for name, _ in usable} == {"torch", "torch.compile", "onnxruntime", "openvino"}
     found = {(row.engine, row.precision, row.fused, row.batch) for row in result.rows}
     assert found == {(*one, fused, 2) for one in usable for fused in (False, True)}

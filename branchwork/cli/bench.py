@@ -30,9 +30,9 @@ class OptionFlags:
         Parameter(help="Some of torch, torch.compile, onnxruntime and openvino; by default all that are installed."),
     ] = None
     precisions: Annotated[
-        tuple[Literal["fp32", "bf16"], ...] | None,
+        tuple[Literal["fp32", "bf16", "int8"], ...] | None,
         SEVERAL,
-        Parameter(help="fp32, bf16 or both; by default both if the processor has bf16."),
+        Parameter(help="Some of fp32, bf16 and int8; by default fp32, and bf16 if the processor has it."),
     ] = None
     seconds: Annotated[
         float, Parameter(help="Time for each engine, precision and batch size, as written and fused.")
@@ -77,14 +77,14 @@ def bench(
 
 def spare_columns() -> tuple[str, ...]:
     """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    return say("of peak"), say("GMAC/s"), say("off by"), say("quartiles")
+    return say("of peak"), say("GMAC/s"), say("kB"), say("off by"), say("quartiles")
 
 
 def parts(result: "Bench", draw: Path | None = None) -> list[Part]:
     from branchwork.deploy.bench_result import bench_title, engine_words
 
     table = make_table(
-        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by",
+        "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by", "kB",
         title=bench_title(result),
     )  # fmt: skip
     table.columns[1].justify = table.columns[2].justify = "left"
@@ -130,6 +130,7 @@ def _cells(row: "Timing") -> tuple[str, ...]:
         "–".join(map(milliseconds, row.quartiles)),
         f"{row.images_per_second:,.0f}",
         f"{row.macs_per_second / 1e9:,.1f}",
-        f"{row.share:.0%}",
+        "" if row.share is None else f"{row.share:.0%}",
         f"{row.difference:.1g}",
+        "" if row.bytes is None else f"{row.bytes / 1000:,.0f}",
     )

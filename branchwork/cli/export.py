@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from branchwork.cli.output import Part, deliver, show
-from branchwork.cli.parameters import DATA, AnyNet, Json, Source
+from branchwork.cli.parameters import DATA, AnyNet, Json, Source, parse_drop
 from branchwork.language import enumerated, say, times
 
 if TYPE_CHECKING:
@@ -22,13 +22,24 @@ class OptionFlags:
     """The flags of `ExportOptions`."""
 
     fuse: Annotated[bool, Parameter(help="Merge layers first: the same answers at a lower cost.")] = True
-    precision: Annotated[Literal["fp32", "bf16"], Parameter(help="The precision that the engine computes in.")] = "fp32"
+    precision: Annotated[
+        Literal["fp32", "bf16", "int8"],
+        Parameter(help="The precision that the engine computes in; int8 is for a run, with --to onnx or openvino."),
+    ] = "fp32"
     batch_size: Annotated[int, Parameter(help="With --fuse: the number of images at a time to optimise for.")] = 8
     pixels: Annotated[Literal["uint8", "float"], Parameter(help="Pixels from 0 to 255, or floats from 0 to 1.")] = (
         "uint8"
     )
     force: Annotated[bool, Parameter(negative=(), help="Replace an existing file.")] = False
     beside: Annotated[Path | None, Parameter(help="With --to html: a second run, shown on the same picture.")] = None
+    calibration_images: Annotated[
+        int | None,
+        Parameter(help="With --precision int8: on how many validation images to calibrate it; 300 by default."),
+    ] = None
+    drop: Annotated[
+        str | None,
+        Parameter(help="With --precision int8: lose at most this much validation accuracy; 1% by default."),
+    ] = None
 
 
 def export(
@@ -58,7 +69,8 @@ def export(
 ) -> None:
     """Write a net for an inference engine, with its normalisation and its classes, and try it on real images.
 
-    The file appears only if its logits on 1,000 test images equal those of the net as written.
+    The file appears only if its logits on 1,000 test images equal those of the net as written; in int8, if it keeps its
+    accuracy on validation images.
     """
     import branchwork
     from branchwork.deploy.shipped import ExportOptions
@@ -67,7 +79,7 @@ def export(
         net,
         to=to,
         out=out,
-        options=ExportOptions(**vars(options)),
+        options=ExportOptions(**{**vars(options), "drop": parse_drop(options.drop)}),
         data=data,
         source=source,
         progress=True,
@@ -104,19 +116,54 @@ def parts(exported: "Exported | ExportedPage") -> list[Part]:
             count=len(exported.classes),
             classes=enumerated(exported.classes),
         ),
-        say(
-            "tried on {images:,} test images of {data}: logits differ by up to {difference:.2g} (at most "
-            "{tolerance:.2g} is allowed; the largest logit is {largest:.3g}); {differing} of {images:,} classes differ",
-            images=exported.images,
-            data=exported.data,
-            difference=exported.difference,
-            tolerance=exported.tolerance,
-            largest=exported.largest_logit,
-            differing=exported.differing,
-        ),
+        *(_accuracies(exported) if exported.int8 else [_tried(exported)]),
         *(
             [say("compile it with {setting}: by default OpenVINO chooses the precision", setting=compile_with)]
             if compile_with
             else []
+        ),
+    ]
+
+
+def _tried(exported: "Exported") -> str:
+    return say(
+        "tried on {images:,} test images of {data}: logits differ by up to {difference:.2g} (at most "
+        "{tolerance:.2g} is allowed; the largest logit is {largest:.3g}); {differing} of {images:,} classes differ",
+        images=exported.images,
+        data=exported.data,
+        difference=exported.difference,
+        tolerance=exported.tolerance,
+        largest=exported.largest_logit,
+        differing=exported.differing,
+    )
+
+
+def _accuracies(exported: "Exported") -> list[str]:
+    int8, test = exported.int8, exported.test_accuracies
+    assert int8 is not None and test is not None, "int8 is for runs, and they have both"
+    return [
+        say(
+            "in fp32 it has {bytes:,} bytes; calibrated on {count:,} of the {split} images",
+            bytes=int8.float_bytes,
+            count=int8.calibration_images,
+            split=say(int8.calibration_split),
+        ),
+        say(
+            "accuracy on {images:,} {split} images: {before:.2%} as written in fp32, {after:.2%} in int8 (at most "
+            "{drop:.2%} may be lost)",
+            images=int8.images,
+            split=say(int8.split),
+            before=int8.before,
+            after=int8.after,
+            drop=int8.drop,
+        ),
+        say(
+            "tried on {images:,} test images of {data}: {before:.2%} as written in fp32, {after:.2%} in int8; "
+            "{differing} of {images:,} classes differ",
+            images=exported.images,
+            data=exported.data,
+            before=test[0],
+            after=test[1],
+            differing=exported.differing,
         ),
     ]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.errors import DataError, NetError
+from branchwork.errors import DataError, NetError, RecipeError
 from branchwork.language import say
 
 STDOUT = Path("-")
@@ -70,6 +70,15 @@ def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:
         case (channels, height, width):
             return channels, height, width
     raise NetError("{flag} must be channels, height and width, such as 1x28x28, got {text!r}", flag=flag, text=text)
+
+
+def parse_drop(text: str | None) -> float | None:
+    """Parse `0.2%` into a fraction. Raises `RecipeError` for anything else."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+(\.\d*)?%", text, re.ASCII):
+        raise RecipeError("--drop must be a percentage of accuracy, such as 0.2%, got {text!r}", text=text)
+    return float(text[:-1]) / 100
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -1,6 +1,5 @@
 """branchwork select"""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from branchwork.cli.output import Part, deliver, interval, make_table, show
-from branchwork.cli.parameters import Device, Json, RunData, Source, Threads
+from branchwork.cli.parameters import Device, Json, RunData, Source, Threads, parse_drop
 from branchwork.errors import RecipeError
 from branchwork.language import say
 from branchwork.palette import branch_colours
@@ -59,7 +58,7 @@ def select(
     Validation images decide. The result is a run folder like any other. After Ctrl-C, the same command with --out
     continues.
     """
-    fraction = None if goal.drop is None else _fraction(goal.drop)
+    fraction = parse_drop(goal.drop)
     keep = 2 if (goal.keep, goal.macs, fraction) == (None, None, None) else goal.keep
 
     import branchwork
@@ -86,12 +85,6 @@ def select(
         progress=observer,
     )
     deliver(selection, json_file, lambda: show(*parts(selection), spare=spare_columns()))
-
-
-def _fraction(text: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d*)?%", text, re.ASCII):
-        raise RecipeError("--drop must be a percentage of accuracy, such as 0.2%, got {text!r}", text=text)
-    return float(text[:-1]) / 100
 
 
 def spare_columns() -> tuple[str, ...]:

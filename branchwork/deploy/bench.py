@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from branchwork.deploy.bench_result import Bench, Timing, draw_bench, engine_words
 from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_engines, find_package, load, need_engine
 from branchwork.deploy.formats import FORMATS, write
+from branchwork.deploy.quantise import quantise, save_int8
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
 from branchwork.figures import check_ending, legible
@@ -32,6 +33,8 @@ Key = TypeVar("Key")
 ROUNDS = 5
 # The threads of an engine spin for some milliseconds after a run and would slow down the next engine.
 SETTLE = 0.01
+# The most images of noise that calibrate int8.
+CALIBRATION = 16
 # The side of the matrices that measure the machine's ceiling: large enough for the processor's full speed.
 SIDE = 1024
 
@@ -40,9 +43,9 @@ SIDE = 1024
 class BenchOptions:
     """What `bench` times, and for how long. Raises `EngineError` for an impossible value.
 
-    `engines` and `precisions` are by default all that this machine has; `threads` is by default torch's number. Each
-    combination is timed for `seconds`, shared by `loads` loads of the net: where a net lies in memory changes its time
-    by a few hundredths.
+    `engines` and `precisions` are by default all that this machine has, but for `int8`, which takes the longest to
+    prepare; `threads` is by default torch's number. Each combination is timed for `seconds`, shared by `loads` loads of
+    the net: where a net lies in memory changes its time by a few hundredths.
     """
 
     batch_sizes: Sequence[int] = (1, 32, 256)
@@ -142,7 +145,7 @@ def _choose(options: BenchOptions) -> tuple[tuple[Engine, ...], tuple[str, ...]]
     for precision in precisions or ():
         if not any(precision in engine.precisions for engine in engines if engine.problem is None):
             need_engine(engines[0].name, precision)  # raises the reason
-    return engines, tuple(precisions or DTYPES)
+    return engines, tuple(precisions or DTYPES)  # int8 only where it is asked for
 
 
 def _with_exporter(engine: Engine) -> Engine:
@@ -161,19 +164,21 @@ def _measure(
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = predict_logits(subject.net, images, subject.model)
     runs: dict[tuple[Contender, int, int] | str, Callable[[], object]] = {}
-    differences = {}
+    differences, file_bytes = {}, {}
     with temporary_folder() as folder:
         for contender in contenders:
             observer.note(say("preparing {contender}", contender=contender))
             runners: list[Runner] = []
             for size in sizes:
                 if not runners or contender.fused:  # which fused net is cheapest depends on the batch size
-                    prepared = _prepare(contender, subject, folder, batch=size)
+                    prepared = _prepare(contender, subject, folder, batch=size, images=images[:CALIBRATION])
                     runners = [load(contender.engine, prepared, contender.precision) for _ in range(options.loads)]
+                file_bytes[contender, size] = _size(prepared)
                 differences[contender, size] = _check(contender, runners[0], images[:size], expected=expected[:size])
                 for number, runner in enumerate(runners):
                     runs[contender, size, number] = partial(runner.run, runner.take(images[:size]))
-        products = {kind: matrix_product(DTYPES[kind]) for kind in dict.fromkeys(c.precision for c in contenders)}
+        kinds = dict.fromkeys(contender.precision for contender in contenders if contender.precision in DTYPES)
+        products = {kind: matrix_product(DTYPES[kind]) for kind in kinds}
         runs |= {kind: product for kind, (product, _) in products.items()}
         observer.note(
             say(
@@ -201,25 +206,44 @@ def _measure(
                 runs=len(of_loads),
                 images_per_second=size / median,
                 macs_per_second=speed,
-                share=speed / ceilings[contender.precision],
+                share=speed / ceilings[contender.precision] if contender.precision in ceilings else None,
                 difference=differences[contender, size],
+                bytes=file_bytes[contender, size],
             )
         )
     return tuple(rows), ceilings
 
 
-def _prepare(contender: Contender, subject: Deployable, folder: Path, *, batch: int) -> Path | nn.Module:
-    """Return what `export` would write for such batches; for torch's engines, the module itself."""
+def _prepare(
+    contender: Contender, subject: Deployable, folder: Path, *, batch: int, images: Tensor
+) -> Path | nn.Module:
+    """Return what `export` would write for such batches; for torch's engines, the module itself.
+
+    int8 is calibrated on `images`: which they are changes the logits, but not the time.
+    """
     options = ExportOptions(fuse=contender.fused, precision=contender.precision, batch_size=batch)
     file_format = next((entry for entry in FORMATS.values() if entry.engine == contender.engine), None)
     if file_format is None or not file_format.packages:
         return ship(subject, options)
     # Only a fused file depends on the precision: engines read float32.
-    stem = f"{contender.precision}-{batch}" if contender.fused else "written"
+    stem = f"{options.float_precision}-{batch}" if contender.fused else "written"
     path = folder / f"{contender.engine}-{stem}{file_format.suffixes[-1]}"
     if not path.exists():
         write(path, subject, to=file_format.name, options=options, metadata={})
+    if contender.precision != "int8":
+        return path
+    model = quantise(path, to=file_format.name, images=images)
+    path = path.with_stem(f"{path.stem}-int8")
+    save_int8(model, path, to=file_format.name, metadata={})
     return path
+
+
+def _size(prepared: Path | nn.Module) -> int | None:
+    """Return the bytes of a file, and of the one that belongs to it; None for a module."""
+    if isinstance(prepared, nn.Module):
+        return None
+    suffixes = next(entry.suffixes for entry in FORMATS.values() if prepared.suffix in entry.suffixes)
+    return sum(prepared.with_suffix(suffix).stat().st_size for suffix in suffixes)
 
 
 def _check(contender: Contender, runner: Runner, images: Tensor, *, expected: Tensor) -> float:

@@ -22,8 +22,9 @@ class Timing:
     """The time of a batch in one engine, in milliseconds: the median of `runs` runs and both quartiles.
 
     `macs_per_second` counts the MACs of the net as written, even if the fused net needs fewer. `share` is its fraction
-    of the machine's ceiling in this precision, which a fused net may exceed. `difference` is the largest between a
-    logit and that of the net as written in eager float32.
+    of the machine's ceiling in this precision, which a fused net may exceed; None in int8, whose ceiling torch cannot
+    measure. `difference` is the largest between a logit and that of the net as written in eager float32. `bytes` is the
+    size of the file; None for torch's engines, which are given the net itself.
     """
 
     engine: str
@@ -35,8 +36,9 @@ class Timing:
     runs: int
     images_per_second: float
     macs_per_second: float
-    share: float
+    share: float | None
     difference: float
+    bytes: int | None
 
 
 @dataclass(frozen=True)

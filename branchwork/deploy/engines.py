@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import math
+import os
 import re
 import sys
 import warnings
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -23,14 +24,19 @@ from branchwork.training.infer import pick_precision
 from branchwork.training.machine import compiler_problem
 
 Pixels = Literal["uint8", "float"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 # The oldest versions that the tests were run with, as in the extra `deploy` of pyproject.toml.
-FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4"}
+FLOORS = {"onnx": "1.20", "onnxscript": "0.6", "onnxruntime": "1.23", "openvino": "2025.4", "nncf": "3.4"}
 INSTALL = 'pip install "branchwork[deploy]"'  # in double quotes: cmd.exe knows no others
 
-# Always set: by default OpenVINO computes in bf16 wherever the processor has it.
-OPENVINO_PRECISION = {"fp32": {"INFERENCE_PRECISION_HINT": "f32"}, "bf16": {"INFERENCE_PRECISION_HINT": "bf16"}}
+# Always set: by default OpenVINO computes in bf16 wherever the processor has it. In an int8 file it is for whatever is
+# not quantised.
+OPENVINO_PRECISION = {
+    "fp32": {"INFERENCE_PRECISION_HINT": "f32"},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
+    "int8": {"INFERENCE_PRECISION_HINT": "f32"},
+}
 
 # The tolerance of float32 logits is absolute. Above 33 it grows with them: the order of additions alone changed the
 # logits of trained nets by up to 1.4 millionths of the largest.
@@ -93,7 +99,7 @@ def find_engine(name: str) -> Engine:
         return Engine(name, torch.__version__, native, compiler_problem(torch.device("cpu")))
     version, problem = find_package(name)
     # ONNX Runtime has no bf16 convolution on a CPU.
-    return Engine(name, version, ("fp32",) if name == "onnxruntime" else native, problem)
+    return Engine(name, version, (*(("fp32",) if name == "onnxruntime" else native), "int8"), problem)
 
 
 def need_engine(name: str, precision: str) -> Engine:
@@ -101,9 +107,17 @@ def need_engine(name: str, precision: str) -> Engine:
     engine = find_engine(name)
     if engine.problem is not None:
         raise EngineError(engine.problem)
-    if precision not in ("fp32", "bf16"):
+    if precision not in get_args(Precision):
         raise EngineError(
-            "there is no precision {precision!r}.{hint}", precision=precision, hint=nearest(precision, ("fp32", "bf16"))
+            "there is no precision {precision!r}.{hint}",
+            precision=precision,
+            hint=nearest(precision, get_args(Precision)),
+        )
+    if precision == "int8" and "int8" not in engine.precisions:
+        raise EngineError(
+            "{name} has no int8 here: onnxruntime (--to onnx) and openvino (--to openvino) have, each with a quantiser "
+            "of its own",
+            name=name,
         )
     if precision not in engine.precisions:
         reason = (
@@ -121,7 +135,13 @@ def find_package(name: str) -> tuple[str | None, str | None]:
     """Return the version of a package of the extra `deploy`, and why it cannot be used; either may be None."""
     try:
         with quiet_torch():  # onnxscript imports torch's exporter
-            version = str((import_openvino() if name == "openvino" else importlib.import_module(name)).__version__)
+            if name in ("openvino", "nncf"):
+                package = import_openvino(name)
+            else:
+                # Unless it is told before the import, ONNX Runtime keeps an identifier in the home folder, to report.
+                os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+                package = importlib.import_module(name)
+            version = str(package.__version__)
     except Exception as reason:  # a library that does not fit this system may raise anything
         if isinstance(reason, ModuleNotFoundError) and reason.name == name:
             return None, say("{name} is not installed: {command}", name=name, command=INSTALL)
@@ -139,14 +159,15 @@ def find_package(name: str) -> tuple[str | None, str | None]:
     return version, None
 
 
-def import_openvino() -> ModuleType:
-    """Import OpenVINO without its telemetry, which would report each import and keep an identifier in the home folder.
+def import_openvino(name: str = "openvino") -> ModuleType:
+    """Import OpenVINO, or its quantiser `nncf`, without their telemetry.
 
-    If the telemetry package cannot be imported, OpenVINO uses an empty substitute.
+    It would report each import and keep an identifier in the home folder. If the telemetry package cannot be imported,
+    they use an empty substitute.
     """
-    if "openvino" not in sys.modules:
+    if name not in sys.modules:
         cast(dict[str, ModuleType | None], sys.modules).setdefault("openvino_telemetry", None)
-    return importlib.import_module("openvino")
+    return importlib.import_module(name)
 
 
 def need_package(name: str) -> None:
@@ -294,19 +315,22 @@ class Comparison:
 
     `difference` is the largest between two logits, and `largest` the size of the largest logit. `differing` counts the
     images with another class, and `clearly` those whose two classes the net as written separates by more than
-    `tolerance`: closer ones may fall either way. `tolerance` and `allowed` bound `difference` and `clearly`.
+    `tolerance`: closer ones may fall either way. `tolerance` and `allowed` bound `difference` and `clearly`; they are
+    None in int8, which is judged by its accuracy.
     """
 
     images: int
     difference: float
     largest: float
-    tolerance: float
+    tolerance: float | None
     differing: int
     clearly: int
-    allowed: int
+    allowed: int | None
 
     @property
     def good(self) -> bool:
+        if self.tolerance is None or self.allowed is None:
+            return math.isfinite(self.difference)
         # Not the reverse: a difference of NaN is not good.
         return self.difference <= self.tolerance and self.clearly <= self.allowed
 
@@ -314,7 +338,11 @@ class Comparison:
 def compare(logits: Tensor, expected: Tensor, precision: str) -> Comparison:
     """Compare logits N×K of the same shape. The constants at the top of this file define the tolerances."""
     largest = expected.abs().max().item()
-    if precision == "bf16":
+    tolerance: float | None
+    allowed: int | None
+    if precision == "int8":
+        tolerance = allowed = None
+    elif precision == "bf16":
         tolerance, allowed = BF16_RELATIVE * largest, int(BF16_PREDICTIONS * len(expected))
     else:
         tolerance, allowed = max(FP32_LOGITS, FP32_RELATIVE * largest), 0
@@ -327,7 +355,7 @@ def compare(logits: Tensor, expected: Tensor, precision: str) -> Comparison:
         largest=largest,
         tolerance=tolerance,
         differing=int(differing.sum()),
-        clearly=int((differing & (margin > tolerance)).sum()),
+        clearly=int((differing & (margin > (tolerance or 0.0))).sum()),
         allowed=allowed,
     )
 

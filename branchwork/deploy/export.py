@@ -18,9 +18,11 @@ from branchwork.deploy.engines import (
     compare,
     load,
     need_engine,
+    need_package,
     run_in_batches,
 )
 from branchwork.deploy.formats import FORMATS, Format, write
+from branchwork.deploy.quantise import Quantised, accuracy, choose_images, write_int8
 from branchwork.deploy.shipped import Deployable, ExportOptions, find_deployable
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together
@@ -29,9 +31,10 @@ from branchwork.observer import Observer
 from branchwork.page.build import ExportedPage, export_page
 from branchwork.screen import watch
 from branchwork.shown import Shown
-from branchwork.training.evaluate import load_for
+from branchwork.training.evaluate import labels_of, load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
+from branchwork.training.measure import draw_images
 from branchwork.training.run import Model
 from branchwork.training.subject import is_run
 
@@ -48,6 +51,9 @@ class Exported(Shown):
     the images that get another class; `clearly_differing`, at most `clearly_allowed`, counts those for which the net as
     written separates the two classes by more than the tolerance. `trained` is False for a net without a run. `metadata`
     is stored in the file.
+
+    `test_accuracies` are those of the net as written and of the file on these images, as fractions; None without a run.
+    In int8 there is no tolerance, and `int8` says what decided.
     """
 
     net: str
@@ -65,11 +71,13 @@ class Exported(Shown):
     data: str
     images: int
     difference: float
-    tolerance: float
+    tolerance: float | None
     largest_logit: float
     differing: int
     clearly_differing: int
-    clearly_allowed: int
+    clearly_allowed: int | None
+    test_accuracies: tuple[float, float] | None
+    int8: Quantised | None
     metadata: dict[str, str]
 
 
@@ -129,9 +137,10 @@ def export(
     it is a module, and the images, classes and normalisation of `data`.
 
     The engine runs the file on 1,000 test images of `data`, by default what the run was trained on, otherwise the
-    sample's digits in the net's input size. It appears only if its logits are those of the net as written. Raises
-    `ExportError` if not, or if it cannot be written; `EngineError` for a missing engine; `NetError` for a net whose
-    operations depend on the pixels.
+    sample's digits in the net's input size. It appears only if its logits are those of the net as written; in int8,
+    which needs a run, if it loses no more accuracy on validation images than `options.drop`. Raises `ExportError` if
+    not, or if it cannot be written; `EngineError` for a missing engine; `NetError` for a net whose operations depend on
+    the pixels.
 
     With `to="html"`, the net of a run is written as a page that runs it in a browser, by default `page.html` in the run
     folder: see `page.build`. Of `options` it heeds `force` and `beside`.
@@ -147,6 +156,8 @@ def export(
         raise ExportError("there is no format called {to!r}.{hint}", to=to, hint=nearest(to, (*FORMATS, "html")))
     file_format = FORMATS[to]
     engine = need_engine(file_format.engine, options.precision)
+    if options.precision == "int8":
+        _need_run(net, file_format)
     if out is not None:
         _check_path(Path(out), file_format, options.force)
     named_data = None if data is None or is_run(net) else load_data(data, source=source, progress=observer)
@@ -177,10 +188,16 @@ def export(
     if to == "openvino":
         metadata["compile_with"] = json.dumps(OPENVINO_PRECISION[options.precision])
     with folder_beside(path, error=ExportError) as folder:
-        part = folder / path.name
-        write(part, subject, to=to, options=options, metadata=metadata)
+        part, quantised = folder / path.name, None
+        if options.precision != "int8":
+            write(part, subject, to=to, options=options, metadata=metadata)
         try:
-            comparison = _try(part, subject, data_set, to=to, options=options)
+            if options.precision == "int8":
+                images = choose_images(subject, data_set, count=options.calibration_images, most=IMAGES)
+                quantised, metadata = write_int8(
+                    part, subject, to=to, options=options, metadata=metadata, images=images
+                )
+            comparison, accuracies = _try(part, subject, data_set, to=to, options=options)
         except ExportError as reason:
             raise ExportError("{path} was not written: {reason}", path=path, reason=reason) from reason
         moves = [(part.with_suffix(suffix), path.with_suffix(suffix)) for suffix in file_format.suffixes]
@@ -206,6 +223,8 @@ def export(
         differing=comparison.differing,
         clearly_differing=comparison.clearly,
         clearly_allowed=comparison.allowed,
+        test_accuracies=accuracies,
+        int8=quantised,
         metadata=metadata,
     )
 
@@ -216,8 +235,19 @@ def _export_page(
     if isinstance(net, nn.Module) or not is_run(net):
         raise ExportError("a page needs a run, which has weights and test images: train the net first")
     if options != ExportOptions(force=options.force, beside=options.beside):
-        raise ExportError("a page has no --no-fuse, --precision, --batch-size or --pixels: leave them out")
+        raise ExportError(
+            "a page has no --no-fuse, --precision, --batch-size, --pixels, --calibration-images or --drop: leave them "
+            "out"
+        )
     return export_page(net, out, beside=options.beside, force=options.force, source=source, progress=observer)
+
+
+def _need_run(net: str | Path | nn.Module, file_format: Format) -> None:
+    """Raise an error unless `net` can be made int8: a run, for which there is a quantiser."""
+    assert file_format.quantiser is not None, "need_engine has refused engines without int8"
+    need_package(file_format.quantiser)
+    if isinstance(net, nn.Module) or not is_run(net):
+        raise ExportError("int8 needs a run, whose validation images calibrate and judge it: train the net first")
 
 
 def _check_path(path: Path, file_format: Format, force: bool) -> None:
@@ -244,16 +274,24 @@ def _resized_sample(model: Model, source: Path | None) -> DataSet:
     return replace(sample, test=Split(images, sample.test.labels[:IMAGES]))
 
 
-def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: ExportOptions) -> Comparison:
-    """Run the file in its engine. Raises `ExportError` if its logits are not those of the net as written."""
+def _try(
+    part: Path, subject: Deployable, data: DataSet, *, to: str, options: ExportOptions
+) -> tuple[Comparison, tuple[float, float] | None]:
+    """Run the file in its engine, and return also the accuracy of a run's net before and after.
+
+    Raises `ExportError` if the logits are not those of the net as written; in int8, only if they are no numbers.
+    """
     engine = FORMATS[to].engine
-    images = data.test.images[:IMAGES]
+    test = draw_images(data.test, IMAGES)
+    images = test.images[:]
     expected = predict_logits(subject.net, images, subject.model)
     try:
         logits = run_in_batches(load(engine, part, options.precision), images, options.pixels)
     except Exception as reason:  # each engine has its own errors
         raise ExportError("{engine} cannot run it: {reason}", engine=engine, reason=first_line(reason)) from reason
     comparison = compare(logits, expected, options.precision)
+    if not comparison.good and options.precision == "int8":
+        raise ExportError("in {engine} its logits are no numbers. Try --no-fuse.", engine=engine)
     if not comparison.good:
         remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse"
         raise ExportError(
@@ -271,7 +309,10 @@ def _try(part: Path, subject: Deployable, data: DataSet, *, to: str, options: Ex
             allowed=comparison.allowed,
             remedy=remedy,
         )
-    return comparison
+    if subject.folder is None:
+        return comparison, None
+    labels = labels_of(test, data, subject.model)
+    return comparison, (accuracy(expected, labels), accuracy(logits, labels))
 
 
 def _describe(subject: Deployable, data: DataSet, options: ExportOptions) -> dict[str, str]:

@@ -33,13 +33,17 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it."""
+    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it.
+
+    `quantiser` is the package that makes int8 of it; None if there is no int8.
+    """
 
     name: str
     engine: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
     write: Writer
+    quantiser: str | None = None
 
 
 def write(path: Path, subject: Deployable, *, to: str, options: ExportOptions, metadata: dict[str, str]) -> None:
@@ -85,6 +89,12 @@ def _write_onnx(
     exported.optimize()  # again: the exporter's own rounds are too few for a fused net
     model = exported.model_proto
     _name_batch(model.graph)
+    save_onnx(model, path, metadata)
+
+
+def save_onnx(model: Any, path: Path, metadata: dict[str, str]) -> None:
+    """Write an ONNX model with `metadata` and no other."""
+    del model.metadata_props[:]
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     write_whole(path, model.SerializeToString(), error=ExportError)
@@ -106,7 +116,13 @@ def _write_openvino(path: Path, subject: Deployable, *, options: ExportOptions, 
     # By way of ONNX, since OpenVINO reads torch's programs with a separate tool.
     onnx_file = path.with_suffix(".onnx")
     _write_onnx(onnx_file, subject, options=options, metadata={}, engine="openvino")
-    model = openvino.Core().read_model(onnx_file)
+    save_openvino(openvino.Core().read_model(onnx_file), path, metadata)
+    onnx_file.unlink()
+
+
+def save_openvino(model: Any, path: Path, metadata: dict[str, str]) -> None:
+    """Write a model of OpenVINO with `metadata`."""
+    openvino = import_openvino()
     for key, value in metadata.items():
         model.set_rt_info(value, [METADATA, key])
     try:
@@ -115,14 +131,13 @@ def _write_openvino(path: Path, subject: Deployable, *, options: ExportOptions, 
         raise ExportError(
             "cannot write {path}: {reason}. Free some space, or choose another folder.", path=path, reason=reason
         ) from reason
-    onnx_file.unlink()
 
 
 FORMATS = {
     entry.name: entry
     for entry in (
-        Format("onnx", "onnxruntime", (".onnx",), ("onnx", "onnxscript"), _write_onnx),
-        Format("openvino", "openvino", (".bin", ".xml"), ("onnx", "onnxscript"), _write_openvino),
+        Format("onnx", "onnxruntime", (".onnx",), ("onnx", "onnxscript"), _write_onnx, "onnxruntime"),
+        Format("openvino", "openvino", (".bin", ".xml"), ("onnx", "onnxscript"), _write_openvino, "nncf"),
         Format("pt2", "torch", (".pt2",), (), _write_pt2),
     )
 }

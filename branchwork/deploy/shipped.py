@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -157,6 +157,9 @@ class ExportOptions:
     With `fuse`, the file holds an equal net, the cheapest for batches of `batch_size` images. The engine computes in
     `precision`. `pixels` are `uint8`, from 0 to 255, or `float`, from 0 to 1. Only with `force` are existing files
     replaced. `beside` is for a page: the run to show on the same picture.
+
+    For `int8` alone: it is calibrated on `calibration_images`, by default 300 of the run's validation images, and the
+    accuracy may fall by `drop`, a fraction, by default 0.01.
     """
 
     fuse: bool = True
@@ -165,6 +168,8 @@ class ExportOptions:
     pixels: Pixels = "uint8"
     force: bool = False
     beside: str | Path | None = None
+    calibration_images: int | None = None
+    drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -176,6 +181,20 @@ class ExportOptions:
             raise ExportError(
                 "pixels cannot be {pixels!r}.{hint}", pixels=self.pixels, hint=nearest(self.pixels, get_args(Pixels))
             )
+        if self.precision != "int8" and (self.calibration_images, self.drop) != (None, None):
+            raise ExportError("--calibration-images and --drop are for int8: add --precision int8, or leave them out")
+        if self.calibration_images is not None and self.calibration_images < 1:
+            raise ExportError(
+                "calibration_images must be at least 1, got {calibration_images}",
+                calibration_images=self.calibration_images,
+            )
+        if self.drop is not None and not 0 <= self.drop < 1:
+            raise ExportError("--drop must be at least 0% and below 100%, got {drop:%}", drop=self.drop)
+
+    @property
+    def float_precision(self) -> Literal["fp32", "bf16"]:
+        """The precision of whatever is not quantised."""
+        return "bf16" if self.precision == "bf16" else "fp32"
 
 
 def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = None) -> Shipped:
@@ -187,7 +206,7 @@ def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = No
     net: nn.Module = eval_copy(subject.net)
     normalise: nn.Module = Normalise(subject.model, white=255 if options.pixels == "uint8" else 1)
     if options.fuse:
-        fuse_for = partial(fuse, batch=options.batch_size, precision=options.precision, engine=engine)
+        fuse_for = partial(fuse, batch=options.batch_size, precision=options.float_precision, engine=engine)
         try:
             net = fuse_for(nn.Sequential(normalise, net).eval(), subject.input_shape).eval()
         except NetError:
@@ -196,6 +215,6 @@ def ship(subject: Deployable, options: ExportOptions, *, engine: str | None = No
             raise
         normalise = nn.Identity()
     layout = torch.contiguous_format if engine else pick_layout(net, subject.model)
-    dtype = DTYPES["fp32" if engine else options.precision]
+    dtype = DTYPES["fp32" if engine else options.float_precision]
     shipped = Shipped(normalise, net.to(dtype).to(memory_format=layout), dtype=dtype, layout=layout)  # type: ignore[call-overload]
     return shipped.eval()

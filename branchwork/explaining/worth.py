@@ -10,7 +10,6 @@ from torch import Tensor
 
 from branchwork.catalogue.resolve import short_name
 from branchwork.catalogue.weights import weight_rms
-from branchwork.datasets.batches import train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.explain_plots import draw_contributions
@@ -21,12 +20,12 @@ from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.observer import Observer
 from branchwork.palette import ThemeName
 from branchwork.screen import watch
-from branchwork.training.evaluate import load_for, wilson_interval
+from branchwork.training.evaluate import labels_of, load_for, wilson_interval
 from branchwork.training.infer import pick_layout
 from branchwork.training.machine import machine
 from branchwork.training.measure import TIMED_BATCH, draw_images, lost_accuracy, observe, remove_each, time_branches
-from branchwork.training.result import read_result
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
+from branchwork.training.splits import splits_of
 
 
 def explain(
@@ -90,13 +89,13 @@ def choose_images(
 ) -> tuple[Literal["validation", "test"], Split]:
     """Return the images to measure on, with labels that are indices of the net's classes, and their split's name."""
     name: Literal["validation", "test"] = "test"
-    split, held_out = data.test, trained.model.recipe.validation if trained.model.recipe else 0.0
-    if is_own_data and held_out and holds(trained.folder, RESULT):
-        name, split = "validation", train_and_validation(data, held_out, read_result(trained.folder).seed)[1]
+    split = data.test
+    if is_own_data and holds(trained.folder, RESULT):
+        held_out = splits_of(trained, data)[1]
+        if len(held_out):
+            name, split = "validation", held_out
     split = draw_images(split, len(split) if count is None else count)
-    # By name, since a data set may order its classes otherwise.
-    indices = torch.tensor([trained.model.classes.index(name) for name in data.classes])
-    return name, Split(split.images, indices[split.labels])
+    return name, Split(split.images, labels_of(split, data, trained.model))
 
 
 def _explain(

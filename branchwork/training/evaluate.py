@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from branchwork.catalogue.resolve import short_name
-from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
 from branchwork.errors import DataError, RecipeError
@@ -134,9 +134,7 @@ def evaluate_net(net: nn.Module, model: Model, data: DataSet, *, top: int | None
         top = USUAL_TOP
     probabilities = predict_logits(net, data.test.images, model).softmax(1)
     confidence, predicted = probabilities.max(1)
-    # Class numbers of the net, by name: a data set may order its classes differently.
-    numbers = torch.tensor([model.classes.index(name) for name in data.classes])
-    labels = numbers[data.test.labels]
+    labels = labels_of(data.test, data, model)
     confusion = confusion_matrix(labels, predicted, len(model.classes))
     correct, total = int(confusion.trace()), len(labels)
     return Evaluation(
@@ -203,6 +201,11 @@ def check_match(model: Model, data: DataSet) -> None:
             net=model.net,
             needed=times(needed),
         )
+
+
+def labels_of(split: Split, data: DataSet, model: Model) -> Tensor:
+    """Return the labels of a split of `data` as indices of the net's classes, by name: their order may differ."""
+    return torch.tensor([model.classes.index(name) for name in data.classes])[split.labels]
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
