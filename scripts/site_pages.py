@@ -8,7 +8,7 @@ names: the contents, which are the pages listed after it, or a part of the refer
 import gettext
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
@@ -20,7 +20,7 @@ import branchwork
 from branchwork import cli
 from branchwork.cli.examples import EXAMPLES
 from branchwork.cli.help import describe, paragraphs, plain
-from branchwork.language import say, speaking
+from branchwork.language import CLOSING, HAN, say, speaking
 
 OTHER_LANGUAGE = re.compile(r"^\[(?:English|中文)\]\(([\w-]+?)(?:\.zh)?\.md\)$", re.MULTILINE)
 LIVE = re.compile(r"^\[([^\]]+)\]\((example\.html(?:#step=\d)?)\)$", re.MULTILINE)
@@ -79,6 +79,8 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
         with speaking(language):
             return "\n".join({"commands": commands, "python": python, "returned": returned}[found[1]](found[2].split()))
 
+    # Where a line of Chinese ends, Markdown would set a space.
+    source[0] = re.sub(f"(?<=[{HAN}{CLOSING}])\n *(?=[{HAN}])", "", source[0])
     text = NO_PAGES.sub(r"](path:\1)", OTHER_LANGUAGE.sub(link, source[0], count=1))
     source[0] = GENERATED.sub(generated, LIVE.sub(live, text))
 
@@ -156,7 +158,7 @@ def python(names: list[str]) -> Iterator[str]:
     for name in names:
         value = getattr(branchwork, name)
         if inspect.isclass(value):
-            yield from directive("autoclass", f"branchwork.{name}", [":members:"])
+            yield from directive("autoclass", f"branchwork.{name}")
         else:
             yield from directive("autofunction" if callable(value) else "py:data", f"branchwork.{name}")
 
@@ -171,21 +173,21 @@ def returned(_: object) -> Iterator[str]:
             if inspect.isclass(kind) and kind.__module__.startswith("branchwork.") and kind not in public:
                 found[kind.__name__] = kind
     for name, kind in sorted(found.items()):
-        yield from directive("autoclass", f"{kind.__module__}.{name}", [":members:", ":undoc-members:"])
+        yield from directive("autoclass", f"{kind.__module__}.{name}")
 
 
-def directive(kind: str, name: str, options: Sequence[str] = ()) -> Iterator[str]:
-    yield from ("```{eval-rst}", f".. {kind}:: {name}", *(f"   {option}" for option in options), "```", "")
+def directive(kind: str, name: str) -> Iterator[str]:
+    members = ["   :members:"] if kind == "autoclass" else []
+    yield from ("```{eval-rst}", f".. {kind}:: {name}", *members, "```", "")
 
 
 # Search
 
 
 class SearchChinese(SearchEnglish):
-    """Finds Chinese by pairs of neighbouring characters, so that no dictionary is needed, and the rest as English."""
+    """Finds Chinese by pairs of neighbouring characters, which needs no dictionary, and other words as English."""
 
     lang = "zh_CN"
-    language_name = "Chinese"
     _word_re = re.compile(r"[\u4e00-\u9fff]+|[^\W\u4e00-\u9fff]+")
     js_splitter_code = """
 function splitQuery(query) {
