@@ -1,8 +1,11 @@
 """The documentation site: built without a warning, whole, and the same in both languages."""
 
+import functools
+import http.server
 import json
 import re
 import shutil
+import threading
 
 import build_docs
 import pytest
@@ -107,6 +110,16 @@ def test_both_halves_are_built_and_lead_to_each_other(whole):
     assert "训练一个网络，把训练结果写入文件夹" in chinese and "Train a net into a run folder" not in chinese
 
 
+@pytest.fixture(scope="module")
+def served(whole):
+    """The address of the site on this machine: a browser lets no file read another, as the search does."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(whole))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "found"),
@@ -117,11 +130,11 @@ def test_both_halves_are_built_and_lead_to_each_other(whole):
         ("量子力学", None),
     ],
 )
-def test_what_is_searched_in_chinese_is_found(whole, browser, words, found):
+def test_what_is_searched_in_chinese_is_found(served, browser, words, found):
     page = browser.new_page()
     problems = []
-    page.on("pageerror", problems.append)
-    page.goto((whole / "zh/search.html").as_uri() + f"?q={words}")
+    page.on("pageerror", lambda error: problems.append(error))
+    page.goto(f"{served}/zh/search.html?q={words}")
     page.wait_for_selector("#search-results .search-summary:not(:empty)")  # which is said at the end
     titles = page.locator("#search-results li > a").all_text_contents()
     page.close()
