@@ -29,6 +29,10 @@ myst_enable_extensions = ["deflist"]
 smartquotes = False  # it would make one dash of the two of a flag
 highlight_language = "none"
 
+# Every name that is referred to is on some page, but for those of other packages and what is beneath our own.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!branchwork\.).*|branchwork\.shown\..*")]
+
 default_role = "literal"  # `name` in a docstring
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -7,6 +7,7 @@ whether the pages that are linked elsewhere still exist.
 import argparse
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -31,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def sphinx(out: Path, language: str, builder: str = "html") -> int:
     """Build the site of one language into `out`. Returns the exit code of Sphinx, which is not 0 after a warning."""
-    strict = ["--fail-on-warning", "--keep-going", "--fresh-env", "--quiet"]
-    kept = ["--doctree-dir", str(out.parent / f".doctrees-{language}")]
-    words = [sys.executable, "-m", "sphinx", "--builder", builder, "--tag", language, *strict, *kept]
-    return subprocess.run([*words, str(ROOT / "docs"), str(out)], cwd=ROOT, check=False).returncode
+    strict = ["--fail-on-warning", "--keep-going", "--quiet"]
+    words = [sys.executable, "-m", "sphinx", "--builder", builder, "--tag", language, *strict]
+    with tempfile.TemporaryDirectory() as read:
+        folders = ["--doctree-dir", read, str(ROOT / "docs"), str(out)]
+        return subprocess.run([*words, *folders], cwd=ROOT, check=False).returncode
 
 
 class Page(HTMLParser):

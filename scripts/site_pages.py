@@ -8,11 +8,13 @@ names: the contents, which are the pages listed after it, or a part of the refer
 import gettext
 import inspect
 import re
+import typing
 from collections.abc import Iterator
 from typing import Any
 
 from docutils import nodes
 from rich.console import Console
+from sphinx.addnodes import download_reference
 from sphinx.application import Sphinx
 from sphinx.search.en import SearchEnglish
 
@@ -34,7 +36,8 @@ FURO = {
     "Previous": "上一页",
     "Skip to content": "跳到正文",
 }
-NO_PAGES = re.compile(r"\]\((\.\./[A-Z]\w*\.md|digits/README\.md)\)")  # files that are no pages of the site
+# Files that are no pages of the site.
+NO_PAGES = re.compile(r"\]\((\.\./[A-Z]\w*\.md|digits/README\.md)\)")
 GENERATED = re.compile(r"^<!-- site: (\w+) ?(.*?) -->$", re.MULTILINE | re.DOTALL)
 
 
@@ -70,7 +73,8 @@ def complete(app: Sphinx, page: str, source: list[str]) -> None:
         address += f"{'&' if '#' in address else '#'}lang={language}"
         return (
             f'<details class="live"><summary>{words}</summary>'
-            f'<iframe src="{address}" title="{words}" loading="lazy"></iframe></details>'
+            f'<iframe src="{address}" title="{words}" loading="lazy"></iframe>'
+            f'<p><a href="{address}">{"单独打开" if language == "zh" else "On its own"}</a></p></details>'
         )
 
     def generated(found: re.Match[str]) -> str:
@@ -99,8 +103,6 @@ def contents(text: str) -> Iterator[str]:
 
 def open_files(app: Sphinx, tree: nodes.document, page: str) -> None:
     """Let a browser show the files that a page links to: Sphinx would have it save them."""
-    from sphinx.addnodes import download_reference
-
     root = "../" * page.count("/")
     for link in list(tree.findall(download_reference)):
         if "filename" in link:
@@ -164,16 +166,31 @@ def python(names: list[str]) -> Iterator[str]:
 
 
 def returned(_: object) -> Iterator[str]:
-    """Yield the documentation of what the public functions return, which has no public name of its own."""
+    """Yield the documentation of what public functions and these classes mention, and has no public name of its own."""
     public = [getattr(branchwork, name) for name in sorted(branchwork.__all__)]
     found: dict[str, type] = {}
-    for function in filter(inspect.isfunction, public):
-        answer = inspect.signature(function).return_annotation
-        for kind in (answer, *getattr(answer, "__args__", ())):
-            if inspect.isclass(kind) and kind.__module__.startswith("branchwork.") and kind not in public:
-                found[kind.__name__] = kind
-    for name, kind in sorted(found.items()):
-        yield from directive("autoclass", f"{kind.__module__}.{name}")
+    waiting = [value for value in public if callable(value)]
+    while waiting:
+        for kind in mentioned(waiting.pop()):
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            if name.startswith("branchwork.") and kind not in public and name not in found:
+                found[name] = kind
+                waiting.append(kind)
+    for name in sorted(found, key=lambda name: name.rpartition(".")[2]):
+        yield from directive("autoclass", name)
+
+
+def mentioned(value: Any) -> Iterator[type]:
+    """Yield the classes in the annotations of a function, or of the fields and public methods of a class."""
+    own = vars(value).items() if inspect.isclass(value) else ()
+    methods = [getattr(one, "fget", one) for name, one in own if not name.startswith("_")]
+    for each in (value, *filter(inspect.isfunction, methods)):
+        waiting = list(typing.get_type_hints(each).values())
+        while waiting:
+            hint = waiting.pop()
+            waiting += typing.get_args(hint)
+            if inspect.isclass(hint):
+                yield hint
 
 
 def directive(kind: str, name: str) -> Iterator[str]:

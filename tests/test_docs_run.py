@@ -58,7 +58,7 @@ def run(page: Path, folder: Path) -> str:
     }
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script_of(page)],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=380,
+        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=880,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     return done.stdout
@@ -89,6 +89,7 @@ ALSO = {"own-images.md": own_images}
 
 @POSIX
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=MARKS.get(page.name, ()), id=page.stem) for page in PAGES if runnable(page)]
 )
