@@ -1,7 +1,7 @@
 # make demo   set up, train both of the lecture's networks, show the results
-# make test   set up, run every check; make test-slow also runs every command of the READMEs, guides, own-images.md and
-#             teaching.md, and the notebooks
+# make test   set up, run every check; make test-slow also runs every command of the READMEs and of docs/, and the notebooks
 # make test-faults  set up, try every fault of tests/faults, of which make test tries a few: half an hour
+# make docs   set up, build the documentation site into build/site, in both languages
 # make bench  set up, compare with the lecture's script and a public recipe: 8 to 25 minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help shows more
 # make messages  after a change of words: bring the catalogue of translations up to date
@@ -12,7 +12,7 @@ VENV ?= .venv
 DATA ?= auto
 BENCH ?=
 
-.PHONY: demo test test-slow test-faults check check-page bench messages
+.PHONY: demo test test-slow test-faults check check-page docs check-links bench messages
 
 demo: $(VENV)/.ready
 	@$(VENV)/bin/branchwork demo --data $(DATA)
@@ -20,13 +20,21 @@ demo: $(VENV)/.ready
 test: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -m 'not slow' -n auto --maxprocesses 8 --dist loadfile
 
-# Every command of the READMEs, the guides, own-images.md and teaching.md, and the notebooks; takes minutes.
+# Every command of the READMEs and of docs/, and the notebooks; takes minutes.
 test-slow: $(VENV)/.ready-dev
 	$(VENV)/bin/pytest -m slow
 
 # Ends with how often each promise was tried, and how often it failed.
 test-faults: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest tests/faults --all-faults --timeout 1800 -n auto --maxprocesses 8
+
+# The documentation site, with warnings as errors; every link within it is followed.
+docs: $(VENV)/.ready-dev
+	$(VENV)/bin/python scripts/build_docs.py
+
+# The links of the site to other sites, by the network.
+check-links: $(VENV)/.ready-dev
+	$(VENV)/bin/python scripts/build_docs.py --external --out build/links
 
 # Needs the dev extras, which include the inference engines.
 bench: $(VENV)/.ready-dev

@@ -21,7 +21,7 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 PACKAGES = {
     re.match(r"[\w-]+", requirement)[0]: extra
     for extra, requirements in EXTRAS.items()
-    if extra != "dev"
+    if extra not in ("dev", "docs")  # which no verb needs
     for requirement in requirements
 }
 

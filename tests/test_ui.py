@@ -137,16 +137,6 @@ def test_a_folder_of_runs_is_a_list(run, tmp_path):
         assert status == 500 and "damaged" in text
 
 
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("needs Chromium")
-    with playwright.sync_playwright() as driver:
-        yield driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-
-
 @pytest.fixture
 def open_page(browser):
     """Open a file in the browser; nothing may be asked for, and nothing may go wrong, until the test ends."""

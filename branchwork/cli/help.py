@@ -55,7 +55,7 @@ class SpokenHelp:
         console.print()
 
     def render_description(self, console: "Console", options: "ConsoleOptions", description: Any) -> None:
-        for paragraph in paragraphs(_plain(description)):
+        for paragraph in paragraphs(plain(description)):
             console.print(Breakable(say(paragraph)))
             console.print()
 
@@ -118,11 +118,11 @@ def _flag_columns(
 
 def _spoken(columns: tuple["ColumnSpec", ...]) -> tuple["ColumnSpec", ...]:
     *names, description = columns
-    return (*names, description.copy(renderer=_describe))
+    return (*names, description.copy(renderer=describe))
 
 
-def _describe(entry: "HelpEntry") -> Text:
-    text = Breakable(say(_plain(entry.description)))
+def describe(entry: "HelpEntry") -> Text:
+    text = Breakable(say(plain(entry.description)))
     remarks = [
         say("[choices: {choices}]", choices=", ".join(entry.choices)) if entry.choices else "",
         say("[default: {value}]", value=entry.default) if entry.default is not None else "",
@@ -133,6 +133,6 @@ def _describe(entry: "HelpEntry") -> Text:
     return text
 
 
-def _plain(description: Any) -> str:
+def plain(description: Any) -> str:
     """Return the text of a description, which cyclopts wraps for rich."""
     return str(getattr(description, "primary_renderable", description) or "")

@@ -28,7 +28,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The expected calibration error: the mean over images of |accuracy − confidence| of their bin, a fraction.
+    """The expected calibration error: the mean over images of `|accuracy − confidence|` of their bin, a fraction.
 
     `ece` has 15 bins of equal width, as papers have it (Guo et al. 2017); `bins` are those that hold images. A good
     net gives most answers with more than 93% and so has nearly all images in the last one: `ece_equal_mass` has 15 bins
