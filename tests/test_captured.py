@@ -233,7 +233,9 @@ def test_a_recording_that_computes_something_else_is_not_used(small, captures, m
     recipe = CONSTANT.but({"optimizer": optimizer, "epochs": 1, "ema": 0.9})
     both_ways(NORMED, small, recipe, captures)
     (note,) = captures.notes
-    assert ("previous error during capture" if record is cannot else "the recorded step differs from a step as usual") in note
+    assert (
+        "previous error during capture" if record is cannot else "the recorded step differs from a step as usual"
+    ) in note
     assert "more lines" not in note
     assert same("usual", "replayed")
 
