@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -165,9 +165,7 @@ def _record(state: TrainState, given: _Given, recipe: Recipe) -> tuple[_Recordin
     """
     device, count = given.images.device, len(given.images)
     saved = _Saved(state)
-    as_usual = partial(
-        update, state, given.part, count, recipe=recipe, learning_rate=given.rate, decay=given.decay
-    )  # fmt: skip
+    as_usual = partial(update, state, given.part, count, recipe=recipe, learning_rate=given.rate, decay=given.decay)
     try:
         # The first step of an optimiser makes its state, and with it places that a recording can refer to.
         usual, again = (_tried(state, saved, as_usual) for _ in range(2))
@@ -184,6 +182,8 @@ def _record(state: TrainState, given: _Given, recipe: Recipe) -> tuple[_Recordin
         )
 
     try:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # so that what is then kept is the memory of one step
         with _refuse_waits(device):
             _tried(state, saved, work)
         _check_memory(device)
@@ -294,11 +294,16 @@ def _beside(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream = _other_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@cache  # each stream keeps the memory that was freed in it
+def _other_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -307,13 +312,14 @@ def _refuse_waits(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
+    before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that torch does not find all of them
         torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _check_memory(device: torch.device) -> None:
