@@ -6,7 +6,7 @@ All are pure functions, so that a resumed or distributed training needs no other
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return torch.addcmul(shift.view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
 
 
-@lru_cache(maxsize=64)
+@cache  # without a limit: a recorded step reads it where it lies
 def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """Return `numbers` on `device`, always the same tensor: a GPU waits for each number that is sent to it anew."""
     with torch.inference_mode(False):
