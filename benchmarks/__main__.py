@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from rich.console import Console
 
+from benchmarks.gpu import gpu
 from benchmarks.measure import Measurement, MeasuringError, Settings, measure, place, run_probe
 from benchmarks.results import Results
 from benchmarks.rows import CANDIDATES, GOALS, PROBES, Candidate, Row
@@ -20,6 +21,7 @@ from benchmarks.tables import describe, goals, seconds, trainings
 from branchwork.cli.output import show
 
 app = App(name="python -m benchmarks", help_format="plaintext", result_action="return_value")
+app.command(gpu)
 
 
 def plan(only: Sequence[str], seeds: int | None, full: bool) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from helpers import faults
 from helpers.tiny_study import alone  # noqa: F401, a fixture
 
@@ -25,6 +26,7 @@ from branchwork.training.train import train
 
 ROOT = Path(__file__).parents[1]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX system: its signals, rights or shell")
+GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA or AMD"))
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: its /proc, or a limit on memory")
 os.environ["COLUMNS"] = "120"  # tables of one width on every machine
 # What the tests trust is not remembered in the home of whoever runs them. Set before a test module copies it all.

@@ -3,18 +3,20 @@
 import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import ROOT, in_a_process
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
 import branchwork
 from benchmarks import __main__ as bench
-from benchmarks import inference, lecture, public, publish, results, step, tables
+from benchmarks import gpu, inference, lecture, public, publish, results, step, tables
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
@@ -460,3 +462,69 @@ def test_an_estimate_is_marked_where_it_is_published(name):
     real = made_up(steps=None)
     real.measurements += [replace(m, estimated=False) for m in found.measurements]
     assert mark not in publish.block(real, "some.json", words)
+
+
+# On a GPU, of which there is none here
+
+
+QUICK = ("residual",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in gpu.ROWS]
+)
+def test_each_row_for_a_gpu_runs_at_a_tiny_size_on_the_cpu(name, tmp_path):
+    for number in range(50):
+        folder = tmp_path / "pictures" / ("test" if number < 10 else "train") / f"class-{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (number, 5 * number, 0)).save(folder / f"{number}.jpg")
+    with tarfile.open(tmp_path / "pictures.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "pictures", "cifar10")
+    words = [name, "--tiny", "--cifar", str(tmp_path / "pictures.tar.xz")]
+    seen = []
+    found = gpu.measure_row(words, 300, seen.append)
+    assert "failed" not in found and found["figures"] == seen[-1]["figures"] != []
+    assert len({figure["name"] for figure in found["figures"]}) == len(found["figures"])
+    assert all(figure["value"] >= 0 for figure in found["figures"])
+    assert any("at_least" in figure or "at_most" in figure for figure in found["figures"])
+    results = {"place": {"machine": "a machine"}, "tiny": False, "rows": {name: {"what": "what", **found}}}
+    shown = Console(width=160, file=None)
+    with shown.capture() as text:
+        shown.print(gpu.table(results))
+    said = text.get()
+    assert found["figures"][0]["name"] in said and ("≥" in said or "≤" in said)
+
+
+def test_a_row_that_fails_or_takes_too_long_keeps_what_it_had_and_says_why():
+    assert gpu.measure_row(["residual", "--tiny"], 0.2, lambda found: None)["failed"] == "out of time after 0 s"
+    assert "KeyError" in gpu.measure_row(["no such row"], 100, lambda found: None)["failed"]
+
+
+def test_without_a_gpu_there_is_one_message_and_no_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu, "place", lambda: {"machine": "a machine", "gpu": None})
+    assert bench.app(["gpu", "--json", str(tmp_path / "figures.json")]) == 2
+    assert not (tmp_path / "figures.json").exists()
+    assert "torch finds no GPU here" in capsys.readouterr().err
+
+
+def test_figures_are_written_as_they_come_and_the_time_is_kept(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr(gpu, "place", lambda: {"machine": "one H200", "gpu": {"name": "H200"}})
+    clock, given, found = iter(range(0, 10_000, 50)), [], {"figures": [], "notes": []}
+    monkeypatch.setattr(gpu, "monotonic", lambda: next(clock))
+
+    def measure_row(words, seconds, keep):
+        given.append((words[0], seconds))
+        found["figures"] = [{"name": f"rate of {words[0]}", "value": 2.0, "unit": "s", "at_most": 1.0}]
+        keep(found)
+        assert words[0] in json.loads(path.read_text())["rows"]
+        return found | ({"failed": "ValueError: odd"} if words[0] == "inception" else {})
+
+    monkeypatch.setattr(gpu, "measure_row", measure_row)
+    assert bench.app(["gpu", "--json", str(path), "--minutes", "6"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert list(rows) == list(gpu.ROWS) and rows["inception"]["failed"] == "ValueError: odd"
+    assert given[0] == ("residual", 100) and 0 < given[-1][1] <= 100 and len(given) < len(rows)
+    assert rows["verbs"]["failed"] == "out of time"
+    out = capsys.readouterr().out
+    assert "rate of residual" in out and "≤ 1" in out and "no" in out and "ValueError: odd" in out

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from branchwork.datasets.batches import generator_of
+from branchwork.datasets.batches import constant, generator_of, send
 
 # The Gaussian that smooths an elastic distortion, as a fraction of the side: Simard et al. 2003 take 4 of 29 pixels.
 SMOOTHNESS = 1 / 7
@@ -24,7 +24,7 @@ ERASED_ASPECT = 1 / 0.3
 CROP_ASPECT = 4 / 3
 CROP_TRIES = 10
 # How bright red, green and blue appear: ITU-R BT.601.
-LUMA = [0.299, 0.587, 0.114]
+LUMA = (0.299, 0.587, 0.114)
 ALL_ROWS = slice(None)
 
 
@@ -88,7 +88,7 @@ def augment(
         corners = torch.randint(0, 2 * strength.pad + 1, (count, 2), generator=generator)[rows]
         images = pad_and_crop(images, strength.pad, corners)
     if strength.flip:
-        mirrored = (torch.rand(count, generator=generator)[rows] < strength.flip).to(images.device)
+        mirrored = send(torch.rand(count, generator=generator)[rows] < strength.flip, images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
     if strength.colour:
         images = recolour(images, 1 + strength.colour * _uniform((count, 3), generator)[rows])
@@ -121,11 +121,11 @@ def warp(
         offsets = offsets + centres.unsqueeze(2)
     matrices = torch.cat([inverse, offsets], 2)
     # Sources N×2×HW, in pixels from the centre.
-    sources = matrices.to(images.device) @ _positions(height, width, images.device)
+    sources = send(matrices, images.device) @ _positions(height, width, images.device)
     if field is not None:
-        sources = sources + field.flatten(2).to(images.device)
+        sources = sources + send(field.flatten(2), images.device)
     # grid_sample counts in halves of a side.
-    halves = torch.tensor([[width / 2], [height / 2]], device=images.device)
+    halves = constant((width / 2, height / 2), images.device).unsqueeze(1)
     grid = (sources / halves).view(count, 2, height, width).permute(0, 2, 3, 1)
     outside = "zeros" if centres is None else "border"
     moved = F.grid_sample(images.float(), grid, padding_mode=outside, align_corners=False)
@@ -176,7 +176,7 @@ def pad_and_crop(images: Tensor, pad: int, corners: Tensor) -> Tensor:
 def erase(images: Tensor, rectangles: Tensor) -> Tensor:
     """Set the pixels in `rectangles`, int64 N×4, to 0: top, left, bottom, right, the last two not included."""
     height, width = images.shape[2:]
-    top, left, bottom, right = rectangles.to(images.device).view(-1, 4, 1).unbind(1)
+    top, left, bottom, right = send(rectangles, images.device).view(-1, 4, 1).unbind(1)
     y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     inside = ((y >= top) & (y < bottom)).unsqueeze(2) & ((x >= left) & (x < right)).unsqueeze(1)
     return images * ~inside.unsqueeze(1)
@@ -231,8 +231,8 @@ def recolour(images: Tensor, factors: Tensor) -> Tensor:
     the channels' mean, so that saturation changes nothing in one.
     """
     channels = images.shape[1]
-    weights = torch.tensor(LUMA if channels == 3 else [1 / channels] * channels, device=images.device)
-    brightness, contrast, saturation = factors.to(images.device).view(-1, 3, 1, 1, 1).unbind(1)
+    weights = constant(LUMA if channels == 3 else (1 / channels,) * channels, images.device)
+    brightness, contrast, saturation = send(factors, images.device).view(-1, 3, 1, 1, 1).unbind(1)
     bright = images * brightness
     means = (bright * weights.view(-1, 1, 1)).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     contrasted = torch.lerp(means, bright, contrast)
@@ -261,9 +261,8 @@ def mix(values: Tensor, weights: Tensor) -> Tensor:
     The order of a batch is random, so that a neighbour is a random partner; since pairs lie side by side, a batch can
     be mixed in parts of even length. The sum is float32.
     """
-    partners = torch.arange(len(values), device=values.device) ^ 1
-    partners[partners == len(values)] = len(values) - 1
-    shares = weights.to(values.device).view(-1, *[1] * (values.dim() - 1))
+    partners = (torch.arange(len(values), device=values.device) ^ 1).clamp_(max=len(values) - 1)
+    shares = send(weights, values.device).view(-1, *[1] * (values.dim() - 1))
     return shares * values + (1 - shares) * values[partners]
 
 

@@ -6,6 +6,7 @@ All are pure functions, so that a resumed or distributed training needs no other
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -123,9 +124,21 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Training, evaluation and prediction all use it.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    scale = constant(tuple(1 / (255 * s) for s in std), images.device)
+    shift = constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device)
     return torch.addcmul(shift.view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
+
+
+@cache  # without a limit: a recorded step reads it where it lies
+def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return `numbers` on `device`, always the same tensor: a GPU waits for each number that is sent to it anew."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Return `values`, of the CPU, on `device`. A GPU gets them in the order of its work, and nobody waits for it."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def generator_of(seed: int, purpose: str, *position: int) -> torch.Generator:

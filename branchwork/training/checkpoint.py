@@ -23,7 +23,8 @@ from branchwork.training.state import TrainState
 class Position:
     """The position of a training. `step` counts within the epoch; `losses` are those of the epoch so far.
 
-    `step_seconds` is the part of `seconds` that was not spent on validation. `history` has the figures of each epoch.
+    `step_seconds` is the part of `seconds` that was not spent on validation, and `capture_seconds` the part of that in
+    which CUDA graphs were recorded. `history` has the figures of each epoch.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
     step_seconds: float = 0.0
+    capture_seconds: float = 0.0
 
 
 def save_state(folder: Path, plan: Plan, position: Position, *, state: TrainState, best: Mapping[str, Tensor]) -> None:

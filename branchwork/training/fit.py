@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +28,14 @@ CURVE_POINTS = 40
 
 
 def fit(
-    state: TrainState, train: Split, validation: Split, *, recipe: Recipe, seed: int, position: Position
+    state: TrainState,
+    train: Split,
+    validation: Split,
+    *,
+    recipe: Recipe,
+    seed: int,
+    position: Position,
+    take_step: Callable[..., Tensor] | None = None,
 ) -> Iterator[Step | Epoch]:
     """Train from `position` to the end of `recipe`, and yield a `Step` when losses are read and each `Epoch`.
 
@@ -36,10 +43,12 @@ def fit(
     `Epoch` has the live weights that were validated: the averaged ones, if the recipe averages. It is the best so far
     if `position.best_epoch` is its number. Raises `Diverged` as soon as a loss or, at the end of an epoch, a weight is
     not finite, and `BatchTooLarge` if a batch does not fit into memory. In several processes, all yield alike.
+    `take_step` replaces `train_step`.
     """
+    take_step = take_step or train_step
     while position.step or not is_over(recipe, position):
         state.begin_epoch(only_head=position.epoch < recipe.head_epochs)
-        yield from _steps(state, train, recipe=recipe, seed=seed, position=position)
+        yield from _steps(state, train, recipe=recipe, seed=seed, position=position, take_step=take_step)
         yield _close_epoch(state, len(train), validation, recipe=recipe, position=position)
 
 
@@ -69,7 +78,9 @@ def next_unread(unread: int, seconds: float) -> int:
     return min(MOST_UNREAD, 2 * unread) if seconds < READ_SECONDS else max(1, unread // 2)
 
 
-def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, position: Position) -> Iterator[Step]:
+def _steps(
+    state: TrainState, train: Split, *, recipe: Recipe, seed: int, position: Position, take_step: Callable[..., Tensor]
+) -> Iterator[Step]:
     """Train the rest of the epoch, or as much of it as time allows."""
     device, processes = train.labels.device, state.processes
     steps = count_batches(len(train), recipe.images_a_step)
@@ -80,7 +91,7 @@ def _steps(state: TrainState, train: Split, *, recipe: Recipe, seed: int, positi
     for chosen in batches(order, recipe.images_a_step, position.step):
         done = position.epoch * steps + position.step
         progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
-        loss = train_step(
+        loss = take_step(
             state,
             train,
             chosen,

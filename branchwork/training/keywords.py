@@ -52,6 +52,7 @@ class Keywords(TypedDict, total=False):
     threads: int | None
     execute: Execute
     compile: bool
+    capture: bool
     report: bool
     log: Log | None
     weights: str | None

@@ -37,7 +37,7 @@ def make_optimizer(
         groups.append({"params": decayed, "weight_decay": recipe.weight_decay, _SHARE: share})
         groups.append({"params": others, "weight_decay": 0.0, _SHARE: share})
     if recipe.optimizer == "adam":
-        return Adam(groups, lr=recipe.learning_rate, betas=(recipe.momentum, recipe.beta2), fused=True)
+        return _adam(groups, recipe, on_gpu=parameters[0].is_cuda)
     return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
 
 
@@ -77,6 +77,12 @@ def layer_shares(net: nn.Module, lowest: float) -> list[float]:
     ]
 
 
+def _adam(parameters: Sequence[Any], recipe: Recipe, *, on_gpu: bool) -> Adam:
+    betas = (recipe.momentum, recipe.beta2)
+    # A fused step is the same whether it is `capturable` or not, but in a CUDA graph torch insists on it.
+    return Adam(parameters, lr=recipe.learning_rate, betas=betas, fused=True, capturable=on_gpu)
+
+
 class Muon(Optimizer):
     """Muon (Jordan et al. 2024): steps equally far along all directions of a weight; Adam for biases and norms.
 
@@ -91,8 +97,7 @@ class Muon(Optimizer):
         self._momentum = recipe.momentum
         super().__init__([*matrices, *vectors], {"lr": recipe.learning_rate})
         self._matrices = matrices
-        betas = (recipe.momentum, recipe.beta2)
-        self._adam = Adam(vectors, lr=recipe.learning_rate, betas=betas, fused=True) if vectors else None
+        self._adam = _adam(vectors, recipe, on_gpu=vectors[0].is_cuda) if vectors else None
         if self._adam is not None:
             self._adam.state = self.state  # one state, saved and restored like that of any other optimiser
 
@@ -114,7 +119,11 @@ class Muon(Optimizer):
         ahead = torch._foreach_add(gradients, buffers, alpha=self._momentum)
         for matrix, step in zip(moved, orthogonalised([tensor.flatten(1) for tensor in ahead]), strict=True):
             size = 0.2 * math.sqrt(max(step.shape))
-            matrix.mul_(1 - group["lr"] * self._decay).add_(step.reshape(matrix.shape), alpha=-group["lr"] * size)
+            rate, step = group["lr"], step.reshape(matrix.shape)
+            if isinstance(rate, Tensor):  # as a number it would be read from the GPU
+                matrix.addcmul_(matrix, rate, value=-self._decay).addcmul_(step, rate, value=-size)
+            else:
+                matrix.mul_(1 - rate * self._decay).add_(step, alpha=-rate * size)
 
 
 def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:

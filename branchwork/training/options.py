@@ -40,6 +40,10 @@ class Options:
         default=False,
         metadata=_about("Compile training steps with torch.compile, which takes a minute or more; off by default."),
     )
+    capture: bool = field(
+        default=True,
+        metadata=_about("On a GPU, record a training step once and replay it as a CUDA graph; on by default."),
+    )
     report: bool = field(default=True, metadata=_about("Draw and measure the net for RUN/report.html; on by default."))
     log: Log | None = field(default=None, metadata=_about("Also log to TensorBoard, in RUN/tensorboard."))
     weights: str | None = field(

@@ -14,8 +14,9 @@ class Result(Shown):
 
     Accuracies are fractions; `test_interval` is the 95% Wilson interval of the test accuracy. `train_seconds` runs from
     the first batch to the last validation and includes collapsing the net, but not loading data, testing or reporting;
-    `images_per_second` covers the optimiser steps alone. `epochs` is how many were trained, `best_epoch` the one whose
-    weights were kept. `execution` is `written` or `collapsed`, and `report` None if none was asked for.
+    `capture_seconds` is the part of it in which steps were recorded as CUDA graphs. `images_per_second` covers the
+    optimiser steps alone. `epochs` is how many were trained, `best_epoch` the one whose weights were kept. `execution`
+    is `written` or `collapsed`, and `report` None if none was asked for.
     """
 
     net: str
@@ -42,6 +43,7 @@ class Result(Shown):
     commit: str | None
     folder: str
     report: str | None = None
+    capture_seconds: float = 0.0
 
 
 def read_result(folder: Path) -> Result:

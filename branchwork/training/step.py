@@ -1,7 +1,7 @@
 """One optimiser step: what happens to a batch, from its uint8 images to new weights."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from branchwork.datasets.augment import Augmentation, augment, mix, mixup_weights
 from branchwork.datasets.batches import normalise
@@ -37,7 +36,7 @@ def train_step(
     *,
     recipe: Recipe,
     moment: Moment,
-    learning_rate: float | Tensor,
+    learning_rate: float,
     decay: float = 0.0,
 ) -> Tensor:
     """Take one optimiser step on the images `chosen` of `data`; return this process's share of their mean loss.
@@ -47,28 +46,50 @@ def train_step(
     back from the device. Raises `BatchTooLarge` if the step does not fit into memory, and `RecipeError` if
     torch.compile fails.
     """
-    device, dtype = data.labels.device, weight_dtype(state.precision)
+
+    def batch(part: slice) -> tuple[Tensor, Tensor]:
+        rows = chosen[part]
+        return augment_batch(
+            data.images[rows],
+            data.labels[rows],
+            recipe,
+            moment=moment,
+            part=part,
+            batch_size=len(chosen),
+            num_classes=len(state.model.classes),
+        )
+
+    return update(state, batch, len(chosen), recipe=recipe, learning_rate=learning_rate, decay=decay)
+
+
+def update(
+    state: TrainState,
+    batch: Callable[[slice], tuple[Tensor, Tensor]],
+    count: int,
+    *,
+    recipe: Recipe,
+    learning_rate: float | Tensor,
+    decay: float | Tensor,
+) -> Tensor:
+    """Take the step of `train_step` on `count` images: `batch` gives uint8 images and targets, part by part.
+
+    If `learning_rate` and `decay` are tensors on the device, numbers without a dimension, the step is a function of
+    tensors alone, which can be recorded and replayed (see `CapturedStep`). The rate is float32, as the optimisers'
+    kernels need it on a GPU, and the decay has the dtype of the weights.
+    """
+    device, dtype = next(state.net.parameters()).device, weight_dtype(state.precision)
     processes, loss_sum = state.processes, torch.zeros((), dtype=dtype, device=device)
     set_rate(state.optimizer, learning_rate)
     state.optimizer.zero_grad(set_to_none=True)
 
     # The same number of parts for each process, since batch norms that share statistics wait for one another.
-    count = processes.count * min(recipe.accumulate, max(1, len(chosen) // 2 // processes.count))
-    parts = processes.own(split_batch(len(chosen), count))
+    pieces = processes.count * min(recipe.accumulate, max(1, count // 2 // processes.count))
+    parts = processes.own(split_batch(count, pieces))
     # If the last batch has too few images for all processes, this one takes part with two of weight 0.
-    weight, parts = (1 / len(chosen), parts) if parts else (0.0, [slice(0, 2)])
-    with _advice(state, recipe, len(chosen)):
+    weight, parts = (1 / count, parts) if parts else (0.0, [slice(0, 2)])
+    with _advice(state, recipe, count):
         for part in parts:
-            rows = chosen[part]
-            images, targets = augment_batch(
-                data.images[rows],
-                data.labels[rows],
-                recipe,
-                moment=moment,
-                part=part,
-                batch_size=len(chosen),
-                num_classes=len(state.model.classes),
-            )
+            images, targets = batch(part)
             targets = targets.to(dtype) if targets.is_floating_point() else targets
             inputs = normalise(images, state.model.mean, state.model.std).to(
                 dtype, memory_format=state.execution.layout
@@ -109,7 +130,7 @@ def augment_batch(
     return mix(images, shares).round_().to(torch.uint8), mix(F.one_hot(labels, num_classes), shares)
 
 
-def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
+def update_average(average: nn.Module, net: nn.Module, decay: float | Tensor) -> None:
     """Move the weights of `average`, and the statistics of its batch norms, towards those of `net` by 1 − `decay`.
 
     Integers, such as a batch norm's count of batches, are copied.
@@ -117,7 +138,10 @@ def update_average(average: nn.Module, net: nn.Module, decay: float) -> None:
     with torch.no_grad():
         pairs = list(zip(average.state_dict().values(), net.state_dict().values(), strict=True))
         averages, currents = zip(*((a, b) for a, b in pairs if a.is_floating_point()), strict=True)
-        get_ema_multi_avg_fn(decay)(averages, currents, 0)  # type: ignore[no-untyped-call]
+        if isinstance(decay, Tensor):
+            torch._foreach_lerp_(averages, currents, [1 - decay] * len(averages))
+        else:
+            torch._foreach_lerp_(averages, currents, 1 - decay)
         for count, current in pairs:
             if not count.is_floating_point():
                 count.copy_(current)

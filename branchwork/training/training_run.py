@@ -32,6 +32,7 @@ from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
 from branchwork.observer import Epoch, Observer, Step, TensorBoard
+from branchwork.training.captured import captured_step
 from branchwork.training.checkpoint import Position, SavedState, save_state
 from branchwork.training.choice import FEW_IMAGES
 from branchwork.training.evaluate import Z_95, Evaluation, evaluate_net
@@ -255,7 +256,15 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
     train = _moved(run.train, next(state.net.parameters()).device)
     saved_at, leapt = time.perf_counter(), False
     try:
-        events = fit(state, train, run.validation, recipe=plan.recipe, seed=plan.options.seed, position=position)
+        events = fit(
+            state,
+            train,
+            run.validation,
+            recipe=plan.recipe,
+            seed=plan.options.seed,
+            position=position,
+            take_step=captured_step(state, plan.options, position=position, observer=observer),
+        )
         for event in _own_failures(run, events):
             if isinstance(event, Epoch):
                 _keep_epoch(run, event.weights)
@@ -404,6 +413,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
         commit=commit(),
         folder=str(run.folder),
         report=str(run.folder / REPORT) if plan.options.report else None,
+        capture_seconds=position.capture_seconds,
     )
     with run.writing():
         if plan.options.report:

@@ -1,0 +1,146 @@
+"""python -m benchmarks gpu --json FILE: all that is to be measured on a GPU, the most important first.
+
+Each row is a process of its own that has a time limit and writes each figure as it comes. What could not be measured is
+in the file with the reason. benchmarks/gpu_rows.py says what the rows do.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import ROOT, place
+from branchwork.cli.output import show
+from branchwork.files import write_json
+
+# What each row measures, and for how many seconds at most.
+ROWS = {
+    "residual": ("G1: residual to 99.0% on MNIST", 100),
+    "inception": ("G2: inception to 98.7% on MNIST", 100),
+    "tests": ("G7: the tests that need a GPU", 120),
+    "resnet50": ("G3: ResNet-50 at 224, batch 256, against best practice in torch", 150),
+    "googlenet": ("G3: GoogLeNet at 224, batch 256, against best practice in torch", 150),
+    "cifar": ("G4: CIFAR-10, against airbench94", 150),
+    "pack": ("G5: ResNet-18 at 224 from a pack, against images in memory", 90),
+    "verbs": ("G6: evaluate and explain, against the CPU", 90),
+}
+GpuRow = Literal["residual", "inception", "tests", "resnet50", "googlenet", "cifar", "pack", "verbs"]
+OUT_OF_TIME = "out of time"
+
+
+def measure_row(words: list[str], seconds: float, keep: Any) -> dict[str, Any]:
+    """Run a row in a process of its own for at most `seconds`, and return its figures; `keep` is given them meanwhile.
+
+    If it fails or runs out of time, the figures that it had until then are returned with the reason.
+    """
+    began, found = monotonic(), dict[str, Any](figures=[], notes=[])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output,
+    ):
+        path = Path(folder) / "figures.json"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.gpu_rows", *words, "--folder", folder, "--json", str(path)],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            while True:
+                left = began + seconds - monotonic()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, min(2.0, left)))
+                if path.exists():
+                    found = json.loads(path.read_text(encoding="utf-8"))
+                keep(found)
+                if process.returncode is not None:
+                    break
+                if left <= 0:
+                    return found | {"failed": f"{OUT_OF_TIME} after {seconds:.0f} s"}
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with the processes that it started
+                process.wait()
+        if process.returncode:
+            output.seek(0)
+            lines = output.read().strip().splitlines()
+            return found | {"failed": lines[-1] if lines else f"exit code {process.returncode}"}
+    return found
+
+
+def is_met(figure: Mapping[str, Any]) -> bool | None:
+    """Return whether a figure reaches its aim; None if it has none."""
+    least, most, value = figure.get("at_least"), figure.get("at_most"), figure["value"]
+    if least is None and most is None:
+        return None
+    return (least is None or value >= least) and (most is None or value <= most)
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    shown = Table("measured", "figure", "unit", "aim", "met", title=results["place"]["machine"], title_justify="left")
+    for row in results["rows"].values():
+        shown.add_section()
+        shown.add_row(row["what"])
+        for figure in row.get("figures", ()):
+            aims = [f"{sign} {figure[key]:g}" for key, sign in (("at_least", "≥"), ("at_most", "≤")) if key in figure]
+            met = {True: "yes", False: "no", None: ""}[None if results["tiny"] else is_met(figure)]
+            shown.add_row(f"  {figure['name']}", f"{figure['value']:,.4g}", figure["unit"], " ".join(aims), met)
+        for note in row.get("notes", ()):
+            shown.add_row(f"  {note}")
+        if "failed" in row:
+            shown.add_row(f"  not measured, or not to the end: {row['failed']}")
+    return shown
+
+
+def gpu(
+    *,
+    json_file: Annotated[Path, Parameter(name="--json", help="The file of results, written after each figure.")],
+    minutes: Annotated[float, Parameter(validator=Number(gt=0), help="Stop after this time.")] = 12.0,
+    only: Annotated[tuple[GpuRow, ...], Parameter(negative="", help="Only this row; may be given several times.")] = (),
+    cifar: Annotated[
+        Path | None, Parameter(help="CIFAR-10 as pictures: a folder with train/ and test/, or a .tar.* of them.")
+    ] = None,
+    tiny: Annotated[
+        bool, Parameter(negative="", help="Try every row on the CPU, with tiny nets and data: no figure counts.")
+    ] = False,
+) -> int:
+    """Measure on a GPU: trainings to an accuracy, steps at 224 pixels, CIFAR-10, packs, and the tests that need one."""
+    began, console = monotonic(), Console(stderr=True, highlight=False, soft_wrap=True)
+    where = place()
+    if where["gpu"] is None and not tiny:
+        console.print("torch finds no GPU here, so there is nothing to measure. --tiny tries the rows on the CPU.")
+        return 2
+    results: dict[str, Any] = {
+        "command": f"python -m benchmarks {' '.join(sys.argv[1:])}", "place": where, "tiny": tiny,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"), "rows": {},
+    }  # fmt: skip
+    for name in only or ROWS:
+        what, most = ROWS[name]
+        row = results["rows"][name] = {"what": what}
+        started = monotonic()
+        left = 60 * minutes - (started - began)
+        words = [name, *(["--tiny"] if tiny else []), *(["--cifar", str(cifar.resolve())] if cifar else [])]
+
+        def keep(found: Mapping[str, Any], row: dict[str, Any] = row) -> None:
+            if any(row.get(key) != value for key, value in found.items()):
+                row.update(found)
+                write_json(json_file, results)
+
+        with console.status(f"{what}, at most {min(left, most):.0f} s"):
+            found = measure_row(words, min(left, most), keep) if left > 0 else {"failed": OUT_OF_TIME}
+        keep(found | {"seconds": round(monotonic() - started, 1)})
+        console.print(f"{what}: {found.get('failed', 'measured')}", markup=False)
+    show(table(results), f"results: {json_file}")
+    return 0
