@@ -41,7 +41,7 @@ def test_the_commands_and_the_python_work_from_top_to_bottom(tmp_path):
     out = done.stdout
     assert done.returncode == 0, out + done.stderr
     assert out.count("unreadable: 12, left out") == 3  # the check, the packing, and the check of the pack
-    assert "pictures in classes: 3,012, of which 12 are left out" in out and "20% of each class are held out" in out
+    assert "pictures in classes: 3,012; 12 of them are left out" in out and "20% of each class are held out" in out
     assert out.count("of 600 test images") == 2
     accuracies = re.findall(r"residual on garments: ([\d.]+)%", out)
     # On the pack's own images and on those of the folder, which are the same.

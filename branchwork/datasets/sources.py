@@ -172,7 +172,7 @@ def fetch_weights(
                 os.replace(part, cache / name)
                 return cache / name, f"{mirror}{name}"
             except _FAULTS as reason:
-                if not isinstance(reason, _BrokenOff):
+                if not isinstance(reason, _BrokenOff) or not _size(part):
                     part.unlink(missing_ok=True)
                 tried[mirror] = _describe(reason)
     raise WeightsError(
