@@ -199,8 +199,8 @@ class Recipe:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
         A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a constant
-        and another `schedule` sets `warmup`, unless they are given as well. Of another number of `epochs` the same share
-        trains only the head, but at least one, and one trains all.
+        and another `schedule` sets `warmup`, unless they are given as well. Of another number of `epochs` the same
+        share trains only the head, but at least one, and one trains all.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
