@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import OneCycleLR
 
-from branchwork import best, course, fast, photos
+from branchwork import best, course, fast, finetune, photos
 from branchwork.errors import RecipeError
 from branchwork.training.recipe import AUGMENTATIONS, UNCHANGED, read_recipe
 from branchwork.training.recipes import RECIPES
@@ -179,6 +179,21 @@ def test_fields_that_go_together_follow_each_other():
     assert fast().but({"optimizer": "adam"}) == fast()
     assert fast().but({"optimizer": "muon"}).beta2 == fast().beta2 == 0.9
     assert course().but({"optimizer": "muon"}).beta2 == 0.999
+    whole = finetune().but({"epochs": 20, "head_epochs": 5})
+    assert [whole.but({"epochs": epochs}).head_epochs for epochs in (40, 12, 3, 2, 1)] == [10, 3, 1, 1, 0]
+    assert whole.but({"learning_rate": 0.1}).head_epochs == 5 and course().but({"epochs": 3}).head_epochs == 0
+    with pytest.raises(RecipeError, match="head_epochs must be at least 0 and fewer than all epochs, got 3"):
+        whole.but({"epochs": 3, "head_epochs": 3})
+    with pytest.raises(RecipeError, match=r"lowest_rate must be 1 with muon, which has one rate, got 0\.01"):
+        whole.but({"optimizer": "muon"})
+
+
+def test_the_head_and_all_of_the_net_each_have_a_schedule():
+    recipe = finetune().but({"epochs": 10, "head_epochs": 4, "learning_rate": 0.5, "schedule": "linear", "warmup": 0.5})
+    rates = [recipe.learning_rate_at(progress / 20) for progress in range(20)]
+    # The first eight rise for four and fall for four; of the other twelve, six and six.
+    assert [rates[step] for step in (0, 2, 4, 7)] == pytest.approx([0.02, 0.26, 0.5, 0.125])
+    assert [rates[step] for step in (8, 11, 14, 17)] == pytest.approx([0.02, 0.26, 0.5, 0.25])
 
 
 def test_an_unknown_key_is_told_its_neighbour(tmp_path):

@@ -40,7 +40,7 @@ def fetch_weights(
                 os.replace(part, cache / name)
                 return cache / name, f"{mirror}{name}"
             except (DataError, OSError) as reason:
-                if not isinstance(reason, BrokenOff):
+                if not isinstance(reason, BrokenOff) or not part.stat().st_size:
                     part.unlink(missing_ok=True)
                 tried[mirror] = str(reason) or type(reason).__name__
     raise WeightsError(

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from branchwork.catalogue.published import IMAGENET
 from branchwork.catalogue.resolve import find_builder, with_options
 from branchwork.datasets.dataset import DataSet
 from branchwork.errors import NetError, RecipeError
@@ -16,7 +17,7 @@ from branchwork.training.recipes import NORMED, digits, finetune, named
 
 # Up to this side, pictures keep their size in the first layers of a net; larger ones are halved twice at once.
 SMALL_SIDE = 48
-# The net for pictures of the user's own that starts from weights: the smallest whose weights are published.
+# The net for a user's own pictures that starts from published weights: as for large pictures, since they have its stem.
 PRETRAINED = "resnet18:stem=large"
 # The share of a recipe's epochs that a net trains for if the user has chosen neither.
 SHARE = 0.25
@@ -52,7 +53,7 @@ def choose(
     if net is None and data.path is not None:
         if weights is None:
             return _choose_both(recipe, data, changes=changes, config=config, observer=observer)
-        net = PRETRAINED
+        net = PRETRAINED if weights == IMAGENET else choose_net(data)
     net = net or "inception"
     if recipe is None and weights is not None:
         tuning = _changed(_finetuning(net, data), changes, config)

@@ -212,8 +212,8 @@ class Recipe:
         """Return this recipe with `changes`. Raises `RecipeError` for an unknown key.
 
         A change between sgd and another `optimizer` also sets `beta2` to its usual value, and one between a `schedule`
-        that begins with a warm-up and one that does not sets `warmup`, unless they are given as well. Fewer `epochs`
-        leave one that trains more than the head.
+        that begins with a warm-up and one that does not sets `warmup`, unless they are given as well. Of another
+        number of `epochs` the same share trains only the head, but at least one, and one trains all.
         """
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
@@ -227,8 +227,9 @@ class Recipe:
         if (schedule in _RISING) != (self.schedule in _RISING):
             follow["warmup"] = 0.3 if schedule in _RISING else 0.0
         epochs = changes.get("epochs", self.epochs)
-        if isinstance(epochs, int) and 0 < epochs <= self.head_epochs:
-            follow["head_epochs"] = epochs - 1
+        if self.head_epochs and isinstance(epochs, int) and epochs > 0:
+            alike = round(self.head_epochs * epochs / self.epochs)
+            follow["head_epochs"] = min(max(1, alike), epochs - 1)
         return dataclasses.replace(self, **follow | dict(changes))
 
     def to_toml(self) -> str:
