@@ -172,18 +172,19 @@ def test_parts_clipping_patience_and_checkpoints_resume_bit_for_bit(small, never
     assert first == second and len(first) == 3
 
 
-def test_the_best_epochs_are_kept_with_their_figures(small):
+def test_the_best_epochs_are_kept_with_their_figures(small, monkeypatch):
+    # They go up and down, with two that are equally good.
+    accuracies = iter((0.5, 0.9, 0.7, 0.9, 0.6, 0.8, 0.4, 0.7))
+    monkeypatch.setattr("branchwork.training.fit._validate", lambda *_: next(accuracies))
     seen = {}
 
     class Watch(Observer):
         def epoch(self, epoch):
             seen[epoch.epoch] = (epoch.validation_accuracy, epoch.epoch, last("run"))
 
-    # So high a rate that the accuracy goes up and down.
-    recipe = SGD.but({"epochs": 8, "learning_rate": 0.2, "top": 3})
-    result = bw.train(SMALL, data=small, recipe=recipe, out="run", progress=Watch())
+    result = bw.train(SMALL, data=small, recipe=SGD.but({"epochs": 8, "top": 3}), out="run", progress=Watch())
     ranked = sorted(seen.values(), key=lambda epoch: epoch[:2], reverse=True)[:3]
-    assert {number for _, number, _ in ranked} not in ({8, 7, 6}, {1, 2, 3})
+    assert [number for _, number, _ in ranked] == [4, 2, 6]
     listed = json.loads(Path("run/top/epochs.json").read_text())
     assert [(line["validation_accuracy"], line["epoch"]) for line in listed] == [entry[:2] for entry in ranked]
     assert result.best_epoch == listed[0]["epoch"]
