@@ -34,6 +34,16 @@ def test_what_a_page_links_to_exists(page):
     assert [link for link in local if not (page.parent / link).exists()] == []
 
 
+def test_the_lock_has_the_versions_of_the_constraints_and_hashes_for_all():
+    pin = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    locked = {(name.lower().replace("_", "-").replace(".", "-"), version) for name, version in pin.findall(lock)}
+    pins = pin.findall((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert {(name.lower().replace("_", "-").replace(".", "-"), version) for name, version in pins} - locked == set()
+    entries = re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:]
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries)
+
+
 def test_every_file_that_tells_the_version_tells_the_same():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert __version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
