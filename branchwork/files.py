@@ -98,19 +98,39 @@ def escaped(text: str) -> str:
 def folder_beside(path: Path, *, error: type[BranchworkError] = RunError) -> Iterator[Path]:
     """Provide an empty folder beside `path`, for files that are moved there once they are complete.
 
-    The folder is removed at the end, and so is one that a killed process left. Raises `error` if it cannot be made, or
-    if another process writes `path`.
+    The folder is removed at the end. Raises `error` if it cannot be made, or if another process writes `path`.
     """
     check_writable(path, error=error)
     target = Path(os.path.realpath(path))
     folder = target.with_name(f".{target.name}.part")
-    with hold_lock(target.with_name(f".{target.name}.lock"), say("is writing {path}", path=path), error=error):
-        shutil.rmtree(folder, ignore_errors=True)
+    with _remains_removed(path, error):
         try:
             folder.mkdir()
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_remains(path: Path) -> None:
+    """Remove what killed processes left beside `path` while they wrote it by `folder_beside`, if none does so now."""
+    with suppress(RunError), _remains_removed(path, RunError):
+        pass
+
+
+@contextmanager
+def _remains_removed(path: Path, error: type[BranchworkError]) -> Iterator[None]:
+    """Hold the lock of those who write `path` by `folder_beside`, without what killed ones left."""
+    target = Path(os.path.realpath(path))
+    with hold_lock(target.with_name(f".{target.name}.lock"), say("is writing {path}", path=path), error=error):
+        shutil.rmtree(target.with_name(f".{target.name}.part"), ignore_errors=True)
+        for part in _parts_of(target):
+            part.unlink(missing_ok=True)
+        yield
+
+
+def _parts_of(path: Path) -> Iterator[Path]:
+    """Yield the temporary files of `write_whole` for `path`."""
+    return path.parent.glob(f".{glob.escape(path.name)}.????????.part")
 
 
 @contextmanager
@@ -171,7 +191,7 @@ def check_writable(path: Path, *, error: type[BranchworkError] = RunError) -> No
     if os.path.isfile(target) or not os.path.exists(target):
         handle, temporary = _open_beside(target, error, path)
         os.close(handle)
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
 
 
 def remove_parts(*folders: Path) -> None:
@@ -362,7 +382,7 @@ def _open_beside(path: Path, error: type[BranchworkError], shown: Path) -> tuple
     """
     try:
         make_folder(path.parent)
-        for part in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):
+        for part in _parts_of(path):
             with suppress(OSError):
                 if time.time() - part.stat().st_mtime > 3600:
                     part.unlink()

@@ -1,6 +1,9 @@
 """The graph of a net: what it computes, its names and lines, whatever the net's forward does; and parts of it run."""
 
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,7 +17,8 @@ from branchwork import NETS
 from branchwork.errors import NetError
 from branchwork.graph.joins import joins_of
 from branchwork.graph.read import read
-from branchwork.graph.trace import trace_graph
+from branchwork.graph.trace import trace, trace_graph
+from branchwork.graph.untouched import alone, holding
 
 
 class Net(nn.Module):
@@ -186,3 +190,22 @@ def test_parts_of_a_net_are_run_with_given_values():
         (seen,) = graph.run(images, wanted=[source])
         inner = net.incep1.b5
         assert torch.equal(*graph.run(given={source: seen}, wanted=[entries[1]]), inner(seen))
+
+
+def test_a_net_into_which_another_thread_has_put_other_tensors_is_read_afterwards():
+    net, shape = NETS["resnet8"](), (3, 32, 32)
+    expected, held, begun = trace(net, shape), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        others = {id(tensor): torch.zeros(1) for tensor in net.state_dict(keep_vars=True).values()}
+        with alone(), holding(net, others):
+            held.set()
+            assert begun.wait(60)
+            time.sleep(0.3)  # in which the other thread waits, or reads what is wrong
+
+    with ThreadPoolExecutor(2) as pool:
+        holder = pool.submit(hold)
+        assert held.wait(60)
+        found = pool.submit(lambda: (begun.set(), trace(net, shape))[1])
+        holder.result()
+        assert found.result() == expected

@@ -25,7 +25,7 @@ from branchwork.deploy.formats import FORMATS, Format, write
 from branchwork.deploy.quantise import Quantised, accuracy, choose_images, write_int8
 from branchwork.deploy.shipped import Deployable, ExportOptions, find_deployable
 from branchwork.errors import ExportError, first_line, nearest
-from branchwork.files import folder_beside, move_together
+from branchwork.files import folder_beside, move_together, remove_remains
 from branchwork.language import enumerated, listed, say, times
 from branchwork.observer import Observer
 from branchwork.page.build import ExportedPage, export_page
@@ -261,6 +261,7 @@ def _check_path(path: Path, file_format: Format, force: bool) -> None:
         )
     existing = [str(path.with_suffix(s)) for s in file_format.suffixes if os.path.lexists(path.with_suffix(s))]
     if existing and not force:
+        remove_remains(path)
         raise ExportError(
             "{existing} already exists: choose another --out, or add --force", existing=", ".join(existing)
         )

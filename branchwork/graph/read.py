@@ -32,6 +32,7 @@ from branchwork.language import enumerated, say
 FEW, MANY = 2, 1009
 
 
+@alone()  # from its first line: other threads may have put other tensors into the net
 def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, single: bool = False) -> Graph:
     """Return the graph of `net` for images C×H×W, in eval mode, or with `train` in the mode that each module is in.
 
@@ -42,7 +43,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shape, reasons = tuple(input_shape), list[BaseException]()
-    with alone(), _quiet(), mode(net, train=train):
+    with _quiet(), mode(net, train=train):
         attempts = [(1,)] if single else [(FEW, MANY), (1,)]
         for counts in attempts:
             try:

@@ -14,6 +14,7 @@ from branchwork.graph.joins import Join, joins_of
 from branchwork.graph.program import Graph, Shape, module_of, tensor_of
 from branchwork.graph.read import read
 from branchwork.graph.receptive_field import ReceptiveField, field_of, window_of
+from branchwork.graph.untouched import alone
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def trace(net: nn.Module, input_shape: Sequence[int]) -> Trace:
     return trace_graph(read(net, input_shape, single=True))
 
 
+@alone()
 def trace_graph(graph: Graph) -> Trace:
     """Return the trace of a net that has been read."""
     parameters = dict(graph.net.named_parameters())

@@ -11,7 +11,7 @@ from branchwork.datasets.batches import one_fold
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
-from branchwork.files import read_json, with_format, write_json
+from branchwork.files import hold_lock, read_json, remove_parts, with_format, write_json
 from branchwork.language import mark, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -25,9 +25,20 @@ from branchwork.training.plan import Plan, make_plan
 from branchwork.training.processes import Processes, check_single_process, interruptible, joined
 from branchwork.training.recipe import Recipe
 from branchwork.training.result import Result, read_result
-from branchwork.training.run import FOLDS, RESULT, SEEDS, STATE, check_code, claim_folder, holds, keep_script, kept_net
+from branchwork.training.run import (
+    FOLDS,
+    RESULT,
+    SCRIPTS,
+    SEEDS,
+    STATE,
+    check_code,
+    claim_folder,
+    holds,
+    keep_script,
+    kept_net,
+)
 from branchwork.training.statistics import measure_interval
-from branchwork.training.training_run import run_training
+from branchwork.training.training_run import LOCK, run_training
 
 
 def train(
@@ -301,7 +312,9 @@ def _train_each(plans: Mapping[str, Plan], folder: Path, data: DataSet, *, obser
     """Complete the trainings in `folder`, by the names of their own folders in it."""
     again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
     each = {folder / name: replace(plan, net=kept_net(folder, plan.net)) for name, plan in plans.items()}
-    return _complete(each, data, again=again, observer=observer)
+    with hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)):
+        remove_parts(folder, folder / SCRIPTS)
+        return _complete(each, data, again=again, observer=observer)
 
 
 def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:
