@@ -1,6 +1,6 @@
 # make demo   set up, train both of the lecture's networks, show the results
 # make test   set up, run every check; make test-slow also runs every command of the READMEs and of docs/, and the notebooks
-# make test-faults  set up, try every fault of tests/faults, of which make test tries a few: half an hour
+# make test-faults  set up, try every fault of tests/faults, of which make test tries a few: an hour or more
 # make docs   set up, build the documentation site into build/site, in both languages
 # make bench  set up, compare with the lecture's script and a public recipe: 8 to 25 minutes;
 #             BENCH=--full trains everything to its end, BENCH=--help shows more
