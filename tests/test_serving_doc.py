@@ -45,7 +45,9 @@ def text(page: str) -> str:
 
 def files(page: str) -> dict[str, str]:
     """The files of a page: each has its name at the end of the line before it."""
-    found = re.findall(r"`([\w.]+)`[^`\n]*\n\n```\w+\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"`([\w.]+)`[^`\n]*\n\n(?:<!-- [^\n]+ -->\n)?```\w+\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL
+    )
     return dict(found)
 
 
