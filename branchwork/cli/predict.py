@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[
-        Path, Parameter(help="A run folder made by branchwork train; with --weights, a net of the catalogue.")
+        Path, Parameter(help="A run folder made by branchwork train, or with --weights a net of the catalogue.")
     ],
     /,
     *pictures: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
     top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
     weights: Annotated[
         str | None,
-        Parameter(help="imagenet: a net of the catalogue with the weights that torchvision publishes, or such a file."),
+        Parameter(
+            help="With a net instead of a run: imagenet, for the weights that torchvision publishes, or such a file."
+        ),
     ] = None,
     draw: Annotated[Path | None, Parameter(help="Draw the pictures as the net gets them into this file.")] = None,
     csv_file: Annotated[

@@ -25,7 +25,7 @@ from branchwork.training.infer import weight_dtype
 from branchwork.training.options import Options
 from branchwork.training.recipe import Recipe
 from branchwork.training.state import TrainState
-from branchwork.training.step import Moment, augment_batch, train_step, update
+from branchwork.training.step import Moment, batch_of, train_step, update
 
 # How far a tensor may be from what a step as usual makes of it: this share of what the step changes, of the tensor, and
 # this many times the difference between two steps as usual, since a GPU adds up some sums in any order.
@@ -79,15 +79,7 @@ class CapturedStep:
     ) -> Tensor:
         """Take the step that `train_step` takes with the same arguments."""
         if len(chosen) == recipe.images_a_step and not self.refused:
-            images, targets = augment_batch(
-                data.images[chosen],
-                data.labels[chosen],
-                recipe,
-                moment=moment,
-                part=slice(None),
-                batch_size=len(chosen),
-                num_classes=len(state.model.classes),
-            )
+            images, targets = batch_of(state, data, chosen, recipe=recipe, moment=moment)(slice(None))
             try:
                 return self._replay(state, _Given(images, targets, learning_rate, decay), recipe)
             except _Refused as reason:

@@ -45,10 +45,10 @@ def choose(
 ) -> tuple[str, Recipe]:
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
-    A recipe's name stands for that recipe for the net and the number of images; for a net that is given, `fast` is the
-    default, on CIFAR-10 longer and with images mirrored and shifted; or `finetune` if it starts from `weights`; either
-    is told to `observer`. Without a net, one is chosen for pictures of the user's own, which is told too; else it is
-    `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
+    A recipe's name stands for that recipe for the net and the number of images. The default is `fast`, which is longer
+    on CIFAR-10 and mirrors and shifts its images, or `finetune` for a net that starts from `weights`. Without a net,
+    one is chosen for pictures of the user's own; else it is `inception`. `observer` is told of each choice but `fast`
+    and `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
     """
     if net is None and data.path is not None:
         if weights is None:

@@ -21,10 +21,9 @@ class Options:
 
     The same seed gives the same weights, bit for bit, on one machine with the same number of CPU threads. `weights` are
     those that the net starts from: a file, a run folder, or `imagenet` for those that torchvision publishes; if the
-    number of classes differs, the head is new. With
-    `freeze`, only the head is trained. With `run_script`, a script of the user's is run whole, instead of being read.
-    The defaults of `device` and `threads` depend on the machine: a checkpoint holds the values that they had when the
-    training began.
+    number of classes differs, the head is new. With `freeze`, only the head is trained. With `run_script`, a script of
+    the user's is run whole, instead of being read. The defaults of `device` and `threads` depend on the machine: a
+    checkpoint holds the values that they had when the training began.
     """
 
     seed: int = field(default=0, metadata=_about("Seed of weights, split and order; 0 by default."))

@@ -46,8 +46,16 @@ def train_step(
     back from the device. Raises `BatchTooLarge` if the step does not fit into memory, and `RecipeError` if
     torch.compile fails.
     """
+    batch = batch_of(state, data, chosen, recipe=recipe, moment=moment)
+    return update(state, batch, len(chosen), recipe=recipe, learning_rate=learning_rate, decay=decay)
 
-    def batch(part: slice) -> tuple[Tensor, Tensor]:
+
+def batch_of(
+    state: TrainState, data: Split, chosen: Tensor, *, recipe: Recipe, moment: Moment
+) -> Callable[[slice], tuple[Tensor, Tensor]]:
+    """Return what gives any part of the batch `chosen` as the net is trained on it: uint8 images and their targets."""
+
+    def part_of(part: slice) -> tuple[Tensor, Tensor]:
         rows = chosen[part]
         return augment_batch(
             data.images[rows],
@@ -59,7 +67,7 @@ def train_step(
             num_classes=len(state.model.classes),
         )
 
-    return update(state, batch, len(chosen), recipe=recipe, learning_rate=learning_rate, decay=decay)
+    return part_of
 
 
 def update(
