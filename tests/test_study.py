@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -26,7 +27,8 @@ from branchwork.studies import study, trainings
 from branchwork.studies.design import Arm, Setting
 from branchwork.studies.records import Job, read_record
 from branchwork.studies.study import StudyOptions
-from branchwork.studies.trainings import branch_sizes, gradient_norms, reduce_data, shrinking, train_job
+from branchwork.studies.trainings import branch_sizes, gradient_norms, process_pool, reduce_data, shrinking, train_job
+from branchwork.training.processes import interruptible
 
 
 @pytest.fixture
@@ -156,6 +158,24 @@ def test_ctrl_c_keeps_what_is_finished_and_ends_the_workers(workers, tmp_path):
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_stop_ends_workers_in_the_middle_of_a_training(tmp_path):
+    started = tmp_path / "started"
+    with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
+        pool.submit(_train_for_minutes, started)
+        while not started.exists():
+            time.sleep(0.05)
+        (worker,) = multiprocessing.active_children()
+        raise KeyboardInterrupt
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def _train_for_minutes(started: Path) -> None:
+    with interruptible():
+        started.touch()
+        time.sleep(100)
 
 
 @LINUX

@@ -95,14 +95,13 @@ def process_pool(workers: int) -> Iterator[Executor]:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 if child.pid not in before:
-                    child.terminate()
+                    child.kill()  # a training would heed a softer signal, and the worker go on to its next job
             raise
 
 
 def _begin_worker() -> None:
     for number in STOPS:  # which reach the whole group; the first process handles them
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
