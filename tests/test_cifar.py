@@ -380,7 +380,7 @@ def test_a_download_that_broke_off_goes_on(mirror):
     begun = part.stat().st_size
     assert 0 < begun < size and ARCHIVES["py"].startswith(part.read_bytes())
     # A page to log in, and a server that refuses, cost nothing of it.
-    with pytest.raises(DataError, match="has 26 bytes there, fewer than have come already"):
+    with pytest.raises(DataError, match="has 26 bytes there, fewer than were downloaded already"):
         fetch(known(f"{mirror}/page/", f"{mirror}/403/"))
     assert part.stat().st_size == begun
     assert fetch(known(f"{mirror}/good/"))[0]["train.bin"] == EXPECTED["train.bin"]

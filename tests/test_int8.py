@@ -204,8 +204,8 @@ def test_a_run_that_held_out_nothing_is_calibrated_on_training_images_and_says_s
     assert code == 0, err
     about = json.loads(Path("e.json").read_text())["int8"]
     assert (about["calibration_split"], about["split"]) == ("train", "test") and about["drop"] == 0.5
-    assert about["calibration_images"] == run.train_images and "of the train images" in out
-    assert "accuracy on 4 test images" in out and "(at most 50.00% may be lost)" in out
+    assert about["calibration_images"] == run.train_images and "calibrated on 16 train images" in out
+    assert "accuracy on 4 test images" in out and "(a loss of up to 50.00% is allowed)" in out
 
 
 def test_the_images_of_a_fold_calibrate_nothing(tmp_path):
@@ -239,7 +239,7 @@ def losing(run, tmp_path) -> Path:
 def test_nothing_is_written_where_too_much_is_lost_unless_that_is_allowed(losing, command, refused):
     before = sorted(os.listdir(losing))
     message = refused("export", losing, "--precision", "int8")
-    assert "model.onnx was not written: in int8 it loses" in message and "where 1.00% may be lost" in message
+    assert "model.onnx was not written: int8 loses" in message and "more than the 1.00% allowed" in message
     assert "--drop" in message and sorted(os.listdir(losing)) == before
     code, out, _ = command(
         "export", losing, "--precision", "int8", "--drop", "99.9%", "--out", "a.onnx", "--json", "e.json"
@@ -264,7 +264,7 @@ def test_a_loss_of_just_what_is_allowed_is_allowed(run, monkeypatch):
     monkeypatch.setattr(
         module, "accuracy", lambda *_: monkeypatch.setattr(module, "accuracy", lambda *_: 587 / 600) or 0.99
     )
-    with pytest.raises(ExportError, match=r"it loses 1\.17% of accuracy on 600 validation images"):
+    with pytest.raises(ExportError, match=r"int8 loses 1\.17% of accuracy on 600 validation images"):
         bw.export(run.folder, out="b.onnx", options=INT8)
     assert os.listdir() == ["a.onnx"]
 

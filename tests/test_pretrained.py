@@ -258,7 +258,7 @@ def test_what_is_chosen_with_weights(small):
     net, recipe = choose("residual", None, small, changes={"epochs": 4}, weights="runs/first", observer=notes)
     grey = {name: getattr(bw.digits(), name) for name in AUGMENTATIONS}
     assert (net, recipe) == ("residual", bw.finetune("residual", 1500).but(grey | {"epochs": 4, "head_epochs": 1}))
-    assert "finetune, whose rates keep them: only the head in 1 of 4 epochs" in notes.said[-1]
+    assert "fine-tuned (--recipe finetune): only the head in the first 1 of 4 epochs" in notes.said[-1]
     own = choose("residual", "course", small, changes={}, weights="runs/first", observer=notes)[1]
     assert own == bw.course() and len(notes.said) == 3
 
@@ -322,8 +322,8 @@ def test_a_training_from_published_weights_resumes_bit_for_bit_without_them(serv
         ("resnet18", r"published weights of resnet18 are for its large stem, but images of 20×20 get the small one: "
          r"name it resnet18:stem=large, or take larger images, such as --size 224"),
         ("googlenet:stem=large", r"published weights for googlenet\[stem=large\], but for googlenet:b5=3x3,stem=large"),
-        ("resnet18:shortcut=scale,stem=large", r"but for resnet18:stem=large: name that"),
-        ("resnet18:without=stage2.block2.join.residual,stem=large", r"but for resnet18:stem=large: name that"),
+        ("resnet18:shortcut=scale,stem=large", r"but there are for resnet18:stem=large: use that"),
+        ("resnet18:without=stage2.block2.join.residual,stem=large", r"but there are for resnet18:stem=large: use that"),
         ("preact18:stem=large", r"but for googlenet:b5=3x3,stem=large, resnet18:stem=large, .*densenet201:stem=large"),
         ("resnet20", r"no published weights for resnet20, but for googlenet"),
         ("mine.py:Net", r"no published weights for .*mine.py:Net, but for googlenet"),

@@ -83,9 +83,9 @@ def published_for(net: str, image_size: ImageSize = SIDE) -> Published:
         )
     near = [known for known in PUBLISHED if split_options(known)[0] == name]
     raise WeightsError(
-        "there are no published weights for {net}, but for {near}: name that"
+        "there are no published weights for {net}, but there are for {near}: use that"
         if near
-        else "there are no published weights for {net}, but for {near}",
+        else "there are no published weights for {net}, but there are for {near}",
         net=net,
         near=", ".join(map(_shown, near or PUBLISHED)),
     )

@@ -143,14 +143,14 @@ def _accuracies(exported: "Exported") -> list[str]:
     assert int8 is not None and test is not None, "int8 is for runs, and they have both"
     return [
         say(
-            "in fp32 it has {bytes:,} bytes; calibrated on {count:,} of the {split} images",
+            "{bytes:,} bytes in fp32; calibrated on {count:,} {split} images",
             bytes=int8.float_bytes,
             count=int8.calibration_images,
             split=say(int8.calibration_split),
         ),
         say(
-            "accuracy on {images:,} {split} images: {before:.2%} as written in fp32, {after:.2%} in int8 (at most "
-            "{drop:.2%} may be lost)",
+            "accuracy on {images:,} {split} images: {before:.2%} in fp32, {after:.2%} in int8 (a loss of up to "
+            "{drop:.2%} is allowed)",
             images=int8.images,
             split=say(int8.split),
             before=int8.before,
@@ -158,7 +158,7 @@ def _accuracies(exported: "Exported") -> list[str]:
             drop=int8.drop,
         ),
         say(
-            "tried on {images:,} test images of {data}: {before:.2%} as written in fp32, {after:.2%} in int8; "
+            "tried on {images:,} test images of {data}: {before:.2%} in fp32, {after:.2%} in int8; "
             "{differing} of {images:,} classes differ",
             images=exported.images,
             data=exported.data,

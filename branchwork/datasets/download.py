@@ -94,7 +94,7 @@ def download(url: str, path: Path, *, largest: int, observer: Observer) -> None:
             size = answer.headers.get("Content-Length", "")
             if whole and size.isdigit() and int(size) < held:  # such as a page to log in
                 message = say(
-                    "{name} has {found:,} bytes there, fewer than have come already: it is another file",
+                    "{name} has {found:,} bytes there, fewer than were downloaded already: it is another file",
                     name=name,
                     found=int(size),
                 )

@@ -118,8 +118,8 @@ def write_int8(
     )
     if round((before - after) * len(labels)) > quantised.drop * len(labels):
         raise ExportError(
-            "in int8 it loses {lost:.2%} of accuracy on {images:,} {split} images, {before:.2%} before and {after:.2%} "
-            "after, where {drop:.2%} may be lost. Allow more with --drop, calibrate on more images with "
+            "int8 loses {lost:.2%} of accuracy on {images:,} {split} images, {before:.2%} before and {after:.2%} "
+            "after, more than the {drop:.2%} allowed. Allow more with --drop, calibrate on more images with "
             "--calibration-images, or leave out --precision int8.",
             lost=before - after,
             images=len(labels),

@@ -107,10 +107,10 @@ def _finetuning(net: str, data: DataSet) -> Recipe:
 def _why_finetune(net: str, recipe: Recipe) -> str:
     """Return why a net that starts from weights is trained by another recipe than one from scratch."""
     return say(
-        "{net} starts from weights, so it is trained by the recipe finetune, whose rates keep them: only the head in "
-        "{head} of {epochs} epochs, then all, lower layers more slowly"
+        "{net} starts from weights, so it is fine-tuned (--recipe finetune): only the head in the first {head} of "
+        "{epochs} epochs, then every layer, the lower ones more slowly"
         if recipe.head_epochs and recipe.lowest_rate < 1
-        else "{net} starts from weights, so it is trained by the recipe finetune",
+        else "{net} starts from weights, so it is fine-tuned (--recipe finetune)",
         net=net,
         head=recipe.head_epochs,
         epochs=recipe.epochs,
