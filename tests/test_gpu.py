@@ -119,3 +119,15 @@ def test_images_from_a_pack_are_trained_as_those_in_memory(small, tmp_path):
         train("residual", str(data), recipe, out)
     first, second = (weights(Path(out)) for out in ("memory", "pack"))
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_evaluate_and_explain_find_on_the_gpu_what_they_find_on_the_cpu(small, monkeypatch):
+    run = train("inception", small, bw.fast("inception").but({"epochs": 1}), "run").folder
+    here = bw.evaluate(run, data="sample"), bw.explain(run, data="sample", images=500)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    there = bw.evaluate(run, data="sample"), bw.explain(run, data="sample", images=500)
+    assert [each.accuracy for each in here] == pytest.approx([each.accuracy for each in there], abs=0.004)
+    for gpu, cpu in zip(here[1].branches, there[1].branches, strict=True):
+        assert gpu.lost_by_mean == pytest.approx(cpu.lost_by_mean, abs=0.01)
+        assert gpu.activation_rms == pytest.approx(cpu.activation_rms, rel=0.01)
+        assert gpu.milliseconds > 0

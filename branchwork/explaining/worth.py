@@ -21,7 +21,7 @@ from branchwork.observer import Observer
 from branchwork.palette import ThemeName
 from branchwork.screen import watch
 from branchwork.training.evaluate import labels_of, load_for, wilson_interval
-from branchwork.training.infer import pick_layout
+from branchwork.training.infer import pick_device, pick_layout
 from branchwork.training.machine import machine
 from branchwork.training.measure import TIMED_BATCH, draw_images, lost_accuracy, observe, remove_each, time_branches
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
@@ -41,9 +41,10 @@ def explain(
     """Explain what each branch of each join in the net of a run folder contributes, and what it costs.
 
     It is measured on the validation images that the run held out, or on the test images if there are none; with `data`,
-    on the test images of that data set; with `images`, on that many of them, drawn at random. The branches are drawn
-    into `draw`, an `.svg` or `.png`, if given, on the paper of `theme`. Raises `NetError` for a net without joins or
-    with data-dependent control flow, and `DataError` if the classes or the images are not those that the net takes.
+    on the test images of that data set; with `images`, on that many of them, drawn at random. A GPU is used if there is
+    one. The branches are drawn into `draw`, an `.svg` or `.png`, if given, on the paper of `theme`. Raises `NetError`
+    for a net without joins or with data-dependent control flow, and `DataError` if the classes or the images are not
+    those that the net takes.
     """
     observer = watch(progress)
     if images is not None and images < 1:
@@ -64,6 +65,7 @@ def explain(
 def _branched(trained: TrainedNet) -> BranchedNet:
     """Return the joins of a run's net. Raises `NetError` if no join has a branch that could be taken out."""
     model = trained.model
+    trained.net.to(pick_device("auto"))
     pick_layout(trained.net, model)  # the layout of evaluation, in which a pooling takes a quarter of the time
     branched = read_branches(trained.net, (model.in_channels, *model.image_size))
     if not branched.entries:

@@ -19,7 +19,7 @@ from branchwork.observer import Observer
 from branchwork.screen import watch
 from branchwork.shown import Shown
 from branchwork.training.calibration import Calibration, calibrate, draw_reliability
-from branchwork.training.infer import predict_logits
+from branchwork.training.infer import pick_device, predict_logits
 from branchwork.training.run import Model, load_run
 
 WORST = 24
@@ -86,9 +86,9 @@ def evaluate(
 
     Classes are matched by name. Also counted is how often the true class is among the `top` most probable ones, by
     default 5 if there are more than ten classes. With `draw`, the most confident mistakes, if any, are drawn into that
-    file, beside a diagram of whether its probabilities can be believed. Raises `DataError` if the classes or the
-    images do not match the net's, `RecipeError` for an impossible `top`, and `RunError`, before anything is evaluated,
-    if the picture cannot be written.
+    file, beside a diagram of whether its probabilities can be believed. A GPU is used if there is one. Raises
+    `DataError` if the classes or the images do not match the net's, `RecipeError` for an impossible `top`, and
+    `RunError`, before anything is evaluated, if the picture cannot be written.
     """
     trained = load_run(run)
     if top is not None and not 1 <= top <= len(trained.model.classes):
@@ -100,7 +100,7 @@ def evaluate(
     if draw is not None:
         check_sheet(draw)
     data_set = load_for(trained.model, data, source, observer=watch(progress))
-    evaluation = evaluate_net(trained.net, trained.model, data_set, top=top)
+    evaluation = evaluate_net(trained.net.to(pick_device("auto")), trained.model, data_set, top=top)
     if draw is not None and evaluation.worst:
         with legible(draw):
             draw_mistakes(draw, evaluation, data_set)

@@ -21,8 +21,8 @@ from branchwork.training.evaluate import paired_interval
 from branchwork.training.infer import evaluation_batch
 from branchwork.training.run import Model
 
-# Bytes of activations that a batch may take.
-_MEMORY = 2**28
+# Bytes of activations that a batch may take, in main memory and on a GPU.
+_MEMORY, _MEMORY_GPU = 2**28, 2**30
 # Images in the batch that a branch is timed with, and how often it is timed.
 TIMED_BATCH, TIMED_RUNS = 32, 15
 
@@ -156,12 +156,18 @@ def _replaced(tensors: list[Tensor], means: tuple[Tensor, ...], replacement: Rep
 
 
 def _batches(branched: BranchedNet, model: Model, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalised images and labels, in batches whose activations fit into memory."""
+    """Yield normalised images and labels on the net's device, in batches whose activations fit into memory."""
+    device = _device(branched)
     bytes_per_image = sum(node.activation_bytes for node in branched.trace.operations)
-    size = min(evaluation_batch(model, split.images.device), max(1, _MEMORY // max(1, bytes_per_image)))
+    memory = _MEMORY if device.type == "cpu" else _MEMORY_GPU
+    size = min(evaluation_batch(model, device), max(1, memory // max(1, bytes_per_image)))
     for start in range(0, len(split), size):
         rows = slice(start, start + size)
-        yield normalise(split.images[rows], model.mean, model.std), split.labels[rows]
+        yield normalise(split.images[rows].to(device), model.mean, model.std), split.labels[rows].to(device)
+
+
+def _device(branched: BranchedNet) -> torch.device:
+    return next(branched.graph.net.parameters()).device
 
 
 def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], float]:
@@ -171,8 +177,8 @@ def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], 
     alike. A shortcut without operations takes none.
     """
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(TIMED_BATCH, model.in_channels, *model.image_size, generator=generator)
-    graph = branched.graph
+    graph, device = branched.graph, _device(branched)
+    images = torch.randn(TIMED_BATCH, model.in_channels, *model.image_size, generator=generator).to(device)
     times: dict[tuple[str, str], list[float]] = {}
     inputs: dict[tuple[str, str], dict[fx.Node, Any]] = {}
     with torch.inference_mode():
@@ -187,8 +193,16 @@ def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], 
                     inputs[join, branch] = dict(zip(outside, values, strict=True))
         for turn in range(TIMED_RUNS + 1):
             for key, given in inputs.items():
+                _finish(device)
                 start = time.perf_counter()
                 graph.run(given=given, wanted=branched.entries[key[0]][key[1]])
+                _finish(device)
                 if turn:  # the first run of each finds nothing in the caches
                     times[key].append(1000 * (time.perf_counter() - start))
     return {key: statistics.median(milliseconds) if milliseconds else 0.0 for key, milliseconds in times.items()}
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until all operations that were started on a GPU are done; those of a CPU are."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
