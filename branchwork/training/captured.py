@@ -8,7 +8,7 @@ compared with a step as usual before it is used.
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -196,15 +196,20 @@ def _record(state: TrainState, given: _Given, recipe: Recipe) -> tuple[_Recordin
 
 def record_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Record the kernels of `work` without running them: return what runs them, and where their result will be."""
-    stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    stream, graph, pool = torch.cuda.current_stream(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool):
             result = work()
     except BaseException:
         # torch (2.13) leaves by its own stream, and its random numbers waiting for the end of the recording.
         torch.cuda.set_stream(stream)
-        generator = torch.cuda.default_generators[stream.device.index]
+        number = stream.device.index
+        generator = torch.cuda.default_generators[number]
         generator.graphsafe_set_state(generator.clone_state())
+        # torch 2.11 leaves also its memory so, and frees none any more (pytorch#180395). Others have nothing to end.
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(number, pool)
+            torch._C._cuda_releasePool(number, pool)
         raise
     return graph.replay, result
 
@@ -289,9 +294,11 @@ def _beside(device: torch.device) -> Iterator[None]:
         return
     stream = _other_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # also after an error: what was started there still writes while numbers are restored here
+        torch.cuda.current_stream(device).wait_stream(stream)
 
 
 @cache  # each stream keeps the memory that was freed in it
