@@ -365,7 +365,7 @@ def verbs(row: Row) -> None:
     for hidden in (None, ""):
         environment = os.environ | ({} if hidden is None else {"CUDA_VISIBLE_DEVICES": hidden})
         words = [sys.executable, "-c", code, str(row.folder / "run"), "4" if row.tiny else "32"]
-        said = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        said = subprocess.run(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
         seconds.append([float(line) for line in said.split()])
         for verb, took in zip(("evaluate", "explain"), seconds[-1], strict=True):
             row.put(f"{verb}{', without a GPU' if hidden is not None else ''}", took, "s")

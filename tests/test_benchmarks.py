@@ -16,7 +16,7 @@ from torch import nn
 
 import branchwork
 from benchmarks import __main__ as bench
-from benchmarks import gpu, inference, lecture, public, publish, results, step, tables
+from benchmarks import gpu, gpu_rows, inference, lecture, public, publish, results, step, tables
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
@@ -520,19 +520,16 @@ def test_each_row_has_its_share_of_the_time_and_all_shares_are_twelve_minutes():
     assert list(gpu.ROWS)[:2] == ["residual", "tests"]
 
 
-def test_failures_of_tests_are_written_as_they_come(tmp_path, monkeypatch):
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests/test_gpu.py").write_text("def test_good(): pass\ndef test_bad(): assert 1 == 2\n")
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 9\n")
-    code = (
-        "import sys, pathlib; from benchmarks import gpu_rows; folder = pathlib.Path(sys.argv[1])\n"
-        "gpu_rows.ROOT = folder\n"
-        "gpu_rows.tests(gpu_rows.Row(folder / 'figures.json', folder, False, None))\n"
-    )
-    run_process(["-c", code, str(tmp_path)])
-    found = json.loads((tmp_path / "figures.json").read_text())
-    assert {figure["name"]: figure["value"] for figure in found["figures"]} == {"passed": 1, "failed": 1, "skipped": 0}
-    assert "test_bad" in found["notes"][0] and "assert 1 == 2" in found["notes"][0]
+def test_failures_of_tests_are_written_as_they_come(tmp_path):
+    tests = gpu_rows.Tests(gpu_rows.Row(tmp_path / "figures.json", tmp_path, False, None))
+    seen = [("setup", "passed"), ("call", "passed"), ("call", "failed"), ("teardown", "passed"), ("setup", "skipped")]
+    for when, outcome in seen:
+        place = ("test_gpu.py", 1, "test")
+        report = pytest.TestReport("test_gpu.py::test", place, {}, outcome, "assert 1 == 2", when)
+        tests.pytest_runtest_logreport(report)
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert {figure["name"]: figure["value"] for figure in found["figures"]} == {"passed": 1, "failed": 1, "skipped": 1}
+    assert found["notes"] == ["test_gpu.py::test\nassert 1 == 2"]
 
 
 def test_without_a_gpu_there_is_one_message_and_no_file(tmp_path, capsys, monkeypatch):
