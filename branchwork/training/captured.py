@@ -64,6 +64,8 @@ class CapturedStep:
         # By the recipe, since at the end of a run it may be another, without augmentation, and by whether only the head
         # learns.
         self.recordings: dict[tuple[Recipe, bool], _Recording] = {}
+        # In which epoch each was last found to have the addresses of the net: to look takes longer than a short step.
+        self.checked: dict[tuple[Recipe, bool], int] = {}
         self.refused = False
 
     def __call__(
@@ -81,22 +83,26 @@ class CapturedStep:
         if len(chosen) == recipe.images_a_step and not self.refused:
             images, targets = batch_of(state, data, chosen, recipe=recipe, moment=moment)(slice(None))
             try:
-                return self._replay(state, _Given(images, targets, learning_rate, decay), recipe)
+                return self._replay(state, _Given(images, targets, learning_rate, decay), recipe, moment.epoch)
             except _Refused as reason:
                 self.refused = True
                 self.recordings.clear()
                 self.note(_refusal(str(reason)))
         return train_step(state, data, chosen, recipe=recipe, moment=moment, learning_rate=learning_rate, decay=decay)
 
-    def _replay(self, state: TrainState, given: "_Given", recipe: Recipe) -> Tensor:
-        recording = self.recordings.get((recipe, state.frozen))
+    def _replay(self, state: TrainState, given: "_Given", recipe: Recipe, epoch: int) -> Tensor:
+        key = recipe, state.frozen
+        recording = self.recordings.get(key)
         if recording is not None:
-            if recording.addresses != _addresses(state):
+            # A validation, at the end of an epoch, may move the net; a step does not.
+            if self.checked[key] != epoch and recording.addresses != _addresses(state):
                 raise _Refused(say("the tensors of the net were moved in memory"))
+            self.checked[key] = epoch
             return recording.take(given)
         began = time.perf_counter()
         try:
-            self.recordings[recipe, state.frozen], loss = _record(state, given, recipe)
+            self.recordings[key], loss = _record(state, given, recipe)
+            self.checked[key] = epoch
             return loss
         finally:
             self.position.capture_seconds += time.perf_counter() - began
