@@ -105,7 +105,8 @@ def table(results: Mapping[str, Any]) -> Table:
             met = {True: "yes", False: "no", None: ""}[None if results["tiny"] else is_met(figure)]
             shown.add_row(f"  {figure['name']}", f"{figure['value']:,.4g}", figure["unit"], " ".join(aims), met)
         for note in row.get("notes", ()):
-            shown.add_row(f"  {note.splitlines()[0]}")
+            first = note.partition("\n")[0]
+            shown.add_row(f"  {first[:200]}")
         if "failed" in row:
             shown.add_row(f"  not measured, or not to the end: {row['failed']}")
     return shown

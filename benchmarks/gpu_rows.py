@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -74,6 +75,10 @@ class Row(Observer):
         if message not in self.notes:
             self.notes.append(message)
             self._write()
+
+    def warn(self, message: Warning | str, category: type[Warning], *where: Any) -> None:
+        """Note a warning, instead of showing it."""
+        self.note(f"{category.__name__}: {str(message)[:1000]}")
 
     def _write(self) -> None:
         write_json(self.path, {"figures": list(self.figures.values()), "notes": self.notes})
@@ -144,6 +149,9 @@ class Tests:
     def __init__(self, row: Row) -> None:
         self.row, self.counts = row, {"passed": 0, "failed": 0, "skipped": 0}
 
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
+        self.row.warn(warning_message.message, warning_message.category)
+
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self.pytest_runtest_logreport(report)
@@ -166,7 +174,8 @@ def tests(row: Row) -> None:
         return
     import pytest
 
-    words = ["-p", "no:cacheprovider", "-o", "timeout=60", str(ROOT / "tests/test_gpu.py")]
+    # With other versions than ours a warning is no failure, but it is noted.
+    words = ["-p", "no:cacheprovider", "-o", "timeout=60", "-W", "default", str(ROOT / "tests/test_gpu.py")]
     ended = pytest.main(words, plugins=[Tests(row)])
     if ended not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise RuntimeError(f"pytest ended with {ended!r}")
@@ -385,7 +394,9 @@ def main(name: str, *, json_file: JsonFile, folder: Path, tiny: bool = False, ci
     # Where it stands, if it is asked; not where pytest sends what its tests print.
     with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as output:
         faulthandler.register(signal.SIGUSR1, file=output)
-        MEASURES[name](Row(json_file, folder, tiny, cifar))
+        row = Row(json_file, folder, tiny, cifar)
+        warnings.showwarning = row.warn
+        MEASURES[name](row)
 
 
 if __name__ == "__main__":

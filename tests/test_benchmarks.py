@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -527,9 +528,10 @@ def test_failures_of_tests_are_written_as_they_come(tmp_path):
         place = ("test_gpu.py", 1, "test")
         report = pytest.TestReport("test_gpu.py::test", place, {}, outcome, "assert 1 == 2", when)
         tests.pytest_runtest_logreport(report)
+    tests.pytest_warning_recorded(warnings.WarningMessage("streams differ", UserWarning, "net.py", 1))
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert {figure["name"]: figure["value"] for figure in found["figures"]} == {"passed": 1, "failed": 1, "skipped": 1}
-    assert found["notes"] == ["test_gpu.py::test\nassert 1 == 2"]
+    assert found["notes"] == ["test_gpu.py::test\nassert 1 == 2", "UserWarning: streams differ"]
 
 
 def test_without_a_gpu_there_is_one_message_and_no_file(tmp_path, capsys, monkeypatch):
