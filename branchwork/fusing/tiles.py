@@ -147,7 +147,7 @@ def _gather(slices: Tensor, dim: int, windows: list[Window]) -> Tensor:
     Not by a tensor of their numbers: in each step of a training, a GPU would wait for it.
     """
     each = slices.unbind(dim)
-    nothing = torch.zeros_like(each[0])
+    nothing = slices.new_zeros(slices.shape[:dim] + slices.shape[dim + 1 :])
     numbers = [number for window in windows for number in window]
     if numbers != list(range(len(each))):
         slices = torch.stack([nothing if number in (None, _UNREAD) else each[number] for number in numbers], dim)
