@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tarfile
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from torch import nn
 
 import branchwork
 from benchmarks import __main__ as bench
-from benchmarks import gpu, inference, lecture, public, publish, results, step, tables
+from benchmarks import gpu, gpu_rows, inference, lecture, public, publish, results, step, tables
 from benchmarks.measure import Measurement, MeasuringError, Settings, run_process, words_of
 from benchmarks.process import Outcome
 from benchmarks.rows import CANDIDATES, GOALS, PROBES
@@ -497,7 +498,40 @@ def test_each_row_for_a_gpu_runs_at_a_tiny_size_on_the_cpu(name, tmp_path):
 
 def test_a_row_that_fails_or_takes_too_long_keeps_what_it_had_and_says_why():
     assert gpu.measure_row(["residual", "--tiny"], 0.2, lambda found: None)["failed"] == "out of time after 0 s"
-    assert "KeyError" in gpu.measure_row(["no such row"], 100, lambda found: None)["failed"]
+    found = gpu.measure_row(["no such row"], 100, lambda found: None)
+    assert "KeyError" in found["failed"] and found["printed"][-1] == found["failed"]
+    assert any(line.startswith("Traceback") for line in found["printed"])
+    assert any("gpu_rows.py" in line for line in found["printed"])
+
+
+def test_a_row_that_is_late_says_where_it_stands(monkeypatch):
+    code = (
+        "import faulthandler, signal, sys, time; faulthandler.register(signal.SIGUSR1)\n"
+        "def stands_here(): time.sleep(100)\n"
+        "stands_here()\n"
+    )
+    start = gpu.subprocess.Popen
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda words, **others: start([sys.executable, "-c", code], **others))
+    found = gpu.measure_row(["any"], 3, lambda found: None)
+    assert found["failed"] == "out of time after 3 s" and "stands_here" in "\n".join(found["printed"])
+
+
+def test_each_row_has_its_share_of_the_time_and_all_shares_are_twelve_minutes():
+    assert sum(share for _, share in gpu.ROWS.values()) == 12 * 60
+    assert list(gpu.ROWS)[:2] == ["residual", "tests"]
+
+
+def test_failures_of_tests_are_written_as_they_come(tmp_path):
+    tests = gpu_rows.Tests(gpu_rows.Row(tmp_path / "figures.json", tmp_path, False, None))
+    seen = [("setup", "passed"), ("call", "passed"), ("call", "failed"), ("teardown", "passed"), ("setup", "skipped")]
+    for when, outcome in seen:
+        place = ("test_gpu.py", 1, "test")
+        report = pytest.TestReport("test_gpu.py::test", place, {}, outcome, "assert 1 == 2", when)
+        tests.pytest_runtest_logreport(report)
+    tests.pytest_warning_recorded(warnings.WarningMessage("streams differ", UserWarning, "net.py", 1))
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert {figure["name"]: figure["value"] for figure in found["figures"]} == {"passed": 1, "failed": 1, "skipped": 1}
+    assert found["notes"] == ["test_gpu.py::test\nassert 1 == 2", "UserWarning: streams differ"]
 
 
 def test_without_a_gpu_there_is_one_message_and_no_file(tmp_path, capsys, monkeypatch):
@@ -524,7 +558,12 @@ def test_figures_are_written_as_they_come_and_the_time_is_kept(tmp_path, capsys,
     assert bench.app(["gpu", "--json", str(path), "--minutes", "6"]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert list(rows) == list(gpu.ROWS) and rows["inception"]["failed"] == "ValueError: odd"
-    assert given[0] == ("residual", 100) and 0 < given[-1][1] <= 100 and len(given) < len(rows)
+    # Of six minutes, 50 seconds have gone, and as many go between two rows.
+    shares = [share for _, share in gpu.ROWS.values()]
+    for number, (name, seconds) in enumerate(given):
+        assert name == list(gpu.ROWS)[number]
+        assert seconds == pytest.approx((310 - 100 * number) * shares[number] / sum(shares[number:]))
+    assert 0 < len(given) < len(rows)
     assert rows["verbs"]["failed"] == "out of time"
     out = capsys.readouterr().out
     assert "rate of residual" in out and "≤ 1" in out and "no" in out and "ValueError: odd" in out

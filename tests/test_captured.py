@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
@@ -12,6 +13,8 @@ from torch import nn
 
 import branchwork as bw
 from branchwork.errors import Interrupted
+from branchwork.fusing import collapse
+from branchwork.fusing.tiles import Tiles
 from branchwork.observer import Observer
 from branchwork.training import captured, training_run
 from branchwork.training.optimizers import make_optimizer
@@ -254,6 +257,31 @@ def test_a_recording_that_computes_something_else_is_not_used(small, captures, m
     assert same("usual", "replayed")
 
 
+class Wide(nn.Module):
+    """Collapsed, its border has kernels of its own: two convolutions in a row, each of which pads its image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.Conv2d(8, 2, 3, padding=1)
+        self.head = nn.Linear(2, 10)
+
+    def forward(self, x):
+        return self.head(self.conv2(self.conv1(x)).relu().mean((2, 3)))
+
+
+def test_a_collapsed_net_of_tiles_is_recorded(small, captures, monkeypatch):
+    def whole(planner: collapse.Planner, written: object) -> frozenset:  # type: ignore[type-arg]
+        found = frozenset(planner.segment[-1:])
+        return found if planner.cost(found) < float("inf") else frozenset(planner.segment)
+
+    monkeypatch.setattr(collapse, "FORMS", (Tiles,))
+    monkeypatch.setattr(collapse, "GAIN", -float("inf"))
+    monkeypatch.setattr(collapse.Planner, "descend", whole)
+    result = both_ways(f"{__name__}:Wide", small, CONSTANT.but({"epochs": 1, "fraction": 0.2}), captures)
+    assert result.execution == "collapsed" and captures.notes == []
+    assert same("usual", "replayed")
+
+
 class Views(nn.Module):
     """Its weights are moved to channels_last and back whenever somebody looks whether that would be faster."""
 
@@ -270,6 +298,72 @@ def test_tensors_that_were_moved_after_the_recording_are_noticed(small, captures
     (note,) = captures.notes
     assert "the tensors of the net were moved in memory" in note
     assert same("usual", "replayed")
+
+
+# What torch does for a recording, if that fails.
+
+
+class Stream:
+    """A stream of a GPU, as far as others wait for it."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, name: str, waits: list[tuple[str, str]]) -> None:
+        self.name, self.waits = name, waits
+
+    def wait_stream(self, other: "Stream") -> None:
+        self.waits.append((self.name, other.name))
+
+
+def test_a_step_that_fails_beside_is_waited_for_before_numbers_are_restored(monkeypatch):
+    waits: list[tuple[str, str]] = []
+    main, beside = Stream("main", waits), Stream("beside", waits)
+    monkeypatch.setattr(captured, "_other_stream", lambda device: beside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    with pytest.raises(RuntimeError, match="a synchronizing operation"), captured._beside(main.device):
+        raise RuntimeError("a synchronizing operation")
+    assert waits == [("beside", "main"), ("main", "beside")]
+
+
+@pytest.mark.parametrize("left_open", [True, False])
+def test_a_recording_that_fails_ends_what_torch_keeps_open_for_it(monkeypatch, left_open):
+    """torch 2.11 goes on to give out the memory of a recording that failed; later versions do not."""
+    ended: list[tuple[str, object]] = []
+    main, pool, state = Stream("main", []), (0, 7), object()
+
+    class Generator:
+        def clone_state(self):
+            return state
+
+        def graphsafe_set_state(self, given):
+            ended.append(("random numbers", given))
+
+    class Graph:
+        replay = None
+
+    def end(number: int, given: object) -> None:
+        if not left_open:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        ended.append(("memory", (number, given)))
+
+    for name, value in {
+        "current_stream": lambda: main, "CUDAGraph": Graph, "graph_pool_handle": lambda: pool,
+        "graph": lambda graph, given: nullcontext() if given == pool else None, "default_generators": (Generator(),),
+        "set_stream": lambda stream: ended.append(("stream", stream)),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    release = lambda number, given: ended.append(("pool", (number, given)))  # noqa: E731
+    monkeypatch.setattr(torch._C, "_cuda_releasePool", release, raising=False)
+
+    def fails() -> torch.Tensor:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(RuntimeError, match="previous error during capture"):
+        captured.record_graph(fails)
+    memory = [("memory", (0, pool)), ("pool", (0, pool))] if left_open else []
+    assert ended == [("stream", main), ("random numbers", state), *memory]
 
 
 # Whether to record at all.

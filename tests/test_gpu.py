@@ -3,7 +3,9 @@
 `python -m pytest -m gpu` runs them; without a GPU they are skipped.
 """
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +13,11 @@ from conftest import GPU
 from helpers.training import NORMED, SGD, Small, StopAt, last, same, weights
 
 import branchwork as bw
+from branchwork.datasets.dataset import MappedImages, Split
 from branchwork.errors import Interrupted
 from branchwork.observer import Observer
+from branchwork.training.captured import _refuse_waits
+from branchwork.training.step import Moment, batch_of
 
 pytestmark = [*GPU]
 CUDA = {"device": "cuda", "report": False}
@@ -104,6 +109,32 @@ def test_a_net_that_cannot_be_recorded_is_trained_as_usual_and_told_why(small, k
     result = train(f"{__name__}:{kind.__name__}", small, SGD, "run", notes)
     assert [note for note in notes.said if "not recorded as a CUDA graph" in note]
     assert result.test_accuracy > 0.5
+
+
+def test_after_a_recording_that_failed_the_next_training_is_recorded(small):
+    train(f"{__name__}:Drops", small, SGD.but({"epochs": 1}), "failed")
+    notes = Notes()
+    assert train(NORMED, small, SGD.but({"epochs": 1}), "next", notes).capture_seconds > 0
+    assert not [note for note in notes.said if "CUDA graph" in note]
+    torch.cuda.empty_cache()  # which torch refuses while it takes a recording to be under way
+
+
+ALL = {"shift": 2, "rotation": 5.0, "erasing": 0.5, "flip": 0.5, "colour": 0.3, "crop": 0.2, "elastic": 1.0, "pad": 2}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("mixup", [0.0, 0.2])
+def test_a_batch_is_made_without_waiting_for_the_gpu(small, mapped, mixup):
+    device, images = torch.device("cuda", 0), small.train.images
+    images = MappedImages(images.numpy(), torch.arange(len(images)), 0) if mapped else images
+    data = Split(images.to(device), small.train.labels.to(device))
+    state = SimpleNamespace(model=SimpleNamespace(classes=small.classes))
+    chosen, recipe = torch.arange(64).to(data.picked_on), bw.fast("residual").but({**ALL, "mixup": mixup})
+    for step in range(2):
+        with _refuse_waits(device) if step else nullcontext():  # the first batch makes what all others share
+            batch = batch_of(state, data, chosen, recipe=recipe, moment=Moment(0, 0, step))
+            pictures, targets = batch(slice(None))
+    assert pictures.device == targets.device == device
 
 
 def test_images_from_a_pack_are_trained_as_those_in_memory(small, tmp_path):

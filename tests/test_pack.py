@@ -4,6 +4,7 @@ import json
 import mmap
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from helpers.folders import GENERATOR, SHORT, fill, train, two_classes
 from PIL import Image
 
 import branchwork as bw
-from branchwork.datasets.dataset import MappedImages
+from branchwork.datasets.dataset import MappedImages, Split
 from branchwork.errors import DataError
 from branchwork.observer import Observer
 from branchwork.training.recipes import fast
+from branchwork.training.step import Moment, batch_of
 
 
 @pytest.fixture
@@ -72,6 +74,19 @@ def test_mapped_images_are_indexed_as_a_tensor_is():
     assert torch.equal(mapped.pick(torch.tensor([4, 1]))[:], tensor[[4, 1]])
     mapped[:][:] = 0
     assert base.any()  # what was read is a copy
+
+
+def test_a_batch_of_mapped_images_is_picked_on_the_cpu_and_arrives_on_the_device():
+    images, labels = torch.zeros(9, 1, 8, 8, dtype=torch.uint8), torch.arange(9)
+    mapped = MappedImages(images.numpy(), torch.arange(9), 0)
+    device, state = torch.device("meta"), SimpleNamespace(model=SimpleNamespace(classes=("cat", "dog")))
+    for kind, place in ((mapped, "cpu"), (images, "meta")):
+        data = Split(kind.to(device), labels.to(device))
+        assert data.picked_on.type == place
+        chosen = torch.tensor([4, 0]).to(data.picked_on)
+        batch = batch_of(state, data, chosen, recipe=fast("residual"), moment=Moment(0, 0, 0))
+        for tensor in batch(slice(None)):
+            assert tensor.is_meta and len(tensor) == 2
 
 
 @pytest.mark.parametrize(("side", "most"), [(7, 1), (200, 40)])

@@ -166,7 +166,7 @@ def _smoothing(side: int) -> Tensor:
 def pad_and_crop(images: Tensor, pad: int, corners: Tensor) -> Tensor:
     """Surround images N×C×H×W by `pad` black pixels, and cut H×W out of each at its corner (top, left) of N×2."""
     height, width = images.shape[2:]
-    top, left = corners.to(images.device).view(-1, 2, 1).unbind(1)
+    top, left = send(corners, images.device).view(-1, 2, 1).unbind(1)
     y, x = top + torch.arange(height, device=images.device), left + torch.arange(width, device=images.device)
     each = torch.arange(len(images), device=images.device).view(-1, 1, 1)
     padded = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1)

@@ -137,8 +137,10 @@ def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Return `values`, of the CPU, on `device`. A GPU gets them in the order of its work, and nobody waits for it."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    """Return `values` on `device`. A GPU gets those of the CPU in the order of its work, and nobody waits for it."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def generator_of(seed: int, purpose: str, *position: int) -> torch.Generator:

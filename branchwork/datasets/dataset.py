@@ -47,10 +47,13 @@ class MappedImages:
         # Read in the order of the file, which suits a disk best, and return in the order that was asked for.
         order = np.argsort(rows)
         self._prefetch(rows[order])
-        images = np.empty((len(rows), *self.base.shape[1:]), np.uint8)
+        # Where a GPU fetches them in the order of its work, and nobody waits for it.
+        pinned = self.device.type == "cuda"
+        images = torch.empty((len(rows), *self.base.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
+        places = images.numpy()
         for position in order:
-            images[position] = self.base[rows[position]]
-        return torch.from_numpy(images).to(self.device)
+            places[position] = self.base[rows[position]]
+        return images.to(self.device, non_blocking=pinned)
 
     def _prefetch(self, rows: NDArray[np.int64]) -> None:
         """Let the disk begin with all `rows`, in ascending order, at once; image by image it would wait for each."""
@@ -88,6 +91,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def picked_on(self) -> torch.device:
+        """Where numbers of images are needed: on the CPU if these are mapped, since a GPU would be waited for."""
+        return torch.device("cpu") if isinstance(self.images, MappedImages) else self.labels.device
 
     def pick(self, indices: Tensor) -> "Split":
         images = self.images.pick(indices) if isinstance(self.images, MappedImages) else self.images[indices]

@@ -115,7 +115,7 @@ class Tuner:
         step = epoch = 0
         while step < steps:
             # In another order than in the whole net's training, but in the same for all candidates.
-            order = epoch_order(len(self.train), options.seed, recipe.epochs + epoch).to(self.train.labels.device)
+            order = epoch_order(len(self.train), options.seed, recipe.epochs + epoch).to(self.train.picked_on)
             for indices in islice(batches(order, recipe.images_a_step), steps - step):
                 rate = RATE * recipe.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
                 moment = Moment(options.seed, epoch, step)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from branchwork.fusing.forms import Form, MapShape
+from branchwork.fusing.forms import Form, MapShape, unflatten
 from branchwork.fusing.kernel import Axis, Kernel, Window
 from branchwork.fusing.target import MOVE, Target
 
@@ -142,11 +142,13 @@ def _strip(axis: Axis, run: tuple[int, int, int], size: int) -> _Strip:
 
 
 def _gather(slices: Tensor, dim: int, windows: list[Window]) -> Tensor:
-    """Pick the slices along `dim` of each window, as two dimensions; zeros where a window reads nothing."""
-    count, before, after = slices.shape[dim], slices.shape[:dim], slices.shape[dim + 1 :]
-    numbers = [count if number in (None, _UNREAD) else number for window in windows for number in window]
-    if numbers != list(range(count)):
-        if count in numbers:
-            slices = torch.cat([slices, slices.new_zeros(*before, 1, *after)], dim)
-        slices = slices.index_select(dim, torch.tensor(numbers, device=slices.device))
-    return slices.reshape(*before, len(windows), len(windows[0]), *after)
+    """Pick the slices along `dim` of each window, as two dimensions; zeros where a window reads nothing.
+
+    Not by a tensor of their numbers: in each step of a training, a GPU would wait for it.
+    """
+    each = slices.unbind(dim)
+    nothing = slices.new_zeros(slices.shape[:dim] + slices.shape[dim + 1 :])
+    numbers = [number for window in windows for number in window]
+    if numbers != list(range(len(each))):
+        slices = torch.stack([nothing if number in (None, _UNREAD) else each[number] for number in numbers], dim)
+    return unflatten(slices, dim, len(windows), len(windows[0]))

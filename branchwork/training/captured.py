@@ -8,7 +8,7 @@ compared with a step as usual before it is used.
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -64,6 +64,8 @@ class CapturedStep:
         # By the recipe, since at the end of a run it may be another, without augmentation, and by whether only the head
         # learns.
         self.recordings: dict[tuple[Recipe, bool], _Recording] = {}
+        # In which epoch each was last found to have the addresses of the net: to look takes longer than a short step.
+        self.checked: dict[tuple[Recipe, bool], int] = {}
         self.refused = False
 
     def __call__(
@@ -81,22 +83,26 @@ class CapturedStep:
         if len(chosen) == recipe.images_a_step and not self.refused:
             images, targets = batch_of(state, data, chosen, recipe=recipe, moment=moment)(slice(None))
             try:
-                return self._replay(state, _Given(images, targets, learning_rate, decay), recipe)
+                return self._replay(state, _Given(images, targets, learning_rate, decay), recipe, moment.epoch)
             except _Refused as reason:
                 self.refused = True
                 self.recordings.clear()
                 self.note(_refusal(str(reason)))
         return train_step(state, data, chosen, recipe=recipe, moment=moment, learning_rate=learning_rate, decay=decay)
 
-    def _replay(self, state: TrainState, given: "_Given", recipe: Recipe) -> Tensor:
-        recording = self.recordings.get((recipe, state.frozen))
+    def _replay(self, state: TrainState, given: "_Given", recipe: Recipe, epoch: int) -> Tensor:
+        key = recipe, state.frozen
+        recording = self.recordings.get(key)
         if recording is not None:
-            if recording.addresses != _addresses(state):
+            # A validation, at the end of an epoch, may move the net; a step does not.
+            if self.checked[key] != epoch and recording.addresses != _addresses(state):
                 raise _Refused(say("the tensors of the net were moved in memory"))
+            self.checked[key] = epoch
             return recording.take(given)
         began = time.perf_counter()
         try:
-            self.recordings[recipe, state.frozen], loss = _record(state, given, recipe)
+            self.recordings[key], loss = _record(state, given, recipe)
+            self.checked[key] = epoch
             return loss
         finally:
             self.position.capture_seconds += time.perf_counter() - began
@@ -196,15 +202,20 @@ def _record(state: TrainState, given: _Given, recipe: Recipe) -> tuple[_Recordin
 
 def record_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """Record the kernels of `work` without running them: return what runs them, and where their result will be."""
-    stream, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    stream, graph, pool = torch.cuda.current_stream(), torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool):
             result = work()
     except BaseException:
         # torch (2.13) leaves by its own stream, and its random numbers waiting for the end of the recording.
         torch.cuda.set_stream(stream)
-        generator = torch.cuda.default_generators[stream.device.index]
+        number = stream.device.index
+        generator = torch.cuda.default_generators[number]
         generator.graphsafe_set_state(generator.clone_state())
+        # torch 2.11 leaves also its memory so, and frees none any more (pytorch#180395). Others have nothing to end.
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(number, pool)
+            torch._C._cuda_releasePool(number, pool)
         raise
     return graph.replay, result
 
@@ -289,9 +300,11 @@ def _beside(device: torch.device) -> Iterator[None]:
         return
     stream = _other_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:  # also after an error: what was started there still writes while numbers are restored here
+        torch.cuda.current_stream(device).wait_stream(stream)
 
 
 @cache  # each stream keeps the memory that was freed in it

@@ -87,7 +87,7 @@ def _steps(
     unread: list[Tensor] = []
     read_after = 1
     began, seconds_before, step_seconds_before = time.perf_counter(), position.seconds, position.step_seconds
-    order = epoch_order(len(train), seed, position.epoch).to(device)
+    order = epoch_order(len(train), seed, position.epoch).to(train.picked_on)
     for chosen in batches(order, recipe.images_a_step, position.step):
         done = position.epoch * steps + position.step
         progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from branchwork.datasets.augment import Augmentation, augment, mix, mixup_weights
-from branchwork.datasets.batches import normalise
+from branchwork.datasets.batches import normalise, send
 from branchwork.datasets.dataset import Split
 from branchwork.errors import BatchTooLarge, RecipeError, first_line
 from branchwork.training.infer import autocast, weight_dtype
@@ -41,10 +41,10 @@ def train_step(
 ) -> Tensor:
     """Take one optimiser step on the images `chosen` of `data`; return this process's share of their mean loss.
 
-    Every image weighs the same, whatever part of the batch and process it is in. The loss, a scalar that stays on the
-    device, leaves out auxiliary heads; the gradient includes them. `decay` is that of `state.average`. Reads nothing
-    back from the device. Raises `BatchTooLarge` if the step does not fit into memory, and `RecipeError` if
-    torch.compile fails.
+    `chosen` are their numbers, on `data.picked_on`. Every image weighs the same, whatever part of the batch and process
+    it is in. The loss, a scalar that stays on the device, leaves out auxiliary heads; the gradient includes them.
+    `decay` is that of `state.average`. Reads nothing back from the device. Raises `BatchTooLarge` if the step does not
+    fit into memory, and `RecipeError` if torch.compile fails.
     """
     batch = batch_of(state, data, chosen, recipe=recipe, moment=moment)
     return update(state, batch, len(chosen), recipe=recipe, learning_rate=learning_rate, decay=decay)
@@ -59,7 +59,7 @@ def batch_of(
         rows = chosen[part]
         return augment_batch(
             data.images[rows],
-            data.labels[rows],
+            data.labels[send(rows, data.labels.device)],
             recipe,
             moment=moment,
             part=part,
