@@ -1,5 +1,6 @@
 """Every page of the documentation runs from top to bottom, offline, in a folder of its own.
 
+The code is that of the English page. A Chinese page that shows other words is run in Chinese too.
 Its commands run one after the other. A block of Python whose first line is a comment such as `# mine.py` is that file;
 the others are one program, which is run last. A block of text holds lines that were printed. What is not run is
 preceded by `<!-- not run: … -->`, which says why.
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import POSIX
-from helpers.documents import DOCS, PAGES, ROOT, Block, blocks
+from helpers.documents import DOCS, PAGES, ROOT, Block, blocks, in_chinese
 
 from branchwork.datasets.sources import FASHION_MNIST
 
@@ -39,7 +40,12 @@ def script_of(page: Path) -> str:
     return "".join(parts) + (f"python - <<'END OF FILE'\n{program}END OF FILE\n" if program else "")
 
 
-def run(page: Path, folder: Path) -> str:
+def promised(page: Path) -> list[str]:
+    """Return the lines that a page says are printed."""
+    return [line for block in blocks(page, "text") if block.elsewhere is None for line in block.code.splitlines()]
+
+
+def run(page: Path, folder: Path, language: str = "en") -> str:
     """Run a page in `folder`, and return what was printed."""
     shutil.copytree(DOCS / "digits", folder / "docs/digits")
     (folder / "scripts").symlink_to(ROOT / "scripts")
@@ -52,7 +58,7 @@ def run(page: Path, folder: Path) -> str:
         **os.environ,
         "PATH": os.pathsep.join((str(npm.parent), str(Path(sys.executable).parent), os.environ["PATH"])),
         "PYTHONPATH": str(ROOT),
-        "BRANCHWORK_LANG": "en",
+        "BRANCHWORK_LANG": language,
         "http_proxy": dead,
         "https_proxy": dead,
     }
@@ -103,11 +109,23 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path, request):
         if "runs/first" in code:
             shutil.copytree(request.getfixturevalue("first") / "runs", folder / "runs")
         printed = run(page, folder)
-    promised = [line for block in blocks(page, "text") if block.elsewhere is None for line in block.code.splitlines()]
-    assert [line for line in promised if line not in printed] == []
+    assert [line for line in promised(page) if line not in printed] == []
     made = re.findall(r"--(?:out|draw) (runs/\S+)", code)
     assert [name for name in made if not (folder / name).exists()] == []
     ALSO.get(page.name, lambda printed: None)(printed)
+
+
+@POSIX
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "page",
+    [in_chinese(page) for page in PAGES if promised(in_chinese(page)) != promised(page)],
+    ids=lambda page: page.stem,
+)
+def test_a_chinese_page_shows_what_is_printed_in_chinese(page, tmp_path):
+    printed = run(page, tmp_path, "zh")
+    assert [line for line in promised(page) if line not in printed] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
