@@ -20,11 +20,9 @@ from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.doctor import doctor
 from branchwork.cli.evaluate import evaluate
-from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
 from branchwork.cli.export import export
-from branchwork.cli.flags import unknown_flag
-from branchwork.cli.help import SpokenHelp, usage_error
+from branchwork.cli.help import SpokenHelp, add_examples, unknown_flag, usage_error
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.output import complain

@@ -197,9 +197,7 @@ def _measure(
         speed = size * subject.trace.macs / median
         rows.append(
             Timing(
-                engine=contender.engine,
-                precision=contender.precision,
-                fused=contender.fused,
+                **vars(contender),
                 batch=size,
                 milliseconds=1e3 * median,
                 quartiles=(1e3 * lower, 1e3 * upper),

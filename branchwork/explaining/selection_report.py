@@ -20,9 +20,7 @@ def selection_page(selection: Selection, training: str) -> str:
             say(
                 "Goal: {goal}. Data: {data}, seed {seed}. Validation images decided; the test images were read once, "
                 "at the end.",
-                goal=selection.goal,
-                data=selection.data,
-                seed=selection.seed,
+                **vars(selection),
             )
         ),
         *([paragraph(say("The goal was not reached: {why}", why=selection.missed))] if selection.missed else []),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError
-from branchwork.graph.costs import op_name
+from branchwork.graph.costs import op_name, tensor_of
 
 Shape = tuple[int, ...]
 
@@ -146,14 +146,6 @@ def image_nodes(graph: fx.Graph) -> set[fx.Node]:
         if depends and isinstance(node.meta.get("val"), Tensor | list | tuple):
             nodes.add(node)
     return nodes
-
-
-def tensor_of(node: fx.Node) -> Tensor | None:
-    """Return the output of a node without its numbers, the first one of several; None if it is no tensor."""
-    value = node.meta.get("val")
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-        return value[0]
-    return value if isinstance(value, Tensor) else None
 
 
 def shape_of(node: fx.Node) -> Shape:
