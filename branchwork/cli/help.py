@@ -100,6 +100,8 @@ def paragraphs(text: str) -> list[str]:
 
 def usage_error(reason: CycloptsError) -> str:
     """Return what cyclopts says about wrong arguments in the user's language, as far as its sentences are known."""
+    if isinstance(reason, UnknownOptionError):
+        return _unknown_flag(reason)
     rest, said = str(reason).strip(), []
     while rest:
         found = next(((text, match) for text in SENTENCES if (match := _pattern(text).match(rest))), None)
@@ -119,7 +121,7 @@ def _pattern(message: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(message)) + r"(?:\s+|$)", re.DOTALL)
 
 
-def unknown_flag(reason: UnknownOptionError) -> str:
+def _unknown_flag(reason: UnknownOptionError) -> str:
     """Return the message about an unknown flag: `--lr: did you mean --learning-rate?`"""
     flag = (reason.token.keyword or reason.token.value).partition("=")[0]
     verb = " ".join(("branchwork", *(reason.command_chain or ())))

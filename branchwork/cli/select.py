@@ -90,7 +90,7 @@ def select(
 
 def parts(selection: "Selection") -> list[Part]:
     from branchwork.catalogue.resolve import short_name
-    from branchwork.explaining.selection_report import by_weights
+    from branchwork.explaining.selection_report import by_weights, worth_rows
 
     sizes = make_table(
         "branches left", "removed", "validation", "MACs", "of all", "loss", "parameters", "steps", "seconds",
@@ -114,14 +114,8 @@ def parts(selection: "Selection") -> list[Part]:
     worth = make_table("branch", "rank by removal", "rank by weights", "weight size", "", spare=("weight size",))
     kinds = list(dict.fromkeys(branch.group.rpartition(".")[2] for branch in selection.worth))
     colours = dict(zip(kinds, branch_colours(kinds), strict=True))
-    for branch in selection.worth:
-        worth.add_row(
-            Text(branch.group, style=colours[branch.group.rpartition(".")[2]]),
-            str(branch.rank_by_removal),
-            str(branch.rank_by_weights),
-            "·" if branch.weight_size is None else f"{branch.weight_size:.4f}",
-            say("kept") if branch.kept else "",
-        )
+    for group, *cells in worth_rows(selection):
+        worth.add_row(Text(group, style=colours[group.rpartition(".")[2]]), *cells)
     ends = make_table("net", "test accuracy (95%)", "validation", "MACs", "parameters", spare=("parameters",))
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
         ends.add_row(

@@ -75,7 +75,6 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         module=module,
         names=name_nodes(net, module.graph),
         images=1 if single or reasons else MANY,
-        any_number=not single and not reasons,
         depends_on_pixels=recorded,
         changed=() if recorded else tuple(reader.changed),
         obstacle=obstacle,
