@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from branchwork.cli.output import Part, Table, deliver, interval, make_table, show, where_drawn
-from branchwork.cli.parameters import Json, Run, RunData, Source, Theme
+from branchwork.cli.parameters import NOT_DRAWN, Drawing, Json, Run, RunData, Source
 from branchwork.errors import ExplainError
 from branchwork.language import mark, milliseconds, say
 from branchwork.palette import colours_by_join
@@ -28,14 +28,6 @@ class DataFlags:
     source: Source = None
 
 
-@dataclass(frozen=True)
-class DrawFlags:
-    """The drawing."""
-
-    draw: Annotated[Path | None, Parameter(help="Draw the explanation into this file, .svg or .png.")] = None
-    theme: Theme = "light"
-
-
 def explain(
     run: Run,
     /,
@@ -47,7 +39,7 @@ def explain(
         Parameter(name="--class", help="With pictures: the class to explain; by default the predicted one."),
     ] = None,
     measured: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),
-    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
+    drawing: Drawing = NOT_DRAWN,
     json_file: Json = None,
 ) -> None:
     """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""

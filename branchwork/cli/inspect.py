@@ -16,7 +16,7 @@ from branchwork.cli.net_tables import (
     reductions_table,
 )
 from branchwork.cli.output import Part, deliver, show, where_drawn
-from branchwork.cli.parameters import Json, Shortcut, Stem, Theme, parse_image_shape, parse_sizes
+from branchwork.cli.parameters import NOT_DRAWN, Drawing, Json, Shortcut, Stem, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, say
 from branchwork.training.options import RUN_SCRIPT
@@ -54,14 +54,6 @@ class ConvFlags:
 
 
 @dataclass(frozen=True)
-class DrawFlags:
-    """The drawing."""
-
-    draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None
-    theme: Theme = "light"
-
-
-@dataclass(frozen=True)
 class LintFlags:
     """What is probably a mistake."""
 
@@ -81,7 +73,7 @@ def inspect(
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Sum the rows by block, by branch or by operation.")
     ] = None,
-    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
+    drawing: Drawing = NOT_DRAWN,
     mistakes: Annotated[LintFlags, Parameter(name="*")] = LintFlags(),
     one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,12 +49,25 @@ Stem = Annotated[
     Literal["auto", "small", "large"] | None,
     Parameter(help="small suits images of up to 96 pixels, for which auto chooses it.", group="Net"),
 ]
-Theme = Annotated[
-    Literal["light", "dark", "auto"],
-    Parameter(help="The background of a drawing; auto follows the reader's system wherever a browser shows the SVG."),
-]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
 Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]
+
+
+@dataclass(frozen=True)
+class DrawFlags:
+    """The drawing."""
+
+    draw: Annotated[Path | None, Parameter(help="Draw it into this file, .svg or .png, for a slide.")] = None
+    theme: Annotated[
+        Literal["light", "dark", "auto"],
+        Parameter(
+            help="The background of a drawing; auto follows the reader's system wherever a browser shows the SVG."
+        ),
+    ] = "light"
+
+
+Drawing = Annotated[DrawFlags, Parameter(name="*")]
+NOT_DRAWN = DrawFlags()
 
 
 def parse_sizes(text: str, flag: str, *, only: int | None = None) -> tuple[int, ...]:

@@ -156,7 +156,7 @@ def export(
     if path is None:
         folder, stem = (Path(), subject.name) if subject.folder is None else (subject.folder, "model")
         path = folder / f"{stem}{file_format.suffixes[-1]}"
-        _check_path(path, file_format, options.force)
+    _check_path(path, file_format, options.force)
     model = subject.model
     if subject.folder is None:
         observer.note(

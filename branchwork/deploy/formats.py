@@ -134,6 +134,7 @@ FORMATS = {
         Format("pt2", "torch", (".pt2",), (), _write_pt2),
     )
 }
+BY_ENGINE = {entry.engine: entry for entry in FORMATS.values()}
 
 
 def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOptions) -> torch.export.ExportedProgram:

@@ -14,7 +14,7 @@ from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from branchwork.errors import FAILURES, NetError
+from branchwork.errors import FAILURES, NetError, first_line
 from branchwork.graph.affine import DROPOUTS
 from branchwork.graph.costs import VIEWS, argument, op_name
 from branchwork.graph.merge import Reading, merge
@@ -82,12 +82,11 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
 
 
 def _not_for_any_number(net: nn.Module, reason: BaseException) -> str:
-    message = str(reason).strip().split("\n")[0]
     return say(
         "{net} does not run the same operations on every batch of images, so its graph cannot be read ({message}): "
         "remove control flow that depends on pixels from its forward, and write x.size(0) for the number of images",
         net=type(net).__name__,
-        message=message,
+        message=first_line(reason),
     )
 
 
