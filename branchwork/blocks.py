@@ -56,14 +56,13 @@ class _Join(nn.Module):
             for line in size_changes(path, layer)
         ]
 
-    def _mismatch(self, x: Tensor, outputs: Mapping[str, Tensor], *, need: str, advice: str) -> NetError:
+    def _mismatch(self, x: Tensor, outputs: Mapping[str, Tensor], need: str, advice: str) -> NetError:
         width = max(map(len, outputs))
         shapes = "\n".join(f"  {name:<{width}}  {times(output.shape[1:])}" for name, output in outputs.items())
-        join = type(self).__name__
         return NetError(
             "the branches of this {join} do not fit: {need}.\n"
             "  the input is {shape}; the branches return\n{shapes}\n{advice}",
-            join=join,
+            join=type(self).__name__,
             need=need,
             shape=times(x.shape[1:]),
             shapes=shapes,
@@ -82,12 +81,7 @@ class Concat(_Join):
         outputs = self._outputs(x)
         sizes = [tuple(output.shape[2:]) for output in outputs.values()]
         if any(size != sizes[0] for size in sizes):
-            raise self._mismatch(
-                x,
-                outputs,
-                need=say("Concat needs equal height and width"),
-                advice=self._advice(x, outputs),
-            )
+            raise self._mismatch(x, outputs, say("Concat needs equal height and width"), self._advice(x, outputs))
         return torch.cat(list(outputs.values()), dim=1)
 
     def _advice(self, x: Tensor, outputs: Mapping[str, Tensor]) -> str:
@@ -113,12 +107,8 @@ class Add(_Join):
         outputs = self._outputs(x)
         shapes = [output.shape for output in outputs.values()]
         if any(shape != shapes[0] for shape in shapes):
-            raise self._mismatch(
-                x,
-                outputs,
-                need=say("Add needs equal channels, height and width"),
-                advice=self._advice(x, outputs),
-            )
+            need = say("Add needs equal channels, height and width")
+            raise self._mismatch(x, outputs, need, self._advice(x, outputs))
         total, *others = outputs.values()
         for other in others:
             total = total + other

@@ -100,12 +100,6 @@ def own_frame(reason: BaseException) -> traceback.FrameSummary | None:
     return next((f for f in reversed(theirs) if not is_library(f.filename)), theirs[-1] if theirs else None)
 
 
-def own_line(reason: BaseException) -> str:
-    """Return `file.py, line 12`, the place of `own_frame`, or "" if there is none."""
-    frame = own_frame(reason)
-    return say("{file}, line {line}", file=frame.filename, line=frame.lineno) if frame else ""
-
-
 def with_kind(reason: BaseException) -> str:
     """Return the class and the message of an error, `KeyError: 'conv1'`; the class alone if there is no message."""
     return f"{type(reason).__name__}: {reason}".removesuffix(": ")
@@ -113,8 +107,10 @@ def with_kind(reason: BaseException) -> str:
 
 def with_line(message: str, reason: BaseException) -> str:
     """Return `message` with the place of `own_frame` behind it, if there is one."""
-    line = own_line(reason)
-    return say("{message} ({line})", message=message, line=line) if line else message
+    frame = own_frame(reason)
+    if frame is None:
+        return message
+    return say("{message} ({file}, line {line})", message=message, file=frame.filename, line=frame.lineno)
 
 
 def is_library(file: str) -> bool:

@@ -42,18 +42,23 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
     """
     data = content.encode() if isinstance(content, str) else content
     target = Path(os.path.realpath(path))
-    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
-        try:
+    is_device = os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target)
+    try:
+        if is_device:
             target.write_bytes(data)
-        except OSError as reason:
-            raise error(
-                "cannot write {path} ({data:,} bytes): {reason}",
-                path=path,
-                data=len(data),
-                reason=_cause_and_remedy(reason),
-            ) from reason
-        return
-    handle, temporary = _open_beside(target, error, path)
+        else:
+            _replace(target, data, *_open_beside(target, error, path))
+    except OSError as reason:
+        raise error(
+            "cannot write {path} ({data:,} bytes): {reason}",
+            path=path,
+            data=len(data),
+            reason=_cause_and_remedy(reason),
+        ) from reason
+
+
+def _replace(target: Path, data: bytes, handle: int, temporary: str) -> None:
+    """Write `data` to an open temporary file, and rename it to `target`. It is gone in the end, whatever happens."""
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -62,13 +67,6 @@ def write_whole(path: Path, content: bytes | str, *, error: type[BranchworkError
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp lets nobody but the owner read
         os.replace(temporary, target)
         _sync_folder(target.parent)
-    except OSError as reason:
-        raise error(
-            "cannot write {path} ({data:,} bytes): {reason}",
-            path=path,
-            data=len(data),
-            reason=_cause_and_remedy(reason),
-        ) from reason
     finally:
         with suppress(OSError):  # it would hide why the file cannot be written
             Path(temporary).unlink(missing_ok=True)

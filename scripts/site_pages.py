@@ -20,8 +20,7 @@ from sphinx.search.en import SearchEnglish
 
 import branchwork
 from branchwork import cli
-from branchwork.cli.examples import EXAMPLES
-from branchwork.cli.help import describe, paragraphs, plain
+from branchwork.cli.help import EXAMPLES, describe, paragraphs, plain
 from branchwork.language import CLOSING, HAN, say, speaking
 
 OTHER_LANGUAGE = re.compile(r"^\[(?:English|中文)\]\(([\w-]+?)(?:\.zh)?\.md\)$", re.MULTILINE)

@@ -99,7 +99,9 @@ def test_the_table_fits_a_terminal_of_80_columns(run, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
     monkeypatch.setenv("TERM", "dumb")
-    output.show_results((dataclasses.replace(run, net="inception", macs=6_019_200, train_seconds=1234.5),))
+    output.show(
+        *output.result_parts((dataclasses.replace(run, net="inception", macs=6_019_200, train_seconds=1234.5),))
+    )
     (row,) = [line for line in capsys.readouterr().out.splitlines() if "inception" in line]
     assert "6,019,200" in row and f"{run.test_accuracy:.2%} (" in row and row.rstrip().endswith(")")
 

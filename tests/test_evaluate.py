@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import branchwork as bw
-from branchwork.cli.evaluate import parts, spare_columns
+from branchwork.cli.evaluate import parts
 from branchwork.cli.output import show
 from branchwork.datasets.dataset import Split
 from branchwork.errors import DataError, RecipeError, RunError, WeightsError
@@ -257,7 +257,7 @@ def test_confusions_are_told_by_name(columns, monkeypatch, capsys):
     figures = tuple(ClassFigures(name, 90, 0.9, 0.8, 0.85) for name in GARMENTS)
     sure, rows = calibrate(torch.tensor([1.0]), torch.tensor([True])), tuple(map(tuple, confusion))
     found = Evaluation("net", "garments", 910, 0.99, (0.98, 1.0), figures, rows, (), sure, None, None)
-    show(*parts(found, Path("worst.png")), spare=spare_columns())
+    show(*parts(found, Path("worst.png")))
     out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
     told = " ".join(out.split())
     for answer in ("T-shirt/top (4)", "Coat (3)", "Pullover (2)"):

@@ -11,7 +11,7 @@ from conftest import ROOT
 from helpers.folders import two_classes
 
 from branchwork.cli import app
-from branchwork.cli.examples import EXAMPLES
+from branchwork.cli.help import EXAMPLES
 from branchwork.training.recipes import RECIPES
 
 

@@ -47,8 +47,7 @@ class Page(HTMLParser):
 
 def test_every_value_of_a_verb_has_a_look():
     assert all(getattr(bw, name) for name in bw.__all__)  # so that all of them are imported
-    looks = notebook._TOGETHER.keys() | notebook._ALONE.keys()
-    assert {kind.__name__ for kind in Shown.__subclasses__()} - {"Several"} == looks
+    assert {kind.__name__ for kind in Shown.__subclasses__()} - {"Several"} == notebook.PARTS.keys()
 
 
 def test_a_notebook_shows_what_the_command_prints(run, command):

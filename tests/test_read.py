@@ -104,7 +104,7 @@ def test_a_graph_computes_what_the_net_computes_and_leaves_it_alone(name):
     assert torch.equal(draws[0], torch.get_rng_state()) and draws[1] == random.getstate()
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert before == [{key: id(value) for key, value in vars(module).items()} for module in net.modules()]
-    assert graph.any_number and not graph.depends_on_pixels and graph.obstacle is None
+    assert graph.images > 1 and not graph.depends_on_pixels and graph.obstacle is None
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         values = graph.run(images)
@@ -117,12 +117,12 @@ def test_a_graph_computes_what_the_net_computes_and_leaves_it_alone(name):
 
 def test_pixels_a_single_image_and_tensors_changed_for_others_are_told():
     graph = read(Net(on_pixels, fc=linear()), (1, 8, 8))
-    assert graph.depends_on_pixels and not graph.any_number
+    assert graph.depends_on_pixels and graph.images == 1
     assert [row.name for row in trace_graph(graph).operations] == ["flatten", "fc", "sum", "gt", "relu"]
     with pytest.raises(NetError, match="does not run the same operations on every batch"):
         graph.run(torch.zeros(1, 1, 8, 8))
     one = read(Net(lambda self, x: self.fc(x.view(1, 64)), fc=linear()), (1, 8, 8))
-    assert not one.any_number and not one.depends_on_pixels and trace_graph(one).macs == 192
+    assert one.images == 1 and not one.depends_on_pixels and trace_graph(one).macs == 192
     with pytest.raises(NetError, match="sizes in this view do not match"):
         one.rewritable()
 
@@ -132,7 +132,7 @@ def test_pixels_a_single_image_and_tensors_changed_for_others_are_told():
         return self.fc(x)
 
     shared = read(Net(in_a_view, fc=linear()), (1, 8, 8))
-    assert shared.any_number and [row.op for row in trace_graph(shared).operations][-2:] == ["add", "linear"]
+    assert shared.images > 1 and [row.op for row in trace_graph(shared).operations][-2:] == ["add", "linear"]
     with pytest.raises(NetError, match="add_ changes a tensor in place that others see"):
         shared.rewritable()
     with pytest.raises(NetError, match="returns 2 tensors, but one is needed"):

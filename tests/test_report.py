@@ -13,7 +13,7 @@ from PIL import Image
 
 import branchwork as bw
 from branchwork import pages
-from branchwork.cli.output import show_results
+from branchwork.cli.output import result_parts, show
 from branchwork.training.result import read_result
 
 
@@ -131,7 +131,7 @@ def test_a_training_without_a_report_is_whole_all_the_same(small, capsys):
     assert result.report is None and not Path("without/report.html").exists()
     assert Path("with/report.html").exists() and result.test_accuracy == with_report.test_accuracy
     assert read_result(Path("without")) == result
-    show_results((result,))
+    show(*result_parts((result,)))
     assert "report" not in capsys.readouterr().out
 
 

@@ -16,7 +16,7 @@ from torch import nn
 import branchwork as bw
 from branchwork import Add, Concat, InceptionA, trace
 from branchwork.catalogue.builders import NETS
-from branchwork.cli.inspect import parts, spare_columns
+from branchwork.cli.inspect import parts
 from branchwork.cli.output import show
 from branchwork.errors import NetError
 from branchwork.graph.bottlenecks import reduction, reductions
@@ -434,7 +434,7 @@ def on_a_terminal(monkeypatch, capsys):
     def call(inspection: Inspection, columns: int) -> str:
         monkeypatch.setenv("COLUMNS", str(columns))
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
-        show(*parts(inspection), spare=spare_columns())
+        show(*parts(inspection))
         return re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
 
     return call

@@ -4,12 +4,11 @@ Each is a chain that is read from top to bottom. With the lecture's input, 1×28
 97,298 parameters and 6,019,200 MACs per image, `residual` 41,514 and 2,013,184.
 """
 
-from collections import OrderedDict
 from typing import Literal
 
 from torch import nn
 
-from branchwork.blocks import InceptionA, ResidualBlock
+from branchwork.blocks import InceptionA, ResidualBlock, chain
 from branchwork.catalogue.input_size import ImageSize, flat_features
 
 
@@ -26,7 +25,7 @@ def inception(
     images are too small.
     """
     channels = 0 if bottleneck == "none" else int(bottleneck)
-    body: OrderedDict[str, nn.Module] = OrderedDict(
+    body = chain(
         conv1=nn.Conv2d(in_channels, 10, 5),
         pool1=nn.MaxPool2d(2),
         relu1=nn.ReLU(),
@@ -54,7 +53,7 @@ def residual(
     follows each convolution in place of its bias (Ioffe and Szegedy 2015, section 3.2), after the pooling if there is
     one, so that it normalises a quarter of the numbers. Raises `NetError` if the images are too small.
     """
-    body: OrderedDict[str, nn.Module] = OrderedDict()
+    body: dict[str, nn.Module] = {}
     channels = in_channels
     for number, out in enumerate((int(width), 2 * int(width)), 1):
         layers: dict[str, nn.Module] = {"conv": nn.Conv2d(channels, out, 5, bias=norm == "none")}
@@ -66,12 +65,13 @@ def residual(
         body[f"rblock{number}"] = ResidualBlock(out, norm=norm == "batch")
         channels = out
     body["flatten"] = nn.Flatten()
-    return _with_head(body, "residual", in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+    return _with_head(
+        chain(**body), "residual", in_channels=in_channels, num_classes=num_classes, image_size=image_size
+    )
 
 
 def _with_head(
-    body: OrderedDict[str, nn.Module], name: str, *, in_channels: int, num_classes: int, image_size: ImageSize
+    net: nn.Sequential, name: str, *, in_channels: int, num_classes: int, image_size: ImageSize
 ) -> nn.Sequential:
-    net = nn.Sequential(body)
     net.add_module("fc", nn.Linear(flat_features(net, in_channels, image_size, name=name), num_classes))
     return net

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cyclopts import App, CycloptsError, UnknownOptionError
+from cyclopts import App, CycloptsError
 
 import branchwork
 from branchwork.cli.bench import bench
@@ -20,11 +20,9 @@ from branchwork.cli.data import data
 from branchwork.cli.demo import demo
 from branchwork.cli.doctor import doctor
 from branchwork.cli.evaluate import evaluate
-from branchwork.cli.examples import add_examples
 from branchwork.cli.explain import explain
 from branchwork.cli.export import export
-from branchwork.cli.flags import unknown_flag
-from branchwork.cli.help import SpokenHelp, usage_error
+from branchwork.cli.help import SpokenHelp, add_examples, usage_error
 from branchwork.cli.inspect import inspect
 from branchwork.cli.nets import nets
 from branchwork.cli.output import complain
@@ -74,9 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except ToldElsewhere:
-        return 2
-    except UnknownOptionError as reason:
-        complain(unknown_flag(reason))
         return 2
     except CycloptsError as reason:
         complain(usage_error(reason))

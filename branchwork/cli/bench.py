@@ -72,12 +72,7 @@ def bench(
         draw=draw,
         progress=True,
     )
-    deliver(result, json_file, lambda: show(*parts(result, draw), spare=spare_columns()))
-
-
-def spare_columns() -> tuple[str, ...]:
-    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    return say("of peak"), say("GMAC/s"), say("kB"), say("off by"), say("quartiles")
+    deliver(result, json_file, lambda: show(*parts(result, draw)))
 
 
 def parts(result: "Bench", draw: Path | None = None) -> list[Part]:
@@ -85,7 +80,7 @@ def parts(result: "Bench", draw: Path | None = None) -> list[Part]:
 
     table = make_table(
         "engine", "", "net", "batch", "ms", "quartiles", "images/s", "GMAC/s", "of peak", "off by", "kB",
-        title=bench_title(result),
+        title=bench_title(result), spare=("of peak", "GMAC/s", "kB", "off by", "quartiles"),
     )  # fmt: skip
     table.columns[1].justify = table.columns[2].justify = "left"
     for size in dict.fromkeys(row.batch for row in result.rows):

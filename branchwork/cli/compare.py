@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, Table, deliver, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import DATA, FILE, Json, Source
 from branchwork.language import mark, milliseconds, say
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.comparing.comparison import Comparison
 
 # Classes in the table: those in which the nets differ most.
@@ -56,8 +54,7 @@ def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None =
         classes,
         say(
             "{images:,} test images of {data}; the nets disagree on {count:,}",
-            images=comparison.images,
-            data=comparison.data,
+            **vars(comparison),
             count=len(comparison.disagreements),
         ),
     ]
@@ -68,7 +65,7 @@ def parts(comparison: "Comparison", draw: Path | None = None, out: Path | None =
     return said
 
 
-def _entries(comparison: "Comparison") -> "Table":
+def _entries(comparison: "Comparison") -> Table:
     table = make_table("net", "accuracy, % (95%)", "parameters", "MACs", "ms", "train s")
     table.padding = (0, 1, 0, 0)
     for entry in comparison.entries:
@@ -86,21 +83,12 @@ def _entries(comparison: "Comparison") -> "Table":
     return table
 
 
-def _pairs(comparison: "Comparison") -> "Table":
-    from branchwork.comparing.compare_report import count_words
-    from branchwork.training.statistics import p_words, points_words
+def _pairs(comparison: "Comparison") -> Table:
+    from branchwork.comparing.compare_report import pair_rows
 
-    several = len(comparison.pairs) > 1
-    corrected = [mark("after Holm")] if several else []
+    corrected = [mark("after Holm")] if len(comparison.pairs) > 1 else []
     table = make_table("pair", "points (95%)", "p value", *corrected, "only 1st", "only 2nd")
     table.padding = (0, 1, 0, 0)
-    for pair in comparison.pairs:
-        table.add_row(
-            f"{pair.first} − {pair.second}",
-            points_words(pair.difference, pair.low, pair.high),
-            p_words(pair.p),
-            *([p_words(pair.adjusted)] if several else []),
-            count_words(pair.only_first),
-            count_words(pair.only_second),
-        )
+    for row in pair_rows(comparison):
+        table.add_row(*row)
     return table

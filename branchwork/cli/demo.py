@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import deliver, show_results
+from branchwork.cli.output import deliver, result_parts, show
 from branchwork.cli.parameters import DATA, Json
 
 
@@ -19,4 +19,4 @@ def demo(
     import branchwork
 
     results = branchwork.demo(data, out=out, progress=True)
-    deliver(results, json_file, lambda: show_results(results))
+    deliver(results, json_file, lambda: show(*result_parts(results)))

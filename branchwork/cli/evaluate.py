@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
-from branchwork.cli.output import Part, deliver, fits, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, Table, deliver, fits, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import Json, Run, RunData, Source
 from branchwork.errors import RunError
 from branchwork.language import say
 from branchwork.palette import LIGHT
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.training.evaluate import Evaluation
 
 # How many classes are named for which the images of one are mistaken.
@@ -54,12 +53,7 @@ def evaluate(
             draw, left_out = None, [say("the most confident mistakes are not drawn: {reason}", reason=reason)]
     evaluation = branchwork.evaluate(run, data=data, top=top, source=source, draw=draw, progress=True)
     lines = [*parts(evaluation, draw), *left_out]
-    deliver(evaluation, json_file, lambda: show(*lines, spare=spare_columns()))
-
-
-def spare_columns() -> tuple[str, ...]:
-    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    return say("F1"), say("precision"), say("images")
+    deliver(evaluation, json_file, lambda: show(*lines))
 
 
 def parts(evaluation: "Evaluation", draw: Path | None = None) -> list[Part]:
@@ -68,11 +62,7 @@ def parts(evaluation: "Evaluation", draw: Path | None = None) -> list[Part]:
     wrong = evaluation.images - sum(row[index] for index, row in enumerate(evaluation.confusion))
     result = say(
         "{net} on {data}: {accuracy:.2%} of {images:,} test images, 95% interval {interval}; {wrong:,} misclassified",
-        net=short_name(evaluation.net),
-        data=evaluation.data,
-        accuracy=evaluation.accuracy,
-        images=evaluation.images,
-        interval=interval(evaluation.interval),
+        **(vars(evaluation) | {"net": short_name(evaluation.net), "interval": interval(evaluation.interval)}),
         wrong=wrong,
     )
     drawn = where_drawn("the most confident mistakes: {file}", draw if wrong else None)
@@ -80,10 +70,11 @@ def parts(evaluation: "Evaluation", draw: Path | None = None) -> list[Part]:
     return [*tables, result, *_more(evaluation), *drawn]
 
 
-def _classes(evaluation: "Evaluation") -> "Table":
+def _classes(evaluation: "Evaluation") -> Table:
     """Return a row for each class, with the classes for which its images are taken most often."""
     names = [figures.name for figures in evaluation.classes]
-    table = make_table("class", "images", "precision", "recall", "F1", "mistaken for")
+    spare = ("F1", "precision", "images")
+    table = make_table("class", "images", "precision", "recall", "F1", "mistaken for", spare=spare)
     table.columns[-1].justify, table.columns[-1].no_wrap = "left", False
     for true, figures in enumerate(evaluation.classes):
         row = evaluation.confusion[true]
@@ -115,9 +106,7 @@ def _more(evaluation: "Evaluation") -> list[str]:
     return lines
 
 
-def _confusion(evaluation: "Evaluation") -> "Table | str":
-    from rich.text import Text
-
+def _confusion(evaluation: "Evaluation") -> Table | str:
     from branchwork.training.evaluate import MOST_CLASSES
 
     names = [figures.name for figures in evaluation.classes]

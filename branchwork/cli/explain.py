@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
-from branchwork.cli.output import Part, deliver, interval, make_table, show, where_drawn
-from branchwork.cli.parameters import STDOUT, Json, Run, RunData, Source, Theme
+from branchwork.cli.output import Part, Table, deliver, interval, make_table, show, where_drawn
+from branchwork.cli.parameters import NOT_DRAWN, Drawing, Json, Run, RunData, Source
 from branchwork.errors import ExplainError
 from branchwork.language import mark, milliseconds, say
 from branchwork.palette import colours_by_join
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.explaining.results import Explanation, PictureExplanation, Relation
 
 
@@ -29,14 +28,6 @@ class DataFlags:
     source: Source = None
 
 
-@dataclass(frozen=True)
-class DrawFlags:
-    """The drawing."""
-
-    draw: Annotated[Path | None, Parameter(help="Draw the explanation into this file, .svg or .png.")] = None
-    theme: Theme = "light"
-
-
 def explain(
     run: Run,
     /,
@@ -48,7 +39,7 @@ def explain(
         Parameter(name="--class", help="With pictures: the class to explain; by default the predicted one."),
     ] = None,
     measured: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),
-    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
+    drawing: Drawing = NOT_DRAWN,
     json_file: Json = None,
 ) -> None:
     """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""
@@ -62,19 +53,18 @@ def explain(
                 "--data, --images and --source are for a whole net: leave them out, or leave out the pictures"
             )
         explanations = branchwork.explain_pictures(run, pictures, target=class_name, draw=draw, theme=theme)
-        deliver(explanations, json_file, lambda: show(*picture_parts(explanations)))
+        deliver(explanations, json_file, lambda: show(*picture_parts(explanations, draw)))
     else:
         if class_name is not None:
             raise ExplainError("--class goes with pictures: name some, or leave it out")
         explanation = branchwork.explain(
             run, data=data, images=count, source=source, draw=draw, theme=theme, progress=True
         )
-        deliver(explanation, json_file, lambda: show(*parts(explanation)))
-    if draw is not None and json_file != STDOUT:
-        show(*where_drawn("drawn: {file}", draw))
+        deliver(explanation, json_file, lambda: show(*parts(explanation, draw)))
 
 
-def parts(found: "Explanation") -> list[Part]:
+def parts(found: "Explanation", draw: Path | None = None) -> list[Part]:
+    single = say("{joins}: a single branch, which cannot be removed.", joins=", ".join(found.single))
     return [
         _branch_table(found),
         say("What is lost is in points of accuracy, in brackets the 95% interval of the change on the same images."),
@@ -88,39 +78,24 @@ def parts(found: "Explanation") -> list[Part]:
         say(
             "Size of weights and of output: root mean square of the kernels and matrices, and of what the branch gives."
         ),
-        *(
-            [say("{joins}: a single branch, which cannot be removed.", joins=", ".join(found.single))]
-            * bool(found.single)
-        ),
+        *([single] if found.single else []),
         *([_residual_table(found)] if found.residuals else []),
         _relation_table(found),
         *verdict_lines(found),
+        *where_drawn("drawn: {file}", draw),
     ]
 
 
-def _branch_table(found: "Explanation") -> "Table":
+def _branch_table(found: "Explanation") -> Table:
     """Return a row for each branch, the worth and the costs first: a narrow terminal drops columns on the right."""
-    from rich.text import Text
-
     title = say(
         "{net} is right on {accuracy:.2%} ({interval}) of {images}",
-        net=found.net,
-        accuracy=found.accuracy,
-        interval=interval(found.interval),
-        images=found.measured_on,
+        **(vars(found) | {"interval": interval(found.interval), "images": found.measured_on}),
     )
     table = make_table(
-        say("branch"),
-        say("accuracy lost without it\n(replaced by its mean)"),
-        say("lost if\nreplaced\nby zero"),
-        say("share of\nMACs"),
-        say("milliseconds"),
-        say("size of\nweights"),
-        say("size of\noutput"),
-        say("parameters"),
-        say("MACs"),
-        title=title,
-    )
+        "branch", "accuracy lost without it\n(replaced by its mean)", "lost if\nreplaced\nby zero", "share of\nMACs",
+        "milliseconds", "size of\nweights", "size of\noutput", "parameters", "MACs", title=title,
+    )  # fmt: skip
     table.padding = (0, 1, 0, 0)
     colours = colours_by_join((branch.join, branch.branch) for branch in found.branches)
     join = ""
@@ -128,9 +103,10 @@ def _branch_table(found: "Explanation") -> "Table":
         if branch.join != join:
             join = branch.join
             table.add_row(join, style="bold")
+        low, high = branch.lost_by_mean_interval
         table.add_row(
             Text(f"  {branch.branch}", style=colours[branch.join, branch.branch]),
-            _points(branch.lost_by_mean, branch.lost_by_mean_interval),
+            f"{100 * branch.lost_by_mean:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
             f"{100 * branch.lost_by_zero:.2f}",
             f"{branch.macs / found.macs:.1%}" if branch.macs else "·",
             milliseconds(branch.milliseconds) if branch.milliseconds else "·",
@@ -142,33 +118,23 @@ def _branch_table(found: "Explanation") -> "Table":
     return table
 
 
-def _points(value: float, bounds: tuple[float, float]) -> str:
-    return f"{100 * value:.2f} [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
-
-
-def _residual_table(found: "Explanation") -> "Table":
+def _residual_table(found: "Explanation") -> Table:
     title = say("How large is the residual F(x) beside its shortcut x? ‖F(x)‖/‖x‖, mean over the images")
-    table = make_table(say("join"), say("times the shortcut"), title=title)
+    table = make_table("join", "times the shortcut", title=title)
     for join, ratio in found.residuals.items():
         table.add_row(join, f"{ratio:.2f}")
     return table
 
 
-def _relation_table(found: "Explanation") -> "Table":
+def _relation_table(found: "Explanation") -> Table:
     title = say("Is more lost without larger branches? Spearman's rank correlation: 1 the same order, −1 the opposite")
-    table = make_table(say("size"), say("branches"), say("correlation [95%]"), say("answer"), title=title)
+    table = make_table("size", "branches", "correlation [95%]", "answer", title=title)
     for relation in found.relations:
         measure = say(_MEASURES[relation.measure]) + (f" ({relation.join})" if relation.join else "")
-        table.add_row(measure, str(relation.count), _correlation(relation), say(_VERDICTS[relation.verdict]))
+        table.add_row(measure, str(relation.count), _correlation(relation), say(relation.verdict))
     return table
 
 
-_VERDICTS = {
-    "yes": mark("yes"),
-    "no": mark("no"),
-    "too close to call": mark("too close to call"),
-    "too few branches to tell": mark("too few branches to tell"),
-}
 _MEASURES = {
     "weight_rms": mark("weights, root mean square"),
     "weight_norm": mark("weights, root of the sum of squares"),
@@ -186,29 +152,22 @@ def _correlation(relation: "Relation") -> str:
 
 def verdict_lines(found: "Explanation") -> list[str]:
     """Answer the lecture's claim, over all branches with weights, by two measures of how large weights are."""
-    mean, total = (
-        next(r for r in found.relations if r.measure == measure and r.join is None)
-        for measure in ("weight_rms", "weight_norm")
-    )
-    claim = say("Does the branch that is worth more end up with the larger weights, as the lecture says?")
+    lines = [say("Does the branch that is worth more end up with the larger weights, as the lecture says?")]
     answers = {
         "yes": say("yes, the two orders agree"),
         "no": say("no, the size of the weights says little about the worth"),
         "too close to call": say("too close to call"),
         "too few branches to tell": say("too few branches to tell: with fewer than five, any order may be chance"),
     }
-    by_mean, by_total = (
-        say("by the mean size of its weights: "),
-        say("by their total size: "),
-    )
-    return [
-        claim,
-        f"  {by_mean}{answers[mean.verdict]} (n = {mean.count}, ρ = {_correlation(mean)})",
-        f"  {by_total}{answers[total.verdict]} (n = {total.count}, ρ = {_correlation(total)})",
-    ]
+    by = {"weight_rms": say("by the mean size of its weights: "), "weight_norm": say("by their total size: ")}
+    for measure, words in by.items():
+        relation = next(r for r in found.relations if r.measure == measure and r.join is None)
+        answer = answers[relation.verdict]
+        lines.append(f"  {words}{answer} (n = {relation.count}, ρ = {_correlation(relation)})")
+    return lines
 
 
-def picture_parts(explanations: "tuple[PictureExplanation, ...]") -> list[Part]:
+def picture_parts(explanations: "tuple[PictureExplanation, ...]", draw: Path | None = None) -> list[Part]:
     said: list[Part] = []
     for picture in explanations:
         said += [
@@ -244,7 +203,7 @@ def picture_parts(explanations: "tuple[PictureExplanation, ...]") -> list[Part]:
             ),
             say("Sees a black picture: the branch gives what it gives for black, all else sees the picture."),
         ]
-    return said
+    return [*said, *where_drawn("drawn: {file}", draw)]
 
 
 def _title(picture: "PictureExplanation") -> str:
@@ -256,16 +215,14 @@ def _title(picture: "PictureExplanation") -> str:
     )
 
 
-def _evidence_table(picture: "PictureExplanation") -> "Table":
-    from rich.text import Text
-
+def _evidence_table(picture: "PictureExplanation") -> Table:
     target = picture.target
     table = make_table(
-        say("branch"),
+        "branch",
         say("adds to the\nscore of {target!r}", target=target),
-        say("score lost if it\nsees a black picture"),
+        "score lost if it\nsees a black picture",
         say("{target!r} is then\nas probable as", target=target),
-        say("score lost\nif it gives 0"),
+        "score lost\nif it gives 0",
     )
     colours = colours_by_join((join.join, branch.branch) for join in picture.joins for branch in join.branches)
     for join in picture.joins:

@@ -100,13 +100,10 @@ def parts(exported: "Exported | ExportedPage") -> list[Part]:
     return [
         *exported.files,
         say(
-            "{bytes:,} bytes for {engine} {version}, {precision}, fused"
+            "{bytes:,} bytes for {engine} {engine_version}, {precision}, fused"
             if exported.fused
-            else "{bytes:,} bytes for {engine} {version}, {precision}, as written",
-            bytes=exported.bytes,
-            engine=exported.engine,
-            version=exported.engine_version,
-            precision=exported.precision,
+            else "{bytes:,} bytes for {engine} {engine_version}, {precision}, as written",
+            **vars(exported),
         ),
         say(
             "takes {pixels} images N×{shape}, {range}; returns logits of {count:,} classes: {classes}",
@@ -128,42 +125,31 @@ def parts(exported: "Exported | ExportedPage") -> list[Part]:
 def _tried(exported: "Exported") -> str:
     return say(
         "tried on {images:,} test images of {data}: logits differ by up to {difference:.2g} (at most "
-        "{tolerance:.2g} is allowed; the largest logit is {largest:.3g}); {differing} of {images:,} classes differ",
-        images=exported.images,
-        data=exported.data,
-        difference=exported.difference,
-        tolerance=exported.tolerance,
-        largest=exported.largest_logit,
-        differing=exported.differing,
+        "{tolerance:.2g} is allowed; the largest logit is {largest_logit:.3g}); {differing} of {images:,} classes "
+        "differ",
+        **vars(exported),
     )
 
 
 def _accuracies(exported: "Exported") -> list[str]:
     int8, test = exported.int8, exported.test_accuracies
     assert int8 is not None and test is not None, "int8 is for runs, and they have both"
+    splits = {"calibration_split": say(int8.calibration_split), "split": say(int8.split)}
     return [
         say(
-            "{bytes:,} bytes in fp32; calibrated on {count:,} {split} images",
-            bytes=int8.float_bytes,
-            count=int8.calibration_images,
-            split=say(int8.calibration_split),
+            "{float_bytes:,} bytes in fp32; calibrated on {calibration_images:,} {calibration_split} images",
+            **(vars(int8) | splits),
         ),
         say(
             "accuracy on {images:,} {split} images: {before:.2%} in fp32, {after:.2%} in int8 (a loss of up to "
             "{drop:.2%} is allowed)",
-            images=int8.images,
-            split=say(int8.split),
-            before=int8.before,
-            after=int8.after,
-            drop=int8.drop,
+            **(vars(int8) | splits),
         ),
         say(
             "tried on {images:,} test images of {data}: {before:.2%} in fp32, {after:.2%} in int8; "
             "{differing} of {images:,} classes differ",
-            images=exported.images,
-            data=exported.data,
+            **vars(exported),
             before=test[0],
             after=test[1],
-            differing=exported.differing,
         ),
     ]

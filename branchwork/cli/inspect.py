@@ -14,10 +14,9 @@ from branchwork.cli.net_tables import (
     operations_table,
     reduction_table,
     reductions_table,
-    spare_columns,
 )
 from branchwork.cli.output import Part, deliver, show, where_drawn
-from branchwork.cli.parameters import STDOUT, Json, Shortcut, Stem, Theme, parse_image_shape, parse_sizes
+from branchwork.cli.parameters import NOT_DRAWN, Drawing, Json, Shortcut, Stem, parse_image_shape, parse_sizes
 from branchwork.errors import NetError
 from branchwork.language import listed, say
 from branchwork.training.options import RUN_SCRIPT
@@ -55,14 +54,6 @@ class ConvFlags:
 
 
 @dataclass(frozen=True)
-class DrawFlags:
-    """The drawing."""
-
-    draw: Annotated[Path | None, Parameter(help="Draw the net into this file, .svg or .png, for a slide.")] = None
-    theme: Theme = "light"
-
-
-@dataclass(frozen=True)
 class LintFlags:
     """What is probably a mistake."""
 
@@ -82,7 +73,7 @@ def inspect(
     by: Annotated[
         Literal["block", "branch", "op"] | None, Parameter(help="Sum the rows by block, by branch or by operation.")
     ] = None,
-    drawing: Annotated[DrawFlags, Parameter(name="*")] = DrawFlags(),
+    drawing: Drawing = NOT_DRAWN,
     mistakes: Annotated[LintFlags, Parameter(name="*")] = LintFlags(),
     one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,
@@ -106,8 +97,7 @@ def inspect(
 
             with legible(draw):
                 draw_reduction(reduction, draw, theme)
-        deliver(reduction, json_file, lambda: show(*reduction_parts(reduction)))
-        _tell(draw, json_file)
+        deliver(reduction, json_file, lambda: show(*reduction_parts(reduction, draw)))
         return
     if net is None or kernel is not None or out is not None or through is not None:
         raise NetError(
@@ -120,22 +110,16 @@ def inspect(
     size = None if build.input is None else parse_sizes(build.input, "--input")
     with redirect_stdout(sys.stderr):  # a script's output must not mix with the table
         inspection = branchwork.inspect(net, size, by=by, draw=draw, theme=theme, lint=mistakes.lint, fix=mistakes.fix)
-    deliver(inspection, json_file, lambda: show(*parts(inspection), spare=spare_columns()))
-    _tell(draw, json_file)
+    deliver(inspection, json_file, lambda: show(*parts(inspection, draw)))
 
 
-def _tell(drawn: Path | None, json_file: Path | None) -> None:
-    if drawn is not None and json_file != STDOUT:
-        show(*where_drawn("drawn: {file}", drawn))
-
-
-def parts(inspection: "Inspection") -> list[Part]:
+def parts(inspection: "Inspection", draw: Path | None = None) -> list[Part]:
     said: list[Part] = [operations_table(inspection), *_totals(inspection)]
     if inspection.joins:
         said += ["", branches_table(inspection.joins)]
     if inspection.reductions:
         said.append(reductions_table(inspection.reductions))
-    return [*said, *_findings(inspection)]
+    return [*said, *_findings(inspection), *where_drawn("drawn: {file}", draw)]
 
 
 def _totals(inspection: "Inspection") -> list[str]:
@@ -143,9 +127,8 @@ def _totals(inspection: "Inspection") -> list[str]:
         say(
             "{parameters:,} parameters ({weights}), {macs:,} MACs per image; activations take at most {activations} "
             "(inference, float32)",
-            parameters=inspection.parameters,
+            **vars(inspection),
             weights=in_bytes(inspection.weight_bytes),
-            macs=inspection.macs,
             activations=in_bytes(inspection.peak_activation_bytes),
         )
     ]
@@ -180,11 +163,11 @@ def _findings(inspection: "Inspection") -> list[str]:
     return lines if inspection.patch is None else [*lines, "", inspection.patch]
 
 
-def reduction_parts(saved: "Reduction") -> list[Part]:
+def reduction_parts(saved: "Reduction", draw: Path | None = None) -> list[Part]:
     fewer, more = saved.times, 1 / saved.times
     words = (
         say("through the 1×1: {macs:,} MACs, {times:.2f} times fewer", macs=saved.total, times=fewer)
         if fewer >= 1
         else say("through the 1×1: {macs:,} MACs, {times:.2f} times more", macs=saved.total, times=more)
     )
-    return [reduction_table(saved), words]
+    return [reduction_table(saved), words, *where_drawn("drawn: {file}", draw)]

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from branchwork.cli.output import bar, fits, make_table
+from rich.text import Text
+
+from branchwork.cli.output import Table, bar, fits, make_table
+from branchwork.graph.words import brief
 from branchwork.language import say, short_count, times
 from branchwork.palette import AMBER, BLUE, LIGHT, RESIDUAL, colours_by_join
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.graph.bottlenecks import Reduction
     from branchwork.inspection.table import BranchCost, Inspection, Row
 
@@ -17,25 +18,17 @@ if TYPE_CHECKING:
 _MOST_BRANCHES = 8
 
 
-def spare_columns() -> tuple[str, ...]:
-    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    operations = (say("memory"), say("share"), "", say("params"), say("output"), say("operation"))
-    return (*operations, say("before"), say("with"), say("without"))
-
-
-def operations_table(inspection: "Inspection") -> "Table":
+def operations_table(inspection: "Inspection") -> Table:
     """Return a row for each operation or group of operations, with short numbers where a terminal is narrow."""
     table = _operations_table(inspection, lambda count: f"{count:,}")
-    return table if fits(table, without=spare_columns()[:1]) else _operations_table(inspection, short_count)
+    return table if fits(table, without=table.spare[:1]) else _operations_table(inspection, short_count)
 
 
-def _operations_table(inspection: "Inspection", number: Callable[[int], str]) -> "Table":
-    from rich.text import Text
-
+def _operations_table(inspection: "Inspection", number: Callable[[int], str]) -> Table:
     title = say("{net}, one image of {shape}", net=inspection.net, shape=times(inspection.input_shape))
     table = make_table(
         "name", "operation", "output", "params", "MACs", "", "share", "memory",
-        "field", title=title,
+        "field", title=title, spare=("memory", "share", "", "params", "output", "operation"),
     )  # fmt: skip
     table.columns[1].justify = table.columns[5].justify = "left"
     table.columns[1].no_wrap = False
@@ -55,7 +48,7 @@ def _operations_table(inspection: "Inspection", number: Callable[[int], str]) ->
         colour = colours.get(row.branch or row.name, "")
         table.add_row(
             Text(name, style=colour),
-            _operation(row),
+            brief(row.op, row.detail),
             times(row.output_shape),
             number(row.parameters) if row.parameters else "·",
             number(row.macs) if row.macs else "·",
@@ -75,12 +68,6 @@ def _colours(joins: "dict[str, tuple[BranchCost, ...]]") -> dict[str, str]:
     return {f"{join}/{name}": colour for (join, name), colour in colours.items()}
 
 
-def _operation(row: "Row") -> str:
-    from branchwork.graph.words import brief
-
-    return brief(row.op, row.detail)
-
-
 def _mark(row: "Row", before: str | None) -> str:
     """Return `├` for the first row of a join's branch, `│` for its further rows, `╰` for the join."""
     if row.op in ("cat", "add") and before is not None and row.branch != before:
@@ -90,12 +77,10 @@ def _mark(row: "Row", before: str | None) -> str:
     return "│ " if row.branch == before else "├ "
 
 
-def branches_table(joins: "dict[str, tuple[BranchCost, ...]]") -> "Table":
+def branches_table(joins: "dict[str, tuple[BranchCost, ...]]") -> Table:
     """Return a row for each branch of each join: its channels, its MACs, and their share of the net's."""
-    from rich.text import Text
-
     title = say("The branches of each join")
-    table = make_table("join", "branch", "channels", "MACs", "", "share", title=title)
+    table = make_table("join", "branch", "channels", "MACs", "", "share", title=title, spare=("share", ""))
     table.columns[1].justify = table.columns[4].justify = "left"
     table.columns[1].no_wrap = False
     table.padding = (0, 1, 0, 0)
@@ -120,12 +105,13 @@ def branches_table(joins: "dict[str, tuple[BranchCost, ...]]") -> "Table":
     return table
 
 
-def reductions_table(reductions: "Sequence[Reduction]") -> "Table":
+def reductions_table(reductions: "Sequence[Reduction]") -> Table:
     """Return a row for each 1×1 convolution before a larger one: the MACs with it and without, and what it saves."""
-    from rich.text import Text
-
     title = say("1×1 convolutions before a larger kernel: MACs with and without them")
-    table = make_table("where", "from → to", "before", "with", "without", "saves or costs", title=title)
+    table = make_table(
+        "where", "from → to", "before", "with", "without", "saves or costs", title=title,
+        spare=("before", "with", "without"),
+    )  # fmt: skip
     for saved in reductions:
         change = saved.direct - saved.total
         words = say("saves {n}", n=f"{change:,}") if change > 0 else say("costs {n}", n=f"{-change:,}")
@@ -140,14 +126,12 @@ def reductions_table(reductions: "Sequence[Reduction]") -> "Table":
     return table
 
 
-def reduction_table(saved: "Reduction") -> "Table":
+def reduction_table(saved: "Reduction") -> Table:
     """Return both ways to compute one convolution, alone and through a 1×1, with the products that are their MACs."""
-    from rich.text import Text
-
     kernel, pixels = times(saved.kernel), saved.first // (saved.channels * saved.through)
     area = saved.kernel[0] * saved.kernel[1]
     title = say("{kernel} on {shape}, to {out} channels", kernel=kernel, shape=saved.name, out=saved.out)
-    table = make_table("way", "pixels × kernel × from × to", "MACs", "", title=title)
+    table = make_table("way", "pixels × kernel × from × to", "MACs", "", title=title, spare=("",))
     table.columns[1].justify = table.columns[3].justify = "left"
     for way, product, macs, colour in (
         (say("{kernel} alone", kernel=kernel), (pixels, area, saved.channels, saved.out), saved.direct, BLUE),

@@ -20,11 +20,11 @@ def nets(
     import branchwork
 
     sizes = branchwork.nets(*names)
-    deliver(sizes, json_file, lambda: show(*parts(sizes), spare=(say("classes"), say("input"))))
+    deliver(sizes, json_file, lambda: show(*parts(sizes)))
 
 
 def parts(sizes: "tuple[NetSize, ...]") -> list[Part]:
-    table = make_table("net", "input", "classes", "parameters", "MACs per image")
+    table = make_table("net", "input", "classes", "parameters", "MACs per image", spare=("classes", "input"))
     for size in sizes:
         table.add_row(
             size.name, times(size.input_shape), f"{size.num_classes:,}", f"{size.parameters:,}", f"{size.macs:,}"

@@ -1,7 +1,8 @@
 """What a notebook shows of a value: the parts that the command prints, as HTML in the notebook's own colours."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
+from importlib import import_module
 from itertools import groupby
 from typing import Any
 
@@ -9,49 +10,31 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from branchwork.cli.bench import parts as bench
-from branchwork.cli.compare import parts as comparison
-from branchwork.cli.data import packed_parts as packed
-from branchwork.cli.data import parts as data
-from branchwork.cli.doctor import parts as installation
-from branchwork.cli.evaluate import parts as evaluation
-from branchwork.cli.explain import parts as explanation
-from branchwork.cli.explain import picture_parts as pictures
-from branchwork.cli.export import parts as exported
-from branchwork.cli.inspect import parts as inspection
-from branchwork.cli.inspect import reduction_parts as reduction
-from branchwork.cli.nets import parts as nets
-from branchwork.cli.output import result_parts as results
-from branchwork.cli.predict import parts as predictions
-from branchwork.cli.select import parts as selection
-from branchwork.cli.study import parts as study
-from branchwork.cli.train import folds_parts as folds
-from branchwork.cli.train import seeds_parts as seeds
 from branchwork.pages import cards, plot, snippet
 
-# By the name of a value's class, whose module may import torch. Some are shown together, where there are several.
-_TOGETHER: dict[str, Callable[[Any], Sequence[Table | str]]] = {
-    "Result": results,
-    "Prediction": predictions,
-    "PictureExplanation": pictures,
-    "NetSize": nets,
+# By the name of a value's class: the file here, and the function in it, that says how the command shows it.
+PARTS = {
+    "Result": ("output", "result_parts"),
+    "SeedsResult": ("train", "seeds_parts"),
+    "FoldsResult": ("train", "folds_parts"),
+    "Evaluation": ("evaluate", "parts"),
+    "Prediction": ("predict", "parts"),
+    "Comparison": ("compare", "parts"),
+    "NetSize": ("nets", "parts"),
+    "Inspection": ("inspect", "parts"),
+    "Reduction": ("inspect", "reduction_parts"),
+    "Explanation": ("explain", "parts"),
+    "PictureExplanation": ("explain", "picture_parts"),
+    "Selection": ("select", "parts"),
+    "StudyResult": ("study", "parts"),
+    "Exported": ("export", "parts"),
+    "Bench": ("bench", "parts"),
+    "Installation": ("doctor", "parts"),
+    "DataSummary": ("data", "parts"),
+    "Packed": ("data", "packed_parts"),
 }
-_ALONE: dict[str, Callable[[Any], Sequence[Table | str]]] = {
-    "SeedsResult": seeds,
-    "FoldsResult": folds,
-    "Evaluation": evaluation,
-    "Comparison": comparison,
-    "Inspection": inspection,
-    "Reduction": reduction,
-    "Explanation": explanation,
-    "Selection": selection,
-    "StudyResult": study,
-    "Exported": exported,
-    "Bench": bench,
-    "Installation": installation,
-    "DataSummary": data,
-    "Packed": packed,
-}
+# Values that are shown together where there are several.
+_TOGETHER = ("Result", "Prediction", "NetSize", "PictureExplanation")
 
 
 def render(value: Any) -> str:
@@ -60,7 +43,8 @@ def render(value: Any) -> str:
     if not values:
         return snippet([])
     name = type(values[0]).__name__
-    parts = _TOGETHER[name](values) if name in _TOGETHER else _ALONE[name](value)
+    file, function = PARTS[name]
+    parts = getattr(import_module(f"branchwork.cli.{file}"), function)(values if name in _TOGETHER else value)
     drawing = _drawing(value)
     return snippet([*([plot(drawing)] if drawing else []), *_html(parts)])
 

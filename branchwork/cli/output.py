@@ -10,6 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import rich.box
+import rich.table
+from rich.cells import cell_len
+from rich.text import Text
+
 from branchwork.cli.parameters import STDOUT
 from branchwork.errors import BranchworkError
 from branchwork.files import write_whole
@@ -17,12 +22,9 @@ from branchwork.language import CLOSING, HAN, WORDS, say, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column
 
     from branchwork.training.result import Result
-
-# What a verb shows of its value, on a terminal and in a notebook: a table, or lines of text.
-Part: TypeAlias = "Table | str"
 
 
 def deliver(value: Any, json_file: Path | None, show: Callable[[], None]) -> None:
@@ -53,15 +55,24 @@ def complain(message: str) -> None:
         print(f"branchwork: {message}", file=sys.stderr)
 
 
-def make_table(*columns: str, names: Sequence[str] = (), title: str | None = None) -> "Table":
+class Table(rich.table.Table):
+    """A table, and the headers of its columns that a narrow terminal leaves out, the first of them first."""
+
+    spare: Sequence[str] = ()
+
+
+# What a verb shows of its value, on a terminal and in a notebook: a table, or lines of text.
+Part: TypeAlias = Table | str
+
+
+def make_table(*columns: str, names: Sequence[str] = (), title: str | None = None, spare: Sequence[str] = ()) -> Table:
     """Make a table whose first column is text and whose other columns are numbers.
 
     `columns` are messages, which are said here; `names`, such as those of classes, are the headers of further columns.
+    `spare` are the columns that a narrow terminal leaves out, the first of them first.
     """
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=rich.box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table.spare = [say(column) for column in spare]
     for index, column in enumerate((*map(say, columns), *names)):
         table.add_column(column, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
     return table
@@ -76,13 +87,12 @@ _INSIDE = "._/+=@-"
 _NAMES = re.compile(rf" *(?:[{HAN}]|[^ {HAN}{_INSIDE}]*[{_INSIDE}]|[^ {HAN}{_INSIDE}]+)[{CLOSING}]*")
 
 
-def show(*parts: Part, spare: Sequence[str] = ()) -> None:
+def show(*parts: Part) -> None:
     """Print tables and lines of text.
 
     On a terminal, lines are wrapped between words, and paths stay whole, so that they can be copied. A table that is
-    too wide moves its columns together, then leaves out those whose headers are `spare`, in this order, then folds
-    words and names, then loses columns on the right; a line says which. Output to a file is plain and as wide as its
-    tables.
+    too wide moves its columns together, then leaves out its spare ones, then folds words and names, then loses columns
+    on the right; a line says which. Output to a file is plain and as wide as its tables.
     """
     console = _console()
     if not console.is_terminal:
@@ -94,7 +104,7 @@ def show(*parts: Part, spare: Sequence[str] = ()) -> None:
         if part.title:  # not by rich, which would wrap it to the width of the table
             _print(console, str(part.title), style="bold")
             part.title = None
-        left_out = _fit(part, console.width, spare)
+        left_out = _fit(part, console.width)
         for column in part.columns:
             column._cells = [_finished(cell) for cell in column.cells]
         console.print(part)
@@ -108,7 +118,7 @@ def _print(console: "Console", text: str, style: str | None = None) -> None:
         console.print(line, style=style, soft_wrap=True)
 
 
-def fits(table: "Table", *, without: Sequence[str] = ()) -> bool:
+def fits(table: Table, *, without: Sequence[str] = ()) -> bool:
     """Return whether `table` fits on the terminal without some of its columns; into a file every table does."""
     console = _console()
     widths = [
@@ -125,7 +135,7 @@ def _console() -> "Console":
     return Console(highlight=False, emoji=False, markup=False)
 
 
-def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
+def _fit(table: Table, width: int) -> list[str]:
     """Make `table` no wider than `width`, and return the headers of the columns that are left out."""
     columns = list(table.columns)
     if _width(table) > width:
@@ -133,10 +143,10 @@ def _fit(table: "Table", width: int, spare: Sequence[str]) -> list[str]:
     if _width(table) > width:
         for column in table.columns:
             column.header = _narrow(column)
-    for header in spare:
+    for header in table.spare:
         if _width(table) > width:
             table.columns = [column for column in table.columns if _words(column) != header]
-    for header in reversed(spare):  # beside what is left, some may have room after all
+    for header in reversed(table.spare):  # beside what is left, some may have room after all
         before, kept = table.columns, set(map(id, table.columns))
         table.columns = [column for column in columns if id(column) in kept or _words(column) == header]
         if _width(table) > width:
@@ -188,17 +198,16 @@ def _folded(cell: Any, width: int) -> Any:
 
 def _finished(cell: Any) -> Any:
     """Return a cell as it is printed: a zero is muted, and a space that holds words together is a space."""
-    from rich.text import Text
-
     if cell == "·":
         return Text(cell, style="dim")
     return cell.replace("\u00a0", " ") if isinstance(cell, str) else cell
 
 
-def _width(table: "Table", *, folded: int | None = None) -> int:
+def _width(table: Table, *, folded: int | None = None) -> int:
     """Return the width of `table` with every number in full, and words folded after `folded` letters."""
     # Not by rich, whose measurement takes seconds for a hundred classes.
-    gaps = (len(table.columns) - 1) * _gap(table)
+    _, right, _, left = table.padding
+    gaps = (len(table.columns) - 1) * (right + 1 + left)  # in the box of `make_table`
     return sum(_column_width(column, folded) for column in table.columns) + gaps + 2
 
 
@@ -208,27 +217,16 @@ def _column_width(column: "Column", folded: int | None = None) -> int:
 
 
 def _cell_width(cell: Any) -> int:
-    from rich.cells import cell_len
-
     return max(map(cell_len, str(cell).split("\n")))
-
-
-def _gap(table: "Table") -> int:
-    """Return the space between two columns, in the box of `make_table`."""
-    _, right, _, left = table.padding
-    return right + 1 + left
-
-
-def show_results(results: "tuple[Result, ...]") -> None:
-    """Show a row for each trained net, and where the reports are."""
-    show(*result_parts(results), spare=(say("epochs"), say("parameters")))
 
 
 def result_parts(results: "tuple[Result, ...]") -> list[Part]:
     """Return a row for each trained net, and where the reports are."""
     from branchwork.catalogue.resolve import short_name
 
-    table = make_table("network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)")
+    table = make_table(
+        "network", "parameters", "MACs", "epochs", "train s", "test accuracy (95%)", spare=("epochs", "parameters")
+    )
     for result in results:
         table.add_row(
             short_name(result.net),
@@ -238,14 +236,7 @@ def result_parts(results: "tuple[Result, ...]") -> list[Part]:
             f"{result.train_seconds:.1f}",
             f"{result.test_accuracy:.2%} ({interval(result.test_interval)})",
         )
-    first = results[0]
-    settings = say(
-        "on {data}; threads: {threads}; {device}, {precision}",
-        data=first.data,
-        threads=first.threads,
-        device=first.device,
-        precision=first.precision,
-    )
+    settings = say("on {data}; threads: {threads}; {device}, {precision}", **vars(results[0]))
     reports = (say("report: {file}", file=result.report) for result in results if result.report)
     return [table, settings, *reports]
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,28 +49,39 @@ Stem = Annotated[
     Literal["auto", "small", "large"] | None,
     Parameter(help="small suits images of up to 96 pixels, for which auto chooses it.", group="Net"),
 ]
-Theme = Annotated[
-    Literal["light", "dark", "auto"],
-    Parameter(help="The background of a drawing; auto follows the reader's system wherever a browser shows the SVG."),
-]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
 Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]
 
 
-def parse_sizes(text: str, flag: str) -> tuple[int, ...]:
-    """Parse `1x28x28`. Raises `NetError` unless all sizes are numbers above 0."""
+@dataclass(frozen=True)
+class DrawFlags:
+    """The drawing."""
+
+    draw: Annotated[Path | None, Parameter(help="Draw it into this file, .svg or .png, for a slide.")] = None
+    theme: Annotated[
+        Literal["light", "dark", "auto"],
+        Parameter(
+            help="The background of a drawing; auto follows the reader's system wherever a browser shows the SVG."
+        ),
+    ] = "light"
+
+
+Drawing = Annotated[DrawFlags, Parameter(name="*")]
+NOT_DRAWN = DrawFlags()
+
+
+def parse_sizes(text: str, flag: str, *, only: int | None = None) -> tuple[int, ...]:
+    """Parse `1x28x28`. Raises `NetError` unless all sizes are numbers above 0, and `only` so many if it is given."""
     sizes = re.split("[x×]", text)
-    if not all(size.isdecimal() and int(size) for size in sizes):
+    if not all(size.isdecimal() and int(size) for size in sizes) or only not in (None, len(sizes)):
         raise NetError("{flag} must be channels, height and width, such as 1x28x28, got {text!r}", flag=flag, text=text)
     return tuple(map(int, sizes))
 
 
 def parse_image_shape(text: str, flag: str) -> tuple[int, int, int]:
     """Parse `1x28x28`. Raises `NetError` unless there are three numbers above 0."""
-    match parse_sizes(text, flag):
-        case (channels, height, width):
-            return channels, height, width
-    raise NetError("{flag} must be channels, height and width, such as 1x28x28, got {text!r}", flag=flag, text=text)
+    channels, height, width = parse_sizes(text, flag, only=3)
+    return channels, height, width
 
 
 def parse_drop(text: str | None) -> float | None:

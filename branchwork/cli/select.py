@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from branchwork.cli.output import Part, deliver, interval, make_table, show
 from branchwork.cli.parameters import Device, Json, RunData, Source, Threads, parse_drop
@@ -14,7 +15,7 @@ from branchwork.palette import branch_colours
 
 if TYPE_CHECKING:
     from branchwork.datasets.dataset import DataSet
-    from branchwork.explaining.selection import Figures, Selection
+    from branchwork.explaining.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -84,31 +85,17 @@ def select(
         out=out,
         progress=observer,
     )
-    deliver(selection, json_file, lambda: show(*parts(selection), spare=spare_columns()))
-
-
-def spare_columns() -> tuple[str, ...]:
-    """Return the headers of the columns that a narrow terminal leaves out, the first of them first."""
-    return say("seconds"), say("steps"), say("parameters"), say("loss"), say("weight size")
+    deliver(selection, json_file, lambda: show(*parts(selection)))
 
 
 def parts(selection: "Selection") -> list[Part]:
-    from rich.text import Text
-
     from branchwork.catalogue.resolve import short_name
-    from branchwork.explaining.selection_report import by_weights
+    from branchwork.explaining.selection_report import by_weights, worth_rows
 
     sizes = make_table(
-        say("branches left"),
-        say("removed"),
-        say("validation"),
-        say("MACs"),
-        say("of all"),
-        say("loss"),
-        say("parameters"),
-        say("steps"),
-        say("seconds"),
-    )
+        "branches left", "removed", "validation", "MACs", "of all", "loss", "parameters", "steps", "seconds",
+        spare=("seconds", "steps", "parameters", "loss"),
+    )  # fmt: skip
     for size in selection.sizes:
         names = " ".join(size.left)
         sizes.add_row(
@@ -124,20 +111,20 @@ def parts(selection: "Selection") -> list[Part]:
             str(size.steps),
             f"{size.seconds:.1f}",
         )
-    worth = make_table(say("branch"), say("rank by removal"), say("rank by weights"), say("weight size"), "")
+    worth = make_table("branch", "rank by removal", "rank by weights", "weight size", "", spare=("weight size",))
     kinds = list(dict.fromkeys(branch.group.rpartition(".")[2] for branch in selection.worth))
     colours = dict(zip(kinds, branch_colours(kinds), strict=True))
-    for branch in selection.worth:
-        worth.add_row(
-            Text(branch.group, style=colours[branch.group.rpartition(".")[2]]),
-            str(branch.rank_by_removal),
-            str(branch.rank_by_weights),
-            "·" if branch.weight_size is None else f"{branch.weight_size:.4f}",
-            say("kept") if branch.kept else "",
-        )
-    ends = make_table(say("net"), say("test accuracy (95%)"), say("validation"), say("MACs"), say("parameters"))
+    for group, *cells in worth_rows(selection):
+        worth.add_row(Text(group, style=colours[group.rpartition(".")[2]]), *cells)
+    ends = make_table("net", "test accuracy (95%)", "validation", "MACs", "parameters", spare=("parameters",))
     for net, figures in ((selection.whole, selection.before), (selection.net, selection.after)):
-        ends.add_row(short_name(net), *_cells(figures))
+        ends.add_row(
+            short_name(net),
+            f"{figures.test_accuracy:.2%} ({interval(figures.test_interval)})",
+            f"{figures.validation_accuracy:.2%}",
+            f"{figures.macs:,}",
+            f"{figures.parameters:,}",
+        )
     sentence = by_weights(selection)
     return [
         sizes,
@@ -145,21 +132,6 @@ def parts(selection: "Selection") -> list[Part]:
         *([sentence] if sentence else []),
         ends,
         *([say("The goal was not reached: {why}", why=selection.missed)] if selection.missed else []),
-        say(
-            "{goal}; {data}, seed {seed}, in {seconds:.1f} s",
-            goal=selection.goal,
-            data=selection.data,
-            seed=selection.seed,
-            seconds=selection.seconds,
-        ),
+        say("{goal}; {data}, seed {seed}, in {seconds:.1f} s", **vars(selection)),
         say("report: {file}", file=selection.report),
     ]
-
-
-def _cells(figures: "Figures") -> tuple[str, ...]:
-    return (
-        f"{figures.test_accuracy:.2%} ({interval(figures.test_interval)})",
-        f"{figures.validation_accuracy:.2%}",
-        f"{figures.macs:,}",
-        f"{figures.parameters:,}",
-    )

@@ -69,23 +69,11 @@ def study(
     import branchwork
     from branchwork.studies.study import StudyOptions
 
-    result = branchwork.study(
-        name,
-        preset=preset,
-        data=data,
-        seeds=trainings.seeds,
-        out=out,
-        options=StudyOptions(
-            arms=None if trainings.arms is None else tuple(label.strip() for label in trainings.arms.split(",")),
-            epochs=trainings.epochs,
-            precision=trainings.precision,
-            seed=trainings.seed,
-            workers=trainings.workers,
-            threads=trainings.threads,
-            device=trainings.device,
-        ),
-        progress=True,
-    )
+    arms = None if trainings.arms is None else tuple(label.strip() for label in trainings.arms.split(","))
+    given = vars(trainings) | {"arms": arms}
+    seeds = given.pop("seeds")
+    options = StudyOptions(**given)
+    result = branchwork.study(name, preset=preset, data=data, seeds=seeds, out=out, options=options, progress=True)
     deliver(result, json_file, lambda: show(*parts(result)))
 
 
@@ -106,9 +94,6 @@ def parts(result: "StudyResult") -> list[Part]:
         ),
         say(
             "{trainings} trainings on {data}, {seeds} seeds; report: {report}",
-            trainings=result.trainings,
-            data=result.data,
-            seeds=len(result.seeds),
-            report=result.report,
+            **(vars(result) | {"seeds": len(result.seeds)}),
         ),
     ]

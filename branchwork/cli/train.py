@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Part, deliver, interval, make_table, show, show_results
+from branchwork.cli.output import Part, Table, deliver, interval, make_table, result_parts, show
 from branchwork.cli.parameters import DATA, Fit, Json, Shortcut, Size, Source, Stem, parse_size
 from branchwork.errors import RecipeError
 from branchwork.language import say
@@ -17,8 +17,6 @@ from branchwork.training.recipe import Recipe
 from branchwork.training.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from branchwork.datasets.dataset import DataSet
     from branchwork.observer import Observer
     from branchwork.training.result import Result
@@ -170,7 +168,7 @@ def train(
             return
         result = branchwork.train(name, **settings)
         if processes.first:
-            deliver(result, run.json_file, lambda: show_results((result,)))
+            deliver(result, run.json_file, lambda: show(*result_parts((result,))))
 
 
 def _check_choice(images: DataFlags, blocks: BlockFlags) -> None:
@@ -224,7 +222,7 @@ def _resume(run: RunFlags, source: Path | None, others: list[str]) -> None:
         with joined() as processes:
             result = branchwork.resume(folder, source=source, progress=True)
             if processes.first:
-                deliver(result, run.json_file, lambda: show_results((result,)))
+                deliver(result, run.json_file, lambda: show(*result_parts((result,))))
 
 
 def seeds_parts(several: "SeedsResult") -> list[Part]:
@@ -236,10 +234,7 @@ def seeds_parts(several: "SeedsResult") -> list[Part]:
     table.add_row(say("standard deviation"), "", deviation, "")
     words = say(
         "{net} on {data}, {seeds} seeds; runs in {folder}",
-        net=short_name(several.net),
-        data=several.data,
-        seeds=len(several.seeds),
-        folder=several.folder,
+        **(vars(several) | {"net": short_name(several.net), "seeds": len(several.seeds)}),
     )
     return [table, words]
 
@@ -252,15 +247,12 @@ def folds_parts(several: "FoldsResult") -> list[Part]:
     table.add_row(say("95% interval"), "", interval(several.interval), "")
     words = say(
         "{net} on {data}, {folds} folds of its training images; the test images were not used; runs in {folder}",
-        net=short_name(several.net),
-        data=several.data,
-        folds=several.folds,
-        folder=several.folder,
+        **(vars(several) | {"net": short_name(several.net)}),
     )
     return [table, words]
 
 
-def _add_runs(table: "Table", results: "dict[str, Result]", several: "SeedsResult | FoldsResult") -> None:
+def _add_runs(table: Table, results: "dict[str, Result]", several: "SeedsResult | FoldsResult") -> None:
     """Add a row for each result, by the name of its row, and one for the means."""
     for name, result in results.items():
         validation = "–" if result.validation_accuracy is None else f"{result.validation_accuracy:.2%}"

@@ -194,31 +194,30 @@ def _format(model: Model) -> tuple[object, ...]:
 def _check_same(first: DataSet, second: DataSet, *, folders: tuple[Path, Path]) -> None:
     if first.classes == second.classes and first.test.checksum() == second.test.checksum():
         return
-    counts = len(first.test), len(second.test)
-    if counts[0] != counts[1]:
+    count = len(first.test)
+    values = {
+        "first": folders[0],
+        "second": folders[1],
+        "data": first.argument,
+        "other": second.argument,
+        "count": count,
+    }
+    if count != len(second.test):
         raise DataError(
             "{first} and {second} were trained on different data: {data} has {count:,} test images, {other} has "
             "{others:,}. To compare both on one of them, name it with --data",
-            first=folders[0],
-            second=folders[1],
-            data=first.argument,
-            other=second.argument,
-            count=counts[0],
-            others=counts[1],
+            **values,
+            others=len(second.test),
         )
     changed = 0
-    for start in range(0, counts[0], 256):
+    for start in range(0, count, 256):
         rows = slice(start, start + 256)
         images = (first.test.images[rows] != second.test.images[rows]).flatten(1).any(1)
         changed += int((images | (first.test.labels[rows] != second.test.labels[rows])).sum())
     raise DataError(
         "{first} and {second} were trained on different data: {changed:,} of {count:,} test images, or their labels, "
         "differ between {data} and {other}. To compare both on one of them, name it with --data",
-        first=folders[0],
-        second=folders[1],
-        data=first.argument,
-        other=second.argument,
-        count=counts[0],
+        **values,
         changed=changed,
     )
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from branchwork.comparing.comparison import Comparison, Disagreement
-from branchwork.comparing.pairs import TESTS, Pair, verdict
+from branchwork.comparing.pairs import TESTS, verdict
 from branchwork.datasets.dataset import DataSet
 from branchwork.figures import GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import mark, milliseconds, say
@@ -22,14 +22,7 @@ MOST_SHOWN = 24
 def comparison_page(comparison: Comparison, data: DataSet) -> str:
     """Return the page of a comparison as HTML; `data` holds its test images."""
     parts = [
-        paragraph(
-            say(
-                "{images:,} test images of {data}, the same for all; times on {machine}.",
-                images=comparison.images,
-                data=comparison.data,
-                machine=comparison.machine,
-            )
-        ),
+        paragraph(say("{images:,} test images of {data}, the same for all; times on {machine}.", **vars(comparison))),
         section(say("Each net"), say(_INTERVALS[_several(comparison)]), _entries(comparison)),
         plot(_intervals(comparison)),
         section(say("In pairs"), _pair_words(comparison), _pairs(comparison)),
@@ -38,7 +31,11 @@ def comparison_page(comparison: Comparison, data: DataSet) -> str:
             say("How many test images of each class are classified correctly; first, where the nets differ most."),
             table(*class_rows(comparison)),
         ),
-        *(_pictures(comparison, *sides, data=data) for pair in comparison.pairs for sides in _sides(pair)),
+        *(
+            _pictures(comparison, reader, other, data=data)
+            for pair in comparison.pairs
+            for reader, other in ((pair.first, pair.second), (pair.second, pair.first))
+        ),
         footer(say("Made by Branchwork. The figures are also written by --json.")),
     ]
     nets = ", ".join(dict.fromkeys(entry.net for entry in comparison.entries))
@@ -141,24 +138,23 @@ def _pair_words(comparison: Comparison) -> str:
 def _pairs(comparison: Comparison) -> str:
     several = len(comparison.pairs) > 1
     tested = (say("difference, points (95%)"), say("p value"), *([say("after Holm")] if several else []))
-    return table(
-        (say("pair"), *tested, say("only the first is right"), say("only the second")),
+    return table((say("pair"), *tested, say("only the first is right"), say("only the second")), pair_rows(comparison))
+
+
+def pair_rows(comparison: Comparison) -> list[list[str]]:
+    """Return the rows of the table of pairs, with p after Holm if there are several."""
+    several = len(comparison.pairs) > 1
+    return [
         [
-            (
-                f"{pair.first} − {pair.second}",
-                points_words(pair.difference, pair.low, pair.high),
-                p_words(pair.p),
-                *([p_words(pair.adjusted)] if several else []),
-                count_words(pair.only_first),
-                count_words(pair.only_second),
-            )
-            for pair in comparison.pairs
-        ],
-    )
-
-
-def _sides(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (pair.first, pair.second), (pair.second, pair.first)
+            f"{pair.first} − {pair.second}",
+            points_words(pair.difference, pair.low, pair.high),
+            p_words(pair.p),
+            *([p_words(pair.adjusted)] if several else []),
+            count_words(pair.only_first),
+            count_words(pair.only_second),
+        ]
+        for pair in comparison.pairs
+    ]
 
 
 def _pictures(comparison: Comparison, reader: str, other: str, *, data: DataSet) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from branchwork.deploy.bench_result import Bench, Timing, draw_bench, engine_words
 from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_engines, find_package, load, need_engine
-from branchwork.deploy.formats import FORMATS, write
+from branchwork.deploy.formats import BY_ENGINE, write
 from branchwork.deploy.quantise import quantise, save_int8
 from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
@@ -150,7 +150,7 @@ def _choose(options: BenchOptions) -> tuple[tuple[Engine, ...], tuple[str, ...]]
 
 def _with_exporter(engine: Engine) -> Engine:
     """Add the problem that the packages which write the engine's files have, if any."""
-    packages = next((entry.packages for entry in FORMATS.values() if entry.engine == engine.name), ())
+    packages = BY_ENGINE[engine.name].packages if engine.name in BY_ENGINE else ()
     problems = [problem for problem in (find_package(package)[1] for package in packages) if problem is not None]
     return dataclasses.replace(engine, problem=engine.problem or problems[0]) if problems else engine
 
@@ -173,7 +173,7 @@ def _measure(
                 if not runners or contender.fused:  # which fused net is cheapest depends on the batch size
                     prepared = _prepare(contender, subject, folder, batch=size, images=images[:CALIBRATION])
                     runners = [load(contender.engine, prepared, contender.precision) for _ in range(options.loads)]
-                file_bytes[contender, size] = _size(prepared)
+                file_bytes[contender, size] = _size(contender, prepared)
                 differences[contender, size] = _check(contender, runners[0], images[:size], expected=expected[:size])
                 for number, runner in enumerate(runners):
                     runs[contender, size, number] = partial(runner.run, runner.take(images[:size]))
@@ -197,9 +197,7 @@ def _measure(
         speed = size * subject.trace.macs / median
         rows.append(
             Timing(
-                engine=contender.engine,
-                precision=contender.precision,
-                fused=contender.fused,
+                **vars(contender),
                 batch=size,
                 milliseconds=1e3 * median,
                 quartiles=(1e3 * lower, 1e3 * upper),
@@ -222,7 +220,7 @@ def _prepare(
     int8 is calibrated on `images`: which they are changes the logits, but not the time.
     """
     options = ExportOptions(fuse=contender.fused, precision=contender.precision, batch_size=batch)
-    file_format = next((entry for entry in FORMATS.values() if entry.engine == contender.engine), None)
+    file_format = BY_ENGINE.get(contender.engine)
     if file_format is None or not file_format.packages:
         return ship(subject, options)
     # Only a fused file depends on the precision: engines read float32.
@@ -238,12 +236,11 @@ def _prepare(
     return path
 
 
-def _size(prepared: Path | nn.Module) -> int | None:
+def _size(contender: Contender, prepared: Path | nn.Module) -> int | None:
     """Return the bytes of a file, and of the one that belongs to it; None for a module."""
     if isinstance(prepared, nn.Module):
         return None
-    suffixes = next(entry.suffixes for entry in FORMATS.values() if prepared.suffix in entry.suffixes)
-    return sum(prepared.with_suffix(suffix).stat().st_size for suffix in suffixes)
+    return sum(prepared.with_suffix(suffix).stat().st_size for suffix in BY_ENGINE[contender.engine].suffixes)
 
 
 def _check(contender: Contender, runner: Runner, images: Tensor, *, expected: Tensor) -> float:

@@ -70,10 +70,8 @@ class Bench(Shown):
 def bench_title(bench: Bench) -> str:
     return say(
         "{net}, {macs:,} MACs per image of {shape}, threads: {threads}",
-        net=bench.net,
-        macs=bench.macs,
         shape=times(bench.input_shape),
-        threads=bench.threads,
+        **vars(bench),
     )
 
 

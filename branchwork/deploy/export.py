@@ -22,7 +22,7 @@ from branchwork.deploy.engines import (
     run_in_batches,
 )
 from branchwork.deploy.formats import FORMATS, Format, write
-from branchwork.deploy.quantise import Quantised, accuracy, choose_images, write_int8
+from branchwork.deploy.quantise import Quantised, accuracy, write_int8
 from branchwork.deploy.shipped import Deployable, ExportOptions, find_deployable
 from branchwork.errors import ExportError, first_line, nearest
 from branchwork.files import folder_beside, move_together, remove_remains
@@ -83,11 +83,12 @@ class Exported(Shown):
 
 @overload
 def export(
-    net: str | Path,
+    net: str | Path | nn.Module,
     *,
     to: Literal["html"],
     out: str | Path | None = None,
     options: ExportOptions | None = None,
+    data: str | None = None,
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> ExportedPage: ...
@@ -104,19 +105,6 @@ def export(
     source: Path | None = None,
     progress: bool | Observer = False,
 ) -> Exported: ...
-
-
-@overload
-def export(
-    net: str | Path | nn.Module,
-    *,
-    to: Literal["onnx", "openvino", "pt2", "html"],
-    out: str | Path | None = None,
-    options: ExportOptions | None = None,
-    data: str | None = None,
-    source: Path | None = None,
-    progress: bool | Observer = False,
-) -> Exported | ExportedPage: ...
 
 
 def export(
@@ -145,11 +133,11 @@ def export(
     With `to="html"`, the net of a run is written as a page that runs it in a browser, by default `page.html` in the run
     folder: see `page.build`. Of `options` it heeds `force` and `beside`.
     """
-    options, observer = options or ExportOptions(), watch(progress)
+    options, observer, path = options or ExportOptions(), watch(progress), None if out is None else Path(out)
     if to == "html":
         if data is not None:
             raise ExportError("a page shows the data that its run was trained on: leave out --data")
-        return _export_page(net, None if out is None else Path(out), options, source=source, observer=observer)
+        return _export_page(net, path, options, source=source, observer=observer)
     if options.beside is not None:
         raise ExportError("--beside is for a page: add --to html")
     if to not in FORMATS:
@@ -157,16 +145,17 @@ def export(
     file_format = FORMATS[to]
     engine = need_engine(file_format.engine, options.precision)
     if options.precision == "int8":
-        _need_run(net, file_format)
-    if out is not None:
-        _check_path(Path(out), file_format, options.force)
+        assert file_format.quantiser is not None, "need_engine has refused engines without int8"
+        need_package(file_format.quantiser)
+        if not is_run(net):
+            raise ExportError("int8 needs a run, whose validation images calibrate and judge it: train the net first")
+    if path is not None:
+        _check_path(path, file_format, options.force)
     named_data = None if data is None or is_run(net) else load_data(data, source=source, progress=observer)
     subject = find_deployable(net, data=named_data)
-    if out is None:
+    if path is None:
         folder, stem = (Path(), subject.name) if subject.folder is None else (subject.folder, "model")
         path = folder / f"{stem}{file_format.suffixes[-1]}"
-    else:
-        path = Path(out)
     _check_path(path, file_format, options.force)
     model = subject.model
     if subject.folder is None:
@@ -193,9 +182,8 @@ def export(
             write(part, subject, to=to, options=options, metadata=metadata)
         try:
             if options.precision == "int8":
-                images = choose_images(subject, data_set, count=options.calibration_images, most=IMAGES)
                 quantised, metadata = write_int8(
-                    part, subject, to=to, options=options, metadata=metadata, images=images
+                    part, subject, data_set, to=to, options=options, metadata=metadata, most=IMAGES
                 )
             comparison, accuracies = _try(part, subject, data_set, to=to, options=options)
         except ExportError as reason:
@@ -240,14 +228,6 @@ def _export_page(
             "out"
         )
     return export_page(net, out, beside=options.beside, force=options.force, source=source, progress=observer)
-
-
-def _need_run(net: str | Path | nn.Module, file_format: Format) -> None:
-    """Raise an error unless `net` can be made int8: a run, for which there is a quantiser."""
-    assert file_format.quantiser is not None, "need_engine has refused engines without int8"
-    need_package(file_format.quantiser)
-    if isinstance(net, nn.Module) or not is_run(net):
-        raise ExportError("int8 needs a run, whose validation images calibrate and judge it: train the net first")
 
 
 def _check_path(path: Path, file_format: Format, force: bool) -> None:
@@ -302,13 +282,9 @@ def _try(
             "{allowed} may. Choose another engine with --to; {remedy} is more exact.",
             engine=engine,
             name=subject.name,
-            images=comparison.images,
             data=data.name,
-            difference=comparison.difference,
-            tolerance=comparison.tolerance,
-            clearly=comparison.clearly,
-            allowed=comparison.allowed,
             remedy=remedy,
+            **vars(comparison),
         )
     if subject.folder is None:
         return comparison, None

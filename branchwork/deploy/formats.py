@@ -2,14 +2,13 @@
 
 import io
 import json
-import logging
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,22 +17,15 @@ from branchwork.deploy.engines import import_openvino, need_package, quiet_torch
 from branchwork.deploy.shipped import Deployable, ExportOptions, ship
 from branchwork.errors import ExportError, first_line
 from branchwork.files import write_whole
+from branchwork.graph.untouched import hushed
 
 # The key under which a .pt2 file and an OpenVINO model hold the metadata.
 METADATA = "branchwork"
 
 
-class Writer(Protocol):
-    """Writes a file of one format."""
-
-    def __call__(
-        self, path: Path, subject: Deployable, *, options: ExportOptions, metadata: dict[str, str]
-    ) -> None: ...
-
-
 @dataclass(frozen=True)
 class Format:
-    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it.
+    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it, by `writer`.
 
     `quantiser` is the package that makes int8 of it; None if there is no int8.
     """
@@ -42,7 +34,7 @@ class Format:
     engine: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
-    write: Writer
+    writer: Callable[..., None]
     quantiser: str | None = None
 
 
@@ -50,7 +42,7 @@ def write(path: Path, subject: Deployable, *, to: str, options: ExportOptions, m
     """Write a file of the format `to`; `path` must end in its last suffix. Raises `EngineError` or `ExportError`."""
     for package in FORMATS[to].packages:
         need_package(package)
-    FORMATS[to].write(path, subject, options=options, metadata=metadata)
+    FORMATS[to].writer(path, subject, options=options, metadata=metadata)
 
 
 def _write_pt2(path: Path, subject: Deployable, *, options: ExportOptions, metadata: dict[str, str]) -> None:
@@ -71,7 +63,8 @@ def _write_onnx(
 ) -> None:
     # Not the module: without a graph for any number of images, this exporter silently makes one for two.
     program = _export_program(ship(subject, options, engine=engine), subject, options)
-    with quiet_torch(), _quiet_onnx():
+    # The exporter warns that torchvision is missing, and what it prints must not mix with the command's output.
+    with quiet_torch(), hushed("torch.onnx"), redirect_stdout(sys.stderr):
         try:
             exported = torch.onnx.export(
                 program, external_data=False, verbose=False, input_names=["images"], output_names=["logits"]
@@ -141,6 +134,7 @@ FORMATS = {
         Format("pt2", "torch", (".pt2",), (), _write_pt2),
     )
 }
+BY_ENGINE = {entry.engine: entry for entry in FORMATS.values()}
 
 
 def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOptions) -> torch.export.ExportedProgram:
@@ -164,16 +158,3 @@ def _export_program(shipped: nn.Module, subject: Deployable, options: ExportOpti
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # which holds paths of this machine
     return program
-
-
-@contextmanager
-def _quiet_onnx() -> Iterator[None]:
-    """Suppress the exporter's warnings that torchvision is missing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with redirect_stdout(sys.stderr):  # a library's output must not mix with the command's
-            yield
-    finally:
-        logger.setLevel(level)

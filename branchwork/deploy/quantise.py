@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from branchwork.datasets.dataset import DataSet, Images, Split
+from branchwork.datasets.dataset import DataSet
 from branchwork.deploy.engines import Pixels, import_openvino, load, need_package, quiet_torch, run_in_batches
 from branchwork.deploy.formats import FORMATS, save_onnx, save_openvino, write
 from branchwork.deploy.shipped import Deployable, ExportOptions
@@ -53,63 +53,39 @@ class Quantised:
     float_bytes: int
 
 
-@dataclass(frozen=True)
-class Int8Images:
-    """The images that calibrate an int8 file and those that judge it, with the names of their splits.
-
-    The labels of `judged` are indices of the net's classes.
-    """
-
-    calibration_split: SplitName
-    calibration: Images
-    split: SplitName
-    judged: Split
-
-
-def choose_images(subject: Deployable, data: DataSet, *, count: int | None, most: int) -> Int8Images:
-    """Choose `count` validation images of a run to calibrate on, and at most `most` to judge by; always the same ones.
-
-    The file of a run that held out none is calibrated on training images and judged by test images: they choose
-    nothing else, so that they are still read once, at the end. Raises `RunError` if the run is not finished.
-    """
-    assert subject.folder is not None, "export refuses a net without a run"
-    train, validation = splits_of(TrainedNet(subject.net, subject.model, subject.folder), data)
-    held_out = len(validation) > 0
-    calibration = draw_images(validation if held_out else train, count or CALIBRATION_IMAGES)
-    judged = draw_images(validation if held_out else data.test, most)
-    return Int8Images(
-        calibration_split="validation" if held_out else "train",
-        calibration=calibration.images,
-        split="validation" if held_out else "test",
-        judged=Split(judged.images, labels_of(judged, data, subject.model)),
-    )
-
-
 def write_int8(
     path: Path,
     subject: Deployable,
+    data: DataSet,
     *,
     to: str,
     options: ExportOptions,
     metadata: dict[str, str],
-    images: Int8Images,
+    most: int,
 ) -> tuple[Quantised, dict[str, str]]:
     """Write an int8 file of the format `to`; return what it costs, and its metadata, of which that is a part.
 
-    Raises `ExportError` if it loses more accuracy than is allowed, or if the quantiser fails; `EngineError` if it is
-    missing.
+    Validation images of the run calibrate it, and at most `most` of them judge it; always the same ones. If the run
+    held out none, training images calibrate and test images judge: they choose nothing else, so that they are still
+    read once, at the end. Raises `ExportError` if it loses more accuracy than is allowed, or if the quantiser fails;
+    `EngineError` if it is missing; `RunError` if the run is not finished.
     """
+    assert subject.folder is not None, "export refuses a net without a run"
+    train, validation = splits_of(TrainedNet(subject.net, subject.model, subject.folder), data)
+    held_out = len(validation) > 0
+    calibration = draw_images(validation if held_out else train, options.calibration_images or CALIBRATION_IMAGES)
+    judging = draw_images(validation if held_out else data.test, most)
     float_file, trial = path.with_stem("float"), path.with_stem("trial")
     write(float_file, subject, to=to, options=options, metadata={})
-    model = quantise(float_file, to=to, images=images.calibration[:], pixels=options.pixels)
+    model = quantise(float_file, to=to, images=calibration.images[:], pixels=options.pixels)
     save_int8(model, trial, to=to, metadata={})
-    judged, labels = images.judged.images[:], images.judged.labels
+    judged, labels = judging.images[:], labels_of(judging, data, subject.model)
     before = accuracy(predict_logits(subject.net, judged, subject.model), labels)
     after = accuracy(run_in_batches(load(FORMATS[to].engine, trial, "int8"), judged, options.pixels), labels)
     quantised = Quantised(
-        calibration_split=images.calibration_split,
-        calibration_images=len(images.calibration),
-        split=images.split,
+        calibration_split="validation" if held_out else "train",
+        calibration_images=len(calibration),
+        split="validation" if held_out else "test",
         images=len(labels),
         before=before,
         after=after,
@@ -122,11 +98,7 @@ def write_int8(
             "after, more than the {drop:.2%} allowed. Allow more with --drop, calibrate on more images with "
             "--calibration-images, or leave out --precision int8.",
             lost=before - after,
-            images=len(labels),
-            split=say(images.split),
-            before=before,
-            after=after,
-            drop=quantised.drop,
+            **(vars(quantised) | {"split": say(quantised.split)}),
         )
     metadata = {
         **metadata,

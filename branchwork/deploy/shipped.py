@@ -174,8 +174,7 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ExportError(
-                "batch_size must be at least 1, got {batch_size}: it is the number of images at a time",
-                batch_size=self.batch_size,
+                "batch_size must be at least 1, got {batch_size}: it is the number of images at a time", **vars(self)
             )
         if self.pixels not in get_args(Pixels):
             raise ExportError(
@@ -184,10 +183,7 @@ class ExportOptions:
         if self.precision != "int8" and (self.calibration_images, self.drop) != (None, None):
             raise ExportError("--calibration-images and --drop are for int8: add --precision int8, or leave them out")
         if self.calibration_images is not None and self.calibration_images < 1:
-            raise ExportError(
-                "calibration_images must be at least 1, got {calibration_images}",
-                calibration_images=self.calibration_images,
-            )
+            raise ExportError("calibration_images must be at least 1, got {calibration_images}", **vars(self))
         if self.drop is not None and not 0 <= self.drop < 1:
             raise ExportError("--drop must be at least 0% and below 100%, got {drop:%}", drop=self.drop)
 

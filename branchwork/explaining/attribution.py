@@ -28,7 +28,6 @@ FEWEST_STEPS, MOST_STEPS = 64, 1024
 # Steps, or occluded pictures, that run at once.
 _AT_ONCE = 32
 
-HeatMap = tuple[tuple[float, ...], ...]
 # By branch, the tensors with which it enters a join.
 Sides = dict[str, list[Tensor]]
 
@@ -231,5 +230,5 @@ def _explain_join(
     return JoinEvidence(join, tuple(branches), difference, error, steps, _is_complete(error, difference))
 
 
-def _rows(numbers: Tensor) -> HeatMap:
+def _rows(numbers: Tensor) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(row) for row in numbers.tolist())

@@ -60,12 +60,16 @@ def _contributions(figure: Any, explanation: Explanation) -> None:
         axes.xaxis.get_major_locator().set_params(nbins=4)
     worth, macs, milliseconds, weights = panels
     for row in rows:
-        _worth(worth, row.value, place=row.place, colour=row.colour)
-        macs.barh(row.place, 100 * row.value.macs / max(1, explanation.macs), 0.6, color=row.colour)
-        milliseconds.barh(row.place, row.value.milliseconds, 0.6, color=row.colour)
-        if row.value.weight_rms is not None:
-            weights.barh(row.place, row.value.weight_rms, 0.6, color=row.colour)
-    _name_rows(worth, rows, [row.value.branch for row in rows])
+        branch: Contribution = row.value
+        low, high = (100 * bound for bound in branch.lost_by_mean_interval)
+        worth.barh(row.place, 100 * branch.lost_by_mean, 0.6, color=row.colour)
+        worth.plot([low, high], [row.place, row.place], color=INK, linewidth=1.2, solid_capstyle="butt")
+        worth.plot(100 * branch.lost_by_zero, row.place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=5)
+        macs.barh(row.place, 100 * branch.macs / max(1, explanation.macs), 0.6, color=row.colour)
+        milliseconds.barh(row.place, branch.milliseconds, 0.6, color=row.colour)
+        if branch.weight_rms is not None:
+            weights.barh(row.place, branch.weight_rms, 0.6, color=row.colour)
+    _name_rows(worth, rows)
     worth.set_xlabel(
         say("points of accuracy lost without it (line: 95% interval)")
         + "\n"
@@ -75,13 +79,6 @@ def _contributions(figure: Any, explanation: Explanation) -> None:
     macs.set_xlabel(say("share of the MACs, percent"))
     milliseconds.set_xlabel(say("milliseconds for {count} images", count=explanation.timed_batch))
     weights.set_xlabel(say("size of its weights") + "\n" + say("(root mean square)"))
-
-
-def _worth(axes: Any, branch: Contribution, *, place: float, colour: str) -> None:
-    low, high = (100 * bound for bound in branch.lost_by_mean_interval)
-    axes.barh(place, 100 * branch.lost_by_mean, 0.6, color=colour)
-    axes.plot([low, high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
-    axes.plot(100 * branch.lost_by_zero, place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=5)
 
 
 def draw_evidence(
@@ -199,7 +196,7 @@ def _branches(axes: Any, explanation: PictureExplanation) -> None:
         axes.barh(row.place, row.value.share, 0.6, color=row.colour)
         axes.plot(row.value.lost_blind, row.place, "o", markerfacecolor="none", markeredgecolor=INK, markersize=4)
     axes.axvline(0, color=INK, linewidth=0.8)
-    _name_rows(axes, rows, [row.value.branch for row in rows])
+    _name_rows(axes, rows)
     _ask(axes, say("how much does each branch add to the score of '{target}'?", target=target))
     axes.set_xlabel(
         say("bar: what it adds") + "\n" + say("○ lost if it alone sees a black picture"), fontsize=8, loc="left"
@@ -231,8 +228,8 @@ def _rows(values: Sequence[tuple[str, Any]]) -> list[_Row]:
     return rows
 
 
-def _name_rows(axes: Any, rows: Sequence[_Row], names: Sequence[str]) -> None:
-    axes.set_yticks([row.place for row in rows], [_short(name) for name in names])
+def _name_rows(axes: Any, rows: Sequence[_Row]) -> None:
+    axes.set_yticks([row.place for row in rows], [_short(row.value.branch) for row in rows])
     axes.set_ylim(rows[-1].place + 0.7, 0.3)
     for row in rows:
         if row.first:

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from branchwork.language import mark
 from branchwork.training.evaluate import Z_95
 
 Verdict = Literal["yes", "no", "too close to call", "too few branches to tell"]
@@ -45,9 +46,8 @@ def verdict_of(count: int, interval: tuple[float, float] | None) -> Verdict:
     None as the interval means that nothing is known of the correlation.
     """
     if count < FEWEST:
-        return "too few branches to tell"
-    if interval is None:
-        return "too close to call"
-    low, high = interval
-    # A weak correlation is a no, however surely it is above 0.
-    return "no" if high < WEAK else "yes" if low > 0 else "too close to call"
+        return mark("too few branches to tell")
+    low, high = interval or (-1, 1)
+    if high < WEAK:  # a weak correlation is a no, however surely it is above 0
+        return mark("no")
+    return mark("yes") if low > 0 else mark("too close to call")

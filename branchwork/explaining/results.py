@@ -77,10 +77,9 @@ class Explanation(Shown):
     @property
     def measured_on(self) -> str:
         """What it was measured on, in words."""
-        values = {"images": self.images, "data": self.data}
         if self.split == "validation":
-            return say("{images:,} validation images of {data}", **values)
-        return say("{images:,} test images of {data}", **values)
+            return say("{images:,} validation images of {data}", **vars(self))
+        return say("{images:,} test images of {data}", **vars(self))
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ def selection_page(selection: Selection, training: str) -> str:
             say(
                 "Goal: {goal}. Data: {data}, seed {seed}. Validation images decided; the test images were read once, "
                 "at the end.",
-                goal=selection.goal,
-                data=selection.data,
-                seed=selection.seed,
+                **vars(selection),
             )
         ),
         *([paragraph(say("The goal was not reached: {why}", why=selection.missed))] if selection.missed else []),
@@ -48,16 +46,7 @@ def selection_page(selection: Selection, training: str) -> str:
             by_weights(selection),
             table(
                 (say("branch"), say("rank by removal"), say("rank by weights"), say("weight size"), ""),
-                [
-                    (
-                        branch.group,
-                        str(branch.rank_by_removal),
-                        str(branch.rank_by_weights),
-                        "–" if branch.weight_size is None else f"{branch.weight_size:.4f}",
-                        say("kept") if branch.kept else "",
-                    )
-                    for branch in selection.worth
-                ],
+                worth_rows(selection),
             ),
         ),
         f"<p>{say('The training of the smaller net is in {link}.', link=link)}</p>",
@@ -65,6 +54,20 @@ def selection_page(selection: Selection, training: str) -> str:
     ]
     title = say("The branches of {net} that earn their cost", net=short_name(selection.whole))
     return page(title, parts)
+
+
+def worth_rows(selection: Selection) -> list[tuple[str, ...]]:
+    """Return the rows of the table of branches: both ranks, the size of the weights, and whether it was kept."""
+    return [
+        (
+            branch.group,
+            str(branch.rank_by_removal),
+            str(branch.rank_by_weights),
+            "–" if branch.weight_size is None else f"{branch.weight_size:.4f}",
+            say("kept") if branch.kept else "",
+        )
+        for branch in selection.worth
+    ]
 
 
 def by_weights(selection: Selection) -> str:

@@ -1,7 +1,7 @@
 """The affine operations of a net, and its segments: parts that are one affine map of their input."""
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from torch import fx
 
@@ -30,6 +30,15 @@ def is_affine(node: fx.Node, images: Collection[fx.Node]) -> bool:
     if op == "batch_norm":
         return images_read == [*node.args[:1]] and not argument(node, 5, True) and argument(node, 3, None) is not None
     return op in _ALWAYS or (op in DROPOUTS and not argument(node, 2, True))
+
+
+def connected(groups: Iterable[set[fx.Node]]) -> list[set[fx.Node]]:
+    """Return the unions of the groups that share a node, directly or by way of others."""
+    unions: list[set[fx.Node]] = []
+    for group in groups:
+        touched = [union for union in unions if union & group]
+        unions = [union for union in unions if union not in touched] + [group.union(*touched)]
+    return unions
 
 
 def find_segments(graph: fx.Graph, members: Collection[fx.Node]) -> list[list[fx.Node]]:

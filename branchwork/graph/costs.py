@@ -38,7 +38,9 @@ def _name(target: object) -> str:
 
 def macs_of(node: fx.Node) -> int:
     """Return the multiply-accumulates of an operation, for as many images as its shapes have."""
-    return _macs(op_name(node), [_shape(arg) if isinstance(arg, fx.Node) else arg for arg in node.args], _shape(node))
+    return _macs(
+        op_name(node), [sizes_of(arg) if isinstance(arg, fx.Node) else arg for arg in node.args], sizes_of(node)
+    )
 
 
 def _macs(op: str, arguments: Sequence[Any], output: Sequence[int]) -> int:
@@ -95,9 +97,18 @@ def argument(node: fx.Node, position: int, default: Any) -> Any:
     return node.args[position] if position < len(node.args) else default
 
 
-def _shape(node: Any) -> tuple[int, ...]:
-    value = node.meta["val"]
-    return tuple(int(n) for n in (value[0] if isinstance(value, list | tuple) else value).shape)
+def tensor_of(node: fx.Node) -> Tensor | None:
+    """Return the output of a node without its numbers, the first one of several; None if it is no tensor."""
+    value = node.meta.get("val")
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    return first if isinstance(first, Tensor) else None
+
+
+def sizes_of(node: Any) -> tuple[int, ...]:
+    """Return the shape of what `tensor_of` returns, the batch included."""
+    tensor = tensor_of(node)
+    assert tensor is not None, "asked only where there is a tensor"
+    return tuple(map(int, tensor.shape))
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -45,7 +45,7 @@ def fold(trace: Trace, by: Literal["block", "branch"]) -> Trace:
     )
 
 
-def branches_of(trace: Trace) -> dict[str, tuple[Join, Branch]]:
+def innermost_branches(trace: Trace) -> dict[str, tuple[Join, Branch]]:
     """Return for each operation in a branch the innermost join to which it belongs, and the branch."""
     branches: dict[str, tuple[Join, Branch]] = {}
     # From the largest join to the smallest, so that the innermost is what remains.
@@ -59,7 +59,7 @@ def _branch_keys(trace: Trace) -> dict[str, Key]:
     paths = {op.name: op.path for op in trace.operations}
     return {op.name: (op.name, "") for op in trace.operations} | {
         name: (f"{paths[join.node]}.{branch.name}".removeprefix("."), join.node)
-        for name, (join, branch) in branches_of(trace).items()
+        for name, (join, branch) in innermost_branches(trace).items()
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from branchwork.errors import NetError
-from branchwork.graph.costs import op_name
+from branchwork.graph.costs import op_name, tensor_of
 
 Shape = tuple[int, ...]
 
@@ -27,10 +27,10 @@ class Graph:
     without numbers for `images` images, and `shape`, that of the output for a single image, its batch of one included.
     `names` maps each node with a tensor, in the order of execution, to the name that people see.
 
-    `any_number` is False if the graph is for one image alone, and `depends_on_pixels` is True if the operations depend
-    on the pixels: these are those for a black image, and cannot be run. `changed` are the names of the attributes of
-    the net that its forward changes. `obstacle` says why the graph must not take the
-    place of the net: one of these two, or operations that change a tensor that others see.
+    The graph is for any number of images, unless `images` is 1. `depends_on_pixels` is True if the operations depend on
+    the pixels: these are those for a black image, and cannot be run. `changed` are the names of the attributes of the
+    net that its forward changes. `obstacle` says why the graph must not take the place of the net: one of these two, or
+    operations that change a tensor that others see.
     """
 
     net: nn.Module
@@ -38,7 +38,6 @@ class Graph:
     module: fx.GraphModule
     names: dict[fx.Node, str]
     images: int
-    any_number: bool
     depends_on_pixels: bool
     changed: tuple[str, ...]
     obstacle: str | None
@@ -77,7 +76,7 @@ class Graph:
         """Raise `NetError` if the graph cannot stand for the net, or returns anything but one tensor."""
         if self.obstacle is not None:
             raise NetError(self.obstacle)
-        assert self.any_number, "read without `single`"
+        assert self.images > 1, "read without `single`"
         if len(self.outputs) != 1:
             kind = type(self.net).__name__
             raise NetError(
@@ -146,14 +145,6 @@ def image_nodes(graph: fx.Graph) -> set[fx.Node]:
         if depends and isinstance(node.meta.get("val"), Tensor | list | tuple):
             nodes.add(node)
     return nodes
-
-
-def tensor_of(node: fx.Node) -> Tensor | None:
-    """Return the output of a node without its numbers, the first one of several; None if it is no tensor."""
-    value = node.meta.get("val")
-    if isinstance(value, list | tuple) and value and isinstance(value[0], Tensor):
-        return value[0]
-    return value if isinstance(value, Tensor) else None
 
 
 def shape_of(node: fx.Node) -> Shape:

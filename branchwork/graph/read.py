@@ -3,10 +3,8 @@
 `read` is the only way to do it: it runs the net on tensors without numbers and records its operations.
 """
 
-import logging
 import operator
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,14 +14,14 @@ from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
-from branchwork.errors import FAILURES, NetError
+from branchwork.errors import FAILURES, NetError, first_line
 from branchwork.graph.affine import DROPOUTS
 from branchwork.graph.costs import VIEWS, argument, op_name
 from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.untouched import alone, blank, borrowed, holding, mode, untouched
+from branchwork.graph.untouched import alone, blank, borrowed, holding, hushed, mode, untouched
 from branchwork.language import enumerated, say
 
 # A net is read with few images and with many. A number that differs between the two is the number of images, or a
@@ -43,7 +41,8 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shape, reasons = tuple(input_shape), list[BaseException]()
-    with _quiet(), mode(net, train=train):
+    # Without the traceback that torch logs where shapes do not fit: our error says more.
+    with hushed("torch._subclasses.fake_tensor"), mode(net, train=train):
         attempts = [(1,)] if single else [(FEW, MANY), (1,)]
         for counts in attempts:
             try:
@@ -76,7 +75,6 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
         module=module,
         names=name_nodes(net, module.graph),
         images=1 if single or reasons else MANY,
-        any_number=not single and not reasons,
         depends_on_pixels=recorded,
         changed=() if recorded else tuple(reader.changed),
         obstacle=obstacle,
@@ -84,12 +82,11 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
 
 
 def _not_for_any_number(net: nn.Module, reason: BaseException) -> str:
-    message = str(reason).strip().split("\n")[0]
     return say(
         "{net} does not run the same operations on every batch of images, so its graph cannot be read ({message}): "
         "remove control flow that depends on pixels from its forward, and write x.size(0) for the number of images",
         net=type(net).__name__,
-        message=message,
+        message=first_line(reason),
     )
 
 
@@ -104,18 +101,6 @@ def _recorded(net: nn.Module, shape: Shape, *, train: bool, obstacle: str) -> fx
         value = node.meta.get("val")
         node.meta["shape"] = tuple(value.shape) if value is not None else None
     return module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the traceback that torch logs where shapes do not fit: our error says more."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Reader(TorchFunctionMode):
@@ -186,7 +171,7 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
             graph.erase_node(node)
         elif target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
-        elif node in images and node.op == "call_function" and _is_mutable(target):
+        elif node in images and node.op == "call_function" and hasattr(target, "_schema") and target._schema.is_mutable:
             changed = node.args[0]
             name, overload = str(target).removeprefix("aten.").split(".")
             functional = getattr(torch.ops.aten, name.rstrip("_"), None)
@@ -201,10 +186,6 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
             later = {user for user in changed.users if order[user] > order[node]}
             changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     return obstacle
-
-
-def _is_mutable(target: Any) -> bool:
-    return hasattr(target, "_schema") and target._schema.is_mutable
 
 
 def _is_view(node: fx.Node) -> bool:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
 from branchwork.blocks import pair
-from branchwork.graph.costs import argument
+from branchwork.graph.costs import argument, sizes_of
 
 # fmt: off
 # Operations that treat each position by itself, so that its receptive field does not change.
@@ -117,6 +117,4 @@ def window_of(op: str, node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]]
 
 def _size(node: Any) -> tuple[int, ...]:
     """Return height and width of an output or a kernel; empty for a vector."""
-    value = node.meta["val"]
-    tensor: Tensor = value[0] if isinstance(value, list | tuple) else value
-    return tuple(int(n) for n in tensor.shape[2:])
+    return sizes_of(node)[2:]

@@ -97,7 +97,12 @@ class _Case:
 def _diagnose(case: _Case) -> str:
     """Return what is wrong and what to write, in one or two lines."""
     if case.recorder.passed is not None:
-        return _module_passed(*case.recorder.passed)
+        path, name = case.recorder.passed
+        return say(
+            "`{path}` was given the module `{name}` itself, not its output: write self.{path}(self.{name}(x))",
+            path=path,
+            name=name,
+        )
     if case.recorder.failed is not None:
         about = {
             "linear": _linear, "conv2d": _conv, "max_pool2d": _too_small, "avg_pool2d": _too_small, "cat": _cat,
@@ -107,14 +112,6 @@ def _diagnose(case: _Case) -> str:
         if lesson:
             return lesson
     return _python(case)
-
-
-def _module_passed(path: str, name: str) -> str:
-    return say(
-        "`{path}` was given the module `{name}` itself, not its output: write self.{path}(self.{name}(x))",
-        path=path,
-        name=name,
-    )
 
 
 def _linear(case: _Case) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import fx, nn
 
 from branchwork.blocks import pair
-from branchwork.graph.costs import VIEWS, argument, macs_of, op_name
+from branchwork.graph.costs import VIEWS, argument, macs_of, op_name, tensor_of
 from branchwork.graph.joins import Join, joins_of
-from branchwork.graph.program import Graph, Shape, module_of, tensor_of
+from branchwork.graph.program import Graph, Shape, module_of
 from branchwork.graph.read import read
 from branchwork.graph.receptive_field import ReceptiveField, field_of, window_of
 from branchwork.graph.untouched import alone

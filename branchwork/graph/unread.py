@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from branchwork.errors import NetError
-from branchwork.graph.affine import LAYERS
+from branchwork.graph.affine import LAYERS, connected
 from branchwork.graph.costs import argument, op_name
 from branchwork.graph.mend import Mend, handed_on
 from branchwork.graph.program import Graph, Shape, parents, shape_of
@@ -50,7 +50,9 @@ def unread_layers(graph: Graph) -> Iterator[Unread]:
         if node in read:
             read.update(node.all_input_nodes)
     order = {node: index for index, node in enumerate(graph.module.graph.nodes)}
-    for part in _parts([node for node in graph.names if node in images and node not in read]):
+    unread = {node: None for node in graph.names if node in images and node not in read}
+    for nodes in connected({node, *node.all_input_nodes} & unread.keys() for node in unread):
+        part = sorted(nodes, key=order.__getitem__)
         layers = [node for node in part if op_name(node) in LAYERS]
         if not layers:
             continue
@@ -89,16 +91,6 @@ def unread_warnings(net: nn.Module, input_shape: Shape) -> list[str]:
         else str(unread)
         for unread in reversed(lines.values())
     ]
-
-
-def _parts(nodes: list[fx.Node]) -> list[list[fx.Node]]:
-    """Return the connected parts of these nodes, each in order."""
-    order = {node: index for index, node in enumerate(nodes)}
-    parts: list[set[fx.Node]] = []
-    for node in nodes:
-        touched = [part for part in parts if part & {*node.all_input_nodes}]
-        parts = [part for part in parts if part not in touched] + [{node}.union(*touched)]
-    return [sorted(part, key=order.__getitem__) for part in parts]
 
 
 def _inputs(layer: fx.Node) -> tuple[str, int]:

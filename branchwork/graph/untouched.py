@@ -1,6 +1,7 @@
 """Running a net to learn about it, and leaving it as it was: mode, attributes, buffers, hooks, random numbers."""
 
 import copy
+import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -126,6 +127,18 @@ def holding(net: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[dict[int,
         for registry, name, tensor in slots:
             left[id(tensor)] = registry[name]
             registry[name] = tensor
+
+
+@contextmanager
+def hushed(name: str) -> Iterator[None]:
+    """Silence a library's logger, but for what is critical."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:

@@ -21,7 +21,10 @@ def brief(op: str, detail: str, *, padding: bool = True) -> str:
     if "=" in detail:
         left, _, right = detail.partition(" = ")
         addends = left.split(" + ")
-        return detail if len(addends) == 1 else f"{_sum(addends)} = {right}"
+        if len(addends) == 1:
+            return detail
+        total = "+".join(addends) if len(addends) <= _MOST_ADDENDS else say("{n} branches", n=len(addends))
+        return f"{total} = {right}"
     kernel, *others = detail.split(", ")
     values = dict(other.split(" ", 1) for other in others)
     if op.endswith("pool2d") and "stride" not in values:  # those of a pooling are its kernel's, unless it says so
@@ -31,7 +34,3 @@ def brief(op: str, detail: str, *, padding: bool = True) -> str:
     if values.get("stride") == "1":
         del values["stride"]
     return " ".join([word, kernel, *(_LETTERS[name] * value[0].isdigit() + value for name, value in values.items())])
-
-
-def _sum(addends: list[str]) -> str:
-    return "+".join(addends) if len(addends) <= _MOST_ADDENDS else say("{n} branches", n=len(addends))

@@ -152,16 +152,12 @@ def _read_alike(uses: Iterable[Operation], nodes: Mapping[str, Operation]) -> bo
     read = []
     for use in uses:
         source = use.inputs[0]
-        while source in nodes and _keeps_shape(nodes[source]):
+        while source in nodes and nodes[source].op in ("avg_pool2d", "max_pool2d") and nodes[source].stride == (1, 1):
             source = nodes[source].inputs[0]
         # The parts of a split have one name in the trace.
         if source not in nodes or nodes[source].op not in ("chunk", "split", "split_with_sizes", "unbind"):
             read.append(source)
     return len(set(read)) < len(read)
-
-
-def _keeps_shape(node: Operation) -> bool:
-    return node.op in ("avg_pool2d", "max_pool2d") and node.stride == (1, 1)
 
 
 def _batch_norm_one(seen: Evidence) -> Iterator[Finding]:
@@ -193,17 +189,15 @@ def _softmax_end(seen: Evidence) -> Iterator[Finding]:
     if last is None or last.op != "softmax":
         return
     output = seen.train.output if seen.train is not None else None
-    if isinstance(output, Tensor) and not _sums_to_one(output):
-        return
+    if isinstance(output, Tensor):
+        sums = (output.sum(axis) for axis in range(1, output.dim()))
+        if not any(bool((total - 1).abs().max() < 1e-3) for total in sums):  # no probabilities in training
+            return
     message = say(
         "the net ends in softmax, but cross-entropy applies log_softmax itself: both together squeeze the gradients. "
         "Return the logits, and apply softmax where probabilities are shown."
     )
     yield Finding("softmax-end", last.path, last.file, last.line, message)
-
-
-def _sums_to_one(output: Tensor) -> bool:
-    return any(bool((output.sum(axis) - 1).abs().max() < 1e-3) for axis in range(1, output.dim()))
 
 
 def _output_type(seen: Evidence) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from math import prod
 
 from torch import fx
 
-from branchwork.graph.affine import LAYERS, is_affine
+from branchwork.graph.affine import LAYERS, connected, is_affine
 from branchwork.graph.costs import argument, op_name
 from branchwork.graph.program import Graph, Shape, parents
 from branchwork.graph.trace import Operation, Trace
@@ -38,7 +38,8 @@ def affine_chains(graph: Graph, trace: Trace) -> Iterator[AffineChain]:
     members = _members(graph)
     layers = [node for node in graph.names if node in members and op_name(node) in LAYERS]
     readers = {layer: _next_layers(graph, rows, layer, members=members) for layer in layers}
-    for chain in _linked(readers):
+    for linked in connected({layer, *others} for layer, others in readers.items() if others):
+        chain = [layer for layer in readers if layer in linked]
         nodes = _with_what_is_between(graph, chain, members)
         within = {name: rows[name] for name in dict.fromkeys(graph.names[node] for node in nodes)}
         maps = [m for layer in chain if not readers[layer] for m in _collapsed(graph, rows, layer, within=within)]
@@ -98,18 +99,6 @@ def _next_layers(
                 ahead.append(reader)
     row = rows[graph.names[layer]]
     return [] if any(_is_low_rank(row, rows[graph.names[reader]], normed) for reader in layers) else [*layers]
-
-
-def _linked(readers: Mapping[fx.Node, Sequence[fx.Node]]) -> Iterator[list[fx.Node]]:
-    """Yield the groups of layers that read each other, in order; single layers are left out."""
-    chains: list[set[fx.Node]] = []
-    for layer, others in readers.items():
-        if others:
-            chain = {layer, *others}
-            touched = [other for other in chains if other & chain]
-            chains = [other for other in chains if other not in touched] + [chain.union(*touched)]
-    for chain in chains:
-        yield [layer for layer in readers if layer in chain]
 
 
 def _with_what_is_between(graph: Graph, layers: Sequence[fx.Node], members: Collection[fx.Node]) -> list[fx.Node]:

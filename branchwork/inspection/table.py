@@ -12,7 +12,7 @@ from branchwork.drawing.drawing import MOST_DRAWN, draw_net, inline_drawing
 from branchwork.errors import NetError
 from branchwork.figures import legible
 from branchwork.graph.bottlenecks import Reduction, reductions
-from branchwork.graph.folding import branches_of, fold
+from branchwork.graph.folding import fold, innermost_branches
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.program import Graph
 from branchwork.graph.read import read
@@ -177,7 +177,7 @@ def _inspect(graph: Graph, traced: Trace, name: str, *, by: By | None, lint: boo
 
 
 def _rows(traced: Trace) -> list[Row]:
-    branches = {name: f"{join.node}/{branch.name}" for name, (join, branch) in branches_of(traced).items()}
+    branches = {name: f"{join.node}/{branch.name}" for name, (join, branch) in innermost_branches(traced).items()}
     details: dict[str, str] = {}
     for join in traced.joins:
         details[join.node] = _meeting(next(n for n in traced.operations if n.name == join.node), join.branches)
