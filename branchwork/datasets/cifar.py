@@ -4,19 +4,19 @@ Both versions, packed or unpacked, become the records of the binary version: a b
 3×32×32 pixels. The cache keeps these in two files, which are read in a fraction of a second.
 """
 
-import gzip
 import hashlib
 import io
+import pickle
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchwork.datasets.download import check_answer, download_checked
-from branchwork.datasets.pickled import Call, read_pickle
+from branchwork.datasets.download import check_answer, check_size, download_checked
 from branchwork.datasets.sources import FAULTS, Files, Source, md5_of, read_bounded, wrong_checksum
 from branchwork.errors import DataError
 from branchwork.language import say
@@ -122,15 +122,13 @@ class Cifar(Source):
             raise DataError(problem)
         wanted = {f"{archive.folder}/{batch}{archive.suffix}": batch for batch in self.batches}
         found: dict[str, bytes] = {}
-        with (
-            gzip.open(path) as unpacked,
-            tarfile.open(fileobj=_Bounded(unpacked, archive.name, 8 * self.largest), mode="r|") as tar,
-        ):
+        with tarfile.open(path, "r:gz") as tar:
             for member in tar:
-                batch = wanted.get(member.name)
-                file = tar.extractfile(member) if batch is not None and member.isreg() else None
-                if batch is not None and file is not None:
-                    found[batch] = read_bounded(file, member.name, self.largest)
+                check_size(member.size, member.name, self.largest)  # also of what is only passed over
+                if member.isreg() and member.name in wanted:
+                    file = tar.extractfile(member)
+                    assert file is not None, "it is a regular file"
+                    found[wanted[member.name]] = file.read()
         return self._joined(found, archive)
 
     def _from_batches(self, folder: Path, archive: Archive) -> Files:
@@ -217,17 +215,28 @@ def _binary_records(content: bytes, name: str, count: int) -> NDArray[np.uint8]:
 def _pickled_records(content: bytes, name: str, count: int) -> NDArray[np.uint8]:
     """Return the records of a batch of the python version, which holds an array N×3072 and a list of labels."""
     try:
-        value = read_pickle(content, name)
-        version, shape, kind, by_columns, pixels = value["data"].state
-        is_bytes = isinstance(kind, Call) and kind.arguments[0] in ("u1", "|u1")
-        if not is_bytes or version != 1 or len(pixels) != shape[0] * shape[1]:
-            raise ValueError(shape)
-        raw = np.frombuffer(pixels.encode("latin1") if isinstance(pixels, str) else pixels, np.uint8)
-        images = raw.reshape(shape, order="F" if by_columns else "C")
-        labels = np.array(value["labels"], np.uint8).reshape(-1, 1)
-        return _binary_records(np.hstack([labels, images]).tobytes(), name, count)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as reason:
+        value = _Unpickler(io.BytesIO(content), encoding="latin1").load()  # which keeps the bytes of Python 2
+        images, labels = value["data"], np.array(value["labels"], np.uint8).reshape(-1, 1)
+        if images.dtype != np.uint8:
+            raise TypeError(images.dtype)
+        records = np.hstack([labels, images]).tobytes()
+    except Exception as reason:  # what is no batch may raise anything
         raise DataError("{name} does not hold the images and labels of a batch. Fetch it again.", name=name) from reason
+    return _binary_records(records, name, count)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads data and arrays alone: Python's own reader would import and call whatever a file names."""
+
+    # What an array names in a pickle of 2009, and what stands for it today.
+    known: ClassVar[dict[str, Any]] = {
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": lambda kind, align, copy: np.dtype(kind, align=bool(align), copy=bool(copy)),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self.known[f"{module}.{name}"]
 
 
 def _read_file(folder: Path, name: str, largest: int) -> bytes:
@@ -245,21 +254,3 @@ def _problem(path: Path, archive: Archive) -> str | None:
     if actual == archive.md5:
         return None
     return str(wrong_checksum(archive.name, expected=archive.md5, actual=actual, size=path.stat().st_size))
-
-
-class _Bounded(io.RawIOBase):
-    """Reads from `file`, and raises `DataError` once that is more than `most` bytes."""
-
-    def __init__(self, file: gzip.GzipFile, name: str, most: int) -> None:
-        self.file, self.name_of_archive, self.left, self.most = file, name, most, most
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
-        self.left -= len(content)
-        if self.left < 0:
-            raise DataError(
-                "{name} unpacks to more than {most:,} bytes: it is damaged or another file",
-                name=self.name_of_archive,
-                most=self.most,
-            )
-        return content
