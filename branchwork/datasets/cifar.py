@@ -4,7 +4,6 @@ Both versions, packed or unpacked, become the records of the binary version: a b
 3×32×32 pixels. The cache keeps these in two files, which are read in a fraction of a second.
 """
 
-import hashlib
 import io
 import pickle
 import tarfile
@@ -16,8 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from branchwork.datasets.download import check_answer, check_size, download_checked
-from branchwork.datasets.sources import FAULTS, Files, Source, md5_of, read_bounded, wrong_checksum
+from branchwork.datasets.download import check_answer, check_size, checksum_problem, download_checked
+from branchwork.datasets.sources import FAULTS, Files, Source, check_md5, md5_of, read_bounded
 from branchwork.errors import DataError
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -37,6 +36,10 @@ class Archive:
     md5: str
     folder: str
     suffix: str
+
+    def problem(self, path: Path) -> str | None:
+        """Return what is wrong with a file that should be this archive; None if it is."""
+        return checksum_problem(path, self.name, "md5", self.md5)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,7 @@ class Cifar(Source):
         files = {}
         for name, batches in ((TRAIN, len(self.batches) - 1), (TEST, 1)):
             files[name] = _read_file(cache, name, batches * self.records * RECORD)
-            actual = md5_of(files[name])
-            if actual != expected[name]:
-                raise wrong_checksum(name, expected=expected[name], actual=actual, size=len(files[name]))
+            check_md5(files[name], name, expected[name])
         return files
 
     def read_folder(self, folder: Path) -> Files:
@@ -93,10 +94,9 @@ class Cifar(Source):
     def download(self, mirror: str, cache: Path, observer: Observer) -> Files:
         archive = self.archives[0]
         part = cache / f"{archive.name}.part"
-        if not part.exists() or _problem(part, archive) is not None:
+        if archive.problem(part) is not None:
             check_answer(mirror)
-            url = mirror + archive.name
-            download_checked(url, part, lambda path: _problem(path, archive), largest=archive.size, observer=observer)
+            download_checked(mirror + archive.name, part, archive.problem, largest=archive.size, observer=observer)
         try:
             return self._from_archive(part, archive)
         except FAULTS:
@@ -117,7 +117,7 @@ class Cifar(Source):
                 yield folder / archive.name, archive
 
     def _from_archive(self, path: Path, archive: Archive) -> Files:
-        problem = _problem(path, archive)
+        problem = archive.problem(path)
         if problem is not None:
             raise DataError(problem)
         wanted = {f"{archive.folder}/{batch}{archive.suffix}": batch for batch in self.batches}
@@ -136,10 +136,8 @@ class Cifar(Source):
         for batch in self.batches:
             name = batch + archive.suffix
             found[batch] = content = _read_file(folder, name, self.largest)
-            actual = md5_of(content)
-            # No sums are published for the files of the binary version.
-            if not archive.suffix and actual != self.md5[batch]:
-                raise wrong_checksum(name, expected=self.md5[batch], actual=actual, size=len(content))
+            if not archive.suffix:  # no sums are published for the files of the binary version
+                check_md5(content, name, self.md5[batch])
         return self._joined(found, archive)
 
     def _joined(self, found: dict[str, bytes], archive: Archive) -> Files:
@@ -245,12 +243,3 @@ def _read_file(folder: Path, name: str, largest: int) -> bytes:
             return read_bounded(file, name, largest)
     except FileNotFoundError:
         raise DataError("{name} is not there", name=name) from None
-
-
-def _problem(path: Path, archive: Archive) -> str | None:
-    """Return what is wrong with a file that should be `archive`; None if it is."""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if actual == archive.md5:
-        return None
-    return str(wrong_checksum(archive.name, expected=archive.md5, actual=actual, size=path.stat().st_size))

@@ -1,8 +1,10 @@
 """The one way to download a file: bounded, checked, and continued where it broke off."""
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,6 +154,34 @@ def check_size(size: int, name: str, largest: int) -> None:
             name=name,
             largest=largest,
         )
+
+
+def checksum_problem(path: Path, name: str, kind: str, digits: str) -> str | None:
+    """Return what is wrong with the file at `path`, called `name`; None if its checksum begins with `digits`.
+
+    `kind` is what hashlib calls the checksum: md5 or sha256.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+    except FileNotFoundError:
+        return say("{name} is not there", name=name)
+    except OSError as reason:
+        return system_words(reason)
+    if found.startswith(digits):
+        return None
+    return wrong_checksum(name, kind, expected=digits, found=found[: len(digits)], size=path.stat().st_size)
+
+
+def wrong_checksum(name: str, kind: str, *, expected: str, found: str, size: int) -> str:
+    return say(
+        "{name} is damaged or another file: expected {kind} {expected}, found {found} ({size:,} bytes)",
+        name=name,
+        kind=kind,
+        expected=expected,
+        found=found,
+        size=size,
+    )
 
 
 def _size(path: Path) -> int:
