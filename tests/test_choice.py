@@ -130,13 +130,13 @@ def test_folds_are_trained_each_and_summed_up(small, command):
     for refused in (1, 101):
         with pytest.raises(RecipeError, match=f"folds must be from 2 to 100, got {refused}"):
             bw.train_folds("residual", folds=refused, data=small)
-    with pytest.raises(RunError, match=r"several folds: name one of them, such as folds/fold-1"):
+    with pytest.raises(RunError, match=r"folds holds several runs: name one of them, such as folds/fold-1"):
         bw.load_run("folds")
 
 
 def test_folds_that_all_agree_have_an_interval_still(small, monkeypatch):
     monkeypatch.setattr(
-        "branchwork.training.train._train_each",
+        "branchwork.training.train._complete",
         lambda *_, **__: tuple(bw.train("residual", data=small, recipe=QUICK) for _ in range(2)),
     )
     several = bw.train_folds("residual", folds=2, data=small, recipe=QUICK, out="folds")

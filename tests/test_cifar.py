@@ -9,7 +9,6 @@ import tarfile
 import threading
 import tracemalloc
 import warnings
-from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 import branchwork
 from branchwork.datasets import cifar, describe, load, sources
 from branchwork.datasets.cifar import CIFAR10, CLASSES
-from branchwork.datasets.pickled import read_pickle
 from branchwork.datasets.sources import cache_folder, fetch
 from branchwork.errors import DataError
 from branchwork.observer import Observer
@@ -79,20 +77,7 @@ def test_the_files_of_python_2_are_those_that_python_reads():
         warnings.simplefilter("ignore")  # numpy.core has another name by now
         value = pickle.loads(content, encoding="latin1")
     assert np.array_equal(value["data"], images) and value["labels"] == labels.tolist()
-    ours = read_pickle(content, "a batch")
-    assert ours["labels"] == labels.tolist() and ours["filenames"] == value["filenames"]
-    assert ours["data"].state[-1].encode("latin1") == images.tobytes() and ours["batch_label"] == value["batch_label"]
-
-
-@pytest.mark.parametrize("protocol", range(2, 6))
-def test_what_python_itself_writes_today_is_read(protocol):
-    images, labels = IMAGES["test_batch"]
-    content = pickle.dumps({"labels": labels.tolist(), "data": np.asfortranarray(images)}, protocol)
-    if protocol == 5:  # whose arrays are made by numpy's `_frombuffer`
-        with pytest.raises(DataError, match="_frombuffer"):
-            read_pickle(content, "x")
-        return
-    records = cifar._pickled_records(content, "x", RECORDS)
+    records = cifar._pickled_records(content, "a batch", RECORDS)
     assert np.array_equal(records[:, 0], labels) and np.array_equal(records[:, 1:], images)
 
 
@@ -143,55 +128,52 @@ class Evil:
 def hostile(path):
     system = f"cposix\nsystem\n(U{chr(len(str(path)) + 6)}touch {path}tR.".encode()
     return {
-        "reduce": (pickle.dumps({"data": Evil(path), "labels": []}, 2), "it would run"),
-        "protocol 4": (pickle.dumps(Evil(path), 4), r"it would run (posix|nt)\.mkdir"),
-        "by hand": (b"\x80\x02" + system, r"it would run posix\.system"),
-        "instance": (b"(U\x01xios\nsystem\n.", "the opcode INST"),
-        "object": (b"\x80\x02(cnumpy\ndtype\no.", "the opcode OBJ"),
-        "extension": (b"\x80\x02\x82\x01.", "the opcode EXT1"),
-        "persistent": (b"\x80\x02Pabc\n.", "the opcode PERSID"),
-        "a text called": (b"\x80\x02U\x09os.systemU\x04true\x85R.", "is damaged, or no pickle of data"),
-        "by numpy": (b"\x80\x02cnumpy.core.multiarray\nscalar\n.", r"it would run numpy\.core\.multiarray\.scalar"),
+        "reduce": pickle.dumps({"data": Evil(path), "labels": []}, 2),
+        "protocol 4": pickle.dumps(Evil(path), 4),
+        "by hand": b"\x80\x02" + system,
+        "instance": f"(V{path}\nios\nmkdir\n.".encode(),
+        "object": f"(cos\nmkdir\nV{path}\no.".encode(),
+        "extension": b"\x80\x02\x82\x01.",
+        "persistent": b"\x80\x02Pabc\n.",
+        "a text called": b"\x80\x02U\x09os.systemU\x04true\x85R.",
+        "by numpy": b"\x80\x02cnumpy.core.multiarray\nscalar\n.",
+        "of a known name": f"cnumpy\nndarray.__class__.__base__\n(V{path}\ntR.".encode(),
     }
 
 
 @pytest.mark.parametrize("kind", hostile("x"))
 def test_nothing_in_a_pickle_is_run(kind, tmp_path):
     made = tmp_path / "made"
-    content, words = hostile(made)[kind]
+    content = hostile(made)[kind]
     folder, source = with_archive(tmp_path, CONTENTS["py"] | {"data_batch_2": content})
-    with pytest.raises(DataError, match=f"data_batch_2.*{words}"):
+    with pytest.raises(DataError, match="data_batch_2 does not hold the images and labels of a batch"):
         fetch(source, folder)
     assert not made.exists() and not cached()
-    if kind in ("reduce", "protocol 4"):
+    if kind in ("reduce", "protocol 4", "instance", "object"):
         pickle.loads(content)
         assert made.exists(), "the pickle is no danger, and tests nothing"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_with_the_wrong_checksum_is_not_read_as_a_pickle(packed, tmp_path, monkeypatch):
+    folder = put(tmp_path / "named", "py", packed=packed)
+    changed = CONTENTS["py"] | {"data_batch_2": hostile(tmp_path / "made")["reduce"]}
+    if packed:
+        (folder / "cifar-10-python.tar.gz").write_bytes(archive("py", changed))
+    else:
+        (folder / "cifar-10-batches-py/data_batch_2").write_bytes(changed["data_batch_2"])
+    monkeypatch.setattr(cifar._Unpickler, "load", lambda reader: pytest.fail("it was read"))
+    with pytest.raises(DataError, match="is damaged or another file: expected md5"):
+        fetch(known(), folder)
 
 
 GOOD = python2_pickle(*IMAGES["data_batch_1"])
 
 
-@given(st.data())
-def test_a_damaged_pickle_is_one_clear_error(data):
-    head = GOOD.index(b"T") + 5 if data.draw(st.booleans()) else len(GOOD)
-    place = data.draw(st.integers(0, head - 1))
-    how = data.draw(st.sampled_from(["cut", "changed", "inserted"]))
-    content = {
-        "cut": GOOD[:place],
-        "changed": GOOD[:place] + bytes([data.draw(st.integers(0, 255))]) + GOOD[place + 1 :],
-        "inserted": GOOD[:place] + data.draw(st.binary(min_size=1, max_size=5)) + GOOD[place:],
-    }[how]
-    try:
-        records = cifar._pickled_records(content, "x", RECORDS)
-    except DataError:
-        return
-    assert records.shape == (RECORDS, 3073)  # only a pixel, a label or a name has changed
-
-
-@given(st.binary(max_size=60))
-def test_any_bytes_are_read_or_refused(content):
-    with suppress(DataError):
-        read_pickle(b"\x80\x02" + content, "x")
+@given(st.integers(0, len(GOOD) - 1))
+def test_a_pickle_that_was_cut_off_is_one_clear_error(place):
+    with pytest.raises(DataError, match="x does not hold the images and labels of a batch"):
+        cifar._pickled_records(GOOD[:place], "x", RECORDS)
 
 
 def batch(images=None, labels=None):
@@ -211,8 +193,8 @@ def batch(images=None, labels=None):
         (batch().replace(b"U\x06labels", b"U\x06lebals"), "does not hold the images and labels of a batch"),
         (b"\x80\x02}.", "does not hold the images and labels of a batch"),
         (b"\x80\x02K\x01.", "does not hold the images and labels of a batch"),
-        (b"", "is damaged, or no pickle of data"),
-        (b"<html>", "is damaged, or no pickle of data"),
+        (b"", "does not hold the images and labels of a batch"),
+        (b"<html>", "does not hold the images and labels of a batch"),
         (bytes(200_000), "data_batch_2 holds more than the 68,096 bytes"),
     ],
 )
@@ -265,9 +247,9 @@ GIVEN = [(tarfile.TarInfo(f"cifar-10-batches-py/{name}"), content) for name, con
             "test_batch is not there",
         ),
         (tar_of((tarfile.TarInfo("cifar-10-batches-py/../data_batch_1"), b"x")), "data_batch_1 is not there"),
-        (tar_of((tarfile.TarInfo("bomb"), bytes(50_000_000))), "unpacks to more than 544,768 bytes"),
+        (tar_of((tarfile.TarInfo("bomb"), bytes(50_000_000))), "bomb holds more than the 68,096 bytes"),
         (gzip.compress(b"no archive" * 100), "file could not be opened|not|header"),
-        (ARCHIVES["py"][:-20], "ended before|end of"),
+        (ARCHIVES["py"][:-3000], "ended before|end of"),
         (b"<html>please log in</html>", "gzip"),
     ],
 )  # fmt: skip
@@ -292,7 +274,7 @@ def test_an_archive_writes_nothing_outside(tmp_path):
 def test_another_archive_has_the_wrong_checksum(tmp_path):
     folder = put(tmp_path / "named", "py", packed=True)
     (folder / "cifar-10-python.tar.gz").write_bytes(ARCHIVES["bin"])
-    expected = rf"wrong checksum: expected md5 {md5(ARCHIVES['py'])}, found {md5(ARCHIVES['bin'])}"
+    expected = rf"is damaged or another file: expected md5 {md5(ARCHIVES['py'])}, found {md5(ARCHIVES['bin'])}"
     with pytest.raises(DataError, match=expected):
         fetch(known(), folder)
     (tmp_path / "empty").mkdir()
@@ -406,7 +388,11 @@ def test_a_whole_part_is_used_if_it_is_right_and_else_replaced(mirror, extra):
 
 @pytest.mark.parametrize(
     ("fault", "words"),
-    [("wrong", "wrong checksum"), ("403", "the server answered 403"), ("endless", "holds more than")],
+    [
+        ("wrong", "or another file: expected md5"),
+        ("403", "the server answered 403"),
+        ("endless", "holds more than"),
+    ],
 )
 def test_a_mirror_that_fails_is_passed_over(mirror, fault, words):
     with pytest.raises(DataError) as caught:

@@ -75,7 +75,7 @@ def test_a_terminal_gets_a_bar_that_fits_80_columns():
     with open(os.devnull, "w") as nowhere:
         console = Console(force_terminal=True, width=80, record=True, file=nowhere)
         terminal = screen.Terminal(console)
-        for done in (10, 100, 0, 100):  # as pooch tells it: to the end, then from the start, then the end again
+        for done in (10, 100, 0, 100):  # from one mirror, and again from the next
             terminal.download("file.gz", done, 100)
             assert terminal.bar is not None and terminal.bar.tasks[0].completed == done
         terminal.download_end()

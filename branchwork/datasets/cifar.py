@@ -4,20 +4,19 @@ Both versions, packed or unpacked, become the records of the binary version: a b
 3×32×32 pixels. The cache keeps these in two files, which are read in a fraction of a second.
 """
 
-import gzip
-import hashlib
 import io
+import pickle
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from branchwork.datasets.download import check_answer, download_checked
-from branchwork.datasets.pickled import Call, read_pickle
-from branchwork.datasets.sources import FAULTS, Files, Source, md5_of, read_bounded, wrong_checksum
+from branchwork.datasets.download import check_answer, check_size, checksum_problem, download_checked
+from branchwork.datasets.sources import FAULTS, Files, Source, check_md5, md5_of, read_bounded
 from branchwork.errors import DataError
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -37,6 +36,10 @@ class Archive:
     md5: str
     folder: str
     suffix: str
+
+    def problem(self, path: Path) -> str | None:
+        """Return what is wrong with a file that should be this archive; None if it is."""
+        return checksum_problem(path, self.name, "md5", self.md5)
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,7 @@ class Cifar(Source):
         files = {}
         for name, batches in ((TRAIN, len(self.batches) - 1), (TEST, 1)):
             files[name] = _read_file(cache, name, batches * self.records * RECORD)
-            actual = md5_of(files[name])
-            if actual != expected[name]:
-                raise wrong_checksum(name, expected=expected[name], actual=actual, size=len(files[name]))
+            check_md5(files[name], name, expected[name])
         return files
 
     def read_folder(self, folder: Path) -> Files:
@@ -93,10 +94,9 @@ class Cifar(Source):
     def download(self, mirror: str, cache: Path, observer: Observer) -> Files:
         archive = self.archives[0]
         part = cache / f"{archive.name}.part"
-        if not part.exists() or _problem(part, archive) is not None:
+        if archive.problem(part) is not None:
             check_answer(mirror)
-            url = mirror + archive.name
-            download_checked(url, part, lambda path: _problem(path, archive), largest=archive.size, observer=observer)
+            download_checked(mirror + archive.name, part, archive.problem, largest=archive.size, observer=observer)
         try:
             return self._from_archive(part, archive)
         except FAULTS:
@@ -117,20 +117,18 @@ class Cifar(Source):
                 yield folder / archive.name, archive
 
     def _from_archive(self, path: Path, archive: Archive) -> Files:
-        problem = _problem(path, archive)
+        problem = archive.problem(path)
         if problem is not None:
             raise DataError(problem)
         wanted = {f"{archive.folder}/{batch}{archive.suffix}": batch for batch in self.batches}
         found: dict[str, bytes] = {}
-        with (
-            gzip.open(path) as unpacked,
-            tarfile.open(fileobj=_Bounded(unpacked, archive.name, 8 * self.largest), mode="r|") as tar,
-        ):
+        with tarfile.open(path, "r:gz") as tar:
             for member in tar:
-                batch = wanted.get(member.name)
-                file = tar.extractfile(member) if batch is not None and member.isreg() else None
-                if batch is not None and file is not None:
-                    found[batch] = read_bounded(file, member.name, self.largest)
+                check_size(member.size, member.name, self.largest)  # also of what is only passed over
+                if member.isreg() and member.name in wanted:
+                    file = tar.extractfile(member)
+                    assert file is not None, "it is a regular file"
+                    found[wanted[member.name]] = file.read()
         return self._joined(found, archive)
 
     def _from_batches(self, folder: Path, archive: Archive) -> Files:
@@ -138,10 +136,8 @@ class Cifar(Source):
         for batch in self.batches:
             name = batch + archive.suffix
             found[batch] = content = _read_file(folder, name, self.largest)
-            actual = md5_of(content)
-            # No sums are published for the files of the binary version.
-            if not archive.suffix and actual != self.md5[batch]:
-                raise wrong_checksum(name, expected=self.md5[batch], actual=actual, size=len(content))
+            if not archive.suffix:  # no sums are published for the files of the binary version
+                check_md5(content, name, self.md5[batch])
         return self._joined(found, archive)
 
     def _joined(self, found: dict[str, bytes], archive: Archive) -> Files:
@@ -217,17 +213,28 @@ def _binary_records(content: bytes, name: str, count: int) -> NDArray[np.uint8]:
 def _pickled_records(content: bytes, name: str, count: int) -> NDArray[np.uint8]:
     """Return the records of a batch of the python version, which holds an array N×3072 and a list of labels."""
     try:
-        value = read_pickle(content, name)
-        version, shape, kind, by_columns, pixels = value["data"].state
-        is_bytes = isinstance(kind, Call) and kind.arguments[0] in ("u1", "|u1")
-        if not is_bytes or version != 1 or len(pixels) != shape[0] * shape[1]:
-            raise ValueError(shape)
-        raw = np.frombuffer(pixels.encode("latin1") if isinstance(pixels, str) else pixels, np.uint8)
-        images = raw.reshape(shape, order="F" if by_columns else "C")
-        labels = np.array(value["labels"], np.uint8).reshape(-1, 1)
-        return _binary_records(np.hstack([labels, images]).tobytes(), name, count)
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as reason:
+        value = _Unpickler(io.BytesIO(content), encoding="latin1").load()  # which keeps the bytes of Python 2
+        images, labels = value["data"], np.array(value["labels"], np.uint8).reshape(-1, 1)
+        if images.dtype != np.uint8:
+            raise TypeError(images.dtype)
+        records = np.hstack([labels, images]).tobytes()
+    except Exception as reason:  # what is no batch may raise anything
         raise DataError("{name} does not hold the images and labels of a batch. Fetch it again.", name=name) from reason
+    return _binary_records(records, name, count)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads data and arrays alone: Python's own reader would import and call whatever a file names."""
+
+    # What an array names in a pickle of 2009, and what stands for it today.
+    known: ClassVar[dict[str, Any]] = {
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": lambda kind, align, copy: np.dtype(kind, align=bool(align), copy=bool(copy)),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self.known[f"{module}.{name}"]
 
 
 def _read_file(folder: Path, name: str, largest: int) -> bytes:
@@ -236,30 +243,3 @@ def _read_file(folder: Path, name: str, largest: int) -> bytes:
             return read_bounded(file, name, largest)
     except FileNotFoundError:
         raise DataError("{name} is not there", name=name) from None
-
-
-def _problem(path: Path, archive: Archive) -> str | None:
-    """Return what is wrong with a file that should be `archive`; None if it is."""
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if actual == archive.md5:
-        return None
-    return str(wrong_checksum(archive.name, expected=archive.md5, actual=actual, size=path.stat().st_size))
-
-
-class _Bounded(io.RawIOBase):
-    """Reads from `file`, and raises `DataError` once that is more than `most` bytes."""
-
-    def __init__(self, file: gzip.GzipFile, name: str, most: int) -> None:
-        self.file, self.name_of_archive, self.left, self.most = file, name, most, most
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.file.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
-        self.left -= len(content)
-        if self.left < 0:
-            raise DataError(
-                "{name} unpacks to more than {most:,} bytes: it is damaged or another file",
-                name=self.name_of_archive,
-                most=self.most,
-            )
-        return content

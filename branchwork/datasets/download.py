@@ -1,9 +1,10 @@
 """The one way to download a file: bounded, checked, and continued where it broke off."""
 
-import logging
+import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,37 +82,36 @@ def download(url: str, path: Path, *, largest: int, observer: Observer) -> None:
     What has come stays there if the download breaks off. Proxies are those that the environment names, as HTTPS_PROXY
     does. Raises `DataError`, also for more than `largest` bytes.
     """
-    import pooch
     import requests
 
-    pooch.get_logger().setLevel(logging.WARNING)
     name = url.rpartition("/")[2]
     with path.open("ab") as file:
         held = file.tell()
-
-        def begin_again(answer: requests.Response, **_: object) -> None:
-            whole = answer.status_code == requests.codes.ok  # instead of the rest, which would be 206
-            size = answer.headers.get("Content-Length", "")
-            if whole and size.isdigit() and int(size) < held:  # such as a page to log in
-                message = say(
-                    "{name} has {found:,} bytes there, fewer than were downloaded already: it is another file",
-                    name=name,
-                    found=int(size),
-                )
-                raise BrokenOff(message)
-            # Where there is no rest, what is held cannot be the beginning.
-            if whole or answer.status_code == requests.codes.requested_range_not_satisfiable:
-                file.truncate(0)
-                bar.held = 0
-
-        bar = _ProgressBar(name, observer, held, largest)
         # A server that compresses what it sends would count other bytes.
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
-        fetch_from = pooch.HTTPDownloader(
-            progressbar=bar, chunk_size=_CHUNK, timeout=_SILENCE, headers=headers, hooks={"response": begin_again}
-        )
         try:
-            fetch_from(url, file, None)
+            with requests.get(url, headers=headers, timeout=_SILENCE, stream=True) as answer:
+                if answer.status_code == requests.codes.requested_range_not_satisfiable:
+                    file.truncate(0)  # where there is no rest, what is held cannot be the beginning
+                answer.raise_for_status()
+                length = answer.headers.get("Content-Length", "")
+                size = int(length) if length.isdigit() else None
+                if answer.status_code == requests.codes.ok:  # the whole instead of the rest, which would be 206
+                    if size is not None and size < held:  # such as a page to log in
+                        raise BrokenOff(
+                            "{name} has {found:,} bytes there, fewer than were downloaded already: it is another file",
+                            name=name,
+                            found=size,
+                        )
+                    file.truncate(0)
+                    held = 0
+                total = 0 if size is None else held + size
+                check_size(total, name, largest)
+                for chunk in answer.iter_content(_CHUNK):
+                    held += len(chunk)
+                    check_size(held, name, largest)
+                    file.write(chunk)
+                    observer.download(name, held, total)
         except requests.RequestException as reason:
             raise BrokenOff(_describe_request(reason)) from reason
         finally:
@@ -156,6 +156,34 @@ def check_size(size: int, name: str, largest: int) -> None:
         )
 
 
+def checksum_problem(path: Path, name: str, kind: str, digits: str) -> str | None:
+    """Return what is wrong with the file at `path`, called `name`; None if its checksum begins with `digits`.
+
+    `kind` is what hashlib calls the checksum: md5 or sha256.
+    """
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, partial(hashlib.new, kind, usedforsecurity=False)).hexdigest()
+    except FileNotFoundError:
+        return say("{name} is not there", name=name)
+    except OSError as reason:
+        return system_words(reason)
+    if found.startswith(digits):
+        return None
+    return wrong_checksum(name, kind, expected=digits, found=found[: len(digits)], size=path.stat().st_size)
+
+
+def wrong_checksum(name: str, kind: str, *, expected: str, found: str, size: int) -> str:
+    return say(
+        "{name} is damaged or another file: expected {kind} {expected}, found {found} ({size:,} bytes)",
+        name=name,
+        kind=kind,
+        expected=expected,
+        found=found,
+        size=size,
+    )
+
+
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
@@ -167,25 +195,3 @@ def _describe_request(reason: "requests.RequestException") -> str:
         return say("the server answered {code}", code=reason.response.status_code)
     silent = isinstance(reason, requests.ConnectionError | requests.Timeout)
     return say("no answer ({error})" if silent else "the download broke off ({error})", error=type(reason).__name__)
-
-
-class _ProgressBar:
-    """The progress bar that pooch asks for, reported to an observer. `held` bytes of the file were there before."""
-
-    def __init__(self, name: str, observer: Observer, held: int, largest: int) -> None:
-        self.name, self.observer, self.held, self.largest = name, observer, held, largest
-        self.total = 0
-        self.done = 0
-
-    def update(self, count: int) -> None:
-        # pooch counts whole chunks, and the last one is seldom whole.
-        self.done = min(self.done + count, self.total or self.done + count)
-        check_size(self.held + max(self.done, self.total), self.name, self.largest)
-        self.observer.download(self.name, self.held + self.done, self.total and self.held + self.total)
-
-    def reset(self) -> None:
-        # pooch resets the bar once it is done, and then moves it by the whole once more.
-        self.done = 0
-
-    def close(self) -> None:
-        """Do nothing: `download` tells the observer of the end."""

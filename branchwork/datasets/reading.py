@@ -161,16 +161,6 @@ def _decode(path: Path, take: Callable[[int], None]) -> DecodedPicture:
         return DecodedPicture(_to_eight_bits(picture), oddities)
 
 
-def read_header(path: Path) -> PictureHeader:
-    """Return what the file says before it is decoded, within `quiet_decoders`. Raises `ImageError`."""
-    with _open_picture(path) as picture:
-        width, height = picture.size
-        if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # lying on its side
-            width, height = height, width
-        grey = picture.mode.startswith(("I", "F")) or (picture.mode in ("1", "L") and not _is_transparent(picture))
-        return PictureHeader(width, height, grey)
-
-
 def find_pictures(arguments: Iterable[Path]) -> list[Path]:
     """Return the files named, and the pictures directly in the folders named.
 
@@ -212,7 +202,9 @@ def read_files(
 
 def read_headers(paths: Sequence[Path], title: str, observer: Observer) -> list[PictureHeader]:
     """Return the headers of the files, without those that cannot be read."""
-    return [header for header in _in_parallel(_try_header, paths, title=title, observer=observer) if header is not None]
+    return [
+        header for header in _in_parallel(_read_header, paths, title=title, observer=observer) if header is not None
+    ]
 
 
 def _read_file(path: Path, image_format: ImageFormat, memory: _Memory) -> tuple[FileRecord, Array]:
@@ -239,9 +231,15 @@ def _record(picture: DecodedPicture, image: Array) -> FileRecord:
     )
 
 
-def _try_header(path: Path) -> PictureHeader | None:
+def _read_header(path: Path) -> PictureHeader | None:
+    """Return what the file says before it is decoded, within `quiet_decoders`; None if it cannot be read."""
     try:
-        return read_header(path)
+        with _open_picture(path) as picture:
+            width, height = picture.size
+            if picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):  # lying on its side
+                width, height = height, width
+            grey = picture.mode.startswith(("I", "F")) or (picture.mode in ("1", "L") and not _is_transparent(picture))
+            return PictureHeader(width, height, grey)
     except ImageError:
         return None
 

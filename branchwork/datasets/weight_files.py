@@ -1,14 +1,12 @@
 """Where files of published weights come from: the cache, torch's own cache, or a mirror."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from branchwork.datasets.download import BrokenOff, check_answer, download_checked, lock_cache
-from branchwork.errors import DataError, WeightsError, system_words
-from branchwork.language import say
+from branchwork.datasets.download import BrokenOff, check_answer, checksum_problem, download_checked, lock_cache
+from branchwork.errors import DataError, WeightsError
 from branchwork.observer import Observer
 
 
@@ -21,7 +19,7 @@ def fetch_weights(
     the cache. `megabytes` is its size, rounded up, in units of 2^20 bytes. Raises `WeightsError` that lists every place
     that was tried and why it failed, and says what to do by hand.
     """
-    problem_of = partial(wrong_digits, digits=digits, name=name)
+    problem_of = partial(checksum_problem, name=name, kind="sha256", digits=digits)
     tried = {}
     for place in places:
         problem = problem_of(place / name)
@@ -51,24 +49,4 @@ def fetch_weights(
         url=f"{mirrors[0]}{name}",
         megabytes=megabytes,
         cache=cache,
-    )
-
-
-def wrong_digits(path: Path, digits: str, *, name: str) -> str | None:
-    """Return what is wrong with the file at `path`, called `name`; None if its SHA-256 begins with `digits`."""
-    try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return say("{name} is not there", name=name)
-    except OSError as reason:
-        return system_words(reason)
-    if found.startswith(digits):
-        return None
-    return say(
-        "{name} is damaged or another file: its SHA-256 begins with {found}, and not with {digits} ({size:,} bytes)",
-        name=name,
-        found=found[: len(digits)],
-        digits=digits,
-        size=path.stat().st_size,
     )

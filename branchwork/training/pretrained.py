@@ -18,8 +18,9 @@ from branchwork.catalogue.published import (
 )
 from branchwork.catalogue.resolve import find_builder
 from branchwork.catalogue.weights import Loaded, load_weights
+from branchwork.datasets.download import checksum_problem
 from branchwork.datasets.sources import cache_folder
-from branchwork.datasets.weight_files import fetch_weights, wrong_digits
+from branchwork.datasets.weight_files import fetch_weights
 from branchwork.errors import WeightsError
 from branchwork.graph.untouched import alone
 from branchwork.language import say, times
@@ -62,7 +63,7 @@ def _find(published: Published, weights: str, observer: Observer) -> tuple[Path,
             megabytes=published.megabytes,
             observer=observer,
         )
-    problem = wrong_digits(Path(weights), published.digits, name=weights)
+    problem = checksum_problem(Path(weights), weights, "sha256", published.digits)
     if problem is not None:
         raise WeightsError(
             "{problem}. Download it again from {url}", problem=problem, url=f"{MIRRORS[0]}{published.file}"

@@ -10,15 +10,6 @@ from branchwork.training.recipe import UNCHANGED, Recipe
 
 # The name of the recipe that a script itself has.
 OWN = "script"
-# No augmentation, no clipping or averaging, and all epochs.
-_PLAIN: dict[str, Any] = {
-    **UNCHANGED,
-    **dict.fromkeys(("refine", "ema", "clip", "minutes", "auxiliary"), 0.0),
-    **dict.fromkeys(("patience", "top"), 0),
-    "accumulate": 1,
-    "fraction": 1.0,
-    "batch_norm": "own",
-}
 # Handwriting varies from hand to hand.
 _HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0}
 
@@ -37,16 +28,25 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
     return Recipe(
         epochs=max(2, round(2 * math.sqrt(60_000 / images))),
         batch_size=256,
+        accumulate=1,
         optimizer="adam",
         learning_rate=0.01 if _name(net) == "residual" else 0.005,
         momentum=0.7,
         beta2=0.9,
         weight_decay=0.0,
+        clip=0.0,
         schedule="onecycle",
         warmup=0.2,
         label_smoothing=0.0,
-        **_PLAIN,
+        auxiliary=0.0,
+        **UNCHANGED,  # type: ignore[arg-type]  # pad is an integer
+        ema=0.0,
         validation=0.1,
+        fraction=1.0,
+        patience=0,
+        minutes=0.0,
+        top=0,
+        batch_norm="own",
         precision="auto",
     )
 
@@ -54,20 +54,17 @@ def fast(net: str = "inception", images: int = 60_000) -> Recipe:
 def course(net: str = "inception", images: int = 60_000) -> Recipe:
     """Return the lecture's recipe: batch 64, SGD 0.01 with momentum 0.5, ten epochs on all training images."""
     del net, images  # one recipe for both nets and any data
-    return Recipe(
-        epochs=10,
-        batch_size=64,
-        optimizer="sgd",
-        learning_rate=0.01,
-        momentum=0.5,
-        beta2=0.0,
-        weight_decay=0.0,
-        schedule="constant",
-        warmup=0.0,
-        label_smoothing=0.0,
-        **_PLAIN,
-        validation=0.0,
-        precision="fp32",
+    return fast().but(
+        {
+            "epochs": 10,
+            "batch_size": 64,
+            "optimizer": "sgd",
+            "learning_rate": 0.01,
+            "momentum": 0.5,
+            "schedule": "constant",
+            "validation": 0.0,
+            "precision": "fp32",
+        }
     )
 
 
@@ -102,21 +99,21 @@ def photos(net: str = "resnet18", images: int = 60_000) -> Recipe:
     by the square root of the ratio. GoogLeNet gets its auxiliary heads, as in its paper. The values are those of the
     papers, not tuned, except for milder crops and colours.
     """
-    auxiliary = 0.3 if _name(net) == "googlenet" else 0.0
-    return Recipe(
-        epochs=max(10, round(30 * math.sqrt(60_000 / images))),
-        batch_size=128,
-        optimizer="sgd",
-        learning_rate=0.1,
-        momentum=0.9,
-        beta2=0.0,
-        weight_decay=0.0005,
-        schedule="onecycle",
-        warmup=0.1,
-        label_smoothing=0.1,
-        **_PLAIN | {"flip": 0.5, "crop": 0.5, "colour": 0.2, "auxiliary": auxiliary},
-        validation=0.1,
-        precision="auto",
+    return fast(net, images).but(
+        {
+            "epochs": max(10, round(30 * math.sqrt(60_000 / images))),
+            "batch_size": 128,
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 0.0005,
+            "warmup": 0.1,
+            "label_smoothing": 0.1,
+            "auxiliary": 0.3 if _name(net) == "googlenet" else 0.0,
+            "flip": 0.5,
+            "crop": 0.5,
+            "colour": 0.2,
+        }
     )
 
 

@@ -112,14 +112,13 @@ def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
     path = folder / MODEL
     check_permission(folder)
     if not os.path.exists(path):
-        if holds(folder, SEEDS):
-            raise RunError(
-                "{folder} holds the runs of several seeds: name one of them, such as {folder}/seed-0", folder=folder
-            )
-        if holds(folder, FOLDS):
-            raise RunError(
-                "{folder} holds the runs of several folds: name one of them, such as {folder}/fold-1", folder=folder
-            )
+        for several, first in ((SEEDS, "seed-0"), (FOLDS, "fold-1")):
+            if holds(folder, several):
+                raise RunError(
+                    "{folder} holds several runs: name one of them, such as {folder}/{first}",
+                    folder=folder,
+                    first=first,
+                )
         if holds(folder, STEPS):
             raise RunError(
                 "{folder} holds an interrupted selection: run branchwork select again with --out {folder}",

@@ -53,19 +53,21 @@ def train_step(
 def batch_of(
     state: TrainState, data: Split, chosen: Tensor, *, recipe: Recipe, moment: Moment
 ) -> Callable[[slice], tuple[Tensor, Tensor]]:
-    """Return what gives any part of the batch `chosen` as the net is trained on it: uint8 images and their targets."""
+    """Return what gives any part of the batch `chosen` as the net is trained on it: uint8 images and their targets.
+
+    Targets are the labels, or with mixup N×K, the share of each class.
+    """
+    strength = Augmentation(**{name: getattr(recipe, name) for name in AUGMENTATIONS if name != "mixup"})
 
     def part_of(part: slice) -> tuple[Tensor, Tensor]:
         rows = chosen[part]
-        return augment_batch(
-            data.images[rows],
-            data.labels[send(rows, data.labels.device)],
-            recipe,
-            moment=moment,
-            part=part,
-            batch_size=len(chosen),
-            num_classes=len(state.model.classes),
-        )
+        images, labels = data.images[rows], data.labels[send(rows, data.labels.device)]
+        images = augment(images, strength, moment, rows=part, whole=len(chosen))
+        if not recipe.mixup:
+            return images, labels
+        shares = mixup_weights(len(chosen), recipe.mixup, moment)[part]
+        targets = mix(F.one_hot(labels, len(state.model.classes)), shares)
+        return mix(images, shares).round_().to(torch.uint8), targets
 
     return part_of
 
@@ -121,21 +123,6 @@ def update(
     if state.average is not None:
         update_average(state.average, state.net, decay)
     return loss_sum
-
-
-def augment_batch(
-    images: Tensor, labels: Tensor, recipe: Recipe, *, moment: Moment, part: slice, batch_size: int, num_classes: int
-) -> tuple[Tensor, Tensor]:
-    """Return uint8 images and targets as a net is trained on them: the `part` of a batch of `batch_size` images.
-
-    Targets are the labels, or with mixup N×K, the share of each class.
-    """
-    strength = Augmentation(**{name: getattr(recipe, name) for name in AUGMENTATIONS if name != "mixup"})
-    images = augment(images, strength, moment, rows=part, whole=batch_size)
-    if not recipe.mixup:
-        return images, labels
-    shares = mixup_weights(batch_size, recipe.mixup, moment)[part]
-    return mix(images, shares).round_().to(torch.uint8), mix(F.one_hot(labels, num_classes), shares)
 
 
 def update_average(average: nn.Module, net: nn.Module, decay: float | Tensor) -> None:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.batches import one_fold
@@ -270,51 +270,45 @@ def _kept_plans(path: Path) -> list[Plan]:
 
 def _train_seeds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> SeedsResult:
     named = {f"seed-{plan.options.seed}": plan for plan in plans}
-    results = _train_each(named, folder, data, observer=observer)
-    accuracies = [result.test_accuracy for result in results]
-    summary = SeedsResult(
-        net=plans[0].net,
-        data=data.name,
-        seeds=tuple(plan.options.seed for plan in plans),
-        mean=statistics.mean(accuracies),
-        deviation=statistics.stdev(accuracies),
-        mean_train_seconds=statistics.mean(result.train_seconds for result in results),
-        results=results,
-        folder=str(folder),
-    )
+    accuracies, figures = _train_each(named, folder, data, observer=observer)
+    seeds, deviation = tuple(plan.options.seed for plan in plans), statistics.stdev(accuracies)
+    summary = SeedsResult(seeds=seeds, mean=statistics.mean(accuracies), deviation=deviation, **figures)
     write_json(folder / RESULT, with_format(summary))
     return summary
 
 
 def _train_folds(plans: list[Plan], folder: Path, data: DataSet, *, observer: Observer) -> FoldsResult:
     named = {f"fold-{number}": plan for number, plan in enumerate(plans, 1)}
-    results = _train_each(named, folder, data, observer=observer)
-    accuracy = measure_interval((result.test_accuracy for result in results), "test_error")
+    accuracies, figures = _train_each(named, folder, data, observer=observer)
+    accuracy = measure_interval(accuracies, "test_error")
     assert accuracy.low is not None and accuracy.high is not None, "there are at least two folds"
     interval = accuracy.low, accuracy.high
     if accuracy.low == accuracy.high:  # no fold differs from another, as where all images are right
         interval = wilson_interval(round(accuracy.mean * len(data.train)), len(data.train))
-    summary = FoldsResult(
-        net=plans[0].net,
-        data=data.name,
-        folds=len(plans),
-        mean=accuracy.mean,
-        interval=interval,
-        mean_train_seconds=statistics.mean(result.train_seconds for result in results),
-        results=results,
-        folder=str(folder),
-    )
+    summary = FoldsResult(folds=len(plans), mean=accuracy.mean, interval=interval, **figures)
     write_json(folder / RESULT, with_format(summary))
     return summary
 
 
-def _train_each(plans: Mapping[str, Plan], folder: Path, data: DataSet, *, observer: Observer) -> tuple[Result, ...]:
-    """Complete the trainings in `folder`, by the names of their own folders in it."""
+def _train_each(
+    plans: Mapping[str, Plan], folder: Path, data: DataSet, *, observer: Observer
+) -> tuple[list[float], dict[str, Any]]:
+    """Complete the trainings in `folder`, by the names of their own folders in it.
+
+    Returns their accuracies, and what the results of several seeds and of several folds have in common.
+    """
     again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
     each = {folder / name: replace(plan, net=kept_net(folder, plan.net)) for name, plan in plans.items()}
     with hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)):
         remove_parts(folder, folder / SCRIPTS)
-        return _complete(each, data, again=again, observer=observer)
+        results = _complete(each, data, again=again, observer=observer)
+    return [result.test_accuracy for result in results], {
+        "net": next(iter(plans.values())).net,
+        "data": data.name,
+        "mean_train_seconds": statistics.mean(result.train_seconds for result in results),
+        "results": results,
+        "folder": str(folder),
+    }
 
 
 def _complete(plans: Mapping[Path, Plan], data: DataSet, *, again: str, observer: Observer) -> tuple[Result, ...]:

@@ -62,7 +62,7 @@ from branchwork.training.run import (
 )
 from branchwork.training.run_report import write_report
 from branchwork.training.state import TrainState, make_state
-from branchwork.training.step import Moment, augment_batch
+from branchwork.training.step import Moment, batch_of
 
 # A state is saved at the end of every epoch, and within an epoch if the last save is older than this.
 SAVE_SECONDS = 30.0
@@ -426,15 +426,8 @@ def _report(run: _Run, data: DataSet, result: Result, evaluation: Evaluation) ->
     """Describe the trained net, show the first batch as the net got it, and write the report of both."""
     plan, model, train = run.plan, run.state.model, run.train
     first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_a_step))
-    images, _ = augment_batch(
-        train.images[first],
-        train.labels[first],
-        plan.recipe,
-        moment=Moment(plan.options.seed, 0, 0),
-        part=slice(None),
-        batch_size=len(first),
-        num_classes=len(model.classes),
-    )
+    batch = batch_of(run.state, train, first, recipe=plan.recipe, moment=Moment(plan.options.seed, 0, 0))
+    images, _ = batch(slice(0, 32))
     trained = TrainedNet(run.state.net, model, run.folder)
     held_out = len(run.validation) > 0
     measured_on = run.validation if held_out else data.test
@@ -445,5 +438,5 @@ def _report(run: _Run, data: DataSet, result: Result, evaluation: Evaluation) ->
         history=run.position.history,
         evaluation=evaluation,
         data=replace(data, name=plan.name_of(data)),
-        batch=Split(images[:32], train.labels[first[:32]]),
+        batch=Split(images, train.labels[first[:32]]),
     )
