@@ -48,7 +48,7 @@ for verb in (
     train, evaluate, predict, compare, nets, inspect, explain, select, ui, study, export, bench, data, demo, doctor,
 ):  # fmt: skip
     app.command(verb)
-app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete verbs and flags.")
+app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell complete commands and flags.")
 
 # Why standard output cannot be written to. Writing to files has errors of its own.
 CANNOT_PRINT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)

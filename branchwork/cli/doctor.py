@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def doctor(*, json_file: Json = None) -> None:
-    """Show what this installation can do: versions, devices, folders, and what each verb still needs.
+    """Show what this installation can do: versions, devices, folders, and what each command still needs.
 
     Nothing is installed, fetched or left behind.
     """

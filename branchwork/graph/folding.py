@@ -8,6 +8,7 @@ from typing import Literal
 from branchwork.graph.joins import Branch, Join
 from branchwork.graph.trace import Operation, Trace
 from branchwork.graph.words import brief
+from branchwork.language import say
 
 # What a branch or a container is called by leaves these out.
 _UNNAMED = ("batch_norm", "dropout", "relu", "cat", "add")
@@ -127,4 +128,4 @@ def _chain(group: Sequence[Operation]) -> str:
     words = [brief(op.op, op.detail, padding=False).removeprefix("conv ") for op in group if op.op not in _UNNAMED]
     if len(words) > _MOST_NAMED:
         words = [*words[:2], "…", words[-1]]
-    return " → ".join(words) or f"{len(group)} operations"
+    return " → ".join(words) or say("{n} operations", n=len(group))
