@@ -421,6 +421,15 @@ def test_finetuning_equals_plain_torch_written_out(small):
         torch.testing.assert_close(ours[key], expected.to(ours[key].dtype), rtol=1e-5, atol=1e-6)
 
 
+def test_one_rate_for_all_layers_after_the_head_has_learned_alone(small):
+    bw.train(HEAD, data=small, epochs=1, out="base", report=False)
+    recipe = bw.course().but({"epochs": 2, "head_epochs": 1, "momentum": 0.9, "precision": "fp64", "validation": 0.0})
+    bw.train(HEAD, data=small, recipe=recipe, weights="base", out="run", report=False)
+    before, after = weights("base"), weights("run")
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved | {"0.0.0.bias"} == set(before)  # the norm after it takes any bias away
+
+
 def test_the_body_rests_while_the_head_learns_and_then_all_of_it_learns(small):
     kept = []
 

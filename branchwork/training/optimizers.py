@@ -38,7 +38,11 @@ def make_optimizer(
         groups.append({"params": others, "weight_decay": 0.0, _SHARE: share})
     if recipe.optimizer == "adam":
         return _adam(groups, recipe, on_gpu=parameters[0].is_cuda)
-    return SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    sgd = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    if recipe.momentum:  # torch refuses a step on parameters with a momentum and others without, as after --head-epochs
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def _by_decay(parameters: Sequence[nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
