@@ -20,10 +20,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.measure import ROOT, place
-from branchwork.cli.output import show
+from branchwork.cli.output import Table, show
 from branchwork.files import write_json
 
 # What each row measures, and its share of the time that is left to it and the rows after it: with 12 minutes, its share

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from rich.table import Table
-
 from benchmarks.rows import Goal
 from benchmarks.summary import Outlook, Summary
-from branchwork.cli.output import make_table
+from branchwork.cli.output import Table, make_table
 
 METHODS = {
     "script": "lecture's script",

@@ -19,7 +19,8 @@ def model(net: str = "inception") -> Model:
 
 @pytest.mark.parametrize("net", ["inception", f"{LECTURE}:InceptionNet"])
 def test_a_training_is_the_same_as_written_and_collapsed(net, small, tmp_path):
-    few = RECIPE.but({"fraction": 0.5})
+    # In fp32, Adam makes of a gradient near zero a whole step one way or the other, as the rounding has it.
+    few = RECIPE.but({"fraction": 0.5, "precision": "fp64"})
     ways = {
         how: bw.train(net, data=small, recipe=few, out=tmp_path / how, options=bw.Options(execute=how))
         for how in ("written", "collapsed", "auto")
@@ -27,7 +28,7 @@ def test_a_training_is_the_same_as_written_and_collapsed(net, small, tmp_path):
     assert [ways[how].execution for how in ways] == ["written", "collapsed", "collapsed"]
     weights = {how: bw.load_run(tmp_path / how).net.state_dict() for how in ways}
     for key, written in weights["written"].items():
-        torch.testing.assert_close(weights["collapsed"][key], written, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(weights["collapsed"][key], written, rtol=1e-5, atol=1e-6)
         assert torch.equal(weights["auto"][key], weights["collapsed"][key])
     assert ways["written"].macs == ways["collapsed"].macs == 6_019_200
 

@@ -46,14 +46,17 @@ def stopped(small, tmp_path_factory) -> Path:
     return folder
 
 
+NEVER = (999, 0)
+
+
 class StopInSecond(StopAt):
     """Presses Ctrl-C in the second of several trainings."""
 
     def __init__(self):
-        super().__init__(0, 0)
+        super().__init__(*NEVER)
 
     def start(self, title):
-        self.at = (1, 1) if "seed 1" in title else (0, 0)
+        self.at = (1, 1) if "seed 1" in title else NEVER
 
 
 NEWER = r" was written by a newer Branchwork \(format 2, and this one reads up to 1\): pip install --upgrade"
