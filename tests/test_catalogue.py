@@ -41,8 +41,9 @@ SIZES = {size.name: size for size in nets()}
 def tiny(*, preact=False, shortcut="identity", stem="small", width=16, bottleneck=False):
     """Two stages by the loop that builds all residual nets: the others are longer rows of the same table."""
     design = resnet.ResidualDesign((2, 2), width, bottleneck)
+    variant = resnet.Variant(stem, shortcut, preact)
     sizes = {"in_channels": 1, "num_classes": 5, "image_size": 40}
-    return resnet.resnet("tiny", design, stem=stem, shortcut=shortcut, preact=preact, **sizes)
+    return resnet.resnet("tiny", design, variant, **sizes)
 
 
 def tiny_dense(stem):

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import tomllib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import branchwork as bw
 from branchwork.catalogue import published
 from branchwork.catalogue.builders import NETS
 from branchwork.catalogue.published import PUBLISHED, imagenet_classes, published_for
-from branchwork.catalogue.resnet import DESIGNS, ResidualDesign, resnet
+from branchwork.catalogue.resnet import DESIGNS, ResidualDesign, _for_imagenet
 from branchwork.datasets import download
 from branchwork.datasets.batches import epoch_order, normalise
 from branchwork.datasets.placing import to_image
@@ -62,7 +61,7 @@ def server(monkeypatch, tmp_path):
         own = dataclasses.replace(PUBLISHED["resnet18"], file=named("resnet18", RESNET))
         monkeypatch.setitem(published.PUBLISHED, "resnet18", own)
         design = ResidualDesign(DESIGNS[18].blocks, DESIGNS[18].width // NARROW)
-        monkeypatch.setitem(NETS, "resnet18", partial(resnet, "resnet18", design, **NETS["resnet18"].keywords))
+        monkeypatch.setitem(NETS, "resnet18", _for_imagenet("resnet18", design))
         yield address
 
 

@@ -7,7 +7,7 @@ only the residual.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
@@ -64,33 +64,40 @@ DESIGNS = {
 }
 
 
+@dataclass(frozen=True)
+class Variant:
+    """The options of a residual net.
+
+    `shortcut` is used in every block that keeps its shape (He et al. 2016, Figure 2). Other blocks have a projection,
+    or zeros in the added channels in nets for CIFAR; with `none` there is no shortcut at all. With
+    `preact`, norm and ReLU precede each convolution and nothing follows the sum. A `small` stem is a 3×3 convolution
+    that keeps height and width, without pooling. Without `norm`, each convolution has a bias in its place. `init` is
+    He's, or PyTorch's default. `width` is the first stage's, by default the design's.
+    """
+
+    stem: Stem = "small"
+    shortcut: Shortcut = "identity"
+    preact: bool = False
+    norm: Norm = "batch"
+    init: Init = "he"
+    width: Width | None = None
+
+
 def resnet(
     name: str,
     design: ResidualDesign,
+    variant: Variant,
     *,
-    preact: bool = False,
-    in_channels: int = 3,
-    num_classes: int = 1000,
-    image_size: ImageSize = 224,
-    stem: Stem = "auto",
-    shortcut: Shortcut = "identity",
-    norm: Norm = "batch",
-    init: Init = "he",
-    width: Width = "16",
+    in_channels: int,
+    num_classes: int,
+    image_size: ImageSize,
 ) -> nn.Sequential:
-    """Build a residual net: N×C×H×W in, logits N×K out.
-
-    `shortcut` is used in every block that keeps its shape (He et al. 2016, Figure 2). Other blocks have a projection,
-    or zeros in the added channels in nets for CIFAR; with `none` there is no shortcut at all. With `preact`, norm and
-    ReLU precede each convolution and nothing follows the sum. A `small` stem is a 3×3 convolution that keeps height and
-    width, without pooling. Without `norm`, each convolution has a bias in its place. `init` is He's, or PyTorch's
-    default. `width` is in sixteenths of the design's: in nets for CIFAR, the channels of the first stage.
-    """
-    channels = first = design.width * int(width) // 16
+    """Build a residual net: N×C×H×W in, logits N×K out."""
+    channels = first = design.width if variant.width is None else int(variant.width)
     body: dict[str, nn.Module] = {}
-    small = takes_small_stem(stem, image_size)
+    small = design.for_cifar or takes_small_stem(variant.stem, image_size)
     kernel, stride = (3, 1) if small else (7, 2)
-    if preact:  # the next layers begin with norm and ReLU
+    if variant.preact:  # the next layers begin with norm and ReLU
         body["conv1"] = nn.Conv2d(in_channels, first, kernel, stride, kernel // 2, bias=False)
     else:
         body["conv1"] = conv_norm_relu(in_channels, first, kernel, stride=stride)
@@ -100,16 +107,16 @@ def resnet(
         blocks: dict[str, nn.Module] = {}
         for number in range(count):
             inner, stride = first * 2**stage, 2 if stage > 0 and number == 0 else 1
-            block = _Block(channels, inner, stride, design, preact, shortcut)
+            block = _Block(channels, inner, stride, design, variant)
             blocks[f"block{number + 1}"] = block.build()
             channels = block.out_channels
         body[f"stage{stage + 1}"] = chain(**blocks)
-    if preact:
+    if variant.preact:
         body |= {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU()}
     net = with_head(name, body, in_channels=in_channels, num_classes=num_classes, image_size=image_size, width=channels)
-    if norm == "none":
+    if variant.norm == "none":
         without_norms(net)
-    if init == "torch":
+    if variant.init == "torch":
         torch_init(net)
     return net
 
@@ -122,8 +129,7 @@ class _Block:
     inner: int
     stride: int
     design: ResidualDesign
-    preact: bool
-    shortcut: Shortcut
+    variant: Variant
 
     @property
     def out_channels(self) -> int:
@@ -132,12 +138,12 @@ class _Block:
     def build(self) -> nn.Module:
         keeps = self.in_channels == self.out_channels and self.stride == 1
         before, layers = self._layers()
-        if not keeps and self.shortcut != "none":
+        if not keeps and self.variant.shortcut != "none":
             join: nn.Module = Add(residual=chain(**layers), shortcut=self._projection())
         else:
             layers, before = before | layers, {}
             join = self._join(chain(**layers))
-        if self.preact:
+        if self.variant.preact:
             return chain(**before, join=join) if before else join
         return chain(join=join, relu=nn.ReLU())
 
@@ -156,7 +162,7 @@ class _Block:
         layers: dict[str, nn.Module] = {}
         for number, (channels, out, kernel, stride) in enumerate(geometry, 1):
             conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
-            if self.preact:
+            if self.variant.preact:
                 target = before if number == 1 else layers
                 target |= {f"norm{number}": nn.BatchNorm2d(channels), f"relu{number}": nn.ReLU()}
                 layers[f"conv{number}"] = conv
@@ -168,15 +174,15 @@ class _Block:
 
     def _projection(self) -> nn.Module:
         """Return the shortcut of a block that changes the shape."""
-        if self.preact:
+        if self.variant.preact:
             return nn.Conv2d(self.in_channels, self.out_channels, 1, self.stride, bias=False)
-        if self.design.for_cifar and self.shortcut != "conv":
+        if self.design.for_cifar and self.variant.shortcut != "conv":
             return Subsample(self.in_channels, self.out_channels, self.stride)
         return conv_norm(self.in_channels, self.out_channels, 1, stride=self.stride)
 
     def _join(self, residual: nn.Sequential) -> nn.Module:
         """Return a block that keeps the shape (He et al. 2016, Figure 2, with the best settings of Table 1)."""
-        channels, shortcut = self.out_channels, self.shortcut
+        channels, shortcut = self.out_channels, self.variant.shortcut
         if shortcut == "none":
             return residual
         if shortcut == "scale":
@@ -194,14 +200,44 @@ class _Block:
         return Add(residual=Gate(gate, residual, closed=False) if shortcut == "gated" else residual, shortcut=closed)
 
 
+def _for_imagenet(name: str, design: ResidualDesign, *, preact: bool = False) -> Callable[..., nn.Sequential]:
+    def build(
+        *,
+        in_channels: int = 3,
+        num_classes: int = 1000,
+        image_size: ImageSize = 224,
+        stem: Stem = "auto",
+        shortcut: Shortcut = "identity",
+    ) -> nn.Sequential:
+        variant = Variant(stem, shortcut, preact)
+        return resnet(name, design, variant, in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+
+    return build
+
+
+def _for_cifar(name: str, design: ResidualDesign, *, preact: bool = False) -> Callable[..., nn.Sequential]:
+    def build(
+        *,
+        in_channels: int = 3,
+        num_classes: int = 10,
+        image_size: ImageSize = 32,
+        shortcut: Shortcut = "identity",
+        norm: Norm = "batch",
+        init: Init = "he",
+        width: Width = "16",
+    ) -> nn.Sequential:
+        variant = Variant("small", shortcut, preact, norm, init, width)
+        return resnet(name, design, variant, in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+
+    return build
+
+
 def residual_nets() -> dict[str, Callable[..., nn.Sequential]]:
     """Return the builders by name: for each depth `resnet18`, its twin without shortcuts `plain18`, and `preact18`."""
-    for_cifar: dict[str, Any] = {"num_classes": 10, "image_size": 32, "stem": "small"}
-    for_imagenet: dict[str, Any] = {"norm": "batch", "init": "he", "width": "16"}  # fixed, and so no options
     nets: dict[str, Callable[..., nn.Sequential]] = {}
     for depth, design in DESIGNS.items():
-        family = for_cifar if design.for_cifar else for_imagenet
-        nets[f"resnet{depth}"] = partial(resnet, f"resnet{depth}", design, **family)
-        nets[f"plain{depth}"] = partial(resnet, f"plain{depth}", design, shortcut="none", **family)
-        nets[f"preact{depth}"] = partial(resnet, f"preact{depth}", design, preact=True, **family)
+        family = _for_cifar if design.for_cifar else _for_imagenet
+        nets[f"resnet{depth}"] = family(f"resnet{depth}", design)
+        nets[f"plain{depth}"] = partial(family(f"plain{depth}", design), shortcut="none")
+        nets[f"preact{depth}"] = family(f"preact{depth}", design, preact=True)
     return nets
