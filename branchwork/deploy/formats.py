@@ -25,7 +25,7 @@ METADATA = "branchwork"
 
 @dataclass(frozen=True)
 class Format:
-    """A file format. The file to open has the last of the `suffixes`; `packages` are needed to write it, by `writer`.
+    """A file format. The file to open has the last of the `suffixes`; `writer` writes it, and needs `packages`.
 
     `quantiser` is the package that makes int8 of it; None if there is no int8.
     """

@@ -95,7 +95,7 @@ def process_pool(workers: int) -> Iterator[Executor]:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
                 if child.pid not in before:
-                    child.kill()  # a training would heed a softer signal, and the worker go on to its next job
+                    child.kill()  # SIGTERM would end only the training, and the worker would begin the next
             raise
 
 

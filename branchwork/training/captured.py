@@ -64,7 +64,7 @@ class CapturedStep:
         # By the recipe, since at the end of a run it may be another, without augmentation, and by whether only the head
         # learns.
         self.recordings: dict[tuple[Recipe, bool], _Recording] = {}
-        # In which epoch each was last found to have the addresses of the net: to look takes longer than a short step.
+        # The epoch in which each was last compared with the addresses of the net: comparing takes as long as a step.
         self.checked: dict[tuple[Recipe, bool], int] = {}
         self.refused = False
 
@@ -212,7 +212,8 @@ def record_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor
         number = stream.device.index
         generator = torch.cuda.default_generators[number]
         generator.graphsafe_set_state(generator.clone_state())
-        # torch 2.11 leaves also its memory so, and frees none any more (pytorch#180395). Others have nothing to end.
+        # torch 2.11 also leaves its allocator capturing, and frees no memory from then on (pytorch#180395). Later
+        # versions have ended it already, and refuse.
         with suppress(RuntimeError):
             torch._C._cuda_endAllocateToPool(number, pool)
             torch._C._cuda_releasePool(number, pool)

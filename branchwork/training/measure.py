@@ -203,6 +203,6 @@ def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], 
 
 
 def _finish(device: torch.device) -> None:
-    """Wait until all operations that were started on a GPU are done; those of a CPU are."""
+    """Wait until a GPU has finished what was started on it, so that its time can be taken."""
     if device.type == "cuda":
         torch.cuda.synchronize()

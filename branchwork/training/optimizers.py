@@ -39,7 +39,7 @@ def make_optimizer(
     if recipe.optimizer == "adam":
         return _adam(groups, recipe, on_gpu=parameters[0].is_cuda)
     sgd = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
-    if recipe.momentum:  # torch refuses a step on parameters with a momentum and others without, as after --head-epochs
+    if recipe.momentum:  # torch refuses a step in which only some parameters have theirs, as after --head-epochs
         for parameter in parameters:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return sgd

@@ -144,7 +144,7 @@ def _p_value(differences: Sequence[float]) -> float | None:
     if spread == 0:  # the test divides by it
         return 1.0 if differences[0] == 0 else 0.0
     t = statistics.mean(differences) / (spread / math.sqrt(len(differences)))
-    return float(2 * stats.t.sf(abs(t), len(differences) - 1))  # scipy's own test warns of nearly equal differences
+    return float(2 * stats.t.sf(abs(t), len(differences) - 1))  # ttest_1samp warns where they are nearly equal
 
 
 # In words.
