@@ -556,6 +556,8 @@ def test_the_verdict_in_words_and_a_drawing_for_light_and_dark(monkeypatch):
         "net", "d", "test", 9, branches=branches, relations=relations(branches), timed_batch=1, **figures
     )
     assert "by the mean size of its weights: yes" in verdict_lines(found)[1]
+    few = dataclasses.replace(found, branches=branches[:4], relations=relations(branches[:4]))
+    assert verdict_lines(few) == ["too few branches to tell: with fewer than five, any order may be chance"]
     monkeypatch.setenv("BRANCHWORK_LANG", "zh")
     assert "权重真的更大吗" in verdict_lines(found)[0] and "是的" in verdict_lines(found)[1]
     draw_contributions(found, Path("b.svg"))

@@ -152,18 +152,19 @@ def _correlation(relation: "Relation") -> str:
 
 def verdict_lines(found: "Explanation") -> list[str]:
     """Answer the lecture's claim, over all branches with weights, by two measures of how large weights are."""
+    by = {"weight_rms": say("by the mean size of its weights: "), "weight_norm": say("by their total size: ")}
+    overall = {str(relation.measure): relation for relation in found.relations if relation.join is None}
+    if overall["weight_rms"].verdict == "too few branches to tell":  # and so by the other measure
+        return [say("too few branches to tell: with fewer than five, any order may be chance")]
     lines = [say("Does the branch that is worth more end up with the larger weights, as the lecture says?")]
     answers = {
         "yes": say("yes, the two orders agree"),
         "no": say("no, the size of the weights says little about the worth"),
         "too close to call": say("too close to call"),
-        "too few branches to tell": say("too few branches to tell: with fewer than five, any order may be chance"),
     }
-    by = {"weight_rms": say("by the mean size of its weights: "), "weight_norm": say("by their total size: ")}
     for measure, words in by.items():
-        relation = next(r for r in found.relations if r.measure == measure and r.join is None)
-        answer = answers[relation.verdict]
-        lines.append(f"  {words}{answer} (n = {relation.count}, ρ = {_correlation(relation)})")
+        relation = overall[measure]
+        lines.append(f"  {words}{answers[relation.verdict]} (n = {relation.count}, ρ = {_correlation(relation)})")
     return lines
 
 

@@ -16,7 +16,7 @@ from branchwork.graph.read import read
 from branchwork.graph.trace import Operation, Trace, trace_graph
 from branchwork.inspection.evidence import Evidence, Finding, run, within
 from branchwork.inspection.segments import affine_chains
-from branchwork.language import enumerated, say
+from branchwork.language import enumerated, say, sentences
 
 
 def lint(net: nn.Module, input_shape: Sequence[int]) -> tuple[Finding, ...]:
@@ -81,7 +81,8 @@ def _unread_layers(seen: Evidence) -> Iterator[Finding]:
             )
         )
         file, line = unread.place or (None, None)
-        yield Finding("unread-output", unread.layer.partition("@")[0], file, line, f"{unread} {advice}", unread.mend)
+        message = sentences((str(unread), advice))
+        yield Finding("unread-output", unread.layer.partition("@")[0], file, line, message, unread.mend)
 
 
 def _no_gradient(seen: Evidence) -> Iterator[Finding]:
@@ -240,7 +241,7 @@ def _affine(seen: Evidence) -> Iterator[Finding]:
         yield seen.finding(
             "affine",
             names[0].strip("`"),
-            " ".join(
+            sentences(
                 (
                     say("{names} is one affine map: there is no activation in between.", names=names[0])
                     if len(names) == 1
