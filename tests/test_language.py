@@ -193,6 +193,9 @@ def test_progress_and_the_table_of_results_are_chinese(command, chinese):
     epoch = r"第 1/1 轮  损失 [\d.]+  验证 [\d.]+%  每秒 [\d,]+ 张图  [\d.]+ s"
     assert any(re.fullmatch(epoch, line) for line in lines)
     assert ENGLISH.findall(CODE.sub("", out + err)) == []
+    report = Path("runs/residual-sample-1/report.html").read_text(encoding="utf-8")
+    _, out, _ = command("inspect", "inception", "--lint")
+    assert "。" in report and "。" in out and "。 " not in report + out  # no space between sentences
 
 
 def test_an_epoch_is_one_chinese_line(capsys, chinese):

@@ -15,7 +15,7 @@ from branchwork.errors import FAILURES, first_line
 from branchwork.graph.branching import BranchedNet, branches_of
 from branchwork.graph.read import read
 from branchwork.graph.trace import Trace, trace_graph
-from branchwork.language import say, times
+from branchwork.language import say, sentences, times
 from branchwork.observer import Observer
 from branchwork.pages import Bar, bars, image_grid, paragraph, plot, section
 from branchwork.palette import branch_colours
@@ -98,7 +98,7 @@ def _drawing(trace: Trace, folder: Path) -> str:
     draw = say(
         "branchwork ui {run} opens a page: draw a picture there, and watch it run through every branch.", run=folder
     )
-    return section(say("The net"), f"{words} {draw}", plot(inline_drawing(trace)))
+    return section(say("The net"), sentences((words, draw)), plot(inline_drawing(trace)))
 
 
 def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held_out: bool) -> str:
@@ -127,7 +127,7 @@ def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held
         else say("Points of accuracy lost on {count:,} test images if a branch is replaced by its mean.", count=count)
     )
     more = say("The thin lines are 95% intervals; branchwork explain {run} measures more.", run=trained.folder)
-    return section(title, f"{words} {more}", bars(rows))
+    return section(title, sentences((words, more)), bars(rows))
 
 
 def _macs_per_image(branched: BranchedNet) -> int:
@@ -162,7 +162,7 @@ def _kernels(before: Kernels, after: Kernels) -> str:
         )
     )
     scale = say("Black is {low:.2f}, mid-grey 0, and white {high:.2f}.", low=-most, high=most)
-    return section(say("The first kernels"), f"{words} {scale}", image_grid(pictures[:MOST_KERNELS], small=True))
+    return section(say("The first kernels"), sentences((words, scale)), image_grid(pictures[:MOST_KERNELS], small=True))
 
 
 def _grey(kernel: Tensor, most: float) -> NDArray[np.uint8]:
