@@ -64,6 +64,8 @@ def explain(
 
 
 def parts(found: "Explanation", draw: Path | None = None) -> list[Part]:
+    from branchwork.explaining.ranks import WEAK  # imports torch
+
     single = say("{joins}: a single branch, which cannot be removed.", joins=", ".join(found.single))
     return [
         _branch_table(found),
@@ -81,6 +83,11 @@ def parts(found: "Explanation", draw: Path | None = None) -> list[Part]:
         *([single] if found.single else []),
         *([_residual_table(found)] if found.residuals else []),
         _relation_table(found),
+        say(
+            "Yes: the whole interval is above 0. No: all of it is below {weak}, and so the size explains less than a "
+            "quarter of the order.",
+            weak=WEAK,
+        ),
         *verdict_lines(found),
         *where_drawn("drawn: {file}", draw),
     ]

@@ -31,9 +31,12 @@ function pathOf(points) {
  */
 export const drawn = [];
 
+/** Whether the two nets share most of their layers: only then are those dashed that one has alone. */
+const areAlike = views.length > 1 && views.every((view) => view.nodes.filter((/** @type {any} */ _, /** @type {number} */ node) => counterpart(view, node)).length > view.nodes.length / 2);
+
 export function drawLanes() {
   for (const view of views) {
-    const title = views.length > 1 && make("h2", { className: `net${view.number}` }, view.title, " ", make("small", { "data-say": "dashed" }));
+    const title = views.length > 1 && make("h2", { className: `net${view.number}` }, view.title, areAlike && make("small", { "data-say": "dashed" }));
     $("lanes").append(make("div", { className: "lanes" }, title, drawPicture(view, view.picture)));
   }
   fitLanes();
@@ -78,7 +81,7 @@ function drawBox(view, box) {
   const target = box.kind === "bar" || box.kind === "sum" ? box.nodes[0] : box.nodes[box.nodes.length - 1];
   const choose = () => { if (box.id in view.blocks) openBlock(view, box); tell.select(view.number, target); };
   const group = makeSvg("g", {
-    class: `box ${box.kind}${views.length > 1 && !counterpart(view, target) ? " alone" : ""}`, tabindex: 0, role: "button", "aria-label": `${views.length > 1 ? `${view.title} ` : ""}${view.nodes[target].name}`, onclick: choose,
+    class: `box ${box.kind}${areAlike && !counterpart(view, target) ? " alone" : ""}`, tabindex: 0, role: "button", "aria-label": `${views.length > 1 ? `${view.title} ` : ""}${view.nodes[target].name}`, onclick: choose,
     onkeydown: (/** @type {KeyboardEvent} */ event) => { if (["Enter", " "].includes(event.key)) { event.preventDefault(); choose(); } },
   });
   const colour = branchColour(box.colour);
