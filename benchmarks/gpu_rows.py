@@ -277,8 +277,18 @@ def googlenet(row: Row) -> None:
     at_224(row, "googlenet[b5=3x3]", "googlenet", 1.15)
 
 
+# Nets and epochs to try: wide rather than deep, since small layers leave a GPU idle. No GPU has tried them yet.
+CIFAR_TRIES = (
+    ("resnet8[width=64]", 10),
+    ("resnet8[width=64]", 16),
+    ("resnet14[width=64]", 16),
+    ("resnet20[width=64]", 24),
+)
+CIFAR_RECIPE = {"optimizer": "muon", "learning_rate": 0.02, "batch_size": 512, "pad": 4, "crop": 0.0, "colour": 0.0}
+
+
 def cifar(row: Row) -> None:
-    """Train to 94 % by a recipe of ours, and by airbench94 on the same pictures."""
+    """Train nets of ours to 94% and to 95%, and airbench94 on the same pictures."""
     if row.cifar is None:
         row.note("not measured: give the pictures with --cifar")
         return
@@ -288,26 +298,33 @@ def cifar(row: Row) -> None:
             archive.extractall(row.folder / "pictures", filter="data")
         (folder,) = {path.parent for path in (row.folder / "pictures").glob("**/train")}
     data = branchwork.load_data(str(folder))
-    name = "speedrun" if "speedrun" in RECIPES else "photos"
-    recipe = RECIPES[name]("resnet20", len(data.train)).but(
-        {"validation": 0.0, **({"epochs": 1, "batch_size": 20} if row.tiny else {})}
-    )
-    row.note(f"ours: branchwork train resnet20 --recipe {name} --validation 0, {recipe.epochs} epochs")
     if row.device.type == "cuda" and find_spec("airbench") is not None and find_spec("torchvision") is not None:
         _airbench(row, data)
     else:
         row.note("airbench94 is not measured: it needs a GPU, and pip install airbench==0.1.8 torchvision")
-    results: list[Result] = []
-    for seed in range(1 if row.tiny else 5):
-        results.append(row.train("resnet20", data, recipe, f"cifar-{seed}", seed=seed))
-        seconds = statistics.median(result.train_seconds - result.capture_seconds for result in results)
-        row.put("ours, training, median", seconds, "s")
-        mean = statistics.mean(result.test_accuracy for result in results)
-        row.put("ours, test accuracy, mean", mean, "", at_least=0.94)
-        row.put("ours, seeds", len(results), "")
-        if "airbench94, training, median" in row.figures:
-            theirs = row.figures["airbench94, training, median"]["value"]
-            row.put("ours by airbench94, seconds", seconds / theirs, "×", at_most=2.0)
+    theirs = row.figures.get("airbench94, training, median")
+    most = {0.94: {"at_most": 2 * theirs["value"]} if theirs else {}, 0.95: {"at_most": 30.0}}
+    found: list[tuple[float, float]] = []
+    for net, epochs in (("resnet8", 1),) if row.tiny else CIFAR_TRIES:
+        changes = {**CIFAR_RECIPE, "epochs": epochs, "validation": 0.0} | ({"batch_size": 20} if row.tiny else {})
+        recipe = branchwork.photos(net, len(data.train)).but(changes)
+        results: list[Result] = []
+        while len(results) < (1 if row.tiny else 5):
+            seed = len(results)
+            results.append(row.train(net, data, recipe, f"{net}-{epochs}-{seed}", seed=seed))
+            seconds = statistics.median(result.train_seconds - result.capture_seconds for result in results)
+            accuracy = statistics.mean(result.test_accuracy for result in results)
+            row.put(f"{net}, {epochs} epochs, training, median", seconds, "s")
+            row.put(f"{net}, {epochs} epochs, test accuracy, mean", accuracy, "")
+            row.put(f"{net}, {epochs} epochs, seeds", len(results), "")
+            if accuracy < 0.93:  # no other seed would bring the mean to 94%
+                break
+        found.append((accuracy, seconds))
+        row.put("best test accuracy, mean", max(found)[0], "", at_least=0.95)
+        for aim, aims in most.items():
+            times = [seconds for accuracy, seconds in found if accuracy >= aim]
+            if times:
+                row.put(f"to {aim:.0%}, training, median of the fastest net", min(times), "s", **aims)
 
 
 def _airbench(row: Row, data: DataSet) -> None:

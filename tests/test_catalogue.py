@@ -223,11 +223,14 @@ def test_gates_keep_their_bias_without_norms():
     assert all(bool((m.gate.bias == -6).all()) for m in net.modules() if isinstance(m, Gate))
 
 
-def test_a_narrower_net_is_the_same_table_with_other_widths():
+def test_a_narrower_or_wider_net_is_the_same_table_with_other_widths():
     net = build_net("resnet20[width=4]")
     assert [s[0].join.residual.conv1.out_channels for s in (net.stage1, net.stage2, net.stage3)] == [4, 8, 16]
     assert net.fc.in_features == 16
     assert count_parameters(build_net("resnet20[width=16]")) == SIZES["resnet20"].parameters
+    # Three stages of one block and of 1, 2 and 4 times the width: kernels, batch norms and the linear layer.
+    kernels = 9 * (3 * 1 / 64 + 1 + 1 + 2 + 4 + 8 + 16) * 64 * 64
+    assert count_parameters(build_net("resnet8[width=64]")) == kernels + 2 * 64 * (1 + 2 * 7) + 10 * (256 + 1)
     torch.manual_seed(0)
     first = build_net("preact20[width=8]").state_dict()
     assert first["conv1.weight"].shape == (8, 3, 3, 3)

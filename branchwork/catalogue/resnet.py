@@ -29,7 +29,7 @@ from branchwork.catalogue.layers import (
 Shortcut = Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"]
 Norm = Literal["batch", "none"]
 Init = Literal["he", "torch"]
-Width = Literal["4", "8", "16"]
+Width = Literal["4", "8", "16", "32", "64"]
 
 
 @dataclass(frozen=True)
