@@ -227,7 +227,7 @@ def _fold(rows: Sequence[Row], key: Callable[[Row], str]) -> list[Row]:
     return [
         Row(
             name=name,
-            op=group[0].op if len(group) == 1 else f"{len(group)} operations",
+            op=group[0].op if len(group) == 1 else say("{n} operations", n=len(group)),
             detail=group[0].detail if len(group) == 1 else "",
             branch=None,
             output_shape=group[-1].output_shape,
