@@ -29,7 +29,8 @@ def versions() -> dict[str, str]:
 def machine() -> str:
     """Return processor, threads and system in one line, and the GPU if there is one."""
     threads = torch.get_num_threads()
-    words = [processor(), f"{threads} thread{'s' * (threads > 1)}", platform.system(), platform.machine()]
+    counted = say("1 thread") if threads == 1 else say("{threads} threads", threads=threads)
+    words = [processor(), counted, platform.system(), platform.machine()]
     if torch.cuda.is_available():
         words.insert(0, torch.cuda.get_device_name())
     return ", ".join(words)
