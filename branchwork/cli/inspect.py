@@ -17,7 +17,7 @@ from branchwork.cli.net_tables import (
 )
 from branchwork.cli.output import Part, deliver, show, where_drawn
 from branchwork.cli.parameters import NOT_DRAWN, Drawing, Json, Shortcut, Stem, parse_image_shape, parse_sizes
-from branchwork.errors import NetError
+from branchwork.errors import OURS, NetError
 from branchwork.language import listed, say
 from branchwork.training.options import RUN_SCRIPT
 
@@ -156,7 +156,7 @@ def _findings(inspection: "Inspection") -> list[str]:
     lines = [""]
     for finding in inspection.findings:
         words = finding.message
-        if finding.file is not None:
+        if finding.file is not None and not finding.file.startswith(OURS):
             words = say("{message} ({file}, line {line})", message=words, file=finding.file, line=finding.line)
         lines.append(f"{finding.rule}: {words}")
     lines = lines if inspection.findings else ["", say("lint: nothing found")]
