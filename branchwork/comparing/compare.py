@@ -247,11 +247,11 @@ def _answer(entrant: _Entrant, data: DataSet) -> _Answers:
 
 def _run_once(trained: TrainedNet) -> None:
     with torch.inference_mode():
-        trained.net(torch.zeros(1, trained.model.in_channels, *trained.model.image_size))
+        trained.net(torch.zeros(1, *trained.model.input_shape))
 
 
 def _entry(entrant: _Entrant, answers: _Answers, *, labels: Tensor, seconds: float) -> Entry:
-    net, shape = entrant.nets[0].net, (entrant.model.in_channels, *entrant.model.image_size)
+    net, shape = entrant.nets[0].net, entrant.model.input_shape
     accuracies = answers.right.double().mean(1).tolist()
     mean = mean_interval(accuracies)
     interval = wilson_interval(int(answers.right.sum()), len(labels)) if len(accuracies) == 1 else (mean.low, mean.high)

@@ -207,3 +207,8 @@ class DataSet:
     def image_size(self) -> tuple[int, int]:
         """Height and width."""
         return self.train.images.shape[2], self.train.images.shape[3]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of one image, C×H×W."""
+        return (self.channels, *self.image_size)

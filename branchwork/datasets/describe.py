@@ -82,7 +82,7 @@ def data(
         origin=loaded.origin,
         folder=str(cache_folder() / loaded.name) if fetched else None,
         files=fetched.sums(cache_folder() / loaded.name) if fetched else {},
-        image_shape=(loaded.channels, *loaded.image_size),
+        image_shape=loaded.image_shape,
         counts=_count_images(loaded),
         mean=loaded.mean,
         std=loaded.std,

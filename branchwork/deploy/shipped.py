@@ -42,7 +42,7 @@ class Deployable:
 
     @property
     def input_shape(self) -> Shape:
-        return (self.model.in_channels, *self.model.image_size)
+        return self.model.input_shape
 
     @cached_property
     def graph(self) -> Graph:
@@ -74,10 +74,7 @@ def find_deployable(
     `NetError`, and `RunError` or `WeightsError` for a damaged run.
     """
     model = None if is_run(net) else _stand_in(net, input_shape, data)
-    if model is None:
-        subject = resolve(net)
-    else:
-        subject = resolve(net, (model.in_channels, *model.image_size), num_classes=len(model.classes))
+    subject = resolve(net) if model is None else resolve(net, model.input_shape, num_classes=len(model.classes))
     if subject.run is not None:
         model = subject.run.model
         if input_shape not in (None, subject.input_shape):
@@ -108,7 +105,7 @@ def _stand_in(net: str | Path | nn.Module, input_shape: Shape | None, data: Data
     model = Model.of(name, sample)
     defaults = defaults_of(name)
     shape = input_shape or (defaults.input_shape if defaults else None)
-    if shape is None or shape == (sample.channels, *sample.image_size):
+    if shape is None or shape == sample.image_shape:
         return model
     half = (0.5,) * shape[0]
     classes = tuple(map(str, range(defaults.num_classes))) if defaults else model.classes

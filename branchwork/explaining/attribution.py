@@ -60,7 +60,7 @@ def explain_pictures(
     if not paths:
         raise ImageError("no pictures were given: name files, or a folder of them")
     images = [read_image(path, model) for path in paths]
-    branched = read_branches(trained.net, (model.in_channels, *model.image_size))
+    branched = read_branches(trained.net, model.input_shape)
     explanations = Several(
         _explain(branched, model, image, name=printable(path), target=target)
         for image, path in zip(images, paths, strict=True)

@@ -97,7 +97,7 @@ def _measure_whole(search: Search, net: nn.Module, tuner: Tuner) -> Size:
         left=tuple(group.name for group in search.groups),
         removed=None,
         parameters=count_parameters(net),
-        macs=count_macs(net, _input_shape(search)),
+        macs=count_macs(net, search.data.image_shape),
         validation_loss=loss,
         validation_accuracy=accuracy,
         seconds=time.perf_counter() - began,
@@ -163,12 +163,12 @@ def _prune_each(search: Search, net: nn.Module, now: Size) -> tuple[dict[str, nn
         if group.name not in now.left or any(len(joins[path].branches()) <= least for path, _ in group.branches):
             continue
         try:
-            smaller = prune(net, _input_shape(search), group.paths).eval()
+            smaller = prune(net, search.data.image_shape, group.paths).eval()
         except NetError as reason:
             if now.removed is None:
                 search.observer.note(say("{name} stays: {reason}", name=group.name, reason=first_line(reason)))
             continue
-        macs = count_macs(smaller, _input_shape(search))
+        macs = count_macs(smaller, search.data.image_shape)
         if macs < now.macs:  # an identity shortcut costs nothing
             nets[group.name] = smaller
             trials[group.name] = Trial(group.name, count_parameters(smaller), macs)
@@ -225,10 +225,6 @@ def _check_reached(search: Search, sizes: Sequence[Size]) -> None:
             drop=goal.drop,
         )
     raise NetError("no branch that costs anything can be removed from {name}: there is nothing to select", name=name)
-
-
-def _input_shape(search: Search) -> tuple[int, ...]:
-    return (search.data.channels, *search.data.image_size)
 
 
 def rank_groups(groups: Sequence[Group], whole: nn.Module, sizes: Sequence[Size]) -> tuple[Worth, ...]:

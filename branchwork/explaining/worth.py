@@ -67,7 +67,7 @@ def _branched(trained: TrainedNet) -> BranchedNet:
     model = trained.model
     trained.net.to(pick_device("auto"))
     pick_layout(trained.net, model)  # the layout of evaluation, in which a pooling takes a quarter of the time
-    branched = read_branches(trained.net, (model.in_channels, *model.image_size))
+    branched = read_branches(trained.net, model.input_shape)
     if not branched.entries:
         single = _single_joins(branched)
         raise NetError(

@@ -103,7 +103,7 @@ def build_page(
         "language": language(),
         "words": {name: {key: in_language(text, name) for key, text in WORDS.items()} for name in ("en", "zh")},
         "classes": model.classes,
-        "shape": (model.in_channels, *model.image_size),
+        "shape": model.input_shape,
         "rule": rule and {"side": rule.longer_side, "mass": rule.by_mass},
         "fit": model.pictures,
         "samples": samples,

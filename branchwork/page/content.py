@@ -49,7 +49,7 @@ def content_of(
     """
     model = trained.model
     pick_layout(trained.net, model)
-    branched = read_branches(trained.net, (model.in_channels, *model.image_size))
+    branched = read_branches(trained.net, model.input_shape)
     operations, weights = operations_as_json(branched.graph, model.net)
     half = 4 * sum(weight.numel() for weight in weights) > _HALF_ABOVE
     encoded = encode(weights, np.float16 if half else np.float32)

@@ -123,7 +123,7 @@ def train_job(job: Job) -> Record:
         data = reduce_data(_load(job.data, job.size, fit=job.fit, checksum=job.checksum), job)
         recipe = Recipe(**job.recipe)
         run, watch = folder / "run", _GradientWatch(job, data, recipe)
-        parameters, macs = count_parameters(watch.net), count_macs(watch.net, (data.channels, *data.image_size))
+        parameters, macs = count_parameters(watch.net), count_macs(watch.net, data.image_shape)
         outcome: dict[str, Any]
         try:
             watch.measure(0)

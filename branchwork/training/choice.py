@@ -135,7 +135,7 @@ def _why(net: str, recipe: Recipe, data: DataSet) -> str:
         "{epochs} epochs",
         net=net,
         epochs=recipe.epochs,
-        shape=times((data.channels, *data.image_size)),
+        shape=times(data.image_shape),
         images=len(data.train),
     )
 

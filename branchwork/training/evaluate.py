@@ -192,7 +192,7 @@ def check_match(model: Model, data: DataSet) -> None:
             only_net=", ".join(sorted(only_net)) or "–",
             only_data=", ".join(sorted(only_data)) or "–",
         )
-    found, needed = (data.channels, *data.image_size), (model.in_channels, *model.image_size)
+    found, needed = data.image_shape, model.input_shape
     if found != needed:
         raise DataError(
             "the images of {name} are {found}, but {net} takes {needed}",

@@ -69,7 +69,7 @@ def familiar_digits(trained: TrainedNet) -> Familiar:
     A large net is shown every second digit, or every third, and so on.
     """
     sample, model = load_data("sample"), trained.model
-    macs = count_macs(trained.net, (model.in_channels, *model.image_size))
+    macs = count_macs(trained.net, model.input_shape)
     images = len(sample.train) + len(sample.test)
     step = math.ceil(1 / max(_LEAST, min(1.0, _MACS / (macs * images))))
     digits, usual = (read_by_last(trained, split.images[::step]) for split in (sample.train, sample.test))

@@ -79,7 +79,7 @@ def pick_layout(net: nn.Module, model: Model) -> torch.memory_format:
     """
     # A fused net may have only buffers.
     weight = next(tensor for tensor in (*net.parameters(), *net.buffers()) if tensor.is_floating_point())
-    images = torch.zeros(2, model.in_channels, *model.image_size, device=weight.device, dtype=weight.dtype)
+    images = torch.zeros(2, *model.input_shape, device=weight.device, dtype=weight.dtype)
     images = images.to(memory_format=torch.channels_last)
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's hints lack it
     training = net.training

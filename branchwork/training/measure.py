@@ -178,7 +178,7 @@ def time_branches(branched: BranchedNet, model: Model) -> dict[tuple[str, str], 
     """
     generator = torch.Generator().manual_seed(0)
     graph, device = branched.graph, _device(branched)
-    images = torch.randn(TIMED_BATCH, model.in_channels, *model.image_size, generator=generator).to(device)
+    images = torch.randn(TIMED_BATCH, *model.input_shape, generator=generator).to(device)
     times: dict[tuple[str, str], list[float]] = {}
     inputs: dict[tuple[str, str], dict[fx.Node, Any]] = {}
     with torch.inference_mode():

@@ -75,7 +75,7 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
     try:
         net = copy.deepcopy(trained.net).cpu().float().eval()
         pick_layout(net, trained.model)
-        graph = read(net, (trained.model.in_channels, *trained.model.image_size), train=True)
+        graph = read(net, trained.model.input_shape, train=True)
         trace = trace_graph(graph)
         drawing = _drawing(trace, trained.folder)
     except FAILURES as reason:  # a learner's net may do anything

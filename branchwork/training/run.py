@@ -72,6 +72,11 @@ class Model:
         if not self.classes or len(set(self.classes)) < len(self.classes) or self.pictures not in METHODS:
             raise ValueError(say("its class names are missing or repeated, or its way of placing pictures is unknown"))
 
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape of one image that the net takes, C×H×W."""
+        return (self.in_channels, *self.image_size)
+
     @classmethod
     def of(cls, net: str, data: DataSet, recipe: Recipe | None = None) -> "Model":
         return cls(
@@ -313,7 +318,7 @@ def check_net(net: nn.Module, model: Model) -> None:
 
     A copy of it runs forward once in each mode, since a learner's net can fail in either, and backward once.
     """
-    shape = (model.in_channels, *model.image_size)
+    shape = model.input_shape
     _check_state(net, model.net)
     for mode in (True, False):
         # Two images: a batch norm in train mode refuses one, and with two a view that mixes images is noticed.

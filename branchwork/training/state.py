@@ -71,7 +71,7 @@ def pick_execution(
 
 
 def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
-    shape, device = (model.in_channels, *model.image_size), next(net.parameters()).device
+    shape, device = model.input_shape, next(net.parameters()).device
     step = collapse(net.train(), shape, batch=batch)
     if step is None:
         return None
@@ -142,7 +142,7 @@ class TrainState:
                 parameter.requires_grad_(not only_head)
             # Of several processes, each waits for the gradients that there were.
             self.execution = replace(self.execution, step=undistributed(self.execution.step))
-            shape = (self.model.in_channels, *self.model.image_size)
+            shape = self.model.input_shape
             step = distribute(self.execution.step, shape, self.processes)
             self.execution = replace(self.execution, step=step)
         self.net.train()
@@ -183,7 +183,7 @@ def make_state(
     execution = pick_execution(net, model, execute, batch=max(sizes), heads=heads)
     step = Compilable(execution.step, sizes) if options.compile else execution.step
     shares = [*layer_shares(net, recipe.lowest_rate), *(1.0 for _ in heads.parameters())]
-    step = distribute(step, (model.in_channels, *model.image_size), processes)
+    step = distribute(step, model.input_shape, processes)
     return TrainState(
         net,
         model,

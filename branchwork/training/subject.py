@@ -50,7 +50,7 @@ def resolve(
         return Subject(net, type(net).__name__, input_shape or DEFAULT_INPUT)
     if is_run(net):
         run = load_run(net)
-        trained_on = (run.model.in_channels, *run.model.image_size)
+        trained_on = run.model.input_shape
         return Subject(run.net, short_name(run.model.net), input_shape or trained_on, run)
     name = str(net)
     defaults = defaults_of(name)

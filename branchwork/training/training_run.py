@@ -187,7 +187,7 @@ def _prepare(
             observer.note(line)
     # A training that goes on does not load again the weights that it began with.
     first = first_kernels(net, model.in_channels) if plan.options.weights is None or saved is None else None
-    shape = (model.in_channels, *model.image_size)
+    shape = model.input_shape
     macs = count_macs(net, shape)
     if plan.options.execute != "written":
         # torch imports its compiler with the first graph that it reads, for two seconds: start-up, not training.
