@@ -284,7 +284,6 @@ CIFAR_TRIES = (
     ("resnet14[width=64]", 16),
     ("resnet20[width=64]", 24),
 )
-CIFAR_RECIPE = {"optimizer": "muon", "learning_rate": 0.02, "batch_size": 512, "pad": 4, "crop": 0.0, "colour": 0.0}
 
 
 def cifar(row: Row) -> None:
@@ -306,8 +305,8 @@ def cifar(row: Row) -> None:
     most = {0.94: {"at_most": 2 * theirs["value"]} if theirs else {}, 0.95: {"at_most": 30.0}}
     found: list[tuple[float, float]] = []
     for net, epochs in (("resnet8", 1),) if row.tiny else CIFAR_TRIES:
-        changes = {**CIFAR_RECIPE, "epochs": epochs, "validation": 0.0} | ({"batch_size": 20} if row.tiny else {})
-        recipe = branchwork.photos(net, len(data.train)).but(changes)
+        changes = {"epochs": epochs, "batch_size": 20 if row.tiny else 512, "validation": 0.0}
+        recipe = branchwork.cifar(net, len(data.train)).but(changes)
         results: list[Result] = []
         while len(results) < (1 if row.tiny else 5):
             seed = len(results)

@@ -41,18 +41,24 @@ def photos():
 def test_a_net_is_chosen_for_the_size_and_number_of_pictures(photos):
     notes = Notes()
     name, recipe = choose(None, None, photos, changes={}, observer=notes)
-    whole = bw.photos("resnet20", 16)
-    assert (name, recipe) == ("resnet20", whole.but({"epochs": round(whole.epochs / 4), "validation": 0.0}))
+    small = bw.cifar("resnet20", 16)
+    assert (name, recipe) == ("resnet20", small.but({"validation": 0.0}))
     first, better = notes.said
     assert all(word in first for word in ("resnet20", "chosen for 16 pictures of 3×20×20", f"{recipe.epochs} epochs"))
+    more = 4 * small.epochs
     assert better.endswith(
-        f"{whole.epochs} epochs: branchwork train resnet20 --data photos --recipe photos --validation 0"
+        f"{more} epochs: branchwork train resnet20 --data photos --recipe cifar --validation 0 --epochs {more}"
     )
     own = dataclasses.replace(photos, validation=photos.test)  # which the user has set aside
     assert choose(None, None, own, changes={}, observer=notes)[1].validation == 0.1
-    assert notes.said[-1].endswith("--recipe photos")
+    assert notes.said[-1].endswith(f"--recipe cifar --epochs {more}")
     large = dataclasses.replace(photos, train=Split(torch.zeros(9, 3, 64, 96, dtype=torch.uint8), torch.zeros(9)))
-    assert choose(None, None, large, changes={}, observer=notes)[0] == "resnet18:stem=large"
+    name, recipe = choose(None, None, large, changes={}, observer=notes)
+    whole = bw.photos("resnet18:stem=large", 9)
+    assert (name, recipe) == ("resnet18:stem=large", whole.but({"epochs": round(whole.epochs / 4), "validation": 0.0}))
+    assert notes.said[-1].endswith(
+        f"{whole.epochs} epochs: branchwork train {name} --data photos --recipe photos --validation 0"
+    )
     grey = dataclasses.replace(photos, train=Split(photos.train.images[:, :1], photos.train.labels))
     assert choose(None, None, grey, changes={}, observer=notes)[1].flip == 0
 

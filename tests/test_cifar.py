@@ -440,14 +440,18 @@ def test_it_is_a_data_set_like_the_others(installed):
         branchwork.load_data("cifar10", size=16)
 
 
-def test_it_is_trained_on_with_flips_and_crops_unless_a_recipe_is_named(installed, tmp_path):
+def test_it_is_trained_on_by_a_recipe_of_its_own_unless_one_is_named(installed, tmp_path):
     data, notes = branchwork.load_data("cifar10"), Notes()
     _, recipe = choose("resnet20", None, data, changes={}, observer=notes)
-    assert recipe == fast("resnet20", 100).but({"epochs": 5 * fast("resnet20", 100).epochs, "flip": 0.5, "pad": 4})
-    assert len(notes.notes) == 1 and f"{recipe.epochs} epochs, with --flip 0.5 --pad 4; --recipe fast" in notes.notes[0]
+    assert recipe == branchwork.cifar("resnet20", 100) and (recipe.optimizer, recipe.flip, recipe.pad) == (
+        "muon",
+        0.5,
+        4,
+    )
+    assert notes.notes == [f"--recipe cifar, {recipe.epochs} epochs; --recipe fast is shorter"]
     assert choose("resnet20", "fast", data, changes={}, observer=notes)[1] == fast("resnet20", 100)
     _, recipe = choose("inception", None, data, changes={"epochs": 3, "pad": 0}, observer=notes)
-    assert (recipe.epochs, recipe.pad, recipe.flip) == (3, 0, 0.5) and "3 epochs, with --flip 0.5;" in notes.notes[-1]
+    assert (recipe.epochs, recipe.pad, recipe.flip) == (3, 0, 0.5) and "3 epochs" in notes.notes[-1]
     result = branchwork.train("resnet8", data="cifar10", epochs=1, batch_size=10, out=tmp_path / "run", report=False)
     assert result.data == "cifar10" and branchwork.load_run(result.folder).model.classes == CLASSES
     study = branchwork.study(

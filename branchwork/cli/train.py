@@ -65,11 +65,11 @@ class RecipeFiles:
     """The recipe that the flags of single fields change."""
 
     recipe: Annotated[
-        Literal["fast", "course", "best", "photos", "digits", "finetune", "script"] | None,
+        Literal["fast", "course", "best", "cifar", "photos", "digits", "finetune", "script"] | None,
         Parameter(
-            help="fast (the default), course (the lecture's), best (minutes), for nets with batch norms photos or "
-            "digits, finetune (the default with --weights), or script: what your own script trains with; the flags "
-            "below change single fields."
+            help="fast (the default), course (the lecture's), best (minutes), cifar (small colour pictures), for nets "
+            "with batch norms photos or digits, finetune (the default with --weights), or script: what your own script "
+            "trains with; the flags below change single fields."
         ),
     ] = None
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None

@@ -21,9 +21,6 @@ SMALL_SIDE = 48
 PRETRAINED = "resnet18:stem=large"
 # The share of a recipe's epochs that a net trains for if the user has chosen neither.
 SHARE = 0.25
-# What is usual for CIFAR-10 (He et al. 2015, section 4.2), and how many times the epochs of `fast` its images take.
-SMALL_PHOTOS: dict[str, float] = {"flip": 0.5, "pad": 4}
-LONGER = 5
 # Fewer validation images than this cannot tell one epoch from another: the one that they choose is chosen by chance.
 FEW_IMAGES = 200
 
@@ -31,6 +28,13 @@ FEW_IMAGES = 200
 def choose_net(data: DataSet) -> str:
     """Return the net that suits the size of the pictures; both cost about as much for theirs."""
     return "resnet20" if max(data.image_size) <= SMALL_SIDE else "resnet18:stem=large"
+
+
+def choose_recipe(data: DataSet) -> str:
+    """Return the name of the recipe that suits pictures without a net of their own."""
+    if data.channels == 1:  # they may show signs, which are never mirrored
+        return "digits"
+    return "cifar" if max(data.image_size) <= SMALL_SIDE else "photos"
 
 
 def choose(
@@ -45,10 +49,10 @@ def choose(
 ) -> tuple[str, Recipe]:
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
-    A recipe's name stands for that recipe for the net and the number of images. The default is `fast`, which is longer
-    on CIFAR-10 and mirrors and shifts its images, or `finetune` for a net that starts from `weights`. Without a net,
-    one is chosen for pictures of the user's own; else it is `inception`. `observer` is told of each choice but `fast`
-    and `inception`. Raises `RecipeError` if the net cannot be trained by the recipe.
+    A recipe's name stands for that recipe for the net and the number of images. The default is `fast`, on CIFAR-10
+    `cifar`, or `finetune` for a net that starts from `weights`. Without a net, one is chosen for pictures of the
+    user's own; else it is `inception`. `observer` is told of each choice but `fast` and `inception`. Raises
+    `RecipeError` if the net cannot be trained by the recipe.
     """
     if net is None and data.path is not None:
         if weights is None:
@@ -59,13 +63,11 @@ def choose(
         tuning = _changed(_finetuning(net, data), changes, config)
         observer.note(_why_finetune(net, tuning))
         return net, tuning
-    base = _called(recipe or "fast", net, data)
     is_cifar10 = data.name == "cifar10" and data.path is None
-    if recipe is None and is_cifar10:
-        base = base.but(SMALL_PHOTOS | {"epochs": LONGER * base.epochs})
+    base = _called(recipe or ("cifar" if is_cifar10 else "fast"), net, data)
     chosen = _changed(base, changes, config)
     if recipe is None and is_cifar10:
-        observer.note(_cifar10_words(chosen))
+        observer.note(say("--recipe cifar, {epochs} epochs; --recipe fast is shorter", epochs=chosen.epochs))
     if isinstance(recipe, str) and recipe in NORMED and chosen.learning_rate == base.learning_rate:
         _check_norms(net, recipe, base.learning_rate, data)
     return net, chosen
@@ -84,17 +86,19 @@ def _choose_both(
     Where validation images would be few, none are held out.
     """
     net = choose_net(data)
-    suits = "photos" if data.channels == 3 else "digits"  # grey pictures may show signs, which are never mirrored
+    suits = choose_recipe(data)
     whole = _called(recipe or suits, net, data)
-    short, flags = whole.but({"epochs": max(10, round(SHARE * whole.epochs))}), ""
+    longer = round(whole.epochs / SHARE) if suits == "cifar" else whole.epochs  # cifar is as short as it should be
+    short, flags = whole.but({"epochs": max(10, round(SHARE * longer))}), ""
     if data.validation is None and whole.validation * len(data.train) < FEW_IMAGES:
         short, flags = short.but({"validation": 0.0}), " --validation 0"
     chosen = _changed(whole if recipe else short, changes, config)
     observer.note(_why(net, chosen, data))
-    if recipe is None and chosen.epochs == short.epochs < whole.epochs:
+    if recipe is None and chosen.epochs == short.epochs < longer:
         folder = data.report.folder if data.report else data.argument
+        flags += f" --epochs {longer}" if longer != whole.epochs else ""
         command = f"branchwork train {net} --data {folder} --recipe {suits}{flags}"
-        observer.note(say("better with more time, {epochs} epochs: {command}", epochs=whole.epochs, command=command))
+        observer.note(say("better with more time, {epochs} epochs: {command}", epochs=longer, command=command))
     return net, chosen
 
 
@@ -137,18 +141,6 @@ def _why(net: str, recipe: Recipe, data: DataSet) -> str:
         epochs=recipe.epochs,
         shape=times(data.image_shape),
         images=len(data.train),
-    )
-
-
-def _cifar10_words(recipe: Recipe) -> str:
-    """Return how CIFAR-10 is trained on where the user names no recipe."""
-    flags = " ".join(f"--{name} {value:g}" for name in SMALL_PHOTOS if (value := getattr(recipe, name)))
-    return say(
-        "CIFAR-10: {epochs} epochs, with {flags}; --recipe fast is shorter, and changes no image"
-        if flags
-        else "CIFAR-10: {epochs} epochs; --recipe fast is shorter",
-        epochs=recipe.epochs,
-        flags=flags,
     )
 
 
