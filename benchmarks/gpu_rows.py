@@ -306,7 +306,7 @@ def cifar(row: Row) -> None:
     found: list[tuple[float, float]] = []
     for net, epochs in (("resnet8", 1),) if row.tiny else CIFAR_TRIES:
         changes = {"epochs": epochs, "batch_size": 20 if row.tiny else 512, "validation": 0.0}
-        recipe = branchwork.cifar(net, len(data.train)).but(changes)
+        recipe = branchwork.fast_photos(net, len(data.train)).but(changes)
         results: list[Result] = []
         while len(results) < (1 if row.tiny else 5):
             seed = len(results)

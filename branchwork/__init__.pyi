@@ -39,10 +39,10 @@ from .training.options import Options as Options
 from .training.predict import predict as predict
 from .training.recipe import Recipe as Recipe
 from .training.recipes import best as best
-from .training.recipes import cifar as cifar
 from .training.recipes import course as course
 from .training.recipes import digits as digits
 from .training.recipes import fast as fast
+from .training.recipes import fast_photos as fast_photos
 from .training.recipes import finetune as finetune
 from .training.recipes import photos as photos
 from .training.run import load_run as load_run

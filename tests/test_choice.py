@@ -41,26 +41,29 @@ def photos():
 def test_a_net_is_chosen_for_the_size_and_number_of_pictures(photos):
     notes = Notes()
     name, recipe = choose(None, None, photos, changes={}, observer=notes)
-    small = bw.cifar("resnet20", 16)
+    small = bw.fast_photos("resnet20", 16)
     assert (name, recipe) == ("resnet20", small.but({"validation": 0.0}))
     first, better = notes.said
     assert all(word in first for word in ("resnet20", "chosen for 16 pictures of 3×20×20", f"{recipe.epochs} epochs"))
     more = 4 * small.epochs
     assert better.endswith(
-        f"{more} epochs: branchwork train resnet20 --data photos --recipe cifar --validation 0 --epochs {more}"
+        f"{more} epochs: branchwork train resnet20 --data photos --recipe fast-photos --validation 0 --epochs {more}"
     )
     own = dataclasses.replace(photos, validation=photos.test)  # which the user has set aside
     assert choose(None, None, own, changes={}, observer=notes)[1].validation == 0.1
-    assert notes.said[-1].endswith(f"--recipe cifar --epochs {more}")
+    assert notes.said[-1].endswith(f"--recipe fast-photos --epochs {more}")
     large = dataclasses.replace(photos, train=Split(torch.zeros(9, 3, 64, 96, dtype=torch.uint8), torch.zeros(9)))
     name, recipe = choose(None, None, large, changes={}, observer=notes)
-    whole = bw.photos("resnet18:stem=large", 9)
-    assert (name, recipe) == ("resnet18:stem=large", whole.but({"epochs": round(whole.epochs / 4), "validation": 0.0}))
-    assert notes.said[-1].endswith(
-        f"{whole.epochs} epochs: branchwork train {name} --data photos --recipe photos --validation 0"
-    )
+    cropped = bw.fast_photos("resnet18:stem=large", 9)
+    assert (name, recipe) == ("resnet18:stem=large", cropped.but({"validation": 0.0}))
+    assert (small.pad, small.crop, cropped.pad, cropped.crop) == (4, 0, 0, 0.5)
     grey = dataclasses.replace(photos, train=Split(photos.train.images[:, :1], photos.train.labels))
-    assert choose(None, None, grey, changes={}, observer=notes)[1].flip == 0
+    _, recipe = choose(None, None, grey, changes={}, observer=notes)
+    whole = bw.digits("resnet20", 16)
+    assert recipe == whole.but({"epochs": round(whole.epochs / 4), "validation": 0.0}) and recipe.flip == 0
+    assert notes.said[-1].endswith(
+        f"{whole.epochs} epochs: branchwork train resnet20 --data photos --recipe digits --validation 0"
+    )
 
 
 def test_nothing_is_chosen_where_a_net_or_a_data_set_is_named(photos, small):

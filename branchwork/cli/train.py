@@ -65,9 +65,9 @@ class RecipeFiles:
     """The recipe that the flags of single fields change."""
 
     recipe: Annotated[
-        Literal["fast", "course", "best", "cifar", "photos", "digits", "finetune", "script"] | None,
+        Literal["fast", "course", "best", "fast-photos", "photos", "digits", "finetune", "script"] | None,
         Parameter(
-            help="fast (the default), course (the lecture's), best (minutes), cifar (small colour pictures), for nets "
+            help="fast (the default), course (the lecture's), best (minutes), fast-photos (colour pictures), for nets "
             "with batch norms photos or digits, finetune (the default with --weights), or script: what your own script "
             "trains with; the flags below change single fields."
         ),

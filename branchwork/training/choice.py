@@ -32,9 +32,7 @@ def choose_net(data: DataSet) -> str:
 
 def choose_recipe(data: DataSet) -> str:
     """Return the name of the recipe that suits pictures without a net of their own."""
-    if data.channels == 1:  # they may show signs, which are never mirrored
-        return "digits"
-    return "cifar" if max(data.image_size) <= SMALL_SIDE else "photos"
+    return "digits" if data.channels == 1 else "fast-photos"  # grey ones may show signs, which are never mirrored
 
 
 def choose(
@@ -50,7 +48,7 @@ def choose(
     """Return the net and the recipe to train, the latter with `changes` and, before them, those of the file `config`.
 
     A recipe's name stands for that recipe for the net and the number of images. The default is `fast`, on CIFAR-10
-    `cifar`, or `finetune` for a net that starts from `weights`. Without a net, one is chosen for pictures of the
+    `fast-photos`, or `finetune` for a net that starts from `weights`. Without a net, one is chosen for pictures of the
     user's own; else it is `inception`. `observer` is told of each choice but `fast` and `inception`. Raises
     `RecipeError` if the net cannot be trained by the recipe.
     """
@@ -64,10 +62,10 @@ def choose(
         observer.note(_why_finetune(net, tuning))
         return net, tuning
     is_cifar10 = data.name == "cifar10" and data.path is None
-    base = _called(recipe or ("cifar" if is_cifar10 else "fast"), net, data)
+    base = _called(recipe or ("fast-photos" if is_cifar10 else "fast"), net, data)
     chosen = _changed(base, changes, config)
     if recipe is None and is_cifar10:
-        observer.note(say("--recipe cifar, {epochs} epochs; --recipe fast is shorter", epochs=chosen.epochs))
+        observer.note(say("--recipe fast-photos, {epochs} epochs; --recipe fast is shorter", epochs=chosen.epochs))
     if isinstance(recipe, str) and recipe in NORMED and chosen.learning_rate == base.learning_rate:
         _check_norms(net, recipe, base.learning_rate, data)
     return net, chosen
@@ -88,7 +86,7 @@ def _choose_both(
     net = choose_net(data)
     suits = choose_recipe(data)
     whole = _called(recipe or suits, net, data)
-    longer = round(whole.epochs / SHARE) if suits == "cifar" else whole.epochs  # cifar is as short as it should be
+    longer = whole.epochs if suits == "digits" else round(whole.epochs / SHARE)  # the other recipe is short itself
     short, flags = whole.but({"epochs": max(10, round(SHARE * longer))}), ""
     if data.validation is None and whole.validation * len(data.train) < FEW_IMAGES:
         short, flags = short.but({"validation": 0.0}), " --validation 0"

@@ -10,6 +10,8 @@ from branchwork.training.recipe import UNCHANGED, Recipe
 
 # The name of the recipe that a script itself has.
 OWN = "script"
+# The nets of the catalogue that are made for large pictures.
+_FOR_IMAGENET = re.compile(r"googlenet|(resnet|plain|preact)(18|34|50|101|152)\b|densenet(121|161|169|201)\b")
 # Handwriting varies from hand to hand.
 _HANDWRITING: dict[str, Any] = {"shift": 2.0, "rotation": 10.0, "scaling": 0.1, "elastic": 1.0}
 
@@ -91,13 +93,14 @@ def best(net: str = "residual", images: int = 60_000) -> Recipe:
     )
 
 
-def cifar(net: str = "resnet20", images: int = 60_000) -> Recipe:
-    """Return a recipe for small colour pictures, such as those of CIFAR-10, tuned on validation images.
+def fast_photos(net: str = "resnet20", images: int = 60_000) -> Recipe:
+    """Return a recipe for colour pictures and few epochs, tuned on validation images.
 
-    Pictures are mirrored and shifted by up to four pixels (He et al. 2015, section 4.2), and Muon, which takes few
-    steps, learns more in these epochs than Adam or SGD: see docs/experiments/training.md. With fewer than 60,000
-    training `images` it takes more epochs, by the square root of the ratio.
+    Muon learns more in these epochs than Adam or SGD: see docs/experiments/training.md. Pictures are mirrored, and for
+    nets for ImageNet cropped and coloured as in `photos`, for all others shifted by up to four pixels (He et al. 2015,
+    section 4.2). With fewer than 60,000 training `images` it takes more epochs, by the square root of the ratio.
     """
+    varied = {"crop": 0.5, "colour": 0.2} if _FOR_IMAGENET.match(net) else {"pad": 4}
     return fast(net, images).but(
         {
             "epochs": max(10, round(10 * math.sqrt(60_000 / images))),
@@ -106,7 +109,7 @@ def cifar(net: str = "resnet20", images: int = 60_000) -> Recipe:
             "momentum": 0.9,
             "weight_decay": 0.05,
             "flip": 0.5,
-            "pad": 4,
+            **varied,
         }
     )
 
@@ -201,7 +204,7 @@ RECIPES = {
     "fast": fast,
     "course": course,
     "best": best,
-    "cifar": cifar,
+    "fast-photos": fast_photos,
     "photos": photos,
     "digits": digits,
     "finetune": finetune,
