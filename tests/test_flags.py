@@ -119,7 +119,7 @@ def test_help_shows_the_default_of_every_recipe(command):
     assert told["--batch-size"] == "256 · course 64 · photos, digits 128 · finetune 32"
     assert told["--accumulate"] == "1"  # where all agree
     default, *others = told["--learning-rate"].split(" · ")
-    differing = {name: part.split()[-1] for part in others for name in re.findall("[a-z]+", part)}
+    differing = {name: part.split()[-1] for part in others for name in re.findall("[a-z-]+", part)}
     assert dict.fromkeys(RECIPES, default) | differing == {
         name: f"{make().learning_rate:g}" for name, make in RECIPES.items()
     }
