@@ -35,7 +35,7 @@ def parts(sizes: "tuple[NetSize, ...]") -> list[Part]:
         ("--stem small", say("for images of up to 96 pixels, where it is the default")),
         ("NET:norm=none", say("nets for 32×32: no batch norm")),
         ("NET:init=torch", say("nets for 32×32: PyTorch's initial weights")),
-        ("NET:width=32", say("nets for 32×32: channels of the first stage: 4, 8, 16, 32 or 64")),
+        ("NET:width=32", say("nets for 32×32: 4, 8, 16, 32 or 64 channels in the first stage")),
         ("residual:norm=batch,width=32", say("with batch norms, wider")),
         (
             "--shortcut …",

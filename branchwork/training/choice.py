@@ -19,7 +19,7 @@ from branchwork.training.recipes import NORMED, digits, finetune, named
 SMALL_SIDE = 48
 # The net for a user's own pictures that starts from published weights: as for large pictures, since they have its stem.
 PRETRAINED = "resnet18:stem=large"
-# The share of a recipe's epochs that a net trains for if the user has chosen neither.
+# Of the epochs that would make a better net, the share it trains for if the user has chosen neither net nor recipe.
 SHARE = 0.25
 # Fewer validation images than this cannot tell one epoch from another: the one that they choose is chosen by chance.
 FEW_IMAGES = 200
@@ -28,11 +28,6 @@ FEW_IMAGES = 200
 def choose_net(data: DataSet) -> str:
     """Return the net that suits the size of the pictures; both cost about as much for theirs."""
     return "resnet20" if max(data.image_size) <= SMALL_SIDE else "resnet18:stem=large"
-
-
-def choose_recipe(data: DataSet) -> str:
-    """Return the name of the recipe that suits pictures without a net of their own."""
-    return "digits" if data.channels == 1 else "fast-photos"  # grey ones may show signs, which are never mirrored
 
 
 def choose(
@@ -65,7 +60,12 @@ def choose(
     base = _called(recipe or ("fast-photos" if is_cifar10 else "fast"), net, data)
     chosen = _changed(base, changes, config)
     if recipe is None and is_cifar10:
-        observer.note(say("--recipe fast-photos, {epochs} epochs; --recipe fast is shorter", epochs=chosen.epochs))
+        observer.note(
+            say(
+                "CIFAR-10 uses the recipe fast-photos: {epochs} epochs; --recipe fast is shorter",
+                epochs=chosen.epochs,
+            )
+        )
     if isinstance(recipe, str) and recipe in NORMED and chosen.learning_rate == base.learning_rate:
         _check_norms(net, recipe, base.learning_rate, data)
     return net, chosen
@@ -84,9 +84,9 @@ def _choose_both(
     Where validation images would be few, none are held out.
     """
     net = choose_net(data)
-    suits = choose_recipe(data)
+    suits = "fast-photos" if data.channels == 3 else "digits"  # grey pictures may show signs, which are never mirrored
     whole = _called(recipe or suits, net, data)
-    longer = whole.epochs if suits == "digits" else round(whole.epochs / SHARE)  # the other recipe is short itself
+    longer = whole.epochs if suits == "digits" else round(whole.epochs / SHARE)  # fast-photos is short already
     short, flags = whole.but({"epochs": max(10, round(SHARE * longer))}), ""
     if data.validation is None and whole.validation * len(data.train) < FEW_IMAGES:
         short, flags = short.but({"validation": 0.0}), " --validation 0"
