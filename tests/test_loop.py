@@ -308,8 +308,8 @@ def test_a_step_on_another_device_takes_nothing_from_the_cpu(net, changes, sampl
     # What torch has for no `meta`: autocast, and optimisers in one kernel.
     monkeypatch.setattr(torch, "autocast", lambda *kind, **settings: nullcontext())
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
-    for name in ("Adam", "SGD"):
-        made = getattr(torch.optim, name)
+    for name in ("_Adam", "_SGD"):
+        made = getattr(optimizers, name)
         monkeypatch.setattr(optimizers, name, lambda *given, made=made, fused, **settings: made(*given, **settings))
     recipe = fast(net, len(sample.train)).but({"batch_size": 16, "precision": "fp32", **changes})
     plan = plans.make_plan(net, sample, recipe=recipe, options=bw.Options(device="cpu"))

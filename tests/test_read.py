@@ -1,13 +1,14 @@
 """The graph of a net: what it computes, its names and lines, whatever the net's forward does; and parts of it run."""
 
 import random
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, in_a_process
 from helpers.lecture import InceptionNet
 from torch import nn
 from torch.nn import functional as F
@@ -82,6 +83,9 @@ NETS_OF_ANY_NUMBER = {
         nn.utils.parametrizations.spectral_norm(nn.Linear(72, 3)),
     ),
     "in place": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Dropout()),
+    "number": lambda: Net(lambda self, x: self.fc(x.flatten(1)) * torch.linspace(0, 1, 5).tolist()[3], fc=linear()),
+    "mapped": lambda: Net(lambda self, x: torch.vmap(lambda row: row * 2)(self.fc(x.flatten(1))), fc=linear()),
+    "device": lambda: Net(lambda self, x: self.fc(x.flatten(1)) + torch.ones(3, device=x.device), fc=linear()),
     "tokens": lambda: Net(
         lambda self, x: self.block(x[:, 0]).mean(1), block=nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     ),
@@ -209,3 +213,44 @@ def test_a_net_into_which_another_thread_has_put_other_tensors_is_read_afterward
         found = pool.submit(lambda: (begun.set(), trace(net, shape))[1])
         holder.result()
         assert found.result() == expected
+
+
+def test_reading_and_training_leave_torchs_compiler_alone_until_it_is_asked_for():
+    done = in_a_process(
+        "-c",
+        """if True:
+        import sys, torch
+        from branchwork import NETS, fast
+        from branchwork.graph.read import read
+        from branchwork.training.optimizers import make_optimizer
+
+        for net in (NETS["inception"](), NETS["residual"]()):
+            read(net, (1, 28, 28)), read(net, (1, 28, 28), train=True)
+            for optimizer in ("adam", "sgd", "muon"):
+                chosen = make_optimizer(list(net.parameters()), fast().but({"optimizer": optimizer}))
+                chosen.zero_grad()
+                net(torch.zeros(2, 1, 28, 28)).sum().backward()
+                chosen.step()
+        assert "torch._dynamo" not in sys.modules
+        print(torch.compile(lambda x: x.relu() + 1, backend="aot_eager")(torch.zeros(2)).tolist())
+        """,
+        words=[sys.executable],
+    )
+    assert done.stdout == "[1.0, 1.0]\n", done.stderr
+
+
+def test_torchs_compiler_makes_its_way_while_it_is_kept_out():
+    done = in_a_process(
+        "-c",
+        """if True:
+        import torch
+        from branchwork.graph.uncompiled import uncompiled
+
+        with uncompiled():
+            import torch._dynamo.config
+
+            print(torch.compile(lambda x: x.relu() + 1, backend="eager")(torch.zeros(2)).tolist())
+        """,
+        words=[sys.executable],
+    )
+    assert done.stdout == "[1.0, 1.0]\n", done.stderr

@@ -13,9 +13,11 @@ from branchwork.fusing.pieces import Merge
 from branchwork.fusing.pooling import pool_products
 from branchwork.fusing.target import ENGINES, Target
 from branchwork.graph.read import FEW, read
+from branchwork.graph.uncompiled import uncompiled
 from branchwork.graph.untouched import alone, holding, untouched
 
 
+@uncompiled()
 def fuse(
     net: nn.Module,
     input_shape: Sequence[int],
@@ -61,6 +63,7 @@ def fuse(
     return fx.GraphModule(module, module.graph)  # which holds only what its graph uses, and no weights from before
 
 
+@uncompiled()
 def collapse(net: nn.Module, input_shape: Sequence[int], *, batch: int) -> fx.GraphModule | None:
     """Return an equal net in the same mode, over the parameters of `net` themselves, for batches of `batch` images.
 

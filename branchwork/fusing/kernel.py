@@ -135,7 +135,7 @@ class Constant:
         if copy is None:
             with torch.inference_mode(False):
                 copy = self.numbers.to(other.dtype).to(other.device)
-            if type(copy) is Tensor:  # not a stand-in, while a graph is read
+            if not copy.is_meta:  # as while a graph is read
                 self._copies[other.dtype, other.device] = copy
         return copy
 

@@ -23,6 +23,8 @@ def pool_products(module: fx.GraphModule) -> bool:
     One channel and ten outputs take three quarters of the time so. torch's own layers are as fast where the outputs
     fill vectors of eight numbers, and faster where three channels are read (docs/experiments/collapse.md).
     """
+    if any(tensor.device.type != "cpu" for tensor in (*module.parameters(), *module.buffers())):
+        return False
     graph, pools = module.graph, [node for node in module.graph.nodes if _is_pooled_convolution(node)]
     for number, pool in enumerate(pools):
         convolution: Any = pool.args[0]
@@ -51,8 +53,7 @@ def _is_narrow(convolution: fx.Node) -> bool:
     strides, padding, dilation = (argument(convolution, index, default) for index, default in ((3, 1), (4, 0), (5, 1)))
     dense = pair(strides) == pair(dilation) == (1, 1) and not isinstance(padding, str)
     narrow = shape_of(source)[0] == 1 and shape_of(convolution)[0] % 8 != 0
-    on_images = source.op == "placeholder" and source.meta["val"].device.type == "cpu"
-    return dense and narrow and on_images and len(convolution.users) == 1
+    return dense and narrow and source.op == "placeholder" and len(convolution.users) == 1
 
 
 class PooledConvolution(nn.Module):

@@ -14,40 +14,38 @@ from branchwork.graph.program import Shape, SymSize
 
 @dataclass(frozen=True)
 class Reading:
-    """What a net does with `count` images: a program that takes the net's tensors, in their order, and the images."""
+    """What a net does with `count` images: a graph that takes them, and the `tensors` that it holds, by name."""
 
     count: int
-    program: fx.GraphModule
+    graph: fx.Graph
+    tensors: Mapping[str, Tensor]
 
 
-def merge(few: Reading, many: Reading, tensors: Mapping[str, Tensor]) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """Return the one graph that both readings are, and all tensors that it holds, the net's `tensors` among them.
+def merge(few: Reading, many: Reading) -> fx.Graph:
+    """Return the one graph that both readings are, over the tensors of `few`.
 
     Raises `ValueError` if they differ in anything but the number of images.
     """
-    merged = _Merged(few, many, tensors)
+    merged = _Merged(few, many)
     for one, other in merged.partners.items():
         merged.add(one, other)
     if not merged.batch.users:
         merged.graph.erase_node(merged.batch)
-    return merged.graph, merged.held
+    return merged.graph
 
 
 class _Merged:
     """A graph that grows by a node of `few` and its partner of `many` at a time.
 
-    `nodes` has its node for each of `few`, `batch` is its number of images, and `held` are its tensors by name.
+    `nodes` has its node for each of `few`, and `batch` is its number of images.
     """
 
-    def __init__(self, few: Reading, many: Reading, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, few: Reading, many: Reading) -> None:
         self.few, self.many = few, many
-        self.partners = dict(zip(few.program.graph.nodes, many.program.graph.nodes, strict=False))
-        self.names = {id(tensor): name for name, tensor in tensors.items()}
-        self.held = dict(tensors)
+        self.partners = dict(zip(few.graph.nodes, many.graph.nodes, strict=False))
         self.graph = fx.Graph()
-        *weights, images = few.program.graph.find_nodes(op="placeholder")
-        self.nodes = {weight: self.graph.get_attr(name) for weight, name in zip(weights, tensors, strict=True)}
-        self.nodes[images] = self.graph.placeholder("input")
+        (images,) = few.graph.find_nodes(op="placeholder")
+        self.nodes = {images: self.graph.placeholder("input")}
         self.batch = self.graph.call_function(SymSize, (self.nodes[images], 0))
 
     def add(self, one: fx.Node, other: fx.Node) -> None:
@@ -59,7 +57,8 @@ class _Merged:
             self.graph.output(leaves[0] if len(leaves) == 1 else tuple(leaves))
             return
         if one.op == "get_attr":
-            self.nodes[one] = self.graph.get_attr(self._hold(str(one.target)))
+            self._check_constant(str(one.target))
+            self.nodes[one] = self.graph.get_attr(str(one.target))
         elif one.op == "call_function":
             keywords = {key: self._argument(value, other.kwargs[key]) for key, value in one.kwargs.items()}
             assert callable(one.target), "a call has a function"
@@ -67,18 +66,13 @@ class _Merged:
             self.nodes[one] = self.graph.call_function(one.target, arguments, keywords)
         meta = other.meta  # no net has so many channels or pixels that they could be taken for images
         meta["shape"] = self._shape(one.meta.get("val"), other.meta.get("val"))
-        file, _, line = meta.pop("stack_trace", "").rpartition(":")
-        meta["line"] = (file, int(line)) if file else None
         self.nodes[one].meta = meta
 
-    def _hold(self, target: str) -> str:
-        """Return the name of a tensor: the net's, or one that its forward makes or keeps outside of its buffers."""
-        in_few, in_many = (operator.attrgetter(target)(reading.program) for reading in (self.few, self.many))
+    def _check_constant(self, name: str) -> None:
+        """Raise `ValueError` if the tensor `name`, which the forward makes or keeps, depends on the images' number."""
+        in_few, in_many = self.few.tensors[name], self.many.tensors[name]
         if in_few is not in_many and not torch.equal(in_few, in_many):
             raise ValueError(f"another constant with {self.few.count} images than with {self.many.count}")
-        name = self.names.get(id(in_few), target)
-        self.held.setdefault(name, in_few)
-        return name
 
     def _argument(self, one: Any, other: Any) -> Any:
         """Return the merged argument that is `one` with few images and `other` with many."""

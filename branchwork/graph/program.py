@@ -23,7 +23,7 @@ class Graph:
     """The operations of `net` on images of `input_shape` (C, H, W), as `read` returns them.
 
     `module` computes what the net computes, over the net's own parameters and buffers. Its nodes have in `meta` the
-    modules that called them (`nn_module_stack`), `line`, the file and line of the user's own code, `val`, a tensor
+    module that called them (`path`), `line`, the file and line of the user's own code, `val`, a tensor
     without numbers for `images` images, and `shape`, that of the output for a single image, its batch of one included.
     `names` maps each node with a tensor, in the order of execution, to the name that people see.
 
@@ -170,7 +170,7 @@ def parents(node: fx.Node, images: Collection[fx.Node]) -> Iterator[fx.Node]:
 
 def module_of(net: nn.Module, node: fx.Node) -> tuple[str, bool]:
     """Return the path of the module that called an operation, and whether that is one of torch's own layers."""
-    path = next(reversed(node.meta.get("nn_module_stack") or [""]))
+    path = node.meta.get("path", "")
     module = net.get_submodule(path) if path else net
     return path, bool(path) and type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
 

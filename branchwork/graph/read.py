@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx import traceback
-from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from branchwork.errors import FAILURES, NetError, first_line
 from branchwork.graph.affine import DROPOUTS
@@ -21,13 +20,16 @@ from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.untouched import alone, blank, borrowed, holding, hushed, mode, untouched
+from branchwork.graph.uncompiled import uncompiled
+from branchwork.graph.untouched import alone, blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated, say
 
 # A net is read with few images and with many. A number that differs between the two is the number of images, or a
 # multiple of it; a net that does something different for many has no single graph. MANY is a prime that no image side
 # or number of channels is likely to be.
 FEW, MANY = 2, 1009
+# The numbers in a tensor that is not made only to be asked for some of them.
+LARGE = 1_000_000
 
 
 @alone()  # from its first line: other threads may have put other tensors into the net
@@ -41,14 +43,13 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
     """
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     shape, reasons = tuple(input_shape), list[BaseException]()
-    # Without the traceback that torch logs where shapes do not fit: our error says more.
-    with hushed("torch._subclasses.fake_tensor"), mode(net, train=train):
+    with mode(net, train=train), uncompiled():
         attempts = [(1,)] if single else [(FEW, MANY), (1,)]
         for counts in attempts:
             try:
                 reader = _Reader(net, tensors, shape)
-                readings = [Reading(count, reader.read(count)) for count in counts]
-                graph, held = merge(readings[0], readings[-1], tensors)
+                readings = [reader.read(count) for count in counts]
+                graph = merge(readings[0], readings[-1])
                 break
             except FAILURES as reason:  # the net's own, or what reads it
                 reasons.append(reason)
@@ -68,7 +69,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
                 net=type(net).__name__,
                 names=enumerated(reader.changed),
             )
-        module = fx.GraphModule(held, graph)
+        module = fx.GraphModule(dict(readings[0].tensors), graph)
     return Graph(
         net=net,
         input_shape=shape,
@@ -104,7 +105,7 @@ def _recorded(net: nn.Module, shape: Shape, *, train: bool, obstacle: str) -> fx
 
 
 class _Reader(TorchFunctionMode):
-    """Runs a net on tensors without numbers; each operation knows the modules and the line of code that called it.
+    """Runs a net on tensors without numbers; each operation knows the module and the line of code that called it.
 
     `changed` are the names of what the forward changed in the net's attributes, as `untouched` has them.
     """
@@ -112,27 +113,25 @@ class _Reader(TorchFunctionMode):
     def __init__(self, net: nn.Module, tensors: Mapping[str, Tensor], input_shape: Shape) -> None:
         super().__init__()
         self.net = net
+        self.tensors = tensors
         self.input_shape = input_shape
         self.changed: list[str] = []
         self.running: list[str] = []
-        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
-        self.ids = [id(tensor) for tensor in tensors.values()]
-        self.weights = [self.mode.from_tensor(tensor, static_shapes=True) for tensor in tensors.values()]
 
-    def read(self, count: int) -> fx.GraphModule:
-        """Return the graph for `count` images: it takes the weights, in their order, and the images."""
-        with self.mode:
-            images = blank(self.net, count, self.input_shape)
-
-        def run(weights: Sequence[Tensor], images: Tensor) -> Any:
-            with holding(self.net, dict(zip(self.ids, weights, strict=True))), self:
-                return call(self.net, images)
-
+    def read(self, count: int) -> Reading:
+        """Return what the net does with `count` images."""
+        like = blank(self.net, 0, self.input_shape)
+        self.writer = _Writer(like.device, self.tensors)
         calls = module_calls(self.net, self._enter, self._leave)
-        with untouched(self.net) as changed, calls, traceback.preserve_node_meta():
-            program = make_fx(run, pre_dispatch=True)(self.weights, images)
+        # Without autograd, torch hands over whole operations, such as a convolution with padding, instead of parts.
+        with torch._C._AutoDispatchBelowAutograd(), untouched(self.net) as changed, calls:
+            images, weights = self.writer.stand_ins(like.new_empty(count, *self.input_shape, device="meta"))
+            # A net may ask whether gradients are enabled.
+            with holding(self.net, weights), torch.enable_grad(), self, self.writer:
+                output = call(self.net, images)
         self.changed = changed
-        return program
+        self.writer.graph.output(pytree.tree_map_only(Tensor, self.writer.node, output))
+        return Reading(count, self.writer.graph, self.writer.tensors)
 
     def _enter(self, path: str, _: object) -> None:
         self.running.append(path)
@@ -143,17 +142,105 @@ class _Reader(TorchFunctionMode):
         self._tell()
 
     def _tell(self) -> None:
-        """Tell torch what to note with the operations that follow."""
-        traceback.get_current_meta()["nn_module_stack"] = {path: (path, "") for path in self.running}
-        self._tell_line()
-
-    def _tell_line(self) -> None:
-        line = users_line()
-        traceback.get_current_meta()["stack_trace"] = "" if line is None else f"{line[0]}:{line[1]}"
+        """Tell the writer who calls the operations that follow."""
+        self.writer.path = self.running[-1] if self.running else ""
+        self.writer.line = users_line()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._tell_line()
+        self._tell()
+        if func is torch._C._set_grad_enabled:
+            self.writer.graph.call_function(func, args)
+        elif func == Tensor.device.__get__:  # a net may ask for it, and must not hear `meta`
+            return self.writer.device
         return func(*args, **(kwargs or {}))
+
+
+class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes each operation into `graph`, called by the module `path` from `line`, and runs it without numbers.
+
+    The net sees tensors on its own `device`; they are on `meta`.
+    """
+
+    def __init__(self, device: torch.device, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+        self.tensors = dict(tensors)
+        self.graph = fx.Graph()
+        self.path = ""
+        self.line: tuple[str, int] | None = None
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Tensor] = []  # whose ids must stay theirs
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and to skip torch's compiler is to import it first, for two seconds
+
+    def stand_ins(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return `images` without numbers, and, by their `id`, what stands for the weights."""
+        weights = {}
+        for name, tensor in self.tensors.items():
+            stand_in = torch.empty_like(tensor, device="meta", requires_grad=False)
+            if isinstance(tensor, nn.Parameter):
+                stand_in = nn.Parameter(stand_in, tensor.requires_grad)
+            weights[id(tensor)] = stand_in
+            self._note(self.graph.get_attr(name), stand_in)
+        self._note(self.graph.placeholder("input"), images)
+        return images, weights
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        called = (args, kwargs or {})
+        node = self.graph.call_function(func, *pytree.tree_map_only((Tensor, torch.device), self._argument, called))
+        output = _run(func, *called)
+        self._note(node, output)
+        return output
+
+    def _note(self, node: fx.Node, output: Any) -> None:
+        """Note that `node` gives `output`."""
+        node.meta = {"path": self.path, "line": self.line, "val": pytree.tree_map_only(Tensor, _snapshot, output)}
+        if isinstance(output, Tensor):
+            self._nodes[id(output)] = node
+            self._alive.append(output)
+        elif isinstance(output, list | tuple):
+            for index, part in enumerate(output):
+                self._note(self.graph.call_function(operator.getitem, (node, index)), part)
+
+    def _argument(self, value: Any) -> Any:
+        """Return the node that gives a tensor, or the device that the net means where it says `meta`."""
+        return self.node(value) if isinstance(value, Tensor) else self.device if value.type == "meta" else value
+
+    def node(self, tensor: Tensor) -> fx.Node:
+        """Return the node that gives `tensor`; one that the forward makes or keeps outside of its buffers is held."""
+        if id(tensor) not in self._nodes:
+            names = {id(held): name for name, held in self.tensors.items()}
+            name = names.get(id(tensor), f"constant_{len(names)}")
+            self.tensors.setdefault(name, tensor)
+            self._note(self.graph.get_attr(name), tensor)
+        return self._nodes[id(tensor)]
+
+
+def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what an operation gives: a tensor without numbers if it reads one, or if the result would be large.
+
+    A net may ask for the numbers of other tensors. What it keeps is never changed in place.
+    """
+    tensors = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    fixed = not func._schema.is_mutable and not any(tensor.is_meta for tensor in tensors)
+    if fixed and tensors:
+        return func(*args, **kwargs)
+    blank_args, blank_kwargs = pytree.tree_map_only((Tensor, torch.device), _without_numbers, (args, kwargs))
+    output = pytree.tree_map_only(Tensor, _without_numbers, func(*blank_args, **blank_kwargs))
+    small = fixed and all(value.numel() <= LARGE for value in pytree.tree_leaves(output) if isinstance(value, Tensor))
+    return func(*args, **kwargs) if small else output
+
+
+def _without_numbers(value: Any) -> Any:
+    """Return a tensor, or a device, on `meta`."""
+    return torch.device("meta") if isinstance(value, torch.device) else value if value.is_meta else value.to("meta")
+
+
+def _snapshot(tensor: Tensor) -> Tensor:
+    """Return a tensor without numbers as it is now: an operation in place may change its shape or type."""
+    return (tensor if tensor.is_meta else tensor.to("meta")).detach()
 
 
 def _make_functional(graph: fx.Graph, learns: bool) -> str | None:

@@ -169,7 +169,7 @@ def record_graph(net: nn.Module, image: Tensor) -> fx.GraphModule:
     for recorded in recorder.calls:
         assert recorded.output is not None, "the run did not fail"
         node = graph.call_function(_Recorded(recorded.op), tuple(map(translate, recorded.arguments)))
-        node.meta = {"val": recorded.output.to("meta"), "nn_module_stack": {recorded.path: (recorded.path, "")}}
+        node.meta = {"val": recorded.output.to("meta"), "path": recorded.path}
         if recorded.line is not None:
             node.meta["line"] = recorded.line
         nodes[id(recorded.output)] = node

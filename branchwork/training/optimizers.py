@@ -1,5 +1,6 @@
 """The optimisers: torch's Adam and SGD, and Muon, which needs about half as many steps."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, cast
@@ -38,7 +39,7 @@ def make_optimizer(
         groups.append({"params": others, "weight_decay": 0.0, _SHARE: share})
     if recipe.optimizer == "adam":
         return _adam(groups, recipe, on_gpu=parameters[0].is_cuda)
-    sgd = SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
+    sgd = _SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, fused=True)
     if recipe.momentum:  # torch refuses a step in which only some parameters have theirs, as after --head-epochs
         for parameter in parameters:
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
@@ -81,13 +82,28 @@ def layer_shares(net: nn.Module, lowest: float) -> list[float]:
     ]
 
 
-def _adam(parameters: Sequence[Any], recipe: Recipe, *, on_gpu: bool) -> Adam:
+def _adam(parameters: Sequence[Any], recipe: Recipe, *, on_gpu: bool) -> Optimizer:
     betas = (recipe.momentum, recipe.beta2)
     # A fused step is the same whether it is `capturable` or not, but in a CUDA graph torch insists on it.
-    return Adam(parameters, lr=recipe.learning_rate, betas=betas, fused=True, capturable=on_gpu)
+    return _Adam(parameters, lr=recipe.learning_rate, betas=betas, fused=True, capturable=on_gpu)
 
 
-class Muon(Optimizer):
+class _Uncompiled(Optimizer):
+    """An optimiser that does not import torch's compiler: torch's own methods do, to disable it, in two seconds."""
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+
+
+class _SGD(_Uncompiled, SGD):
+    step = torch.no_grad()(inspect.unwrap(SGD.step))
+
+
+class _Adam(_Uncompiled, Adam):
+    step = torch.no_grad()(inspect.unwrap(Adam.step))
+
+
+class Muon(_Uncompiled):
     """Muon (Jordan et al. 2024): steps equally far along all directions of a weight; Adam for biases and norms.
 
     The gradient of a weight O×I×H×W, seen as a matrix O×(I·H·W), has a few large singular values, and a step along it

@@ -1,6 +1,5 @@
 """One training in its run folder: prepare, train, test, report."""
 
-import importlib
 import json
 import math
 import threading
@@ -189,9 +188,6 @@ def _prepare(
     first = first_kernels(net, model.in_channels) if plan.options.weights is None or saved is None else None
     shape = model.input_shape
     macs = count_macs(net, shape)
-    if plan.options.execute != "written":
-        # torch imports its compiler with the first graph that it reads, for two seconds: start-up, not training.
-        importlib.import_module("torch._dynamo")
     if ":" in plan.net and saved is None:
         for warning in unread_warnings(net, shape):
             observer.note(warning)
