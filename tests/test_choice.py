@@ -12,6 +12,7 @@ import torch
 from helpers.folders import two_classes
 from helpers.training import StopAt, same
 from scipy import stats
+from torch import nn
 
 import branchwork as bw
 from branchwork.datasets.batches import one_fold
@@ -64,6 +65,13 @@ def test_a_net_is_chosen_for_the_size_and_number_of_pictures(photos):
     assert notes.said[-1].endswith(
         f"{whole.epochs} epochs: branchwork train resnet20 --data photos --recipe digits --validation 0"
     )
+
+
+@pytest.mark.parametrize("net", ["inception", "residual", "resnet8", "preact20", "plain18", "googlenet"])
+def test_nets_without_norms_learn_slowly_from_photos(net):
+    has_norms = any(isinstance(module, nn.BatchNorm2d) for module in bw.NETS[net]().modules())
+    assert bw.fast_photos(net).learning_rate == (0.02 if has_norms else 0.005)
+    assert bw.fast_photos("resnet18.py:Net").learning_rate == 0.005
 
 
 def test_nothing_is_chosen_where_a_net_or_a_data_set_is_named(photos, small):

@@ -116,7 +116,7 @@ def test_help_shows_the_default_of_every_recipe(command):
         flag: default
         for flag, default in re.findall(r"(--[\w-]+) (?:(?!--).)*?\[default: (.*?)\]", re.sub(r"[\s│]+", " ", out))
     }
-    assert told["--batch-size"] == "256 · course 64 · photos, digits 128 · finetune 32"
+    assert told["--batch-size"] == "256 · course 64 · fast-photos, photos, digits 128 · finetune 32"
     assert told["--accumulate"] == "1"  # where all agree
     default, *others = told["--learning-rate"].split(" · ")
     differing = {name: part.split()[-1] for part in others for name in re.findall("[a-z-]+", part)}
