@@ -15,10 +15,14 @@ from typing import Any
 import lazy_loader
 
 from branchwork import shown
+from branchwork.threads import limit_spinning
 from branchwork.version import __version__ as __version__
 
 # Each name is imported when it is first used, so that `branchwork --help` does not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+limit_spinning()
 
 
 def _render(value: Any) -> str:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.measure import Measurement
 
 import branchwork as bw
-from branchwork import cli, screen
+from branchwork import cli, screen, threads
 from branchwork.cli import output
 from branchwork.cli.output import make_table, show
 from branchwork.cli.parameters import STDOUT
@@ -290,10 +290,18 @@ def test_a_reader_that_has_enough_is_no_error():
 )
 def test_threads_wait_long_only_where_nothing_else_runs(stat, turns, monkeypatch, tmp_path):
     (tmp_path / "stat").write_text(stat)
-    monkeypatch.setattr(cli, "RUNNING", tmp_path / "stat")
-    assert cli.spin_count() == turns
+    monkeypatch.setattr(threads, "RUNNING", tmp_path / "stat")
+    assert threads.spin_count() == turns
     (tmp_path / "stat").unlink()
-    assert cli.spin_count() == "1000"
+    assert threads.spin_count() == "1000"
+
+
+def test_importing_the_package_says_how_long_threads_wait(monkeypatch):
+    shown = ("-c", "import os, branchwork; print(os.environ['GOMP_SPINCOUNT'])")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert in_a_process(*shown, words=[sys.executable]).stdout == "7\n"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    assert in_a_process(*shown, words=[sys.executable]).stdout in ("1000\n", "10000\n")
 
 
 def test_a_terminal_that_is_too_narrow_for_a_table_is_told_what_it_misses(monkeypatch, capsys):

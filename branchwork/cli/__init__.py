@@ -6,10 +6,8 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -53,13 +51,9 @@ app.register_install_completion_command(help="Let bash, zsh, fish or PowerShell 
 # Why standard output cannot be written to. Writing to files has errors of its own.
 CANNOT_PRINT = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
 
-# Where Linux counts the running processes.
-RUNNING = Path("/proc/stat")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 after a user's error, 130 after Ctrl-C."""
-    os.environ.setdefault("GOMP_SPINCOUNT", spin_count())  # before torch is imported, which reads it once
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show × shows ?
@@ -134,20 +128,3 @@ def take_trust(words: list[str]) -> tuple[list[str], bool]:
     end = words.index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != "--trust"]
     return kept + words[end:], len(kept) < end
-
-
-def spin_count() -> str:
-    """Return how often a thread of torch looks for work before it sleeps.
-
-    Waking threads for every small operation doubles the time, but if other processes compute, spinning threads starve
-    each other (docs/experiments/training.md).
-    """
-    counts = []
-    try:
-        for _ in range(5):
-            stat = RUNNING.read_text(encoding="ascii")
-            counts.append(int(stat.partition("procs_running ")[2].split()[0]))
-            time.sleep(0.004)
-    except (OSError, ValueError, IndexError):
-        return "1000"
-    return "10000" if min(counts) == 1 else "1000"  # this process is the one
