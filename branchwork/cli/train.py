@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     RecipeFlags = Any
     OptionFlags = Any
 else:
+    _MADE = {name: make() for name, make in RECIPES.items()}
 
     def _recipes_defaults(name: str) -> str:
         """Return what `fast`, the default, sets a field to, and what the others do that differ: `256 · course 64`."""
         recipes: dict[str, list[str]] = {}
-        for recipe, make in RECIPES.items():
-            value = getattr(make(), name)
+        for recipe, made in _MADE.items():
+            value = getattr(made, name)
             recipes.setdefault(f"{value:g}" if isinstance(value, float) else str(value), []).append(recipe)
         default, *others = recipes
         return " · ".join((default, *(f"{', '.join(recipes[value])} {value}" for value in others)))
