@@ -215,6 +215,21 @@ def test_a_net_into_which_another_thread_has_put_other_tensors_is_read_afterward
         assert found.result() == expected
 
 
+def test_a_path_that_is_dropped_in_training_is_read():
+    def dropped(self, x):
+        x = self.fc(x.flatten(1))
+        return x * x.new_empty(len(x), 1).bernoulli_(0.5).div_(0.5)
+
+    net = Net(dropped, fc=linear())
+    graph = read(net, (1, 8, 8), train=True)
+    assert graph.obstacle is None and not graph.depends_on_pixels
+    images = torch.randn(400, 1, 8, 8)
+    (rows,) = graph.run(images)
+    kept = rows.abs().amax(1) > 0
+    torch.testing.assert_close(rows[kept], 2 * net.fc(images.flatten(1))[kept])
+    assert 140 < kept.sum() < 260  # six standard deviations around 200
+
+
 def test_reading_and_training_leave_torchs_compiler_alone_until_it_is_asked_for():
     done = in_a_process(
         "-c",

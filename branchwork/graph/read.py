@@ -261,7 +261,9 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
         elif node in images and node.op == "call_function" and hasattr(target, "_schema") and target._schema.is_mutable:
             changed = node.args[0]
             name, overload = str(target).removeprefix("aten.").split(".")
-            functional = getattr(torch.ops.aten, name.rstrip("_"), None)
+            if name == "bernoulli_":  # in place it has another signature
+                overload, node.args = "p", (changed, argument(node, 1, 0.5))
+            functional = getattr(getattr(torch.ops.aten, name.rstrip("_"), None), overload, None)
             shared = changed not in images or _is_view(changed) or any(map(_is_view, changed.users))
             shared = shared and (op_name(node) not in DROPOUTS or argument(node, 2, True))  # in eval it changes nothing
             if functional is None or not name.endswith("_") or shared:
@@ -269,7 +271,7 @@ def _make_functional(graph: fx.Graph, learns: bool) -> str | None:
                     "{name} changes a tensor in place that others see: write it without the underscore", name=name
                 )
                 continue
-            node.target = getattr(functional, overload)
+            node.target = functional
             later = {user for user in changed.users if order[user] > order[node]}
             changed.replace_all_uses_with(node, delete_user_cb=later.__contains__)
     return obstacle
