@@ -21,8 +21,7 @@ from branchwork.version import __version__ as __version__
 # Each name is imported when it is first used, so that `branchwork --help` does not wait for torch.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-
-limit_spinning()
+limit_spinning()  # before torch is imported, which reads it once
 
 
 def _render(value: Any) -> str:
