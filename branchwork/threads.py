@@ -1,4 +1,4 @@
-"""How long the threads of torch wait for work before they sleep."""
+"""How long torch's threads wait for work before they sleep."""
 
 import os
 import time

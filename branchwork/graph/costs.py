@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from branchwork.graph.uncompiled import DispatchMode
 from branchwork.graph.untouched import blank, borrowed
 
 # fmt: off
@@ -64,14 +64,10 @@ def _macs(op: str, arguments: Sequence[Any], output: Sequence[int]) -> int:
     return products
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counter(DispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the multiply-accumulates of all that runs."""
 
     macs: int = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to skip torch's compiler is to import it first, for two seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))

@@ -69,7 +69,7 @@ class _Merged:
         self.nodes[one].meta = meta
 
     def _check_constant(self, name: str) -> None:
-        """Raise `ValueError` if the tensor `name`, which the forward makes or keeps, depends on the images' number."""
+        """Raise `ValueError` if the tensor `name`, made or kept by the forward, depends on the number of images."""
         in_few, in_many = self.few.tensors[name], self.many.tensors[name]
         if in_few is not in_many and not torch.equal(in_few, in_many):
             raise ValueError(f"another constant with {self.few.count} images than with {self.many.count}")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from branchwork.errors import FAILURES, NetError, first_line
 from branchwork.graph.affine import DROPOUTS
@@ -20,7 +19,7 @@ from branchwork.graph.merge import Reading, merge
 from branchwork.graph.program import Graph, Shape, image_nodes, name_nodes
 from branchwork.graph.record import call, module_calls, record_graph, users_line
 from branchwork.graph.teach import failure
-from branchwork.graph.uncompiled import uncompiled
+from branchwork.graph.uncompiled import DispatchMode, uncompiled
 from branchwork.graph.untouched import alone, blank, borrowed, holding, mode, untouched
 from branchwork.language import enumerated, say
 
@@ -28,7 +27,7 @@ from branchwork.language import enumerated, say
 # multiple of it; a net that does something different for many has no single graph. MANY is a prime that no image side
 # or number of channels is likely to be.
 FEW, MANY = 2, 1009
-# The numbers in a tensor that is not made only to be asked for some of them.
+# A constant with more numbers than this is not computed while a net is read.
 LARGE = 1_000_000
 
 
@@ -155,10 +154,10 @@ class _Reader(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Writer(DispatchMode):
     """Writes each operation into `graph`, called by the module `path` from `line`, and runs it without numbers.
 
-    The net sees tensors on its own `device`; they are on `meta`.
+    The net is told that its tensors are on `device`, while they are on `meta`.
     """
 
     def __init__(self, device: torch.device, tensors: Mapping[str, Tensor]) -> None:
@@ -169,11 +168,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.path = ""
         self.line: tuple[str, int] | None = None
         self._nodes: dict[int, fx.Node] = {}
-        self._alive: list[Tensor] = []  # whose ids must stay theirs
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to skip torch's compiler is to import it first, for two seconds
+        self._alive: list[Tensor] = []  # so that no other tensor gets the id of one of them
 
     def stand_ins(self, images: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Return `images` without numbers, and, by their `id`, what stands for the weights."""
@@ -221,7 +216,7 @@ class _Writer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what an operation gives: a tensor without numbers if it reads one, or if the result would be large.
 
-    A net may ask for the numbers of other tensors. What it keeps is never changed in place.
+    A net may ask for the numbers of other tensors. Tensors that it keeps are never changed in place.
     """
     tensors = [value for value in pytree.tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
     fixed = not func._schema.is_mutable and not any(tensor.is_meta for tensor in tensors)

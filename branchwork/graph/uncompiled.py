@@ -1,4 +1,4 @@
-"""Running torch on tensors without numbers, and not importing its compiler, which takes longer than all else."""
+"""Use torch without importing its compiler, which takes as long to import as all the rest of torch."""
 
 import importlib
 import sys
@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from torch.utils._python_dispatch import TorchDispatchMode
+
 _COMPILER = "torch._dynamo"
 
 
 class _StandIn(ModuleType):
-    """Stands for torch's compiler as long as torch only tells it which functions it must leave alone.
+    """Takes the place of torch's compiler while torch only asks it to leave functions alone.
 
-    Asked for anything else, it makes way for the compiler.
+    If torch asks for anything else, the real compiler is imported.
     """
 
     @staticmethod
@@ -28,7 +30,7 @@ class _StandIn(ModuleType):
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Keep torch from importing its compiler in here: its operations on the device `meta` do so to disable it."""
+    """Keep torch from importing its compiler, which operations on the device `meta` do only to disable it."""
     stand_in = _StandIn(_COMPILER)
     if sys.modules.setdefault(_COMPILER, stand_in) is stand_in:
         try:
@@ -38,3 +40,11 @@ def uncompiled() -> Iterator[None]:
                 del sys.modules[_COMPILER]
     else:
         yield
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that does not import torch's compiler. Torch's own does, to keep the compiler out of it."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False

@@ -89,7 +89,7 @@ def _adam(parameters: Sequence[Any], recipe: Recipe, *, on_gpu: bool) -> Optimiz
 
 
 class _Uncompiled(Optimizer):
-    """An optimiser that does not import torch's compiler: torch's own methods do, to disable it, in two seconds."""
+    """An optimiser that does not import torch's compiler. Torch's own do, for two seconds, only to disable it."""
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     zero_grad = inspect.unwrap(Optimizer.zero_grad)
