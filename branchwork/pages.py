@@ -19,7 +19,7 @@ from branchwork.palette import css_variables
 def page(title: str, parts: Iterable[str]) -> str:
     """Return the whole file; `parts` are HTML in the user's language."""
     code = "zh-Hans" if language() == "zh" else "en"
-    style = css_variables() + (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
+    style = css_variables() + _read_style("pages.css")
     return (
         f'<!doctype html>\n<html lang="{code}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -31,16 +31,12 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 def snippet(parts: Iterable[str]) -> str:
     """Return `parts`, HTML, for someone else's page, such as a notebook: in its fonts, on its paper, in its ink."""
-    style = (resources.files("branchwork") / "pages.css").read_text(encoding="utf-8")
-    return f'<div class="branchwork"><style>.branchwork {{ {_GUEST} {style} }}</style>{"".join(parts)}</div>'
+    style = _read_style("pages.css") + _read_style("notebook.css")
+    return f'<div class="branchwork"><style>.branchwork {{ {style} }}</style>{"".join(parts)}</div>'
 
 
-# Whether that page is light or dark shows only in its ink.
-_GUEST = (
-    "--paper: transparent; --card: transparent; --ink: currentColor; "
-    "--quiet: color-mix(in srgb, currentColor 70%, transparent); "
-    "--line: color-mix(in srgb, currentColor 20%, transparent);"
-)
+def _read_style(name: str) -> str:
+    return (resources.files("branchwork") / name).read_text(encoding="utf-8")
 
 
 def section(title: str, words: str, content: str = "") -> str:

@@ -79,6 +79,16 @@ def test_an_inspection_shows_its_drawing_which_is_no_figure_of_it():
     assert "svg" not in Page(bw.inspect("densenet121")._repr_html_()).tags  # too many operations
 
 
+def test_the_styles_of_jupyterlab_do_not_break_cells(browser):
+    page = browser.new_page(viewport={"width": 700, "height": 700})
+    lab = ".lab td, .lab th { padding: .5em; white-space: normal; vertical-align: middle; }"
+    inspection = bw.inspect("inception", by="block")._repr_html_()
+    page.set_content(f'<style>{lab}</style><div class="lab">{inspection}</div>')
+    looks = "place => { const look = getComputedStyle(place); return [look.whiteSpace, look.verticalAlign]; }"
+    assert {page.eval_on_selector(cell, looks)[0] for cell in ("tbody td", "tbody td:nth-child(2)")} == {"nowrap"}
+    assert page.eval_on_selector("thead th", looks) == ["normal", "bottom"]
+
+
 def test_one_row_is_cards_and_several_are_a_table(run):
     one, two = Page(run._repr_html_()), Page(Several((run, run))._repr_html_())
     assert "table" not in one.tags and {"table", "tr"} <= set(two.tags)
