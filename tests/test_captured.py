@@ -218,7 +218,7 @@ def test_a_net_that_a_recording_would_change_is_trained_as_usual_and_told_why(sm
 def test_a_net_whose_steps_differ_from_time_to_time_is_not_recorded(small, captures):
     train(f"{__name__}:ReadsTheWorld", small, CONSTANT, "replayed")
     (note,) = captures.notes
-    assert "the recorded step differs from a step as usual" in note
+    assert "the recorded step differs from an ordinary step" in note
 
 
 def does_nothing(work: Callable[[], torch.Tensor]):
@@ -251,7 +251,7 @@ def test_a_recording_that_computes_something_else_is_not_used(small, captures, m
     both_ways(NORMED, small, recipe, captures)
     (note,) = captures.notes
     assert (
-        "previous error during capture" if record is cannot else "the recorded step differs from a step as usual"
+        "previous error during capture" if record is cannot else "the recorded step differs from an ordinary step"
     ) in note
     assert "more lines" not in note
     assert same("usual", "replayed")

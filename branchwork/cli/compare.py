@@ -20,7 +20,7 @@ def compare(
     *runs: Annotated[Path, Parameter(help="Run folders, two or more, or folders of several seeds.")],
     data: Annotated[str | None, Parameter(help=f"{DATA}; by default what the runs were trained on.")] = None,
     draw: Annotated[
-        Path | None, Parameter(help="Draw the pictures that one net gets right and another does not into this file.")
+        Path | None, Parameter(help="Draw into this file the pictures that one net gets right and another does not.")
     ] = None,
     out: Annotated[Path | None, FILE, Parameter(help="Write the comparison as an HTML page to this file.")] = None,
     source: Source = None,

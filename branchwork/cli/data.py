@@ -45,12 +45,12 @@ def pack(
     ],
     /,
     *,
-    out: Annotated[Path | None, Parameter(help="The file; by default NAME.pack in this folder.")] = None,
+    out: Annotated[Path | None, Parameter(help="The file; by default NAME.pack in the current folder.")] = None,
     size: Size = None,
     fit: Fit = None,
     json_file: Json = None,
 ) -> None:
-    """Decode a folder of images once, into one file that is read at the speed of the disk and may exceed memory."""
+    """Decode a folder of images once, into one file that is read at disk speed and need not fit in memory."""
     import branchwork
 
     packed = branchwork.pack(folder, out=out, size=parse_size(size), fit=fit, progress=True)

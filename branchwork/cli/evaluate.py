@@ -97,7 +97,7 @@ def _more(evaluation: "Evaluation") -> list[str]:
     lines.append(
         say(
             "calibration error: {width:.2f} points over {bins} bins of equal width, {mass:.2f} over {bins} bins of "
-            "equally many images",
+            "equal numbers of images",
             mass=100 * calibration.ece_equal_mass,
             width=100 * calibration.ece,
             bins=BINS,

@@ -42,7 +42,7 @@ def explain(
     drawing: Drawing = NOT_DRAWN,
     json_file: Json = None,
 ) -> None:
-    """Show what each branch of a trained net contributes and costs; with pictures, what speaks for their class."""
+    """Show what each branch of a trained net contributes and costs; with pictures, what supports their class."""
     import branchwork
 
     data, count, source = measured.data, measured.count, measured.source
@@ -126,7 +126,7 @@ def _branch_table(found: "Explanation") -> Table:
 
 
 def _residual_table(found: "Explanation") -> Table:
-    title = say("How large is the residual F(x) beside its shortcut x? ‖F(x)‖/‖x‖, mean over the images")
+    title = say("How large is the residual F(x) compared with its shortcut x? ‖F(x)‖/‖x‖, mean over the images")
     table = make_table("join", "times the shortcut", title=title)
     for join, ratio in found.residuals.items():
         table.add_row(join, f"{ratio:.2f}")
@@ -209,7 +209,7 @@ def picture_parts(explanations: "tuple[PictureExplanation, ...]", draw: Path | N
                 "Adds to the score: against a black picture, by integrated gradients; the branches of a join add up to "
                 "the join's figure."
             ),
-            say("Sees a black picture: the branch gives what it gives for black, all else sees the picture."),
+            say("Sees a black picture: the branch gives its output for black, and everything else sees the picture."),
         ]
     return [*said, *where_drawn("drawn: {file}", draw)]
 
@@ -219,7 +219,7 @@ def _title(picture: "PictureExplanation") -> str:
     if picture.target == picture.predicted:
         return say("{image}: the net reads {predicted!r} ({share})", **values)
     return say(
-        "{image}: the net reads {predicted!r}; explained is {target!r} ({share})", target=picture.target, **values
+        "{image}: the net reads {predicted!r}; this explains {target!r} ({share})", target=picture.target, **values
     )
 
 
@@ -229,7 +229,7 @@ def _evidence_table(picture: "PictureExplanation") -> Table:
         "branch",
         say("adds to the\nscore of {target!r}", target=target),
         "score lost if it\nsees a black picture",
-        say("{target!r} is then\nas probable as", target=target),
+        say("probability of\n{target!r} then", target=target),
         "score lost\nif it gives 0",
     )
     colours = colours_by_join((join.join, branch.branch) for join in picture.joins for branch in join.branches)

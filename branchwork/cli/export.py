@@ -67,7 +67,7 @@ def export(
     source: Source = None,
     json_file: Json = None,
 ) -> None:
-    """Write a net for an inference engine, with its normalisation and its classes, and try it on real images.
+    """Write a net to a file for an inference engine, with its normalisation and classes, and try it on real images.
 
     The file appears only if its logits on 1,000 test images equal those of the net as written; in int8, if it keeps its
     accuracy on validation images.

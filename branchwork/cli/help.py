@@ -177,8 +177,8 @@ def plain(description: Any) -> str:
 
 def add_examples(app: App) -> None:
     """End the help of `app`, and of each verb with its examples, in the user's language."""
-    language = say("--lang en or --lang zh chooses the language, else BRANCHWORK_LANG or the system.")
-    trust = say("--trust lets a run folder that others made run its own code, now and from now on.")
+    language = say("--lang en or --lang zh chooses the language; without it, BRANCHWORK_LANG or the system does.")
+    trust = say("--trust allows a run folder made by others to run its own code, now and in future.")
     app.help_epilogue = f"{language}\n{trust}"
     for verb, lines in EXAMPLES.items():
         command = app

@@ -65,7 +65,7 @@ class LintFlags:
 
 def inspect(
     net: Annotated[
-        str | None, Parameter(help="A net of the catalogue, one of your own (file.py:Class), or a run folder.")
+        str | None, Parameter(help="A built-in net, one of your own (file.py:Class), or a run folder.")
     ] = None,
     /,
     *,
@@ -78,7 +78,7 @@ def inspect(
     one: Annotated[ConvFlags, Parameter(name="*", group="1×1")] = ConvFlags(),
     json_file: Json = None,
 ) -> None:
-    """Show every operation of a net: its shape, parameters, MACs, memory, and receptive field.
+    """Show every operation of a net: its shape, parameters, MACs (multiply-accumulates), memory and receptive field.
 
     With --conv, --kernel, --out-channels and --through: what a 1×1 convolution before another one saves.
     """
@@ -141,7 +141,7 @@ def _totals(inspection: "Inspection") -> list[str]:
     if inspection.classes is not None and inspection.mean is not None and inspection.std is not None:
         lines.append(
             say(
-                "classes: {classes}; pixels normalised with mean {mean}, deviation {std}",
+                "classes: {classes}; pixels normalised with mean {mean}, standard deviation {std}",
                 classes=", ".join(inspection.classes),
                 mean=listed(inspection.mean),
                 std=listed(inspection.std),

@@ -16,7 +16,7 @@ def nets(
     *names: Annotated[str, Parameter(help="How the names begin, such as resnet or dense; by default all nets.")],
     json_file: Json = None,
 ) -> None:
-    """List the nets of the catalogue with their parameters and MACs, each for the input that it was designed for."""
+    """List the built-in nets with their parameters and MACs, each for the input that it was designed for."""
     import branchwork
 
     sizes = branchwork.nets(*names)

@@ -30,12 +30,12 @@ Json = Annotated[
     Path | None, FILE, Parameter(name="--json", help="Write the figures to this file as JSON; - prints them.")
 ]
 Run = Annotated[Path, Parameter(help="A run folder made by branchwork train.")]
-AnyNet = Annotated[str, Parameter(help="A run folder, a net of the catalogue, or one of your own (file.py:Class).")]
+AnyNet = Annotated[str, Parameter(help="A run folder, a built-in net, or one of your own (file.py:Class).")]
 RunData = Annotated[str | None, Parameter(help=f"{DATA}; by default what the run was trained on.")]
 Source = Annotated[Path | None, Parameter(help="A folder with the files of MNIST, Fashion-MNIST or CIFAR-10.")]
 Size = Annotated[
     str | None,
-    Parameter(help="The size of a folder's images: one side, or height and width as 48x64; chosen by default."),
+    Parameter(help="The size of a folder's images: one side, or height and width such as 48x64; automatic by default."),
 ]
 Fit = Annotated[
     Literal["crop", "pad", "stretch"] | None,
@@ -43,14 +43,17 @@ Fit = Annotated[
 ]
 Shortcut = Annotated[
     Literal["identity", "scale", "conv", "gated", "gate-only", "dropout", "none"] | None,
-    Parameter(help="The shortcut of residual blocks that keep their shape, as in NET:shortcut=….", group="Net"),
+    Parameter(help="The shortcut of residual blocks that keep their shape; the same as NET:shortcut=….", group="Net"),
 ]
 Stem = Annotated[
     Literal["auto", "small", "large"] | None,
-    Parameter(help="small suits images of up to 96 pixels, for which auto chooses it.", group="Net"),
+    Parameter(
+        help="The stem (first layers): small suits images of up to 96 pixels, and auto chooses it for them.",
+        group="Net",
+    ),
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, mps or auto.")]
-Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as cores.")]
+Threads = Annotated[int | None, Parameter(help="Threads on the CPU; by default as many as there are cores.")]
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[
-        Path, Parameter(help="A run folder made by branchwork train, or with --weights a net of the catalogue.")
-    ],
+    run: Annotated[Path, Parameter(help="A run folder made by branchwork train or, with --weights, a built-in net.")],
     /,
-    *pictures: Annotated[Path, Parameter(help="Pictures, or folders of them, of any size, colour and polarity.")],
+    *pictures: Annotated[
+        Path, Parameter(help="Pictures, or folders of them: any size, any colour, dark on light or light on dark.")
+    ],
     top: Annotated[int, Parameter(help="How many classes to show for each picture.")] = 3,
     weights: Annotated[
         str | None,
         Parameter(
-            help="With a net instead of a run: imagenet, for the weights that torchvision publishes, or such a file."
+            help="With a net instead of a run: imagenet, for the weights that torchvision publishes, or a file of them."
         ),
     ] = None,
-    draw: Annotated[Path | None, Parameter(help="Draw the pictures as the net gets them into this file.")] = None,
+    draw: Annotated[Path | None, Parameter(help="Draw the pictures, as the net receives them, into this file.")] = None,
     csv_file: Annotated[
         Path | None, FILE, Parameter(name="--csv", help="Write the answers to this file as CSV; - prints them.")
     ] = None,

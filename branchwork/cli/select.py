@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class GoalFlags:
     """How far to go."""
 
-    keep: Annotated[int | None, Parameter(help="Keep this many branches of each join; 2 by default.")] = None
+    keep: Annotated[
+        int | None, Parameter(help="Keep this many branches at each join, where branches meet; 2 by default.")
+    ] = None
     macs: Annotated[float | None, Parameter(help="Keep at most this share of the net's MACs, such as 0.5.")] = None
     drop: Annotated[str | None, Parameter(help="Lose at most this much validation accuracy, such as 0.2%.")] = None
     each: Annotated[
@@ -56,8 +58,8 @@ def select(
 ) -> None:
     """Remove branches from a trained net, the least important first, and fine-tune, until the goal is reached.
 
-    Validation images decide. The result is a run folder like any other. After Ctrl-C, the same command with --out
-    continues.
+    The choice is made on validation images. The result is a run folder like any other. After Ctrl-C, the same
+    command with --out continues.
     """
     fraction = parse_drop(goal.drop)
     keep = 2 if (goal.keep, goal.macs, fraction) == (None, None, None) else goal.keep

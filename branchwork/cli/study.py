@@ -21,8 +21,8 @@ class Trainings:
     arms: Annotated[
         str | None,
         Parameter(
-            help="Only these nets, by their labels, as plain-20,plain-56: questions about others are left out. For "
-            "depth and shortcuts."
+            help="Only these nets, by their labels, such as plain-20,plain-56; questions about others are left out. "
+            "For depth and shortcuts."
         ),
     ] = None
     epochs: Annotated[int | None, Parameter(help="Epochs of each training; by default the preset's.")] = None
@@ -32,12 +32,14 @@ class Trainings:
     ] = None
     seeds: Annotated[
         int | None,
-        Parameter(help="Number of trainings of each net; by default the preset's."),
+        Parameter(help="How many times to train each net; by default the preset's number."),
     ] = None
     seed: Annotated[int, Parameter(help="The first seed.")] = 0
     workers: Annotated[
         int | None,
-        Parameter(help="Processes that train at once, by default as many as cores for quick; 1 uses this process."),
+        Parameter(
+            help="Processes that train at once; by default as many as there are cores for quick, else 1 (this process)."
+        ),
     ] = None
     threads: Annotated[int, Parameter(help="Threads per training; the number changes the rounding of results.")] = 1
     device: Device = "auto"
@@ -62,7 +64,7 @@ def study(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Answer a question of the lecture by training, with intervals, a test of significance, and a report.
+    """Answer a question from the lecture by training nets, with intervals, a significance test and a report.
 
     Each finished training is kept: after a stop, the same command continues.
     """

@@ -68,9 +68,9 @@ class RecipeFiles:
     recipe: Annotated[
         Literal["fast", "course", "best", "fast-photos", "photos", "digits", "finetune", "script"] | None,
         Parameter(
-            help="fast (the default), course (the lecture's), best (minutes), fast-photos (colour pictures), for nets "
-            "with batch norms photos or digits, finetune (the default with --weights), or script: what your own script "
-            "trains with; the flags below change single fields."
+            help="fast (the default), course (the lecture's), best (takes minutes), fast-photos (colour pictures), "
+            "photos or digits (nets with batch norm), finetune (the default with --weights), or script (what your own "
+            "script trains with); the flags below change single fields."
         ),
     ] = None
     config: Annotated[Path | None, Parameter(help="A TOML file with fields of the recipe; flags override it.")] = None
@@ -83,7 +83,7 @@ class RunFlags:
     seeds: Annotated[int | None, Parameter(help="Train with this many seeds, starting at --seed.")] = None
     folds: Annotated[
         int | None,
-        Parameter(help="Train once for each of this many parts of the training images, and test on that part."),
+        Parameter(help="Divide the training images into this many parts; train once for each, and test on that part."),
     ] = None
     out: Annotated[Path | None, Parameter(help="The run folder; by default runs/NET-DATA-1, -2, …")] = None
     resume: Annotated[Path | None, Parameter(help="Continue the training in this run folder.")] = None
@@ -99,7 +99,9 @@ class BlockFlags:
 
 
 def train(
-    net: Annotated[str | None, Parameter(help="A net of the catalogue, or one of your own: file.py:Class.")] = None,
+    net: Annotated[
+        str | None, Parameter(help="A built-in net (see branchwork nets), or one of your own: file.py:Class.")
+    ] = None,
     /,
     *,
     images: Annotated[DataFlags, Parameter(name="*")] = DataFlags(),

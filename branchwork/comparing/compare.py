@@ -138,8 +138,8 @@ def _find(runs: Sequence[str | Path]) -> list[_Entrant]:
     several, single = ([e for e in entrants if (len(e.nets) > 1) is many] for many in (True, False))
     if several and single:
         raise RunError(
-            "{several} holds {count} seeds, but {single} is a single run, in which luck cannot be told from the "
-            "net: name one of the seeds, such as {one}, or train the other with --seeds too",
+            "{several} holds {count} seeds, but {single} is a single run, which cannot tell a better net "
+            "from luck: name one of the seeds, such as {one}, or train the other with --seeds too",
             several=several[0].folder,
             count=len(several[0].nets),
             single=single[0].folder,

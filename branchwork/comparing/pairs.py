@@ -125,9 +125,10 @@ def _mean_count(images: Tensor) -> float:
 
 
 TESTS: dict[TestName, str] = {
-    "exact": mark("McNemar's, exact: only one net is right on fewer than 25 pictures"),
+    "exact": mark("McNemar's, exact: the pictures that only one net gets right are fewer than 25"),
     "mid-p": mark(
-        "McNemar's with mid-p: only one net is right on 25 pictures or more, for which the exact test is too strict"
+        "McNemar's with mid-p: the pictures that only one net gets right are 25 or more, and for so many the exact "
+        "test is too strict"
     ),
     "t": mark("Student's, paired over the seeds that both have"),
 }

@@ -115,10 +115,10 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
         first = next(iter(problems.values()))
         raise DataError(
             "{folder}: only the class {label!r} has a picture to train on once {problems:,} of {files:,} files are "
-            "left out, but two are needed. {path}: {message}"
+            "left out, but two classes are needed. {path}: {message}"
             if classes
             else "{folder}: no class has a picture to train on once {problems:,} of {files:,} files are left out, but "
-            "two are needed. {path}: {message}",
+            "two classes are needed. {path}: {message}",
             folder=printable(layout.folder),
             label=classes[0] if classes else "",
             problems=len(problems),

@@ -150,7 +150,7 @@ def check_size(size: int, name: str, largest: int) -> None:
     """Raise `DataError` if a file or a download is larger than what it is called can be."""
     if size > largest:
         raise DataError(
-            "{name} holds more than the {largest:,} bytes of the largest file: it is damaged or another file",
+            "{name} is larger than {largest:,} bytes, the most it can have: it is damaged, or a different file",
             name=name,
             largest=largest,
         )

@@ -161,9 +161,10 @@ def export(
     if subject.folder is None:
         observer.note(
             say(
-                "{name}: its own weights; mean {mean}, deviation {deviation}; classes {classes}"
+                "{name}: its own weights; mean {mean}, standard deviation {deviation}; classes {classes}"
                 if isinstance(net, nn.Module)
-                else "{name}: weights of seed 0, untrained; mean {mean}, deviation {deviation}; classes {classes}",
+                else "{name}: weights of seed 0, untrained; mean {mean}, standard deviation {deviation}; "
+                "classes {classes}",
                 name=subject.name,
                 mean=listed(model.mean),
                 deviation=listed(model.std),
@@ -272,7 +273,7 @@ def _try(
         raise ExportError("{engine} cannot run it: {reason}", engine=engine, reason=first_line(reason)) from reason
     comparison = compare(logits, expected, options.precision)
     if not comparison.good and options.precision == "int8":
-        raise ExportError("in {engine} its logits are no numbers. Try --no-fuse.", engine=engine)
+        raise ExportError("in {engine} its logits are infinite or NaN. Try --no-fuse.", engine=engine)
     if not comparison.good:
         remedy = "--precision fp32" if options.precision == "bf16" else "--no-fuse"
         raise ExportError(

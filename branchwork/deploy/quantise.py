@@ -127,7 +127,7 @@ def quantise(path: Path, *, to: str, images: Tensor, pixels: Pixels = "uint8") -
             return _QUANTISERS[quantiser](path, single)
     except Exception as reason:  # the quantisers' errors have no common base
         raise ExportError(
-            "{quantiser} cannot make int8 of it: {reason}. --no-fuse gives it the net as written.",
+            "{quantiser} cannot convert the net to int8: {reason}. With --no-fuse it gets the net as written.",
             quantiser=quantiser,
             reason=first_line(reason),
         ) from reason

@@ -1,1 +1,1 @@
-"""What each branch of a trained net contributes, and what speaks for the class of one picture."""
+"""What each branch of a trained net contributes, and what supports the class of one picture."""

@@ -1,4 +1,4 @@
-"""The verb `explain` for pictures: what speaks for a class, over the pixels and over the branches of each join."""
+"""The verb `explain` for pictures: what supports a class, over the pixels and over the branches of each join."""
 
 import importlib.util
 from collections.abc import Callable, Iterable

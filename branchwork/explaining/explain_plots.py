@@ -1,4 +1,4 @@
-"""The figures of `explain`: worth and cost of each branch, and what in a picture speaks for a class."""
+"""The figures of `explain`: worth and cost of each branch, and what in a picture supports a class."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,12 +88,12 @@ def draw_evidence(
     *,
     theme: ThemeName = "light",
 ) -> None:
-    """Draw what speaks for the class of each picture: over its pixels, and over the branches of each join.
+    """Draw what supports the class of each picture: over its pixels, and over the branches of each join.
 
     `pictures` are the files, and what the net received, uint8 C×H×W. No more than the first `MOST_DRAWN` are drawn, and
     the title then says so.
     """
-    title = say("What speaks for the class? A score is the net's output for a class (its logit), before the softmax.")
+    title = say("What supports the class? A score is the net's output for a class (its logit), before the softmax.")
     if len(explanations) > MOST_DRAWN:
         title += say(" The first {shown} of {count} pictures.", shown=MOST_DRAWN, count=len(explanations))
         explanations, pictures = explanations[:MOST_DRAWN], pictures[:MOST_DRAWN]
@@ -126,7 +126,7 @@ def _pictures(original: Any, received: Any, explanation: PictureExplanation, *, 
         say("what the net got of it, {size} pixels: it reads '{predicted}' ({share:.0%})",
             **values, share=explanation.probability)
         if explanation.target == explanation.predicted
-        else say("what the net got of it, {size} pixels: it reads '{predicted}'; here: what speaks for '{target}'",
+        else say("what the net got of it, {size} pixels: it reads '{predicted}'; here: what supports '{target}'",
                  **values),
     )  # fmt: skip
     for place in (original, received):
@@ -179,7 +179,7 @@ def _where(explanation: PictureExplanation, target: str) -> str:
         return say("Grad-CAM is left out: no operation of this net has height and width")
     cells = times(explanation.cells)
     if not np.any(explanation.cam or 0):
-        return say("Grad-CAM is left out: none of the {cells} cells of {layer} speaks for '{target}'",
+        return say("Grad-CAM is left out: none of the {cells} cells of {layer} supports '{target}'",
                    cells=cells, layer=explanation.layer, target=target)  # fmt: skip
     return say("where does {layer} find '{target}'? Coarse, only {cells} cells (Grad-CAM)",
                cells=cells, layer=explanation.layer, target=target)  # fmt: skip

@@ -116,7 +116,7 @@ class JoinEvidence:
 
 @dataclass(frozen=True)
 class PictureExplanation(Shown):
-    """What speaks for a class on one picture. Heat maps are H×W, as the net got the picture.
+    """What supports a class on one picture. Heat maps are H×W, as the net got the picture.
 
     `probability` and `logit` are those of `target`, by default the class that the net `predicted`. `gradients` are
     integrated gradients from the black picture, summed over channels; all of them add up to `logit - black_logit`, but

@@ -35,7 +35,7 @@ def selection_page(selection: Selection, training: str) -> str:
         ),
         section(
             say("Step by step"),
-            say("At each step, branches were left out on trial; the one that was missed least left for good."),
+            say("At each step, branches were left out on trial; the one missed least was removed for good."),
             table(
                 (say("left"), say("branches in the net"), say("validation"), say("loss"), say("MACs"), say("of all")),
                 [_row(size, sizes[0]) for size in sizes],
@@ -52,7 +52,7 @@ def selection_page(selection: Selection, training: str) -> str:
         f"<p>{say('The training of the smaller net is in {link}.', link=link)}</p>",
         footer(say("Made by Branchwork. The figures are also in selection.json.")),
     ]
-    title = say("The branches of {net} that earn their cost", net=short_name(selection.whole))
+    title = say("The branches of {net} that are worth their cost", net=short_name(selection.whole))
     return page(title, parts)
 
 

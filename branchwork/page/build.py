@@ -1,4 +1,4 @@
-"""Build the page of a run: one HTML file in which its net runs on what one draws, without any network."""
+"""Build the page of a run: one HTML file in which its net runs on what one draws, without an internet connection."""
 
 import base64
 import hashlib

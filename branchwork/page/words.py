@@ -14,7 +14,7 @@ WORDS = {
     "answer": mark("{name}, {share}"),
     "differ": mark("The two nets differ."),
     "about": mark("{accuracy} of {images} test images right ({low}–{high}), {parameters} parameters, {macs} MACs"),
-    "checked": mark("Runs in your browser, without any network; it agrees with PyTorch to {deviation}."),
+    "checked": mark("Runs in your browser, without an internet connection; agrees with PyTorch to within {deviation}."),
     "half": mark("Its weights are rounded to half precision, to keep the file small."),
     "disagrees": mark("This browser does not compute what PyTorch computes ({deviation}): do not trust what you see."),
     "click": mark("Click a layer to see every channel, its kernel, and the arithmetic of every pixel."),
@@ -46,7 +46,7 @@ WORDS = {
     "strength": mark("strength of {name}"),
     "lost": mark("without it the net loses {points} points of accuracy ({low} to {high})"),
     "ledger": mark("What you tried"),
-    "why": mark("What speaks for the answer?"),
+    "why": mark("What supports the answer?"),
     "ask-worth": mark("Which branch?"),
     "ask-heat": mark("Which pixels?"),
     "worth": mark("How much the logit of “{name}” falls if this branch alone is given a black picture:"),
@@ -95,8 +95,8 @@ WORDS = {
     ),
     "tour-branch": mark("Which branch matters for this digit?"),
     "tour-branch-words": mark(
-        "Below, under “What speaks for the answer?”, each branch is made blind in turn. Switch branches off yourself, "
-        "and draw another digit: is it the same one?"
+        "Below, under “What supports the answer?”, each branch is given a black picture in turn. Switch branches off "
+        "yourself, and draw another digit: does the same branch matter?"
     ),
     "tour-shortcut": mark("What does the shortcut carry?"),
     "tour-shortcut-words": mark(

@@ -50,7 +50,7 @@ def answer(records: Records) -> Answer:
 
 def _question_on(variant: str) -> str:
     return {
-        PREACT: say("Is pre-activation better than the order of 2015?"),
+        PREACT: say("Is pre-activation better than the 2015 order of the layers?"),
         "scale": say("Is scaling by 0.5 worse than the identity?"),
         "conv": say("Is a 1×1 convolution on the shortcut worse than the identity?"),
         "gated": say("Is an exclusive gate worse than the identity?"),

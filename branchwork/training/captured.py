@@ -2,7 +2,7 @@
 
 A step of a small net is hundreds of kernels that take less time than it takes to start them. A recording holds kernels,
 addresses and numbers, and no Python: what it would lose is looked for before it is made, and what it computes is
-compared with a step as usual before it is used.
+compared with an ordinary step before it is used.
 """
 
 import time
@@ -27,8 +27,8 @@ from branchwork.training.recipe import Recipe
 from branchwork.training.state import TrainState
 from branchwork.training.step import Moment, batch_of, train_step, update
 
-# How far a tensor may be from what a step as usual makes of it: this share of what the step changes, of the tensor, and
-# this many times the difference between two steps as usual, since a GPU adds up some sums in any order.
+# How far a tensor may be from what an ordinary step makes of it: this share of what the step changes, of the tensor,
+# and this many times the difference between two ordinary steps, since a GPU adds up some sums in any order.
 OF_CHANGE, OF_TENSOR, OF_NOISE = 0.02, 1e-6, 4.0
 # All those differences together, as a share of what a step changes: with more, a step is not the same each time.
 MOST_NOISE = 0.1
@@ -114,7 +114,8 @@ class _Refused(Exception):
 
 def _refusal(reason: str) -> str:
     return say(
-        "training steps are not recorded as a CUDA graph, which is faster for small nets: {reason}", reason=reason
+        "training steps are not recorded as a CUDA graph, although that is faster for small nets: {reason}",
+        reason=reason,
     )
 
 
@@ -196,7 +197,7 @@ def _record(state: TrainState, given: _Given, recipe: Recipe) -> tuple[_Recordin
     replayed = [recording.take(given), *_copies(state)]
     if not _agree(saved.before(), usual, again, replayed):
         saved.restore()
-        raise _Refused(say("the recorded step differs from a step as usual"))
+        raise _Refused(say("the recorded step differs from an ordinary step"))
     return recording, replayed[0]
 
 

@@ -19,7 +19,7 @@ Kind = Literal["several", "frame", "scraps", "unlike", "close"]
 NAMES: dict[Kind, str] = {
     "several": mark("several figures"),
     "frame": mark("a frame"),
-    "scraps": mark("scraps"),
+    "scraps": mark("many pieces"),
     "unlike": mark("unlike a digit"),
     "close": mark("a close call"),
 }

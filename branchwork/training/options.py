@@ -33,7 +33,7 @@ class Options:
     )
     execute: Execute = field(
         default="auto",
-        metadata=_about("written, or collapsed: merged kernels that compute the same; auto takes the cheaper one."),
+        metadata=_about("written (layer by layer) or collapsed (merged kernels, same result); auto takes the cheaper."),
     )
     compile: bool = field(
         default=False,
@@ -51,7 +51,7 @@ class Options:
             "Start from the weights of a run or a file, or from imagenet: those that torchvision publishes."
         ),
     )
-    freeze: bool = field(default=False, metadata=_about("With --weights: train only the head."))
+    freeze: bool = field(default=False, metadata=_about("With --weights: train only the head, the last linear layer."))
     run_script: bool = field(default=False, metadata=_about(RUN_SCRIPT))
 
     def __post_init__(self) -> None:

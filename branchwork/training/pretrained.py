@@ -87,11 +87,11 @@ def _what_images(loaded: Loaded, model: Model) -> str:
     assert loaded.normalisation is not None
     mean, std = (", ".join(f"{number:g}" for number in numbers) for numbers in loaded.normalisation)
     return say(
-        "images are normalised as these weights expect: mean {mean}, deviation {std}; they were trained on images of "
-        "{side}×{side}"
+        "images are normalised as these weights expect: mean {mean}, standard deviation {std}; they were trained on "
+        "images of {side}×{side}"
         if model.image_size == (SIDE, SIDE)
-        else "images are normalised as these weights expect: mean {mean}, deviation {std}; they were trained on images "
-        "of {side}×{side}, and yours are {shape}: --size {side} is usually more accurate, and slower",
+        else "images are normalised as these weights expect: mean {mean}, standard deviation {std}; they were trained "
+        "on images of {side}×{side}, and yours are {shape}: --size {side} is usually more accurate, and slower",
         mean=mean,
         std=std,
         side=SIDE,

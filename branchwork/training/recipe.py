@@ -36,9 +36,9 @@ class Recipe:
     same whatever part it is in, so the gradient is that of the whole batch; batch norms see only the parts.
     """
 
-    epochs: int = _about("passes over the training images; by default more of them for fewer than 60,000")
+    epochs: int = _about("passes over the training images; the default is higher for fewer than 60,000 images")
     batch_size: int | Literal["auto"] = _about("images per optimiser step; auto measures which size fits and is fast")
-    accumulate: int = _about("number of parts in which a batch goes through the net, if it does not fit at once")
+    accumulate: int = _about("number of parts to split a batch into, if it does not fit in memory at once")
     optimizer: Literal["adam", "muon", "sgd"] = _about(
         "adam (Kingma and Ba 2014), sgd, or muon (Jordan et al. 2024), which needs fewer steps"
     )
@@ -58,7 +58,7 @@ class Recipe:
         "epochs at the start that train only the head, by a schedule of their own; needs --weights", default=0
     )
     lowest_rate: float = _about(
-        "learning rate of the lowest layers as a share of the head's; those between are spaced evenly, by their ratio",
+        "learning rate of the first layers as a share of the head's; in between, it rises by the same factor per layer",
         default=1.0,
     )
     label_smoothing: float = _about("share of the target spread evenly over all classes")
@@ -72,14 +72,14 @@ class Recipe:
     rotation: float = _about("training images are rotated by up to this many degrees in either direction")
     scaling: float = _about("training images are scaled up or down by up to this share")
     elastic: float = _about("elastic distortion of training images: standard deviation of the displacement, in pixels")
-    erasing: float = _about("share of the training images that lose a rectangle")
+    erasing: float = _about("share of the training images in which a rectangle is erased")
     flip: float = _about("share of the training images that are mirrored left to right")
     crop: float = _about("training images are cropped by up to this share of their area, then enlarged")
     colour: float = _about("brightness, contrast and saturation change by up to this share")
     mixup: float = _about(
-        "images are mixed in pairs by a share from Beta(mixup, mixup), and so are targets; 0 for none"
+        "images and their targets are mixed in pairs, by a share drawn from Beta(mixup, mixup); 0 for none"
     )
-    refine: float = _about("last share of the run, trained on undistorted images; 0 for none", default=0.0)
+    refine: float = _about("share of the run, at its end, that trains on undistorted images; 0 for none", default=0.0)
     ema: float = _about(
         "decay of the moving average of the weights, which the run keeps instead of the weights themselves; 0 for none"
     )
@@ -88,7 +88,7 @@ class Recipe:
     )
     fraction: float = _about("share of the remaining training images to train on, in every class; 1 for all")
     patience: int = _about("stop after this many epochs without a better validation accuracy; 0 for never")
-    minutes: float = _about("lower the learning rate within this training time, and stop; 0 for no limit")
+    minutes: float = _about("stop after this many minutes, having lowered the learning rate by then; 0 for no limit")
     top: int = _about("number of best epochs whose weights are also kept in top/; 0 for none")
     batch_norm: Literal["own", "shared"] = _about(
         "statistics of batch norms: from each process's own images, or shared by all processes (GPUs only)"

@@ -235,8 +235,8 @@ def _leap_words(run: _Run) -> str | None:
     if len(losses) < steps or loss < LEAP * guessing:
         return None
     return say(
-        "the loss leapt to {loss:.2f} in epoch {epoch}, step {step}, far above the {guessing:.2f} of guessing: the "
-        "learning rate is too high. Stop, and train again with --learning-rate {rate:g} (it is {before:g})",
+        "the loss leapt to {loss:.2f} in epoch {epoch}, step {step}, far above {guessing:.2f}, that of pure guessing: "
+        "the learning rate is too high. Stop, and train again with --learning-rate {rate:g} (it is {before:g})",
         loss=loss,
         epoch=run.position.epoch + 1,
         step=run.position.step,
