@@ -119,7 +119,7 @@ def main(
 ) -> None:
     data = few_images(images)
     recipe = fast("inception", 60_000).but({"epochs": epochs})
-    steps = epochs * count_batches(len(train_and_validation(data, recipe.validation, 0)[0]), recipe.images_a_step)
+    steps = epochs * count_batches(len(train_and_validation(data, recipe.validation, 0)[0]), recipe.images_per_step)
     table: dict[Kept, list[float]] = {kept: [] for kept in sets()}
     paths: list[tuple[str, int, list[Kept]]] = []
     costs: list[dict[str, dict[str, float]]] = []

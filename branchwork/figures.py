@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from branchwork.errors import BranchworkError, RunError
-from branchwork.files import write_whole
+from branchwork.files import check_writable, write_whole
 from branchwork.language import language, speaking
 from branchwork.palette import DARK, LIGHT, Theme, ThemeName, rgb
 
@@ -42,14 +42,15 @@ _CHINESE_FONTS = (
 _SVG_FONTS = "'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', 'WenQuanYi Micro Hei', sans-serif"
 
 
-def check_ending(path: Path, error: type[BranchworkError] = RunError) -> None:
-    """Raise `error` unless `save` knows the format that the ending of `path` stands for."""
+def check_drawing(path: Path, error: type[BranchworkError] = RunError) -> None:
+    """Raise `error` unless `save` can write `path`, in the format of its ending: asked before the work is done."""
     if path.suffix.lower() not in _ENDINGS:
         raise error(
             "{path}: figures cannot be written as {suffix}. Use .svg, .png, .jpg or .pdf.",
             path=path,
             suffix=path.suffix,
         )
+    check_writable(path, error=error)
 
 
 def chinese_font() -> list[str]:
@@ -132,9 +133,9 @@ def save(
     """Write `figure` to `path` in the format of its ending, or without one as PNG, on paper of its own.
 
     In an SVG of theme `auto`, paper and ink both follow the reader's system; other formats are light then. Raises
-    `error` for an ending that `check_ending` refuses, and where the file cannot be written.
+    `error` where `check_drawing` would.
     """
-    check_ending(path, error)
+    check_drawing(path, error)
     form = path.suffix.lower().removeprefix(".") or "png"
     content = _rendered(figure, form, title)
     if form == "svg":

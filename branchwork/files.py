@@ -4,7 +4,9 @@ import dataclasses
 import glob
 import json
 import os
+import shlex
 import shutil
+import subprocess
 import tempfile
 import time
 import uuid
@@ -85,6 +87,12 @@ def write_json(path: Path, value: Any) -> None:
 def printable(path: str | Path) -> str:
     """Return a path as one line of text that can be shown and written, whatever bytes the file system has for it."""
     return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
+
+
+def typed(path: str | Path) -> str:
+    """Return a path as one types it into a shell: in quotes where it needs them, as with a space in it."""
+    words = printable(path)
+    return subprocess.list2cmdline([words]) if os.name == "nt" else shlex.quote(words)
 
 
 def escaped(text: str) -> str:
@@ -339,12 +347,17 @@ def available_memory() -> int | None:
 
     The limit of a container is included, which the system's own figure leaves out.
     """
+    whole = read_kilobytes(Path("/proc/meminfo"), "MemAvailable:")
+    return None if whole is None else min(whole, *_left_in_groups())
+
+
+def read_kilobytes(path: Path, name: str) -> int | None:
+    """Return the bytes after `name` in a file of Linux, which counts in kilobytes; None if they are not there."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    whole = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min((*whole, *_left_in_groups()), default=None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
 
 
 def _left_in_groups(root: Path = Path("/")) -> Iterator[int]:

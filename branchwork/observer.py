@@ -51,7 +51,7 @@ class Observer:
         """The last announced download has ended, successfully or not."""
 
     def count(self, title: str, done: int, total: int) -> None:
-        """Receive that `done` of `total` files are finished; `title` names the task."""
+        """Receive that `done` of `total` items of the task `title` are finished."""
 
     def count_end(self) -> None:
         """The last announced count has ended, successfully or not."""

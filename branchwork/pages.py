@@ -7,13 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from branchwork.language import language
 from branchwork.palette import css_variables
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def page(title: str, parts: Iterable[str]) -> str:
@@ -144,6 +147,11 @@ def image_grid(images: Iterable[tuple[NDArray[np.uint8], str, str]], *, small: b
     wide, narrow = (_columns(len(cells), most) for most in ((16, 8) if small else (10, 4)))
     kind = "images small" if small else "images"
     return f'<div class="{kind}" style="--wide: {wide}; --narrow: {narrow}">{"".join(cells)}</div>'
+
+
+def pixels_of(image: "Tensor") -> NDArray[np.uint8]:
+    """Return an image uint8 C×H×W as `image_grid` wants it."""
+    return (image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)).numpy()
 
 
 def _columns(count: int, most: int) -> int:

@@ -213,7 +213,7 @@ def test_a_loss_that_leaps_is_told_at_once_and_only_once(small, monkeypatch):
     (note,) = notes.said
     leap = next(n for n, loss in enumerate(notes.losses, 1) if loss > 2 * math.log(10))
     assert notes.told_after == leap and f"leapt to {notes.losses[leap - 1]:.2f}" in note
-    assert "above the 2.30 of guessing" in note and "--learning-rate 0.02 (it is 0.2)" in note
+    assert "far above 2.30, that of pure guessing" in note and "--learning-rate 0.02 (it is 0.2)" in note
     notes = Watch()
     bw.train("residual", data=small, recipe=bw.course().but({"epochs": 1}), progress=notes)
     assert notes.said == []

@@ -15,6 +15,7 @@ from helpers.folders import two_classes
 from helpers.training import SGD, SMALL
 from PIL import Image
 from scipy import stats
+from scipy.special import expit, logit
 
 import branchwork as bw
 from branchwork.comparing import compare as comparing
@@ -167,8 +168,9 @@ def test_folders_of_seeds_count_as_one_net_each(seeds):
     assert first.accuracies[:2] == tuple(alone["fast", seed] for seed in (1, 2))
     differences = [alone["fast", seed] - alone["slow", seed] for seed in (1, 2)]
     assert (pair.seeds, pair.test) == (2, "t") and pair.difference == pytest.approx(sum(differences) / 2)
-    low, high = stats.t.interval(0.95, 2, loc=first.accuracy, scale=stats.sem(first.accuracies))
-    assert first.interval == (pytest.approx(max(0, low)), pytest.approx(min(1, high)))
+    slope = 1 / (first.accuracy * (1 - first.accuracy))  # of the log-odds, by the delta method
+    scale = slope * stats.sem(first.accuracies)
+    assert first.interval == pytest.approx(expit(stats.t.interval(0.95, 2, loc=logit(first.accuracy), scale=scale)))
 
 
 def test_the_command_shows_tables_a_page_json_and_the_pictures(run, other, command):

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import stat
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from branchwork.files import (
     read_json,
     reading,
     temporary_folder,
+    typed,
     write_json,
     write_whole,
 )
@@ -228,3 +230,17 @@ def test_a_control_group_and_those_above_it_limit_the_memory(line, top, names, k
     (groups / "box" / names[0]).write_text("max\n")
     assert list(files._left_in_groups(tmp_path)) == [1350]
     assert list(files._left_in_groups(tmp_path / "no such system")) == []
+
+
+@pytest.mark.parametrize("path", ["runs/first", "my runs/1", "it's/100%", "数字/1", "a$b;c"])
+def test_a_command_that_is_told_can_be_typed(path):
+    words = shlex.split(f"branchwork train --resume {typed(path)}")
+    assert words == ["branchwork", "train", "--resume", path]
+
+
+@pytest.mark.parametrize(("path", "words"), [("C:\\runs\\1", "C:\\runs\\1"), ("C:\\Li Ming\\1", '"C:\\Li Ming\\1"')])
+def test_on_windows_paths_are_quoted_as_its_shells_want_it(path, words, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setattr(files.os, "name", "nt")
+        told = typed(path)
+    assert told == words

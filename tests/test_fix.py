@@ -135,10 +135,12 @@ def test_a_patch_applies_and_puts_the_net_right(name, tool, command):
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\n"])
-@pytest.mark.parametrize("coding", ["gbk", "utf-8-sig"])
+@pytest.mark.parametrize(
+    ("coding", "first"), [("gbk", "# -*- coding: gbk -*-\n"), ("gbk", "# 网络\n"), ("utf-8-sig", "")]
+)
 @pytest.mark.parametrize("last", ["", "  # 完"])
-def test_a_patch_has_the_bytes_of_the_file(end, coding, last, refused):
-    text = "# -*- coding: gbk -*-\n" * (coding == "gbk") + NET.replace("Linear(720", "Linear(300")
+def test_a_patch_has_the_bytes_of_the_file(end, coding, first, last, refused):
+    text = first + NET.replace("Linear(720", "Linear(300")
     text = (text.rstrip() + last).replace("\n", end)  # without an end of the last line
     Path("网络.py").write_bytes(text.encode(coding))
     refused("inspect", "网络.py:Net", "--fix")

@@ -96,12 +96,40 @@ def test_a_forbidden_folder_is_not_called_missing(place, folder, asked, use, mod
     assert f"{asked} cannot be read (Permission denied): you have no permission" in str(caught.value)
 
 
-def test_a_run_that_may_only_be_read_is_evaluated(place, command):
-    command("evaluate", "run", "--data", "pets.pack")
-    Path("run/mistakes.png").unlink()
+@pytest.mark.parametrize(
+    ("words", "drawing"),
+    [
+        (("evaluate", "run", "--data", "pets.pack"), "mistakes.png"),
+        (
+            ("bench", "run", "--engines", "torch", "--precisions", "fp32", "--batch-sizes", 1, "--seconds", 0.01),
+            "bench.svg",
+        ),
+    ],
+)
+def test_a_run_that_may_only_be_read_is_measured_and_not_drawn_in(place, command, words, drawing):
+    command(*words)
+    Path("run", drawing).unlink()
     Path("run").chmod(0o555)
     with without_rights():
-        code, out, err = command("evaluate", "run", "--data", "pets.pack")
-    assert code == 0 and "of 4 test images" in out, err
-    assert "the most confident mistakes are not drawn: cannot write run/mistakes.png: Permission denied" in out
-    assert not Path("run/mistakes.png").exists()
+        code, out, err = command(*words)
+    assert code == 0 and f"{drawing} is not drawn: cannot write run/{drawing}: Permission denied" in out, (out, err)
+    assert not Path("run", drawing).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "worker"),
+    [
+        (("bench", "run", "--draw", "run/a.svg"), "deploy.bench.ship"),
+        (("bench", "run", "--json", "run/a.json"), "deploy.bench.ship"),
+        (("explain", "run", "--draw", "run/a.svg"), "explaining.worth.load_for"),
+        (("explain", "run", "pet.png", "--draw", "run/a.svg"), "explaining.attribution.read_image"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(place, refused, words, worker, monkeypatch):
+    def work(*arguments, **options):
+        raise AssertionError("the work began")
+
+    monkeypatch.setattr(f"branchwork.{worker}", work)
+    Path("run").chmod(0o555)
+    with without_rights():
+        assert f"cannot write {words[-1]}: Permission denied" in refused(*words)

@@ -129,7 +129,7 @@ def test_a_batch_is_made_without_waiting_for_the_gpu(small, mapped, mixup):
     images = MappedImages(images.numpy(), torch.arange(len(images)), 0) if mapped else images
     data = Split(images.to(device), small.train.labels.to(device))
     state = SimpleNamespace(model=SimpleNamespace(classes=small.classes))
-    chosen, recipe = torch.arange(64).to(data.picked_on), bw.fast("residual").but({**ALL, "mixup": mixup})
+    chosen, recipe = torch.arange(64).to(data.index_device), bw.fast("residual").but({**ALL, "mixup": mixup})
     for step in range(2):
         with _refuse_waits(device) if step else nullcontext():  # the first batch makes what all others share
             batch = batch_of(state, data, chosen, recipe=recipe, moment=Moment(0, 0, step))

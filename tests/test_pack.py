@@ -82,8 +82,8 @@ def test_a_batch_of_mapped_images_is_picked_on_the_cpu_and_arrives_on_the_device
     device, state = torch.device("meta"), SimpleNamespace(model=SimpleNamespace(classes=("cat", "dog")))
     for kind, place in ((mapped, "cpu"), (images, "meta")):
         data = Split(kind.to(device), labels.to(device))
-        assert data.picked_on.type == place
-        chosen = torch.tensor([4, 0]).to(data.picked_on)
+        assert data.index_device.type == place
+        chosen = torch.tensor([4, 0]).to(data.index_device)
         batch = batch_of(state, data, chosen, recipe=fast("residual"), moment=Moment(0, 0, 0))
         for tensor in batch(slice(None)):
             assert tensor.is_meta and len(tensor) == 2

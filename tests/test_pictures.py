@@ -354,7 +354,16 @@ def test_together_pictures_take_no_more_than_half_of_the_memory(tmp_path, monkey
         read_picture(tmp_path / "large.png")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),  # as Windows says it
+        torch.OutOfMemoryError("CUDA out of memory."),
+    ],
+    ids=["python", "linux", "windows", "gpu"],
+)
 def test_too_little_memory_is_one_message(error, refused, monkeypatch):
     def fails(*arguments, **options):
         raise error

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import runpy
 import shutil
 import sys
@@ -21,8 +22,9 @@ from helpers.training import StopAt
 import branchwork as bw
 from branchwork.catalogue.reading import Script
 from branchwork.catalogue.resolve import find_builder
-from branchwork.errors import Interrupted, NetError, RunError
+from branchwork.errors import Interrupted, NetError, RecipeError, RunError
 from branchwork.training.habits import read_habits
+from branchwork.training.recipes import own
 from branchwork.training.run import keep_script, kept_files, kept_net
 
 SCRIPTS = ROOT / "tests/scripts"
@@ -434,6 +436,29 @@ def test_numbers_are_followed_to_where_they_are_given():
         "optimizer": "sgd", "learning_rate": 0.002, "momentum": 0.8, "weight_decay": 0.0, "batch_size": 32, "epochs": 4,
     }  # fmt: skip
     assert habits.scheduler == "StepLR"
+
+
+@pytest.mark.parametrize(
+    ("call", "fields", "unread"),
+    [
+        ("SGD(p)", {"learning_rate": 0.001, "momentum": 0.0, "weight_decay": 0.0}, ()),
+        ("Adam(p, betas=[0.5, 0.99])", {"learning_rate": 0.001, "momentum": 0.5, "beta2": 0.99, "weight_decay": 0}, ()),
+        ("Adam(p, 1, (0.5, 0.99))", {"learning_rate": 1, "momentum": 0.5, "beta2": 0.99, "weight_decay": 0}, ()),
+        ("SGD(p, lr=rates[k], momentum=cfg.m)", {"weight_decay": 0.0}, ("lr", "momentum")),
+        ("Adam(p, 1, betas=pair)", {"learning_rate": 1, "weight_decay": 0}, ("betas",)),
+        ("SGD(p, 1, **more)", {"learning_rate": 1, "momentum": 0, "weight_decay": 0}, ("**more",)),
+        ("SGD(p, 1, 0.9, nesterov=True)", {"learning_rate": 1, "momentum": 0.9, "weight_decay": 0}, ("nesterov=True",)),
+        ("RMSprop(p)", {}, ()),
+    ],
+)
+def test_only_numbers_that_the_script_shows_are_read(call, fields, unread):
+    Path("mine.py").write_text(f"opt = torch.optim.{call}\n")
+    habits = read_habits("mine.py:Net")
+    assert habits.unread == unread
+    assert {name: value for name, value in habits.fields.items() if name != "optimizer"} == fields
+    if unread:
+        with pytest.raises(RecipeError, match=re.escape(f"{', '.join(unread)}, which cannot be read as a number")):
+            own("mine.py:Net")
 
 
 def test_train_tells_what_the_script_trains_with_and_the_recipe_script_does_the_same(scripts, command, refused):

@@ -241,3 +241,62 @@ def test_a_training_tells_in_one_line_of_an_output_that_nobody_reads_before_it_b
     monkeypatch.setattr(training_run, "unread_warnings", lambda *_: [])
     bw.train("net.py:Net", data=small, recipe=recipe, options=options, progress=told, out="without")
     assert set(told.events) == {"step"} and Path("without/model.safetensors").read_bytes() == with_it
+
+
+SCRIPT = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+class Block(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.one = nn.Conv2d(channels, 16, 1)
+        self.five = nn.Conv2d(channels, 24, 5, padding=2)
+        self.pooled = nn.Conv2d(channels, 24, 1)
+    def forward(self, x):
+        p = self.pooled(F.avg_pool2d(x, kernel_size=3, stride=1, padding=1))
+        return torch.cat([self.one(x), self.five(x), p], dim=1)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 10, 5)
+        self.conv2 = nn.Conv2d(64, 20, 5)
+        self.mp = nn.MaxPool2d(2)
+        self.block1 = Block(10)
+        self.block2 = Block(20)
+        self.fc = nn.Linear(1024, 10)
+    def forward(self, x):
+        x = self.block1(F.relu(self.mp(self.conv1(x))))
+        x = self.block2(F.relu(self.mp(self.conv2(x))))
+        x = x.view(x.size(0), -1)
+        x = self.fc(x)
+        return x
+"""
+CHANGES = [
+    ("stride=1, padding=1", "stride=1", "`F.avg_pool2d in block1` has kernel 3 and padding 0: padding=1 keeps"),
+    ("kernel_size=3, stride=1, padding=1", "3", "`F.avg_pool2d in block1` has stride 3: stride=1 keeps"),
+    (
+        "F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)",
+        "F.max_pool2d(x, 3, 1)",
+        "`F.max_pool2d in block1` has kernel 3",
+    ),
+    ("], dim=1)", "])", "torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1"),
+    ("x.size(0), -1", "64, -1", "this view makes 64 rows of any batch: write x.view(x.size(0), -1)"),
+    ("        return x\n", "        pass\n", "forward returns nothing: end it with `return x`"),
+    ("return torch.cat", "torch.cat", "an operation is given None: a forward before it returns nothing"),
+    (
+        "Block(20)",
+        "Block(10)",
+        "`block2.pooled` expects 10 channels, but 20×4×4 arrives: make `block2` for 20 channels",
+    ),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "words"), CHANGES, ids=[wrong for _, wrong, _ in CHANGES])
+def test_the_innocent_are_not_blamed(right, wrong, words, refused):
+    Path("mine.py").write_text(SCRIPT)
+    assert bw.inspect("mine.py:Net").rows[-1].output_shape == (10,)
+    Path("mine.py").write_text(SCRIPT.replace(right, wrong))
+    text = refused("inspect", "mine.py:Net", "--lint")
+    assert words in text
+    assert "`mp` has stride" not in text and "`conv1` has" not in text

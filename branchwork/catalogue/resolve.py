@@ -24,6 +24,7 @@ from branchwork.catalogue.prune import prune
 from branchwork.catalogue.script import find_own_builder
 from branchwork.catalogue.statements import SUFFIXES
 from branchwork.errors import BranchworkError, NetError, is_library, nearest, own_frame
+from branchwork.files import typed
 
 # The option that every net has, and how long its value may be within a short name.
 WITHOUT, LONGEST = "without", 48
@@ -76,7 +77,9 @@ def find_builder(
         keywords: dict[str, Any] = {**sizes, "image_size": image_size}
         return partial(NETS[name], **{key: size for key, size in keywords.items() if size is not None}, **options)
     if net and os.path.isdir(net):
-        raise NetError("{net} is a folder: name a net, or continue a run with branchwork train --resume {net}", net=net)
+        raise NetError(
+            "{net} is a folder: name a net, or continue a run with branchwork train --resume {net}", net=typed(net)
+        )
     location, attribute = split_own(name)
     run = options.pop(SCRIPT, None)
     if options or run not in (None, RUN):

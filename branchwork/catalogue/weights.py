@@ -101,7 +101,7 @@ DIALECTS = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded from `source`: our keys that were `kept` and that are a `new` head, and its keys `dropped`.
+    """What was loaded from `source`, by keys: `kept` were loaded, `new` are of a fresh head, `dropped` were not used.
 
     `normalisation` is the one that the weights expect of their images; None if unknown. `checked` is False for a file
     without a checksum of ours, such as published weights: damage of its numbers goes unnoticed.

@@ -77,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(say("interrupted"))
         return 130
     except (MemoryError, RuntimeError) as reason:
-        if not isinstance(reason, MemoryError) and "can't allocate memory" not in str(reason):  # as torch says it
+        from branchwork.training.machine import is_out_of_memory
+
+        if not is_out_of_memory(reason):
             raise
         complain(say("there is not enough memory: close other programs, or take smaller images, batches or nets"))
         return 2

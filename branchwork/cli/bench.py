@@ -1,13 +1,12 @@
 """branchwork bench"""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from branchwork.cli.output import Part, deliver, make_table, show, where_drawn
+from branchwork.cli.output import Part, deliver, drawn_beside, make_table, show, where_drawn
 from branchwork.cli.parameters import SEVERAL, AnyNet, Json, Threads, parse_image_shape
 from branchwork.language import milliseconds, say
 
@@ -63,8 +62,7 @@ def bench(
     import branchwork
     from branchwork.deploy.bench import BenchOptions
 
-    if draw is None and os.path.isdir(net):
-        draw = Path(net, "bench.svg")
+    draw, left_out = (draw, []) if draw else drawn_beside(Path(net), "bench.svg")
     result = branchwork.bench(
         net,
         options=BenchOptions(**vars(options)),
@@ -72,7 +70,7 @@ def bench(
         draw=draw,
         progress=True,
     )
-    deliver(result, json_file, lambda: show(*parts(result, draw)))
+    deliver(result, json_file, lambda: show(*parts(result, draw), *left_out))
 
 
 def parts(result: "Bench", draw: Path | None = None) -> list[Part]:

@@ -1,15 +1,13 @@
 """branchwork evaluate"""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich.text import Text
 
-from branchwork.cli.output import Part, Table, deliver, fits, interval, make_table, show, where_drawn
+from branchwork.cli.output import Part, Table, deliver, drawn_beside, fits, interval, make_table, show, where_drawn
 from branchwork.cli.parameters import Json, Run, RunData, Source
-from branchwork.errors import RunError
 from branchwork.language import say
 from branchwork.palette import LIGHT
 
@@ -41,16 +39,8 @@ def evaluate(
 ) -> None:
     """Test a trained net: accuracy, each class, the confusion matrix, and a picture of the most confident mistakes."""
     import branchwork
-    from branchwork.files import check_writable
 
-    left_out = []
-    if draw is None:
-        draw = run / "mistakes.png"
-        try:
-            if os.path.isdir(run):
-                check_writable(draw)
-        except RunError as reason:
-            draw, left_out = None, [say("the most confident mistakes are not drawn: {reason}", reason=reason)]
+    draw, left_out = (draw, []) if draw else drawn_beside(run, "mistakes.png")
     evaluation = branchwork.evaluate(run, data=data, top=top, source=source, draw=draw, progress=True)
     lines = [*parts(evaluation, draw), *left_out]
     deliver(evaluation, json_file, lambda: show(*lines))

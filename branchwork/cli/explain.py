@@ -84,8 +84,8 @@ def parts(found: "Explanation", draw: Path | None = None) -> list[Part]:
         *([_residual_table(found)] if found.residuals else []),
         _relation_table(found),
         say(
-            "Yes: the whole interval is above 0. No: all of it is below {weak}, so size explains less than a quarter "
-            "of the order.",
+            "Yes: the whole interval is above 0. No: all of it is below {weak}, so there is no clear "
+            "positive correlation.",
             weak=WEAK,
         ),
         *verdict_lines(found),

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -16,8 +17,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from branchwork.cli.parameters import STDOUT
-from branchwork.errors import BranchworkError
-from branchwork.files import write_whole
+from branchwork.errors import BranchworkError, RunError
+from branchwork.files import check_writable, write_whole
 from branchwork.language import CLOSING, HAN, WORDS, say, wrapped
 
 if TYPE_CHECKING:
@@ -239,6 +240,17 @@ def result_parts(results: "tuple[Result, ...]") -> list[Part]:
     settings = say("on {data}; threads: {threads}; {device}, {precision}", **vars(results[0]))
     reports = (say("report: {file}", file=result.report) for result in results if result.report)
     return [table, settings, *reports]
+
+
+def drawn_beside(run: Path, name: str) -> tuple[Path | None, list[str]]:
+    """Return the file `name` in a run folder; where it cannot be written, None and what to say about that."""
+    if not os.path.isdir(run):
+        return None, []
+    try:
+        check_writable(run / name)
+    except RunError as reason:
+        return None, [say("{name} is not drawn: {reason}", name=name, reason=reason)]
+    return run / name, []
 
 
 def where_drawn(message: str, file: Path | None) -> list[str]:

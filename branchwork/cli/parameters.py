@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from branchwork.errors import DataError, NetError, RecipeError
+from branchwork.files import check_writable
 from branchwork.language import say
 
 STDOUT = Path("-")
@@ -21,6 +22,8 @@ def _check_file(_: object, path: Path | None) -> None:
         raise ValueError(say("needs a file, or - for standard output, but {path} is a flag", path=path))
     if path is not None and os.path.isdir(path):
         raise ValueError(say("needs a file, but {path} is a folder", path=path))
+    if path not in (None, STDOUT):
+        check_writable(path)  # before the work, and not after it
 
 
 FILE = Parameter(allow_leading_hyphen=True, validator=_check_file)

@@ -189,7 +189,7 @@ def _check_choice(images: DataFlags, blocks: BlockFlags) -> None:
 
 def _tell_habits(net: str, observer: "Observer") -> None:
     habits = read_habits(net)
-    if habits is not None and habits.is_supported:
+    if habits is not None and habits.is_supported and not habits.unread:
         told = say("your script trains with {habits}: --recipe script does the same", habits=habits)
         if habits.scheduler is not None:
             told = say(

@@ -16,10 +16,10 @@ from branchwork.comparing.compare_report import comparison_page
 from branchwork.comparing.comparison import Comparison, Disagreement, Entry
 from branchwork.comparing.pairs import Pair, adjust, make_pair
 from branchwork.datasets.dataset import DataSet
-from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
+from branchwork.datasets.sheet import draw_sheet, shorten
 from branchwork.deploy.bench import take_turns
 from branchwork.errors import DataError, RunError
-from branchwork.figures import legible
+from branchwork.figures import check_drawing, legible
 from branchwork.files import check_writable, read_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.language import say
@@ -31,7 +31,7 @@ from branchwork.training.machine import machine
 from branchwork.training.plan import Plan
 from branchwork.training.result import read_result
 from branchwork.training.run import MODEL, RESULT, SEEDS, Model, TrainedNet, holds, load_run
-from branchwork.training.statistics import mean_interval
+from branchwork.training.statistics import measure_interval
 
 # Entries are called A, B, C…
 LABELS = string.ascii_uppercase
@@ -91,7 +91,7 @@ def compare(
     """
     observer = watch(progress)
     if draw is not None:
-        check_sheet(draw)
+        check_drawing(draw)
     if out is not None:
         check_writable(out)
     entrants = _find(runs)
@@ -253,11 +253,13 @@ def _run_once(trained: TrainedNet) -> None:
 def _entry(entrant: _Entrant, answers: _Answers, *, labels: Tensor, seconds: float) -> Entry:
     net, shape = entrant.nets[0].net, entrant.model.input_shape
     accuracies = answers.right.double().mean(1).tolist()
-    mean = mean_interval(accuracies)
-    interval = wilson_interval(int(answers.right.sum()), len(labels)) if len(accuracies) == 1 else (mean.low, mean.high)
+    mean = measure_interval(accuracies, "test_error")
+    if mean.low is None or mean.high is None:  # of one seed
+        interval = wilson_interval(int(answers.right.sum()), len(labels))
+    else:
+        interval = mean.low, mean.high
     times = [read_result(run.folder).train_seconds for run in entrant.nets if holds(run.folder, RESULT)]
     right = [answers.right[:, labels == number] for number in range(len(entrant.model.classes))]
-    assert interval[0] is not None and interval[1] is not None
     return Entry(
         label=entrant.label,
         folder=str(entrant.folder),
@@ -265,7 +267,7 @@ def _entry(entrant: _Entrant, answers: _Answers, *, labels: Tensor, seconds: flo
         seeds=entrant.seeds,
         accuracies=tuple(accuracies),
         accuracy=mean.mean,
-        interval=(max(0.0, interval[0]), min(1.0, interval[1])),
+        interval=interval,
         right=tuple(float(of_class.sum(1).double().mean()) for of_class in right),
         input_shape=shape,
         parameters=count_parameters(net),

@@ -2,16 +2,12 @@
 
 from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from branchwork.comparing.comparison import Comparison, Disagreement
 from branchwork.comparing.pairs import TESTS, verdict
 from branchwork.datasets.dataset import DataSet
 from branchwork.figures import GOOD, INK, inline_svg, new_figure, plain_axes
 from branchwork.language import mark, milliseconds, say
-from branchwork.pages import footer, image_grid, page, paragraph, plot, section, table
+from branchwork.pages import footer, image_grid, page, paragraph, pixels_of, plot, section, table
 from branchwork.palette import AMBER
 from branchwork.training.statistics import p_words, points_words
 
@@ -166,7 +162,7 @@ def _pictures(comparison: Comparison, reader: str, other: str, *, data: DataSet)
         other=other,
     )
     grid = image_grid(
-        (_pixels(data.test.images[each.index]), say("test image {index}", index=each.index), _caption(each, other))
+        (pixels_of(data.test.images[each.index]), say("test image {index}", index=each.index), _caption(each, other))
         for each in shown
     )
     return section(say("{reader} gets them right, {other} does not", reader=reader, other=other), words, grid)
@@ -174,7 +170,3 @@ def _pictures(comparison: Comparison, reader: str, other: str, *, data: DataSet)
 
 def _caption(each: Disagreement, other: str) -> str:
     return f"<b>{escape(each.true)}</b> → {escape(each.answers[other])}<br>{each.probabilities[other]:.0%}"
-
-
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    return (image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)).numpy()

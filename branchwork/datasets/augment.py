@@ -152,9 +152,10 @@ def smooth_noise(count: int, size: tuple[int, int], generator: torch.Generator, 
 
 @lru_cache(maxsize=8)
 def _smoothing(side: int) -> Tensor:
-    """Return the matrix that makes `side` smooth values of independent ones, as far apart as the Gaussian is wide.
+    """Return the matrix S×K that turns K independent normal numbers into S = `side` smooth ones.
 
-    Nearer ones would be smoothed to the same; these are few, and cheap to draw.
+    Its columns are Gaussians of width σ = `SMOOTHNESS`·S, centred on nodes σ apart: more nodes would make no other
+    values. Its rows have length 1, so that the standard deviation stays 1.
     """
     spread = SMOOTHNESS * side
     reach = math.ceil(side / 2 / spread) + 2  # two widths outside there is hardly any effect

@@ -129,7 +129,7 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return torch.addcmul(shift.view(1, -1, 1, 1), images, scale.view(1, -1, 1, 1))
 
 
-@cache  # without a limit: a recorded step reads it where it lies
+@cache  # without a limit: a CUDA graph holds the address of this tensor
 def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """Return `numbers` on `device`, always the same tensor: a GPU waits for each number that is sent to it anew."""
     with torch.inference_mode(False):
@@ -137,7 +137,7 @@ def constant(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
-    """Return `values` on `device`. A GPU gets those of the CPU in the order of its work, and nobody waits for it."""
+    """Return `values` on `device`. A copy from the CPU to a GPU is asynchronous, from pinned memory."""
     if device.type == "cuda" and values.device.type == "cpu":
         return values.pin_memory().to(device, non_blocking=True)
     return values.to(device)

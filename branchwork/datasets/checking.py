@@ -15,7 +15,7 @@ from branchwork.datasets.folder import FolderLayout, PictureFile, find_files
 from branchwork.datasets.placing import FITS, METHODS
 from branchwork.datasets.reading import Array, FileRecord, ImageFormat, PictureHeader, read_files, read_headers
 from branchwork.errors import DataError
-from branchwork.files import printable
+from branchwork.files import printable, typed
 from branchwork.language import mark, say, times
 from branchwork.observer import Observer
 
@@ -131,7 +131,7 @@ def select_usable(layout: FolderLayout, records: Sequence[FileRecord], image_for
     }
     for split, rows in parts.items():
         if not rows:
-            folder = printable(layout.folder)
+            folder = typed(layout.folder)
             raise DataError(
                 "{folder}: none of the pictures for {split} can be used: branchwork data {folder} says why",
                 folder=folder,

@@ -47,7 +47,7 @@ class MappedImages:
         # Read in the order of the file, which suits a disk best, and return in the order that was asked for.
         order = np.argsort(rows)
         self._prefetch(rows[order])
-        # Where a GPU fetches them in the order of its work, and nobody waits for it.
+        # From pinned memory, the copy to a GPU is asynchronous.
         pinned = self.device.type == "cuda"
         images = torch.empty((len(rows), *self.base.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
         places = images.numpy()
@@ -93,8 +93,8 @@ class Split:
         return len(self.labels)
 
     @property
-    def picked_on(self) -> torch.device:
-        """Where numbers of images are needed: on the CPU if these are mapped, since a GPU would be waited for."""
+    def index_device(self) -> torch.device:
+        """The device on which `pick` wants indices: the CPU for mapped images, so that none is copied from a GPU."""
         return torch.device("cpu") if isinstance(self.images, MappedImages) else self.labels.device
 
     def pick(self, indices: Tensor) -> "Split":

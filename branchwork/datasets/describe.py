@@ -15,9 +15,9 @@ from branchwork.datasets.folder import title_of
 from branchwork.datasets.load import is_path, load_data
 from branchwork.datasets.pack import verify_pack
 from branchwork.datasets.reading import Array
-from branchwork.datasets.sheet import check_sheet, draw_sheet
+from branchwork.datasets.sheet import draw_sheet
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, cache_folder
-from branchwork.figures import legible
+from branchwork.figures import check_drawing, legible
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -36,7 +36,7 @@ class DataSummary(Shown):
 
     `counts` is the number of images by class name for `train` and `test`, and for `validation` if it has files of its
     own. `files` maps names to md5 sums in `folder`, if there is one. `report` is what was found among a user's own
-    images, `sheet` the file that examples were drawn into.
+    images.
     """
 
     name: str
@@ -65,7 +65,7 @@ def data(
     """
     observer = watch(progress)
     if draw is not None:
-        check_sheet(draw)
+        check_drawing(draw)
     if isinstance(name, str) and os.path.isdir(name) and is_path(name):
         return _check_folder(Path(name), draw, observer)
     loaded = load_data(name, source=source, progress=observer) if isinstance(name, str) else name

@@ -16,7 +16,7 @@ from branchwork.datasets.folder import title_of
 from branchwork.datasets.pack import SUFFIX, open_pack
 from branchwork.datasets.sources import FASHION_MNIST, MNIST, Files, fetch, read_idx
 from branchwork.errors import DataError, nearest
-from branchwork.files import available_memory, check_permission, printable
+from branchwork.files import available_memory, check_permission, printable, typed
 from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -41,10 +41,11 @@ def load_data(
     folder, or a pack.
 
     `auto` is MNIST if it is available, else `sample`; a note to `progress` says which. `source` is a folder with the
-    files of MNIST, Fashion-MNIST or CIFAR-10; no other place is then tried. A folder, named by its path, has a
-    sub-folder for each class, or such sub-folders in `train`, `val` and `test`. Its pictures become images of `size`
-    (height and width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are grey if all pictures
-    are, unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped. Raises `DataError`.
+    files of MNIST, Fashion-MNIST or CIFAR-10: only the cache is tried before it, and nothing after it. A folder, named
+    by its path, has a sub-folder for each class, or such sub-folders in `train`, `val` and `test`. Its pictures become
+    images of `size` (height and width, or one side for both), fitted by `fit`: `crop`, `pad` or `stretch`. They are
+    grey if all pictures are, unless `channels` says 1 or 3. A pack, made from a folder by `pack`, is memory-mapped.
+    Raises `DataError`.
     """
     observer = watch(progress)
     if is_path(name):
@@ -64,7 +65,7 @@ def load_data(
             return data
         if name.endswith(SUFFIX) and not os.path.exists(name):
             raise DataError(
-                "there is no pack {name}: make it with branchwork data pack FOLDER --out {name}", name=printable(name)
+                "there is no pack {name}: make it with branchwork data pack FOLDER --out {name}", name=typed(name)
             )
         return _load_folder(Path(name), size=size, fit=fit, channels=channels, observer=observer)
     if size is not None or fit is not None:
@@ -105,7 +106,7 @@ def _load_folder(
             "{folder} takes {needed:.1f} GB as images of {shape}, but only "
             "{free:.1f} GB of memory are free: make a pack with branchwork data pack {folder}, "
             "and name that as --data",
-            folder=folder,
+            folder=typed(folder),
             needed=needed / 1000000000.0,
             shape=times(image_format.shape),
             free=free / 1000000000.0,
@@ -153,7 +154,11 @@ def _left_out_and_held_out(report: FolderReport) -> list[str]:
     if kinds:
         counts = ", ".join(f"{say(kind)} {count:,}" for kind, count in kinds.items())
         lines.append(
-            say("left out: {counts}; branchwork data {folder} lists each one", counts=counts, folder=report.folder)
+            say(
+                "left out: {counts}; branchwork data {folder} lists each one",
+                counts=counts,
+                folder=typed(report.folder),
+            )
         )
     if report.held_out:
         lines.append(held_out_words(report))

@@ -161,13 +161,13 @@ def _decode(path: Path, take: Callable[[int], None]) -> DecodedPicture:
         return DecodedPicture(_to_eight_bits(picture), oddities)
 
 
-def find_pictures(arguments: Iterable[Path]) -> list[Path]:
+def find_pictures(pictures: str | Path | Iterable[str | Path]) -> list[Path]:
     """Return the files named, and the pictures directly in the folders named.
 
-    Raises `ImageError` for a folder without pictures.
+    Raises `ImageError` for a folder without pictures, and if nothing is named.
     """
     paths = []
-    for argument in arguments:
+    for argument in map(Path, [pictures] if isinstance(pictures, str | Path) else pictures):
         if not os.path.isdir(argument):
             paths.append(argument)
             continue
@@ -185,6 +185,8 @@ def find_pictures(arguments: Iterable[Path]) -> list[Path]:
                 suffixes=", ".join(sorted(SUFFIXES)),
             )
         paths += inside
+    if not paths:
+        raise ImageError("no pictures were given: name files, or a folder of them")
     return paths
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from branchwork.figures import check_ending, new_figure, save
-from branchwork.files import check_writable
+from branchwork.figures import new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,12 +21,6 @@ _SIDE, _TITLE, _DIAGRAM = 1.4, 0.45, 3.4
 _CAPTION_SIZE, _TITLE_SIZE = 8.5, 11.0
 
 
-def check_sheet(path: Path) -> None:
-    """Raise `RunError` if no sheet can be drawn into `path`, so that it is said before the work."""
-    check_ending(path)
-    check_writable(path)
-
-
 def draw_sheet(
     path: Path,
     images: Tensor,
@@ -39,9 +32,8 @@ def draw_sheet(
 ) -> None:
     """Draw uint8 images N×C×H×W in a grid, each with its caption below, under one title.
 
-    `beside` draws a diagram to the right of the grid. Raises `RunError` if `check_sheet` would.
+    `beside` draws a diagram to the right of the grid. Raises `RunError` if the file cannot be written.
     """
-    check_sheet(path)
     captions = ["\n".join(map(shorten, caption.split("\n"))) for caption in captions]
     with new_figure(1, 1, layout=None) as figure:
         _lay_out(figure, images, captions, title=title, columns=min(columns, max(1, len(images))))

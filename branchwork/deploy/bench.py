@@ -17,9 +17,9 @@ from branchwork.deploy.bench_result import Bench, Timing, draw_bench, engine_wor
 from branchwork.deploy.engines import Engine, Precision, Runner, compare, find_engines, find_package, load, need_engine
 from branchwork.deploy.formats import BY_ENGINE, write
 from branchwork.deploy.quantise import quantise, save_int8
-from branchwork.deploy.shipped import Deployable, ExportOptions, Shape, find_deployable, ship
+from branchwork.deploy.shipped import Deployable, ExportOptions, ImageShape, find_deployable, ship
 from branchwork.errors import EngineError, first_line
-from branchwork.figures import check_ending, legible
+from branchwork.figures import check_drawing, legible
 from branchwork.files import temporary_folder
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -78,7 +78,7 @@ def bench(
     net: str | Path | nn.Module,
     *,
     options: BenchOptions | None = None,
-    input_shape: Shape | None = None,
+    input_shape: ImageShape | None = None,
     draw: Path | None = None,
     progress: bool | Observer = False,
 ) -> Bench:
@@ -92,10 +92,10 @@ def bench(
     the net as written.
     """
     options, observer = options or BenchOptions(), watch(progress)
-    if draw is not None:
-        check_ending(draw, EngineError)
     chosen, kinds = _choose(options)
     subject = find_deployable(net, input_shape=input_shape)
+    if draw is not None:
+        check_drawing(draw, EngineError)
     subject.need_fixed_graph()
     contenders = [
         Contender(engine.name, precision, fused)

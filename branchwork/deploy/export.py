@@ -34,7 +34,7 @@ from branchwork.shown import Shown
 from branchwork.training.evaluate import labels_of, load_for
 from branchwork.training.infer import predict_logits
 from branchwork.training.machine import versions
-from branchwork.training.measure import draw_images
+from branchwork.training.measure import sample_images
 from branchwork.training.run import Model
 from branchwork.training.subject import is_run
 
@@ -264,7 +264,7 @@ def _try(
     Raises `ExportError` if the logits are not those of the net as written; in int8, only if they are no numbers.
     """
     engine = FORMATS[to].engine
-    test = draw_images(data.test, IMAGES)
+    test = sample_images(data.test, IMAGES)
     images = test.images[:]
     expected = predict_logits(subject.net, images, subject.model)
     try:

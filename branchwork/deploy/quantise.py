@@ -11,11 +11,11 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from branchwork.datasets.dataset import DataSet
+from branchwork.datasets.dataset import DataSet, SplitName
 from branchwork.deploy.engines import Pixels, import_openvino, load, need_package, quiet_torch, run_in_batches
 from branchwork.deploy.formats import FORMATS, save_onnx, save_openvino, write
 from branchwork.deploy.shipped import Deployable, ExportOptions
@@ -23,15 +23,13 @@ from branchwork.errors import ExportError, first_line
 from branchwork.language import say
 from branchwork.training.evaluate import labels_of
 from branchwork.training.infer import predict_logits
-from branchwork.training.measure import draw_images
+from branchwork.training.measure import sample_images
 from branchwork.training.run import TrainedNet
 from branchwork.training.splits import splits_of
 
 # As many as NNCF takes by itself.
 CALIBRATION_IMAGES = 300
 DROP = 0.01
-
-SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -73,8 +71,8 @@ def write_int8(
     assert subject.folder is not None, "export refuses a net without a run"
     train, validation = splits_of(TrainedNet(subject.net, subject.model, subject.folder), data)
     held_out = len(validation) > 0
-    calibration = draw_images(validation if held_out else train, options.calibration_images or CALIBRATION_IMAGES)
-    judging = draw_images(validation if held_out else data.test, most)
+    calibration = sample_images(validation if held_out else train, options.calibration_images or CALIBRATION_IMAGES)
+    judging = sample_images(validation if held_out else data.test, most)
     float_file, trial = path.with_stem("float"), path.with_stem("trial")
     write(float_file, subject, to=to, options=options, metadata={})
     model = quantise(float_file, to=to, images=calibration.images[:], pixels=options.pixels)

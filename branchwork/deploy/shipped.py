@@ -25,7 +25,7 @@ from branchwork.training.infer import DTYPES, pick_layout
 from branchwork.training.run import Model, check_output
 from branchwork.training.subject import is_run, resolve
 
-Shape = tuple[int, int, int]
+ImageShape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Deployable:
     folder: Path | None
 
     @property
-    def input_shape(self) -> Shape:
+    def input_shape(self) -> ImageShape:
         return self.model.input_shape
 
     @cached_property
@@ -65,7 +65,7 @@ class Deployable:
 
 
 def find_deployable(
-    net: str | Path | nn.Module, *, input_shape: Shape | None = None, data: DataSet | None = None
+    net: str | Path | nn.Module, *, input_shape: ImageShape | None = None, data: DataSet | None = None
 ) -> Deployable:
     """Return what `net` names, ready to be exported or timed.
 
@@ -96,7 +96,7 @@ def find_deployable(
     return Deployable(twin, subject.name, model, subject.run.folder if subject.run else None)
 
 
-def _stand_in(net: str | Path | nn.Module, input_shape: Shape | None, data: DataSet | None) -> Model:
+def _stand_in(net: str | Path | nn.Module, input_shape: ImageShape | None, data: DataSet | None) -> Model:
     """Return a model for a net without a run."""
     name = type(net).__name__ if isinstance(net, nn.Module) else str(net)
     if data is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from branchwork.drawing.boxes import BAND, LINE, Box, Point
 from branchwork.drawing.layout import MARGIN, POINTS, TITLE, Line, Picture, layout
 from branchwork.errors import NetError
-from branchwork.figures import INK, check_ending, inline_svg, new_figure, save
+from branchwork.figures import INK, check_drawing, inline_svg, new_figure, save
 from branchwork.graph.trace import Trace
 from branchwork.palette import SHORTCUT, ThemeName
 
@@ -18,7 +18,7 @@ _CORNER = 0.1  # the radius of round corners
 
 def draw_net(trace: Trace, path: Path, title: str, *, theme: ThemeName = "light") -> None:
     """Draw a net to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
-    check_ending(path, NetError)
+    check_drawing(path, NetError)
     picture = layout(trace)
     width = max(picture.width, 2 * MARGIN + 0.13 * len(title))
     with new_figure(width, picture.height, font_size=POINTS, layout=None, theme=theme) as figure:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from branchwork.errors import NetError
-from branchwork.figures import check_ending, new_figure, save
+from branchwork.figures import check_drawing, new_figure, save
 from branchwork.graph.bottlenecks import Reduction
 from branchwork.language import say, times
 from branchwork.palette import AMBER, BLUE, ThemeName
@@ -11,7 +11,7 @@ from branchwork.palette import AMBER, BLUE, ThemeName
 
 def draw_reduction(saved: Reduction, path: Path, theme: ThemeName = "light") -> None:
     """Draw both ways to `path`, in the format of its ending. Raises `NetError` if `figures.save` would."""
-    check_ending(path, NetError)
+    check_drawing(path, NetError)
     kernel, shape = times(saved.kernel), saved.name
     title = say("{kernel} on {shape}, to {out} channels", kernel=kernel, shape=shape, out=saved.out)
     ratio = (

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.reading import find_pictures
-from branchwork.errors import ExplainError, ImageError, nearest
+from branchwork.errors import ExplainError, nearest
 from branchwork.explaining.explain_plots import draw_evidence
 from branchwork.explaining.results import BranchEvidence, JoinEvidence, PictureExplanation
-from branchwork.figures import check_ending, legible
+from branchwork.figures import check_drawing, legible
 from branchwork.files import printable
 from branchwork.graph.branching import BranchedNet, read_branches
 from branchwork.graph.program import shape_of
@@ -48,17 +48,15 @@ def explain_pictures(
     """
     if importlib.util.find_spec("captum") is None:
         raise ExplainError('explaining pictures needs the extra `explain`: pip install "branchwork[explain]"')
-    if draw is not None:
-        check_ending(draw, ExplainError)
     trained = load_run(run)
+    if draw is not None:
+        check_drawing(draw, ExplainError)
     model = trained.model
     if target is not None and target not in model.classes:
         raise ExplainError(
             "{net} has no class {target!r}.{hint}", net=model.net, target=target, hint=nearest(target, model.classes)
         )
-    paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
-    if not paths:
-        raise ImageError("no pictures were given: name files, or a folder of them")
+    paths = find_pictures(pictures)
     images = [read_image(path, model) for path in paths]
     branched = read_branches(trained.net, model.input_shape)
     explanations = Several(

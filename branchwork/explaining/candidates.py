@@ -108,15 +108,15 @@ class Tuner:
         """
         options = replace(self.plan.options, execute="written", compile=False)
         recipe = self.plan.recipe.but({"auxiliary": 0.0, "ema": 0.0})
-        steps_per_epoch = count_batches(len(self.train), recipe.images_a_step)
+        steps_per_epoch = count_batches(len(self.train), recipe.images_per_step)
         steps = max(4, round(share * steps_per_epoch * recipe.epochs))
         state = make_state(net, self.model, recipe=recipe, options=options, precision=self.plan.precision)
         net.train()
         step = epoch = 0
         while step < steps:
             # In another order than in the whole net's training, but in the same for all candidates.
-            order = epoch_order(len(self.train), options.seed, recipe.epochs + epoch).to(self.train.picked_on)
-            for indices in islice(batches(order, recipe.images_a_step), steps - step):
+            order = epoch_order(len(self.train), options.seed, recipe.epochs + epoch).to(self.train.index_device)
+            for indices in islice(batches(order, recipe.images_per_step), steps - step):
                 rate = RATE * recipe.learning_rate * (1 + math.cos(math.pi * step / steps)) / 2
                 moment = Moment(options.seed, epoch, step)
                 train_step(state, self.train, indices, recipe=recipe, moment=moment, learning_rate=rate)

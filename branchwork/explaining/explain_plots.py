@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from branchwork.datasets.reading import read_picture
+from branchwork.datasets.sheet import shorten
 from branchwork.errors import ExplainError
 from branchwork.explaining.results import Contribution, Explanation, PictureExplanation
 from branchwork.figures import INK, inline_svg, new_figure, plain_axes, save
@@ -117,7 +118,7 @@ def _pictures(original: Any, received: Any, explanation: PictureExplanation, *, 
     size = times(picture.size)
     picture.thumbnail((400, 400))
     original.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
-    _ask(original, say("your picture {name}, {size} pixels", name=_short(printable(Path(file.name))), size=size))
+    _ask(original, say("your picture {name}, {size} pixels", name=shorten(printable(Path(file.name)), 28), size=size))
     received.imshow(image.permute(1, 2, 0).numpy().squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     got = times(reversed(image.shape[1:]))
     values = {"size": got, "predicted": explanation.predicted, "target": explanation.target}
@@ -138,7 +139,7 @@ def _maps(places: Sequence[Any], explanation: PictureExplanation, image: Tensor)
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    target = _short(explanation.target)
+    target = shorten(explanation.target, 28)
     patch = say(
         "hide a {window} patch: how much does the score of '{target}' fall?",
         window=times(explanation.window),
@@ -189,7 +190,7 @@ def _branches(axes: Any, explanation: PictureExplanation) -> None:
     if not explanation.joins:
         axes.axis("off")
         return
-    target = _short(explanation.target)
+    target = shorten(explanation.target, 28)
     rows = _rows([(join.join, branch) for join in explanation.joins for branch in join.branches])
     plain_axes(axes, "x")
     for row in rows:
@@ -229,12 +230,12 @@ def _rows(values: Sequence[tuple[str, Any]]) -> list[_Row]:
 
 
 def _name_rows(axes: Any, rows: Sequence[_Row]) -> None:
-    axes.set_yticks([row.place for row in rows], [_short(row.value.branch) for row in rows])
+    axes.set_yticks([row.place for row in rows], [shorten(row.value.branch, 28) for row in rows])
     axes.set_ylim(rows[-1].place + 0.7, 0.3)
     for row in rows:
         if row.first:
             axes.annotate(
-                _short(row.join), (0, row.place - 1), xycoords=("axes fraction", "data"), xytext=(-6, 0),
+                shorten(row.join, 28), (0, row.place - 1), xycoords=("axes fraction", "data"), xytext=(-6, 0),
                 textcoords="offset points", ha="right", va="center", fontweight="bold", annotation_clip=False,
             )  # fmt: skip
 
@@ -246,7 +247,3 @@ def _sheet(path: Path, size: tuple[float, float], title: str, *, theme: ThemeNam
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         yield figure
         save(figure, path, title, error=ExplainError, theme=theme)
-
-
-def _short(words: str) -> str:
-    return words if len(words) <= 28 else f"{words[:27]}…"

@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
 from branchwork.language import mark
 from branchwork.training.evaluate import Z_95
 
@@ -24,9 +22,9 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation, ties by their mean rank; None if all of one side are equal."""
     if len(set(one)) < 2 or len(set(other)) < 2:
         return None
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
+    return float(spearmanr(one, other).statistic)
 
 
 def rank_interval(correlation: float, count: int) -> tuple[float, float] | None:

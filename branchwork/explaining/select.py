@@ -23,7 +23,7 @@ from branchwork.errors import DataError, Interrupted, RecipeError, RunError
 from branchwork.explaining.selection import Figures, Goal, Selection, Size
 from branchwork.explaining.selection_report import selection_page
 from branchwork.explaining.shrinking import Search, build, rank_groups, shrink, start_search
-from branchwork.files import hold_lock, read_json, remove_parts, with_format, write_json, write_whole
+from branchwork.files import hold_lock, read_json, remove_parts, typed, with_format, write_json, write_whole
 from branchwork.language import enumerated, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -137,7 +137,7 @@ def select(
             return selection
     except (KeyboardInterrupt, Interrupted):
         raise Interrupted(
-            "stopped, with all steps so far saved: repeat the command with --out {folder}", folder=folder
+            "stopped, with all steps so far saved: repeat the command with --out {folder}", folder=typed(folder)
         ) from None
 
 
@@ -145,7 +145,7 @@ def _seed_of(run: Path, given: int) -> int:
     """Return the seed of a finished run. Raises `RecipeError` if another one is given."""
     if not holds(run, RESULT):
         raise RunError(
-            "the training in {run} is not finished: continue it with branchwork train --resume {run}", run=run
+            "the training in {run} is not finished: continue it with branchwork train --resume {run}", run=typed(run)
         )
     seed = read_result(run).seed
     if given not in (Options.seed, seed):

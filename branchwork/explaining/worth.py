@@ -15,7 +15,7 @@ from branchwork.errors import ExplainError, NetError
 from branchwork.explaining.explain_plots import draw_contributions
 from branchwork.explaining.ranks import rank_interval, spearman, verdict_of
 from branchwork.explaining.results import Contribution, Explanation, Measure, Relation
-from branchwork.figures import check_ending, legible
+from branchwork.figures import check_drawing, legible
 from branchwork.graph.branching import BranchedNet, Replacement, read_branches
 from branchwork.observer import Observer
 from branchwork.palette import ThemeName
@@ -23,7 +23,7 @@ from branchwork.screen import watch
 from branchwork.training.evaluate import labels_of, load_for, wilson_interval
 from branchwork.training.infer import pick_device, pick_layout
 from branchwork.training.machine import machine
-from branchwork.training.measure import TIMED_BATCH, draw_images, lost_accuracy, observe, remove_each, time_branches
+from branchwork.training.measure import TIMED_BATCH, lost_accuracy, observe, remove_each, sample_images, time_branches
 from branchwork.training.run import RESULT, Model, TrainedNet, holds, load_run
 from branchwork.training.splits import splits_of
 
@@ -49,9 +49,9 @@ def explain(
     observer = watch(progress)
     if images is not None and images < 1:
         raise ExplainError("--images must be at least 1, got {images}", images=images)
-    if draw is not None:
-        check_ending(draw, ExplainError)
     trained = load_run(run)
+    if draw is not None:
+        check_drawing(draw, ExplainError)
     branched = _branched(trained)
     loaded = load_for(trained.model, data, source, observer=observer)
     split_name, split = choose_images(trained, loaded, is_own_data=data is None, count=images)
@@ -96,7 +96,7 @@ def choose_images(
         held_out = splits_of(trained, data)[1]
         if len(held_out):
             name, split = "validation", held_out
-    split = draw_images(split, len(split) if count is None else count)
+    split = sample_images(split, len(split) if count is None else count)
     return name, Split(split.images, labels_of(split, data, trained.model))
 
 

@@ -34,9 +34,14 @@ class Source:
 
     def __init__(self, file: str) -> None:
         self.file, content = file, Path(file).read_bytes()
-        encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-        self.encoding = encoding.removesuffix("-sig")  # the mark at the start stays, so that a patch finds its line
-        self.lines = io.StringIO(content.decode(self.encoding), newline="").readlines()
+        try:
+            encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
+            self.encoding = encoding.removesuffix("-sig")  # the mark at the start stays, so that a patch finds its line
+            text = content.decode(self.encoding)
+        except (SyntaxError, UnicodeDecodeError):
+            self.encoding = "gb18030"  # GBK and more, as `catalogue.statements` reads a script
+            text = content.decode(self.encoding)
+        self.lines = io.StringIO(text, newline="").readlines()
 
     def tree(self) -> ast.Module:
         return ast.parse("".join(self.lines).removeprefix("\ufeff"))

@@ -69,6 +69,8 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
                 names=enumerated(reader.changed),
             )
         module = fx.GraphModule(dict(readings[0].tensors), graph)
+    if not module.graph.output_node().all_input_nodes:
+        raise NetError("{net}: forward returns nothing: end it with `return x`", net=type(net).__name__)
     return Graph(
         net=net,
         input_shape=shape,

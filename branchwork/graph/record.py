@@ -65,13 +65,22 @@ def module_calls(
 
 @dataclass(eq=False)  # tensors cannot be compared with `==`
 class RecordedCall:
-    """One operation as it ran: the module that called it, its name, its arguments and output; None if it failed."""
+    """One operation as it ran: the module that called it, its name, its arguments and output; None if it failed.
+
+    `arguments` are followed by those that were given by name, which `named` holds too.
+    """
 
     path: str
     op: str
     arguments: tuple[Any, ...]
+    named: dict[str, Any]
     output: Tensor | None = None
     line: tuple[str, int] | None = None
+
+    def argument(self, name: str, position: int) -> Any:
+        """Return the argument called `name`, or that at `position`; None if neither was given."""
+        positional = self.arguments[: len(self.arguments) - len(self.named)]
+        return self.named.get(name, positional[position] if position < len(positional) else None)
 
     def weight(self) -> Tensor:
         weight = self.arguments[1]
@@ -116,7 +125,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func)).strip("_")
         path = self.running[-1] if self.running else ""
-        call = RecordedCall(path, _NAMES.get(name, name), (*args, *kwargs.values()), line=users_line())
+        call = RecordedCall(path, _NAMES.get(name, name), (*args, *kwargs.values()), kwargs, line=users_line())
         self.calls.append(call)
         output = func(*args, **kwargs)
         if isinstance(output, Tensor) and name not in ("get", "set"):

@@ -2,9 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import gcd, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +105,8 @@ def _diagnose(case: _Case) -> str:
             name=name,
         )
     if case.recorder.failed is not None:
+        if lesson := _mixed_images(case):
+            return lesson
         about = {
             "linear": _linear, "conv2d": _conv, "max_pool2d": _too_small, "avg_pool2d": _too_small, "cat": _cat,
             "add": _add, "view": _view,
@@ -112,6 +115,17 @@ def _diagnose(case: _Case) -> str:
         if lesson:
             return lesson
     return _python(case)
+
+
+def _mixed_images(case: _Case) -> str | None:
+    """Return what is wrong if the images of a batch were joined, or divided otherwise, before the failure."""
+    for made in case.recorder.calls:
+        x: Any = made.arguments[0] if made.arguments else None
+        if made.op == "cat" and made.argument("dim", 1) in (None, 0) and all(part.dim() == 4 for part in x):
+            return say("torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1")
+        if made.op == "view" and made.output is not None and isinstance(x, Tensor) and len(made.output) != len(x):
+            return say("this view makes {count} rows of any batch: write x.view(x.size(0), -1)", count=len(made.output))
+    return None
 
 
 def _linear(case: _Case) -> str | None:
@@ -175,6 +189,15 @@ def _conv(case: _Case) -> str | None:
             kernel=kernel,
             input_shape=times(case.input_shape[1:]),
         )
+    elif owner := _made_several_times(case):
+        text = say(
+            "`{name}` expects {needed} channels, but {arrives} arrives: make `{owner}` for {channels} channels",
+            name=name,
+            needed=needed,
+            arrives=times(tuple(x.shape[1:])),
+            owner=owner,
+            channels=channels,
+        )
     else:
         text = say(
             "`{name}` expects {needed} channels, but {arrives} arrives: {layer}",
@@ -189,6 +212,14 @@ def _conv(case: _Case) -> str | None:
         case.mends.append(handed_on(unread.line, case.call.line, name.rpartition(".")[2]))
     fitting = _source(case.recorder, unread.output)
     return say("{text}. Or should it read the output of {fitting}, which nothing reads?", text=text, fitting=fitting)
+
+
+def _made_several_times(case: _Case) -> str | None:
+    """Return the path of the block that the failing layer is in, if the net has others of its class."""
+    path = case.call.path.rpartition(".")[0]
+    kind = type(case.net.get_submodule(path))
+    alike = sum(type(module) is kind for module in case.net.modules())
+    return path if path and alike > 1 and not kind.__module__.startswith("torch.") else None
 
 
 def _unread(case: _Case, channels: int) -> RecordedCall | None:
@@ -227,9 +258,10 @@ def _cat(case: _Case) -> str | None:
         return None
     parts = ", ".join(f"{_source(case.recorder, tensor)} {times(tuple(tensor.shape[1:]))}" for tensor in tensors)
     advice: list[str] = []
+    fitting = [tensor for tensor, size in zip(tensors, sizes, strict=True) if size == usual]
     for tensor, size in zip(tensors, sizes, strict=True):
         if size != usual:
-            advice += _advice(case, tensor)
+            advice += _advice(case, tensor, fitting)
     return say(
         "torch.cat needs equal height and width, but its inputs are {parts}. {advice}",
         parts=parts,
@@ -255,7 +287,7 @@ def _add(case: _Case) -> str | None:
             parts=parts,
             layer=layer,
         )
-    advice = _advice(case, last) or _advice(case, first)
+    advice = _advice(case, last, [first]) or _advice(case, first, [last])
     return say(
         "a sum needs equal channels, height and width, but here it is {parts}. {advice}",
         parts=parts,
@@ -290,6 +322,8 @@ def _python(case: _Case) -> str:
         text = say("the class has no forward: define `def forward(self, x)`, at the same indentation as __init__")
         hint = _misspelt(case, cls, "forward")
         return say("{text}.{hint}", text=text, hint=hint) if hint else text
+    if "got (NoneType" in message or "not NoneType" in message:
+        return say("an operation is given None: a forward before it returns nothing; end that with `return x`")
     passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
@@ -326,17 +360,40 @@ def _index(recorder: Recorder, tensor: Tensor) -> int:
     return next((index for index, call in enumerate(recorder.calls) if call.output is tensor), -1)
 
 
-def _advice(case: _Case, tensor: Tensor) -> list[str]:
-    """Return which layer of the tensor's branch changed its size, and what would keep it."""
-    lines: list[str] = []
+def _advice(case: _Case, tensor: Tensor, others: Sequence[Tensor]) -> list[str]:
+    """Return which operation of the tensor's branch changed its size, and what would keep it.
+
+    What lies before the branch leads to `others` too, and is innocent.
+    """
+    before = [made for other in others for made in _line(case, other)]
+    for made in _line(case, tensor):
+        if made in before:
+            break
+        layer, pooling = case.net.get_submodule(made.path), _pooling(made)
+        if pooling is not None and not isinstance(layer, type(pooling)):
+            where = f"F.{made.op} in {made.path}" if made.path else f"F.{made.op}"
+            if lines := size_changes(where, pooling):
+                return lines
+        elif made.path and (lines := size_changes(made.path, layer)):
+            if pair(layer.stride) == (1, 1) and (padding := keeping_padding(layer)):
+                case.mend(made.path, padding=short(padding))
+            return lines
+    return []
+
+
+def _line(case: _Case, tensor: Tensor) -> Iterator[RecordedCall]:
+    """Yield the operations that led to `tensor`, from the last one back to a join."""
     maker = case.recorder.maker(tensor)
-    while maker is not None and maker.op not in ("cat", "add") and not lines:
-        layer = case.net.get_submodule(maker.path)
-        lines = size_changes(maker.path, layer) if maker.path else []
-        if lines and pair(layer.stride) == (1, 1) and (padding := keeping_padding(layer)):
-            case.mend(maker.path, padding=short(padding))
+    while maker is not None and maker.op not in ("cat", "add"):
+        yield maker
         maker = case.recorder.maker(maker.arguments[0]) if maker.arguments else None
-    return lines
+
+
+def _pooling(made: RecordedCall) -> nn.Module | None:
+    """Return the layer that would pool as a call of F.max_pool2d or F.avg_pool2d does; None for other operations."""
+    kind = {"max_pool2d": nn.MaxPool2d, "avg_pool2d": nn.AvgPool2d}.get(made.op)
+    kernel, stride, padding = (made.argument(n, i) for i, n in enumerate(("kernel_size", "stride", "padding"), 1))
+    return None if kind is None else kind(kernel, stride or kernel, padding or 0)
 
 
 def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:

@@ -20,7 +20,7 @@ def write_patches(mends: Sequence[Mend]) -> str:
     Raises `NetError` if there is such a file that was not written here, or if it cannot be written.
     """
     if not mends:
-        return say("No patch was written: none of this can be fixed by replacing a line of your file.")
+        return say("No patch was written: no line of your file can be replaced safely. Follow the advice above.")
     texts = []
     for file in dict.fromkeys(mend.file for mend in mends):
         patch, source = Path(file).with_suffix(".patch"), Source(file)

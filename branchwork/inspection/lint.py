@@ -253,7 +253,8 @@ def _affine(seen: Evidence) -> Iterator[Finding]:
                     say("{macs:,} MACs as written, {fewer:,} as {one}.", **figures)
                     if segment.collapsed_macs < segment.macs
                     else say(
-                        "{macs:,} MACs as written, and {fewer:,} as {one}: the saving comes from a lower rank.",
+                        "{macs:,} MACs as written, and {fewer:,} as {one}: the few channels in between make it cheaper "
+                        "as written.",
                         **figures,
                     ),
                     say(

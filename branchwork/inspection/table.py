@@ -1,6 +1,6 @@
 """The verb `inspect`: what a net does to an image, what each operation costs, and what its 1×1 convolutions save."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from branchwork.figures import legible
 from branchwork.graph.bottlenecks import Reduction, reductions
 from branchwork.graph.folding import fold, innermost_branches
 from branchwork.graph.joins import Branch, Join
-from branchwork.graph.program import Graph
+from branchwork.graph.program import Graph, Shape
 from branchwork.graph.read import read
 from branchwork.graph.teach import mends_of
 from branchwork.graph.trace import Operation, Trace, trace_graph
@@ -26,7 +26,6 @@ from branchwork.palette import ThemeName
 from branchwork.shown import Shown
 from branchwork.training.subject import resolve
 
-Shape = tuple[int, ...]
 By = Literal["block", "branch", "op"]
 
 
@@ -127,7 +126,9 @@ def inspect(
         if draw is not None:
             with legible(draw):
                 draw_net(drawn, draw, _title(subject.name, traced), theme=theme)
-        inspection = _inspect(graph, traced, subject.name, by=by, lint=lint or fix)
+        rows = _rows(traced) if drawn is traced else [replace(row, branch=None) for row in _rows(drawn)]
+        rows = _sum_kinds(rows) if by == "op" else rows
+        inspection = _inspect(graph, traced, subject.name, rows=rows, by=by, lint=lint or fix)
     except NetError as error:
         if not fix:
             raise
@@ -152,11 +153,8 @@ def _title(name: str, traced: Trace) -> str:
     )
 
 
-def _inspect(graph: Graph, traced: Trace, name: str, *, by: By | None, lint: bool) -> Inspection:
+def _inspect(graph: Graph, traced: Trace, name: str, *, rows: Sequence[Row], by: By | None, lint: bool) -> Inspection:
     net, shape = graph.net, graph.input_shape
-    rows = _rows(traced)
-    if by is not None:
-        rows = _fold(rows, _KEYS[by])
     return Inspection(
         net=name,
         input_shape=shape,
@@ -213,21 +211,15 @@ def _meeting(node: Operation, branches: Sequence[Branch]) -> str:
     return " + ".join(str(branch.channels) for branch in branches) + f" = {node.output_shape[0]}"
 
 
-_KEYS: dict[str, Callable[[Row], str]] = {
-    "block": lambda row: row.name.split(".")[0],
-    "branch": lambda row: row.branch or row.name,
-    "op": lambda row: row.op,
-}
-
-
-def _fold(rows: Sequence[Row], key: Callable[[Row], str]) -> list[Row]:
+def _sum_kinds(rows: Sequence[Row]) -> list[Row]:
+    """Return one row for each kind of operation."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(key(row), []).append(row)
+        groups.setdefault(row.op, []).append(row)
     return [
         Row(
             name=name,
-            op=group[0].op if len(group) == 1 else say("{n} operations", n=len(group)),
+            op=name if len(group) == 1 else say("{n} operations", n=len(group)),
             detail=group[0].detail if len(group) == 1 else "",
             branch=None,
             output_shape=group[-1].output_shape,

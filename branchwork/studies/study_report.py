@@ -1,11 +1,11 @@
 """The report of a study: one HTML file that opens anywhere, offline, in the reader's language."""
 
-import shlex
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from branchwork.datasets.dataset import DataSet
+from branchwork.files import typed
 from branchwork.language import say, sentences, times
 from branchwork.pages import facts, footer, page, paragraph, plot, section, table
 from branchwork.studies.design import Answer, Conclusion, Records, Setting, Study, StudyResult, Table, verdict_name
@@ -55,7 +55,7 @@ def _command(study: Study, result: StudyResult, setting: Setting, *, data: DataS
     changed = {name: getattr(setting.recipe, name) for name in CHANGEABLE}
     flags |= {name: value for name, value in changed.items() if value != getattr(usual, name)}
     words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    return shlex.join(["branchwork", "study", result.study, *words])
+    return " ".join(map(typed, ("branchwork", "study", result.study, *words)))
 
 
 def _method(result: StudyResult) -> str:

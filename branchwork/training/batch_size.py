@@ -60,7 +60,7 @@ def images_per_second(batch_size: int, *, state: TrainState, images: Split, reci
 
     The steps train the net of `state`: do not use it afterwards.
     """
-    chosen = torch.arange(batch_size, device=images.picked_on) % len(images)
+    chosen = torch.arange(batch_size, device=images.index_device) % len(images)
     seconds: list[float] = []
     while len(seconds) < TRIES or sum(seconds) < TRY_SECONDS:
         began = time.perf_counter()

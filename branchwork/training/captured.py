@@ -37,7 +37,10 @@ MOST_NOISE = 0.1
 def captured_step(
     state: TrainState, options: Options, *, position: Position, observer: Observer
 ) -> "CapturedStep | None":
-    """Return what takes the steps of a training on a GPU; None where `train_step` does. `observer` is told why."""
+    """Return what takes the training steps on a GPU instead of `train_step`.
+
+    None on a CPU, with `capture` off, and where steps cannot be recorded: `observer` is told the reason.
+    """
     if next(state.net.parameters()).device.type != "cuda" or not options.capture:
         return None
     if state.processes.count > 1:
@@ -54,8 +57,8 @@ class CapturedStep:
     """Takes the steps of `train_step`, to the same weights: those of whole batches are recorded, and then replayed.
 
     A net is not recorded if in a step it waits for the GPU, draws random numbers on the CPU, or changes its attributes
-    or replaces its buffers; nor if a replayed step changes weights, statistics or optimiser otherwise than the same
-    step as usual. `note` is told why, once, and the training goes on as usual from the state that it had. The seconds
+    or replaces its buffers; nor if a replayed step changes weights, statistics or optimiser otherwise than an
+    ordinary step. `note` is told why, once, and ordinary steps go on from the state that it had. The seconds
     spent before the first replay are added to `position.capture_seconds`.
     """
 
@@ -80,7 +83,7 @@ class CapturedStep:
         decay: float = 0.0,
     ) -> Tensor:
         """Take the step that `train_step` takes with the same arguments."""
-        if len(chosen) == recipe.images_a_step and not self.refused:
+        if len(chosen) == recipe.images_per_step and not self.refused:
             images, targets = batch_of(state, data, chosen, recipe=recipe, moment=moment)(slice(None))
             try:
                 return self._replay(state, _Given(images, targets, learning_rate, decay), recipe, moment.epoch)

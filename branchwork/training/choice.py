@@ -9,6 +9,7 @@ from branchwork.catalogue.published import IMAGENET
 from branchwork.catalogue.resolve import find_builder, with_options
 from branchwork.datasets.dataset import DataSet
 from branchwork.errors import NetError, RecipeError
+from branchwork.files import typed
 from branchwork.graph.untouched import alone
 from branchwork.language import say, times
 from branchwork.observer import Observer
@@ -95,7 +96,7 @@ def _choose_both(
     if recipe is None and chosen.epochs == short.epochs < longer:
         folder = data.report.folder if data.report else data.argument
         flags += f" --epochs {longer}" if longer != whole.epochs else ""
-        command = f"branchwork train {net} --data {folder} --recipe {suits}{flags}"
+        command = f"branchwork train {net} --data {typed(folder)} --recipe {suits}{flags}"
         observer.note(say("better with more time, {epochs} epochs: {command}", epochs=longer, command=command))
     return net, chosen
 

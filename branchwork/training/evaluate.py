@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.datasets.load import is_path, load_data
-from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
+from branchwork.datasets.sheet import draw_sheet, shorten
 from branchwork.errors import DataError, RecipeError
-from branchwork.figures import legible
+from branchwork.figures import check_drawing, legible
 from branchwork.language import say, times
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -98,7 +98,7 @@ def evaluate(
             top=top,
         )
     if draw is not None:
-        check_sheet(draw)
+        check_drawing(draw)
     data_set = load_for(trained.model, data, source, observer=watch(progress))
     evaluation = evaluate_net(trained.net.to(pick_device("auto")), trained.model, data_set, top=top)
     if draw is not None and evaluation.worst:

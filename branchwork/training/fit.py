@@ -83,12 +83,12 @@ def _steps(
 ) -> Iterator[Step]:
     """Train the rest of the epoch, or as much of it as time allows."""
     device, processes = train.labels.device, state.processes
-    steps = count_batches(len(train), recipe.images_a_step)
+    steps = count_batches(len(train), recipe.images_per_step)
     unread: list[Tensor] = []
     read_after = 1
     began, seconds_before, step_seconds_before = time.perf_counter(), position.seconds, position.step_seconds
-    order = epoch_order(len(train), seed, position.epoch).to(train.picked_on)
-    for chosen in batches(order, recipe.images_a_step, position.step):
+    order = epoch_order(len(train), seed, position.epoch).to(train.index_device)
+    for chosen in batches(order, recipe.images_per_step, position.step):
         done = position.epoch * steps + position.step
         progress = recipe.progress(done / (recipe.epochs * steps), position.seconds)
         loss = take_step(
@@ -138,8 +138,8 @@ def _step(recipe: Recipe, position: Position, *, steps: int, images: int) -> Ste
 
 def _close_epoch(state: TrainState, images: int, validation: Split, *, recipe: Recipe, position: Position) -> Epoch:
     """Validate, and move `position` to the start of the next epoch. The epoch had `images` images."""
-    if position.step < count_batches(images, recipe.images_a_step):  # time ran out first
-        images = position.step * recipe.images_a_step
+    if position.step < count_batches(images, recipe.images_per_step):  # time ran out first
+        images = position.step * recipe.images_per_step
     began = time.perf_counter()
     check_finite(state.net, position)
     kept, processes = state.net if state.average is None else state.average, state.processes

@@ -16,6 +16,13 @@ _SCRIPT = re.compile(r".+?\.(py|ipynb)(?=$|[:\[])")
 _OPTIMIZERS = (
     "SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "LBFGS", "Rprop",
 )  # fmt: skip
+# The fields of a recipe that torch sets where a script does not, for the optimisers that recipes have.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "SGD": {"optimizer": "sgd", "learning_rate": 0.001, "momentum": 0.0, "weight_decay": 0.0},
+    "Adam": {"optimizer": "adam", "learning_rate": 0.001, "momentum": 0.9, "beta2": 0.999, "weight_decay": 0.0},
+}
+# Arguments that change the steps, and that no recipe has.
+_MISSING = ("nesterov", "dampening", "amsgrad", "maximize")
 # What constants are called where no call says what they are for.
 _BATCH, _EPOCHS = ("batch_size", "batchsize", "bs"), ("num_epochs", "n_epochs", "epochs", "max_epochs", "num_epoch")
 _OPERATORS: dict[type, Any] = {
@@ -26,24 +33,28 @@ _OPERATORS: dict[type, Any] = {
 
 @dataclass(frozen=True)
 class Habits:
-    """The optimiser that a script names, the fields of a recipe that it sets, and the scheduler that it may have."""
+    """The optimiser that a script names, the fields of a recipe that it sets, and the scheduler that it may have.
+
+    `unread` are arguments of the optimiser whose values the code does not show, or that no recipe has.
+    """
 
     optimizer: str
     fields: dict[str, Any]
     scheduler: str | None = None
+    unread: tuple[str, ...] = ()
 
     @property
     def is_supported(self) -> bool:
         """Whether a recipe has this optimiser."""
-        return self.optimizer in ("SGD", "Adam")
+        return self.optimizer in _DEFAULTS
 
     def __str__(self) -> str:
         """Write `SGD 0.01, momentum 0.5, batch 64, 10 epochs`; what the script does not say is left out."""
         found = self.fields
         parts = [self.optimizer + (f" {found['learning_rate']:g}" if "learning_rate" in found else "")]
-        if self.optimizer == "SGD" and found["momentum"]:
+        if self.optimizer == "SGD" and found.get("momentum"):
             parts.append(say("momentum {momentum:g}", momentum=found["momentum"]))
-        if found["weight_decay"]:
+        if found.get("weight_decay"):
             parts.append(say("weight decay {decay:g}", decay=found["weight_decay"]))
         if "batch_size" in found:
             parts.append(say("batch {size}", size=found["batch_size"]))
@@ -66,21 +77,32 @@ def read_habits(net: str) -> Habits | None:
         return None
     known = _Constants(nodes)
     name, call = optimizers[0]
-    rate = 0.001 if _value(call, "lr", 1) is None else known.argument(call, "lr", 1)  # torch's default
-    fields: dict[str, Any] = {"learning_rate": rate, "weight_decay": known.argument(call, "weight_decay") or 0.0}
-    if name == "SGD":
-        fields |= {"optimizer": "sgd", "momentum": known.argument(call, "momentum", 2) or 0.0}
-    else:
-        betas = _value(call, "betas", 2)
-        pair = [known.number(beta) for beta in betas.elts] if isinstance(betas, ast.Tuple) else [0.9, 0.999]
-        fields |= {"optimizer": "adam", "momentum": pair[0], "beta2": pair[-1]}
+    given = _arguments(name, call)
+    numbers = {field: known.number(value) for field, (_, value) in given.items()}
+    unread = [argument for field, (argument, _) in given.items() if numbers[field] is None]
+    fields: dict[str, Any] = {**_DEFAULTS.get(name, {}), **numbers}
     loaders = [loader for called, loader in calls if called == "DataLoader"]
     shuffled = [loader for loader in loaders if ast.unparse(_value(loader, "shuffle", 2) or loader) == "True"]
     batches = [known.argument(loader, "batch_size", 1) for loader in (shuffled or loaders)[:1]]
     fields["batch_size"] = _whole(batches[0] if batches else known.first(_BATCH))
     fields["epochs"] = _whole(next(filter(None, map(known.epochs, nodes)), None) or known.first(_EPOCHS))
     scheduler = next((called for called, _ in calls if re.fullmatch(r"[A-Z]\w+LR|ReduceLROnPlateau", called)), None)
-    return Habits(name, {key: value for key, value in fields.items() if value is not None}, scheduler)
+    unread += [ast.unparse(keyword) for keyword in call.keywords if keyword.arg in _MISSING or keyword.arg is None]
+    fields = {key: value for key, value in fields.items() if value is not None}
+    return Habits(name, fields, scheduler, tuple(dict.fromkeys(unread)))
+
+
+def _arguments(name: str, call: ast.Call) -> dict[str, tuple[str, ast.expr]]:
+    """Return, by field of a recipe, the argument of an optimiser that sets it, and the value that is given for it."""
+    found = {"learning_rate": ("lr", _value(call, "lr", 1))}
+    found["weight_decay"] = ("weight_decay", _value(call, "weight_decay"))
+    if name == "SGD":
+        found["momentum"] = ("momentum", _value(call, "momentum", 2))
+    elif name == "Adam":
+        betas = _value(call, "betas", 2)
+        pair = betas.elts if isinstance(betas, ast.Tuple | ast.List) and len(betas.elts) == 2 else (betas, betas)
+        found |= {"momentum": ("betas", pair[0]), "beta2": ("betas", pair[1])}
+    return {field: (argument, value) for field, (argument, value) in found.items() if value is not None}
 
 
 def _in_order(top: ast.AST) -> Iterator[ast.AST]:

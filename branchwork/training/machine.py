@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from branchwork.files import read_kilobytes
 from branchwork.language import say
 from branchwork.version import __version__
 
@@ -105,16 +106,7 @@ def is_out_of_memory(reason: BaseException) -> bool:
 
 def resident_memory() -> int | None:
     """Return the memory of this process in bytes; None except on Linux."""
-    return _kilobytes(Path("/proc/self/status"), "VmRSS:")
-
-
-def _kilobytes(path: Path, name: str) -> int | None:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    counts = [int(line.split()[1]) * 1024 for line in lines if line.startswith(name)]
-    return counts[0] if counts else None
+    return read_kilobytes(Path("/proc/self/status"), "VmRSS:")
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -135,7 +127,7 @@ def peak_memory(device: torch.device) -> int | None:
     status = Path("/proc/self/status")
     if status.exists():
         # Not getrusage: on Linux it starts from the size of the parent process.
-        return _kilobytes(status, "VmHWM:")
+        return read_kilobytes(status, "VmHWM:")
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

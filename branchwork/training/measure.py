@@ -43,8 +43,8 @@ class Observed:
     residuals: dict[str, float]
 
 
-def draw_images(split: Split, count: int) -> Split:
-    """Return `count` images drawn at random, always the same ones; all of them if there are no more."""
+def sample_images(split: Split, count: int) -> Split:
+    """Return `count` images sampled at random, always the same ones; all of them if there are no more."""
     if count >= len(split):
         return split
     return split.pick(torch.randperm(len(split), generator=generator_of(0, "explain"))[:count])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from branchwork.datasets.dataset import Split
 from branchwork.drawing.drawing import inline_drawing
 from branchwork.errors import FAILURES, first_line
+from branchwork.files import typed
 from branchwork.graph.branching import BranchedNet, branches_of
 from branchwork.graph.read import read
 from branchwork.graph.trace import Trace, trace_graph
@@ -20,7 +21,7 @@ from branchwork.observer import Observer
 from branchwork.pages import Bar, bars, image_grid, paragraph, plot, section
 from branchwork.palette import branch_colours
 from branchwork.training.infer import pick_layout
-from branchwork.training.measure import draw_images, lost_accuracy, observe, remove_each
+from branchwork.training.measure import lost_accuracy, observe, remove_each, sample_images
 from branchwork.training.run import TrainedNet
 
 # A report must not keep a training waiting. To read and draw more layers takes seconds, and nobody reads it on a page.
@@ -69,7 +70,7 @@ def describe_net(trained: TrainedNet, measured_on: Split, *, held_out: bool, bef
             "With {layers} layers, the net is too large to draw and measure here: use branchwork inspect {run} and "
             "branchwork explain {run}.",
             layers=layers,
-            run=trained.folder,
+            run=typed(trained.folder),
         )
         return NetSections(section(say("The net"), words), "", kernels)
     try:
@@ -96,7 +97,8 @@ def _drawing(trace: Trace, folder: Path) -> str:
         shares=shares,
     )
     draw = say(
-        "branchwork ui {run} opens a page: draw a picture there, and watch it run through every branch.", run=folder
+        "branchwork ui {run} opens a page: draw a picture there, and watch it run through every branch.",
+        run=typed(folder),
     )
     return section(say("The net"), sentences((words, draw)), plot(inline_drawing(trace)))
 
@@ -109,24 +111,24 @@ def _branches(branched: BranchedNet, trained: TrainedNet, images: Split, *, held
             title,
             say(
                 "Measuring this net without each branch takes too long for a report: use branchwork explain {run}.",
-                run=trained.folder,
+                run=typed(trained.folder),
             ),
         )
-    images = draw_images(images, count)
+    images = sample_images(images, count)
     observed = observe(branched, trained.model, images)
     without = remove_each(branched, trained.model, images, observed=observed, observer=Observer(), by=("mean",))
     rows = []
     for join, names in branched.entries.items():
         for name, colour in zip(names, branch_colours(list(names)), strict=True):
             lost, interval = lost_accuracy(observed.correct, without[join, name, "mean"])
-            words = f"{100 * lost:+.1f}".replace("+-", "−").replace("-", "−")
+            words = f"{100 * lost:+.1f}".replace("-", "−")
             rows.append(Bar(join, name, lost, interval, words, colour))
     words = (
         say("Points of accuracy lost on {count:,} validation images if a branch is replaced by its mean.", count=count)
         if held_out
         else say("Points of accuracy lost on {count:,} test images if a branch is replaced by its mean.", count=count)
     )
-    more = say("The thin lines are 95% intervals; branchwork explain {run} measures more.", run=trained.folder)
+    more = say("The thin lines are 95% intervals; branchwork explain {run} measures more.", run=typed(trained.folder))
     return section(title, sentences((words, more)), bars(rows))
 
 

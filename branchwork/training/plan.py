@@ -52,7 +52,7 @@ class Plan:
     fold: tuple[int, int] | None = None
 
     def name_of(self, data: DataSet) -> str:
-        """Return what the data are called that a training by this plan is tested on."""
+        """Return the name of the test data: that of the data set, or `DATA, fold 2 of 5`."""
         if self.fold is None:
             return data.name
         fold, folds = self.fold

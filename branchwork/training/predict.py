@@ -9,9 +9,9 @@ from torch import Tensor
 
 from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.reading import find_pictures, read_picture
-from branchwork.datasets.sheet import check_sheet, draw_sheet, shorten
+from branchwork.datasets.sheet import draw_sheet, shorten
 from branchwork.errors import ImageError, RecipeError
-from branchwork.figures import legible
+from branchwork.figures import check_drawing, legible
 from branchwork.files import printable
 from branchwork.language import say
 from branchwork.observer import Observer
@@ -59,11 +59,9 @@ def predict(
     if top < 1:
         raise RecipeError("top must be at least 1, got {top}", top=top)
     if draw is not None:
-        check_sheet(draw)
+        check_drawing(draw)
     trained = load_run(run) if weights is None else load_pretrained(str(run), str(weights), watch(progress))
-    paths = find_pictures(map(Path, [pictures] if isinstance(pictures, str | Path) else pictures))
-    if not paths:
-        raise ImageError("no pictures were given: name files, or a folder of them")
+    paths = find_pictures(pictures)
     read: dict[Path, Tensor] = {}
     doubts: dict[Path, list[Doubt]] = {}
     errors: dict[Path, str] = {}

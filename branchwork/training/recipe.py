@@ -149,7 +149,7 @@ class Recipe:
             raise RecipeError("{name} must be {needed}, got {value}", name=name, needed=words, value=value)
 
     @property
-    def images_a_step(self) -> int:
+    def images_per_step(self) -> int:
         """`batch_size` as a number: `make_plan` replaces `auto`."""
         assert self.batch_size != "auto"
         return self.batch_size

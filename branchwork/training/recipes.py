@@ -179,7 +179,7 @@ def finetune(net: str = "resnet18", images: int = 60_000) -> Recipe:
 def own(net: str) -> Recipe:
     """Return what the script of `net` trains with itself: `course`, with what its code says instead.
 
-    Raises `RecipeError` if the script does not say it, or says what no recipe can do.
+    Raises `RecipeError` if the script does not say it in numbers, or says what no recipe can do.
     """
     habits = read_habits(net)
     if habits is None:
@@ -190,6 +190,14 @@ def own(net: str) -> Recipe:
             "adam or sgd",
             habits=habits,
             optimizer=habits.optimizer,
+        )
+    if habits.unread:
+        raise RecipeError(
+            "{net} gives its {optimizer} {arguments}, which cannot be read as a number of a recipe: choose --recipe "
+            "course, and set what you need with flags such as --learning-rate and --momentum",
+            net=net,
+            optimizer=habits.optimizer,
+            arguments=", ".join(habits.unread),
         )
     return course().but(habits.fields)
 

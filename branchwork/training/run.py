@@ -30,6 +30,7 @@ from branchwork.files import (
     printable,
     read_json,
     reading,
+    typed,
     with_format,
     write_json,
     write_whole,
@@ -127,14 +128,14 @@ def load_run(folder: str | Path, *, trust: bool = False) -> TrainedNet:
         if holds(folder, STEPS):
             raise RunError(
                 "{folder} holds an interrupted selection: run branchwork select again with --out {folder}",
-                folder=folder,
+                folder=typed(folder),
             )
         raise RunError(
             "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train, or finish "
             "this one with branchwork train --resume {folder}"
             if holds(folder, STATE)
             else "{folder} holds no trained net ({model} is missing): give a run folder made by branchwork train",
-            folder=folder,
+            folder=typed(folder),
             model=MODEL,
         )
     model = read_json(path, Model)
@@ -291,7 +292,7 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
             if RESULT in held
             else "{folder} holds another run ({held}): continue it with branchwork train --resume {folder}, or choose "
             "another --out",
-            folder=folder,
+            folder=typed(folder),
             held=", ".join(held),
         )
     check_writable(folder / RESULT)
@@ -299,7 +300,10 @@ def claim_folder(out: str | Path | None, default_name: str) -> Path:
 
 
 def _first_free(name: str) -> Path:
-    """Create the folder at once, so that two trainings started together do not share one."""
+    """Return the first free folder of `runs/NAME-1`, `-2`, …
+
+    It is created at once, so that two trainings started together do not share it.
+    """
     number = 0
     while True:
         number += 1

@@ -5,17 +5,25 @@ from dataclasses import asdict
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
 from branchwork.catalogue.resolve import short_name
 from branchwork.datasets.batches import normalise
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.figures import BAD, GOOD, inline_svg, new_figure, plain_axes, plain_log_ticks
-from branchwork.files import write_whole
+from branchwork.files import typed, write_whole
 from branchwork.language import listed, say
-from branchwork.pages import cards, details, facts, footer, image_grid, page, paragraph, section, side_by_side, table
+from branchwork.pages import (
+    cards,
+    details,
+    facts,
+    footer,
+    image_grid,
+    page,
+    paragraph,
+    pixels_of,
+    section,
+    side_by_side,
+    table,
+)  # fmt: skip
 from branchwork.training.evaluate import MOST_CLASSES, Evaluation
 from branchwork.training.net_report import NetSections
 from branchwork.training.recipe import Recipe
@@ -199,7 +207,7 @@ def _confusion(evaluation: Evaluation, run: str) -> str:
         words = say(
             "With {n:,} classes it is too large to read: branchwork evaluate {run} --json FILE writes it.",
             n=len(names),
-            run=run,
+            run=typed(run),
         )
         return section(title, words)
     head = "".join(f"<th>{name}</th>" for name in names)
@@ -252,7 +260,7 @@ def _mistake_words(evaluation: Evaluation) -> str:
 def _mistakes(evaluation: Evaluation, data: DataSet) -> str:
     return image_grid(
         (
-            _pixels(data.test.images[m.index]),
+            pixels_of(data.test.images[m.index]),
             say("test image {index}", index=m.index),
             say(
                 "{true} predicted as {predicted}",
@@ -283,13 +291,9 @@ def _batch(batch: Split, data: DataSet) -> str:
         ),
         image_grid(
             (
-                (_pixels(image), "", escape(data.classes[int(label)]))
+                (pixels_of(image), "", escape(data.classes[int(label)]))
                 for image, label in zip(images, batch.labels, strict=True)
             ),
             small=True,
         ),
     )
-
-
-def _pixels(image: Tensor) -> NDArray[np.uint8]:
-    return (image[0] if image.shape[0] == 1 else image.permute(1, 2, 0)).numpy()

@@ -6,7 +6,7 @@ from pathlib import Path
 from branchwork.datasets.batches import one_fold, train_and_validation
 from branchwork.datasets.dataset import DataSet, Split
 from branchwork.errors import RunError
-from branchwork.files import read_json
+from branchwork.files import read_json, typed
 from branchwork.training.plan import Plan
 from branchwork.training.result import read_result
 from branchwork.training.run import FOLDS, RESULT, TrainedNet, holds
@@ -21,7 +21,7 @@ def splits_of(trained: TrainedNet, data: DataSet) -> tuple[Split, Split]:
     if not holds(trained.folder, RESULT):
         raise RunError(
             "the training in {run} is not finished: continue it with branchwork train --resume {run}",
-            run=trained.folder,
+            run=typed(trained.folder),
         )
     seed, recipe, fold = read_result(trained.folder).seed, trained.model.recipe, _fold_of(trained.folder)
     if fold is not None:

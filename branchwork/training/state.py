@@ -92,7 +92,7 @@ def _collapsed(net: nn.Module, model: Model, batch: int) -> Execution | None:
 class Compilable(nn.Module):
     """`net` compiled for batches of `sizes` images, and as written for other sizes.
 
-    For another size torch would compile again, for any size, which is slower for all sizes
+    For a new size torch would compile again with a dynamic shape, and use that slower code for every size
     (docs/experiments/training.md).
     """
 
@@ -179,7 +179,9 @@ def make_state(
     if recipe.batch_norm == "shared" and processes.count > 1:
         net, heads = map(nn.SyncBatchNorm.convert_sync_batchnorm, (net, heads))
         execute = "written"  # a merged kernel would hold the statistics of one process
-    sizes = {part.stop - part.start for part in split_batch(recipe.images_a_step, recipe.accumulate * processes.count)}
+    sizes = {
+        part.stop - part.start for part in split_batch(recipe.images_per_step, recipe.accumulate * processes.count)
+    }
     execution = pick_execution(net, model, execute, batch=max(sizes), heads=heads)
     step = Compilable(execution.step, sizes) if options.compile else execution.step
     shares = [*layer_shares(net, recipe.lowest_rate), *(1.0 for _ in heads.parameters())]

@@ -41,10 +41,10 @@ def train_step(
 ) -> Tensor:
     """Take one optimiser step on the images `chosen` of `data`; return this process's share of their mean loss.
 
-    `chosen` are their numbers, on `data.picked_on`. Every image weighs the same, whatever part of the batch and process
-    it is in. The loss, a scalar that stays on the device, leaves out auxiliary heads; the gradient includes them.
-    `decay` is that of `state.average`. Reads nothing back from the device. Raises `BatchTooLarge` if the step does not
-    fit into memory, and `RecipeError` if torch.compile fails.
+    `chosen` are their numbers, on `data.index_device`. Every image weighs the same, whatever part of the batch and
+    process it is in. The loss, a scalar that stays on the device, leaves out auxiliary heads; the gradient includes
+    them. `decay` is that of `state.average`. Reads nothing back from the device. Raises `BatchTooLarge` if the step
+    does not fit into memory, and `RecipeError` if torch.compile fails.
     """
     batch = batch_of(state, data, chosen, recipe=recipe, moment=moment)
     return update(state, batch, len(chosen), recipe=recipe, learning_rate=learning_rate, decay=decay)

@@ -1,6 +1,6 @@
 """What a NET argument names, for every verb: a run folder, a net of the catalogue, a user's own net, or a module.
 
-Run folders belong to training, so this file is here; `nets.resolve`, a layer below, knows the other kinds.
+Run folders belong to training, so this file is here; `catalogue.resolve`, a layer below, knows the other kinds.
 """
 
 import os
@@ -13,11 +13,10 @@ from torch import nn
 from branchwork.catalogue.builders import NETS
 from branchwork.catalogue.resolve import DEFAULT_INPUT, defaults_of, find_builder, short_name
 from branchwork.errors import NetError
+from branchwork.graph.program import Shape
 from branchwork.graph.untouched import alone
 from branchwork.language import times
 from branchwork.training.run import MODEL, TrainedNet, holds, load_run
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Train a net into a run folder, from the start or from where it was stopped: once, with several seeds, or the demo."""
+"""Train a net into a run folder, or go on with an interrupted training; several seeds, folds, and the demo."""
 
 import statistics
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from branchwork.datasets.batches import one_fold
 from branchwork.datasets.dataset import DataSet
 from branchwork.datasets.load import load_data
 from branchwork.errors import Interrupted, RecipeError, RunError
-from branchwork.files import hold_lock, read_json, remove_parts, with_format, write_json
+from branchwork.files import hold_lock, read_json, remove_parts, typed, with_format, write_json
 from branchwork.language import mark, say
 from branchwork.observer import Observer
 from branchwork.screen import watch
@@ -77,7 +77,7 @@ def train(
         folder = processes.share(claimed)
         assert folder is not None
         # Each process may have measured a different batch size: the smallest fits all.
-        batch_size = min(processes.every(plan.recipe.images_a_step))
+        batch_size = min(processes.every(plan.recipe.images_per_step))
         plan = processes.share(plan)
         plan = replace(plan, recipe=replace(plan.recipe, batch_size=batch_size))
         with interruptible() as interrupted:
@@ -165,6 +165,7 @@ def train_seeds(
     recipe: str | Recipe | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
+    source: Path | None = None,
     progress: bool | Observer = False,
     **keywords: Unpack[Keywords],
 ) -> SeedsResult:
@@ -179,7 +180,7 @@ def train_seeds(
         raise RecipeError(
             "seeds must be from 2 (for a deviation) to 1000, got {seeds}: for one seed, leave it out", seeds=seeds
         )
-    data_set = load_data(data, progress=observer) if isinstance(data, str) else data
+    data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
     net, chosen = choose(net, recipe, data_set, changes=changes, weights=options.weights, observer=observer)
     plan = make_plan(net, data_set, recipe=chosen, options=options, observer=observer)
     plans = [
@@ -198,6 +199,7 @@ def train_folds(
     recipe: str | Recipe | None = None,
     options: Options | None = None,
     out: str | Path | None = None,
+    source: Path | None = None,
     progress: bool | Observer = False,
     **keywords: Unpack[Keywords],
 ) -> FoldsResult:
@@ -211,7 +213,7 @@ def train_folds(
     check_single_process("several folds")
     if not 2 <= folds <= 100:
         raise RecipeError("folds must be from 2 to 100, got {folds}: 5 and 10 are usual", folds=folds)
-    data_set = load_data(data, progress=observer) if isinstance(data, str) else data
+    data_set = load_data(data, source=source, progress=observer) if isinstance(data, str) else data
     net, chosen = choose(net, recipe, data_set, changes=changes, weights=options.weights, observer=observer)
     first = one_fold(data_set, 1, folds, options.seed)
     plan = make_plan(net, first, recipe=chosen, options=options, observer=observer)
@@ -297,7 +299,7 @@ def _train_each(
 
     Returns their accuracies, and what the results of several seeds and of several folds have in common.
     """
-    again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=folder)
+    again = say("stopped, and saved. Continue with: branchwork train --resume {folder}", folder=typed(folder))
     each = {folder / name: replace(plan, net=kept_net(folder, plan.net)) for name, plan in plans.items()}
     with hold_lock(folder / LOCK, say("is training in {folder}", folder=folder)):
         remove_parts(folder, folder / SCRIPTS)

@@ -26,7 +26,7 @@ from branchwork.errors import (
     with_kind,
     with_line,
 )
-from branchwork.files import hold_lock, remove_parts, with_format, write_json, write_whole
+from branchwork.files import hold_lock, remove_parts, typed, with_format, write_json, write_whole
 from branchwork.graph.costs import count_macs, count_parameters
 from branchwork.graph.unread import unread_warnings
 from branchwork.language import say
@@ -160,7 +160,9 @@ class _Run:
             if not holds(self.folder, STATE):
                 raise
             raise RunError(
-                "{reason} Then continue with: branchwork train --resume {folder}", reason=reason, folder=self.folder
+                "{reason} Then continue with: branchwork train --resume {folder}",
+                reason=reason,
+                folder=typed(self.folder),
             ) from reason
 
     def save(self) -> None:
@@ -229,7 +231,7 @@ def _few_words(count: int) -> str:
 def _leap_words(run: _Run) -> str | None:
     """Return that the loss has leapt, if it is far above that of guessing: the learning rate is too high."""
     recipe, losses = run.plan.recipe, run.position.losses
-    steps = math.ceil(LEAP_IMAGES / recipe.images_a_step)
+    steps = math.ceil(LEAP_IMAGES / recipe.images_per_step)
     guessing = math.log(len(run.state.model.classes))
     loss = sum(losses[-steps:]) / steps
     if len(losses) < steps or loss < LEAP * guessing:
@@ -282,7 +284,8 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
             if stop:
                 raise processes.tell(
                     Interrupted(
-                        "stopped, and saved. Continue with: branchwork train --resume {folder}", folder=run.folder
+                        "stopped, and saved. Continue with: branchwork train --resume {folder}",
+                        folder=typed(run.folder),
                     )
                 )
             if isinstance(event, Epoch) or save:
@@ -311,7 +314,7 @@ def _train(run: _Run, interrupted: threading.Event, observer: Observer) -> None:
             "Continue, with any number of processes: branchwork train --resume {folder}",
             count=processes.count,
             reason=first_line(reason),
-            folder=run.folder,
+            folder=typed(run.folder),
         ) from reason
     if position.epoch < plan.recipe.epochs:
         observer.note(
@@ -421,7 +424,7 @@ def _finish(run: _Run, data: DataSet) -> Result:
 def _report(run: _Run, data: DataSet, result: Result, evaluation: Evaluation) -> None:
     """Describe the trained net, show the first batch as the net got it, and write the report of both."""
     plan, model, train = run.plan, run.state.model, run.train
-    first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_a_step))
+    first = next(batches(epoch_order(len(train), plan.options.seed, 0), plan.recipe.images_per_step))
     batch = batch_of(run.state, train, first, recipe=plan.recipe, moment=Moment(plan.options.seed, 0, 0))
     images, _ = batch(slice(0, 32))
     trained = TrainedNet(run.state.net, model, run.folder)

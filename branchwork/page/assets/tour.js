@@ -14,7 +14,7 @@ export function drawTour() {
   if (!step) return;
   panel.replaceChildren(
     make("p", { className: "faint" }, `${state.step + 1} / ${tour.length}`),
-    make("h2", {}, t(step.question)), make("p", {}, t(step.words, step.values)),
+    make("h2", {}, t(step.question, step.values)), make("p", {}, t(step.words, step.values)),
     make("div", { id: "collapsed", className: "scroll" }),
     make("p", {}, make("button", { onclick: () => go(state.step - 1), disabled: state.step === 0 }, t("back")), " ",
       make("button", { className: "primary", onclick: () => go(state.step + 1) }, t(state.step + 1 < tour.length ? "next" : "explore")), " ",
