@@ -11,9 +11,9 @@ class Entry:
     """One run, or the runs of several seeds that count as one net.
 
     `accuracies`, fractions, are in the order of the `seeds`; `accuracy` is their mean. `interval` is its 95% interval:
-    Wilson's for one run, for several Student's over the seeds, on the log-odds. `right` counts the images of each class that it
-    classifies correctly, as a mean over seeds. `milliseconds` is the median time of one image on this machine, as
-    written, in turns with the other nets; `train_seconds` is a mean over seeds, None if a training is not finished.
+    Wilson's for one run, for several Student's over the seeds, on the log-odds. `right` counts the images of each class
+    that it classifies correctly, as a mean over seeds. `milliseconds` is the median time of one image on this machine,
+    as written, in turns with the other nets; `train_seconds` is a mean over seeds, None if a training is not finished.
     """
 
     label: str

@@ -8,6 +8,7 @@ from types import ModuleType
 from unittest.mock import MagicMock
 
 import torch
+import torch._dynamo  # noqa: F401  # optimisers import it, and it asks for packages that are stood in for here
 
 
 class Images(torch.utils.data.Dataset):
