@@ -135,8 +135,8 @@ def test_a_mirror_serves_and_afterwards_the_cache_does(mirror):
         ("cut", "is truncated or too long: its header says 30×28×28, so 23,536 bytes were expected and 23,535 found"),
         ("page", "gzip"),
         ("half", "the download broke off (ChunkedEncodingError)"),
-        ("bomb", "train-images-idx3-ubyte holds more than the 47,040,016 bytes of the largest file"),
-        ("endless", "train-images-idx3-ubyte.gz holds more than the 47,040,016 bytes"),
+        ("bomb", "train-images-idx3-ubyte is larger than 47,040,016 bytes"),
+        ("endless", "train-images-idx3-ubyte.gz is larger than 47,040,016 bytes"),
     ],
 )
 def test_a_mirror_that_fails_is_passed_over_and_leaves_nothing(mirror, fault, words):
@@ -181,7 +181,7 @@ def test_a_file_is_unpacked_no_further_than_the_largest_of_the_data_set(tmp_path
         (put(tmp_path / file) / "train-images-idx3-ubyte").unlink()
         (tmp_path / file / file).write_bytes(content)
         tracemalloc.start()
-        with pytest.raises(DataError, match="holds more than the 1,000,000 bytes"):
+        with pytest.raises(DataError, match="is larger than 1,000,000 bytes"):
             fetch(source(), tmp_path / file)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()

@@ -281,7 +281,7 @@ CHANGES = [
         "`F.max_pool2d in block1` has kernel 3",
     ),
     ("], dim=1)", "])", "torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1"),
-    ("x.size(0), -1", "64, -1", "this view makes 64 rows of any batch: write x.view(x.size(0), -1)"),
+    ("x.size(0), -1", "64, -1", "this view turns 2 images into 64 rows: write x.view(x.size(0), -1)"),
     ("        return x\n", "        pass\n", "forward returns nothing: end it with `return x`"),
     ("return torch.cat", "torch.cat", "an operation is given None: a forward before it returns nothing"),
     (

@@ -121,11 +121,19 @@ def _mixed_images(case: _Case) -> str | None:
     """Return what is wrong if the images of a batch were joined, or divided otherwise, before the failure."""
     for made in case.recorder.calls:
         x: Any = made.arguments[0] if made.arguments else None
-        if made.op == "cat" and made.argument("dim", 1) in (None, 0) and all(part.dim() == 4 for part in x):
+        if made.op == "cat" and made.argument("dim", 1) in (None, 0) and all(map(_are_images, x)):
             return say("torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1")
-        if made.op == "view" and made.output is not None and isinstance(x, Tensor) and len(made.output) != len(x):
-            return say("this view makes {count} rows of any batch: write x.view(x.size(0), -1)", count=len(made.output))
+        if made.op == "view" and made.output is not None and _are_images(x) and made.output.shape[:1] != x.shape[:1]:
+            return say(
+                "this view turns {images} images into {rows} rows: write x.view(x.size(0), -1)",
+                images=len(x),
+                rows=times(tuple(made.output.shape[:1])),
+            )
     return None
+
+
+def _are_images(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 4
 
 
 def _linear(case: _Case) -> str | None:
@@ -392,8 +400,10 @@ def _line(case: _Case, tensor: Tensor) -> Iterator[RecordedCall]:
 def _pooling(made: RecordedCall) -> nn.Module | None:
     """Return the layer that would pool as a call of F.max_pool2d or F.avg_pool2d does; None for other operations."""
     kind = {"max_pool2d": nn.MaxPool2d, "avg_pool2d": nn.AvgPool2d}.get(made.op)
+    if kind is None:
+        return None
     kernel, stride, padding = (made.argument(n, i) for i, n in enumerate(("kernel_size", "stride", "padding"), 1))
-    return None if kind is None else kind(kernel, stride or kernel, padding or 0)
+    return kind(kernel, stride or kernel, padding or 0)
 
 
 def _smallest_above(net: nn.Module, input_shape: tuple[int, ...]) -> int | None:
