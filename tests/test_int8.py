@@ -280,7 +280,7 @@ def test_whatever_stops_the_quantiser_leaves_the_older_file(run, monkeypatch, fa
     with pytest.raises((KeyboardInterrupt, ExportError)) as caught:
         bw.export(run.folder, out="net.onnx", options=bw.ExportOptions(precision="int8", force=True))
     if fault is not KeyboardInterrupt:
-        assert "onnxruntime cannot make int8 of it: no such operation. --no-fuse" in str(caught.value)
+        assert "onnxruntime cannot convert the net to int8: no such operation. With --no-fuse" in str(caught.value)
     assert os.listdir() == ["net.onnx"] and Path("net.onnx").read_text() == "an older file"
 
 
