@@ -43,7 +43,7 @@ _SVG_FONTS = "'PingFang SC', 'Microsoft YaHei', 'Noto Sans CJK SC', 'WenQuanYi M
 
 
 def check_drawing(path: Path, error: type[BranchworkError] = RunError) -> None:
-    """Raise `error` unless `save` can write `path`, in the format of its ending: asked before the work is done."""
+    """Raise `error` unless `save` can write `path`, in the format of its ending. Call it before long work."""
     if path.suffix.lower() not in _ENDINGS:
         raise error(
             "{path}: figures cannot be written as {suffix}. Use .svg, .png, .jpg or .pdf.",

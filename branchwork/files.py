@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import io
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import tokenize
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -90,9 +92,21 @@ def printable(path: str | Path) -> str:
 
 
 def typed(path: str | Path) -> str:
-    """Return a path as one types it into a shell: in quotes where it needs them, as with a space in it."""
+    """Return a path as it is typed into a shell, in quotes if it needs them."""
     words = printable(path)
     return subprocess.list2cmdline([words]) if os.name == "nt" else shlex.quote(words)
+
+
+def encoding_of_python(content: bytes) -> str | None:
+    """Return the encoding of a Python file: the one that it declares, else UTF-8, else GBK; None if none fits."""
+    encodings = ["utf-8-sig", "gb18030"]
+    with suppress(SyntaxError):  # it is not UTF-8, or names an encoding that does not exist
+        encodings.insert(0, tokenize.detect_encoding(io.BytesIO(content).readline)[0])
+    for encoding in encodings:
+        with suppress(UnicodeDecodeError):
+            content.decode(encoding)
+            return encoding
+    return None
 
 
 def escaped(text: str) -> str:
@@ -352,7 +366,7 @@ def available_memory() -> int | None:
 
 
 def read_kilobytes(path: Path, name: str) -> int | None:
-    """Return the bytes after `name` in a file of Linux, which counts in kilobytes; None if they are not there."""
+    """Return in bytes what a file of /proc gives in kilobytes on the line that starts with `name`; None without one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

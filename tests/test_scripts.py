@@ -457,7 +457,7 @@ def test_only_numbers_that_the_script_shows_are_read(call, fields, unread):
     assert habits.unread == unread
     assert {name: value for name, value in habits.fields.items() if name != "optimizer"} == fields
     if unread:
-        with pytest.raises(RecipeError, match=re.escape(f"{', '.join(unread)}, which cannot be read as a number")):
+        with pytest.raises(RecipeError, match=re.escape(f"{', '.join(unread)} of ")):
             own("mine.py:Net")
 
 

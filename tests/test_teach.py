@@ -273,21 +273,21 @@ class Net(nn.Module):
         return x
 """
 CHANGES = [
-    ("stride=1, padding=1", "stride=1", "`F.avg_pool2d in block1` has kernel 3 and padding 0: padding=1 keeps"),
-    ("kernel_size=3, stride=1, padding=1", "3", "`F.avg_pool2d in block1` has stride 3: stride=1 keeps"),
+    ("stride=1, padding=1", "stride=1", "`F.avg_pool2d (block1)` has kernel 3 and padding 0: padding=1 keeps"),
+    ("kernel_size=3, stride=1, padding=1", "3", "`F.avg_pool2d (block1)` has stride 3: stride=1 keeps"),
     (
         "F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)",
         "F.max_pool2d(x, 3, 1)",
-        "`F.max_pool2d in block1` has kernel 3",
+        "`F.max_pool2d (block1)` has kernel 3",
     ),
-    ("], dim=1)", "])", "torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1"),
+    ("], dim=1)", "])", "torch.cat joins along dim=0 here, the images of the batch: write dim=1 to join channels"),
     ("x.size(0), -1", "64, -1", "this view turns 2 images into 64 rows: write x.view(x.size(0), -1)"),
     ("        return x\n", "        pass\n", "forward returns nothing: end it with `return x`"),
-    ("return torch.cat", "torch.cat", "an operation is given None: a forward before it returns nothing"),
+    ("return torch.cat", "torch.cat", "an operation got None: the forward of a module before it returns nothing"),
     (
         "Block(20)",
         "Block(10)",
-        "`block2.pooled` expects 10 channels, but 20×4×4 arrives: make `block2` for 20 channels",
+        "`block2.pooled` expects 10 channels, but 20×4×4 arrives: build `block2` with 20 input channels",
     ),
 ]
 

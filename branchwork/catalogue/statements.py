@@ -7,13 +7,12 @@ import json
 import linecache
 import re
 import symtable
-import tokenize
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from branchwork.errors import NetError
+from branchwork.files import encoding_of_python
 
 # A statement, and the name of its file, or of its cell.
 Node = tuple[ast.stmt, str]
@@ -29,13 +28,10 @@ _BUILDING = (
 
 def decode(path: Path, content: bytes) -> str:
     """Return the text of a script: in the encoding that it declares, else UTF-8, else GBK."""
-    encodings = ["utf-8-sig", "gb18030"]
-    with suppress(SyntaxError):  # it is not UTF-8, or names an encoding that does not exist
-        encodings.insert(0, tokenize.detect_encoding(io.BytesIO(content).readline)[0])
-    for encoding in encodings:
-        with suppress(UnicodeDecodeError):
-            return io.TextIOWrapper(io.BytesIO(content), encoding).read()
-    raise NetError("{path} is neither UTF-8 nor GBK: save it as UTF-8", path=path)
+    encoding = encoding_of_python(content)
+    if encoding is None:
+        raise NetError("{path} is neither UTF-8 nor GBK: save it as UTF-8", path=path)
+    return io.TextIOWrapper(io.BytesIO(content), encoding).read()
 
 
 @functools.lru_cache(maxsize=64)

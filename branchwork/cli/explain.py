@@ -166,7 +166,7 @@ def verdict_lines(found: "Explanation") -> list[str]:
     lines = [say("Does the branch that is worth more end up with the larger weights, as the lecture says?")]
     answers = {
         "yes": say("yes, the two orders agree"),
-        "no": say("no, the size of the weights says little about the worth"),
+        "no": say("no, larger weights do not mean more worth"),
         "too close to call": say("too close to call"),
     }
     for measure, words in by.items():

@@ -4,7 +4,6 @@ import ast
 import inspect
 import io
 import re
-import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import FunctionType
 from torch import nn
 
 from branchwork.errors import attribute_meant, is_library, own_frame
+from branchwork.files import encoding_of_python
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,11 @@ class Source:
 
     def __init__(self, file: str) -> None:
         self.file, content = file, Path(file).read_bytes()
-        try:
-            encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-            self.encoding = encoding.removesuffix("-sig")  # the mark at the start stays, so that a patch finds its line
-            text = content.decode(self.encoding)
-        except (SyntaxError, UnicodeDecodeError):
-            self.encoding = "gb18030"  # GBK and more, as `catalogue.statements` reads a script
-            text = content.decode(self.encoding)
-        self.lines = io.StringIO(text, newline="").readlines()
+        encoding = encoding_of_python(content)
+        if encoding is None:
+            raise ValueError("neither UTF-8 nor GBK")
+        self.encoding = encoding.removesuffix("-sig")  # the mark at the start stays, so that a patch finds its line
+        self.lines = io.StringIO(content.decode(self.encoding), newline="").readlines()
 
     def tree(self) -> ast.Module:
         return ast.parse("".join(self.lines).removeprefix("\ufeff"))

@@ -69,7 +69,7 @@ def read(net: nn.Module, input_shape: Sequence[int], *, train: bool = False, sin
                 names=enumerated(reader.changed),
             )
         module = fx.GraphModule(dict(readings[0].tensors), graph)
-    if not module.graph.output_node().all_input_nodes:
+    if module.graph.output_node().args[0] in (None, ()):
         raise NetError("{net}: forward returns nothing: end it with `return x`", net=type(net).__name__)
     return Graph(
         net=net,

@@ -67,7 +67,7 @@ def module_calls(
 class RecordedCall:
     """One operation as it ran: the module that called it, its name, its arguments and output; None if it failed.
 
-    `arguments` are followed by those that were given by name, which `named` holds too.
+    `arguments` are those given by position, then those given by name; `named` holds the latter by name.
     """
 
     path: str

@@ -118,11 +118,11 @@ def _diagnose(case: _Case) -> str:
 
 
 def _mixed_images(case: _Case) -> str | None:
-    """Return what is wrong if the images of a batch were joined, or divided otherwise, before the failure."""
+    """Return what is wrong if an operation up to the failure changed the number of images in the batch."""
     for made in case.recorder.calls:
         x: Any = made.arguments[0] if made.arguments else None
         if made.op == "cat" and made.argument("dim", 1) in (None, 0) and all(map(_are_images, x)):
-            return say("torch.cat joins the images of a batch, dim=0, unless it is told otherwise: write dim=1")
+            return say("torch.cat joins along dim=0 here, the images of the batch: write dim=1 to join channels")
         if made.op == "view" and made.output is not None and _are_images(x) and made.output.shape[:1] != x.shape[:1]:
             return say(
                 "this view turns {images} images into {rows} rows: write x.view(x.size(0), -1)",
@@ -199,7 +199,7 @@ def _conv(case: _Case) -> str | None:
         )
     elif owner := _made_several_times(case):
         text = say(
-            "`{name}` expects {needed} channels, but {arrives} arrives: make `{owner}` for {channels} channels",
+            "`{name}` expects {needed} channels, but {arrives} arrives: build `{owner}` with {channels} input channels",
             name=name,
             needed=needed,
             arrives=times(tuple(x.shape[1:])),
@@ -331,7 +331,9 @@ def _python(case: _Case) -> str:
         hint = _misspelt(case, cls, "forward")
         return say("{text}.{hint}", text=text, hint=hint) if hint else text
     if "got (NoneType" in message or "not NoneType" in message:
-        return say("an operation is given None: a forward before it returns nothing; end that with `return x`")
+        return say(
+            "an operation got None: the forward of a module before it returns nothing; end that forward with `return x`"
+        )
     passed = re.search(r"must be Tensor, not (\w+)", message)
     if passed and hasattr(nn, passed[1]):
         return say(
@@ -371,7 +373,7 @@ def _index(recorder: Recorder, tensor: Tensor) -> int:
 def _advice(case: _Case, tensor: Tensor, others: Sequence[Tensor]) -> list[str]:
     """Return which operation of the tensor's branch changed its size, and what would keep it.
 
-    What lies before the branch leads to `others` too, and is innocent.
+    Operations that lead to `others` too come before the branches, and are not to blame.
     """
     before = [made for other in others for made in _line(case, other)]
     for made in _line(case, tensor):
@@ -379,7 +381,7 @@ def _advice(case: _Case, tensor: Tensor, others: Sequence[Tensor]) -> list[str]:
             break
         layer, pooling = case.net.get_submodule(made.path), _pooling(made)
         if pooling is not None and not isinstance(layer, type(pooling)):
-            where = f"F.{made.op} in {made.path}" if made.path else f"F.{made.op}"
+            where = f"F.{made.op} ({made.path})" if made.path else f"F.{made.op}"
             if lines := size_changes(where, pooling):
                 return lines
         elif made.path and (lines := size_changes(made.path, layer)):

@@ -193,8 +193,8 @@ def own(net: str) -> Recipe:
         )
     if habits.unread:
         raise RecipeError(
-            "{net} gives its {optimizer} {arguments}, which cannot be read as a number of a recipe: choose --recipe "
-            "course, and set what you need with flags such as --learning-rate and --momentum",
+            "{arguments} of {optimizer} in {net} cannot be carried into a recipe: choose --recipe course, and set what "
+            "you need with flags such as --learning-rate and --momentum",
             net=net,
             optimizer=habits.optimizer,
             arguments=", ".join(habits.unread),

@@ -23,7 +23,7 @@ from branchwork.pages import (
     section,
     side_by_side,
     table,
-)  # fmt: skip
+)
 from branchwork.training.evaluate import MOST_CLASSES, Evaluation
 from branchwork.training.net_report import NetSections
 from branchwork.training.recipe import Recipe

@@ -1,4 +1,4 @@
-"""Train a net into a run folder, or go on with an interrupted training; several seeds, folds, and the demo."""
+"""Train a net into a run folder or continue a training: once, with several seeds, on folds, or as the demo."""
 
 import statistics
 from collections.abc import Mapping
