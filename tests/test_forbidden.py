@@ -97,22 +97,24 @@ def test_a_forbidden_folder_is_not_called_missing(place, folder, asked, use, mod
 
 
 @pytest.mark.parametrize(
-    ("words", "drawing"),
+    ("words", "drawing", "measured"),
     [
-        (("evaluate", "run", "--data", "pets.pack"), "mistakes.png"),
+        (("evaluate", "run", "--data", "pets.pack"), "mistakes.png", "of 4 test images"),
         (
             ("bench", "run", "--engines", "torch", "--precisions", "fp32", "--batch-sizes", 1, "--seconds", 0.01),
             "bench.svg",
+            "torch",
         ),
     ],
 )
-def test_a_run_that_may_only_be_read_is_measured_and_not_drawn_in(place, command, words, drawing):
+def test_a_run_that_may_only_be_read_is_measured_and_not_drawn_in(place, command, words, drawing, measured):
     command(*words)
     Path("run", drawing).unlink()
     Path("run").chmod(0o555)
     with without_rights():
         code, out, err = command(*words)
-    assert code == 0 and f"{drawing} is not drawn: cannot write run/{drawing}: Permission denied" in out, (out, err)
+    assert code == 0 and measured in out, err
+    assert f"{drawing} is not drawn: cannot write run/{drawing}: Permission denied" in out
     assert not Path("run", drawing).exists()
 
 

@@ -221,7 +221,8 @@ def test_a_training_starts_from_published_weights_and_says_so_in_three_lines(ser
         f"{own[-12:-4]}, as its name says"
     )
     assert told[1] == f"{own}: 120 tensors kept; new: fc.weight, fc.bias; dropped: fc.weight, fc.bias"
-    assert "standard deviation 0.229, 0.224, 0.225" in told[2] and "yours are 20×20" in told[2]
+    assert "mean 0.485, 0.456, 0.406, standard deviation 0.229, 0.224, 0.225" in told[2]
+    assert "yours are 20×20" in told[2]
     assert "resnet18[stem=large] starts from weights, so it is fine-tuned (--recipe finetune)" in err
     model = json.loads(Path("run/model.json").read_text())
     assert model["mean"] == [0.485, 0.456, 0.406] and model["recipe"]["lowest_rate"] == 0.01
